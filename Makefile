@@ -1,0 +1,58 @@
+# `make demo` and `make test` are all a user needs: the first use makes .venv.
+# PYTHON chooses the interpreter that .venv is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More test processes than cores pay: live tests mostly wait for workers.
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint coverage check docs clean
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "make: '$(PYTHON) -m venv' failed: taskobs needs Python 3.10 or later with its venv module"; \
+	  echo "      (Debian, Ubuntu: apt-get install python3-venv), or name another: make PYTHON=python3.12"; \
+	  exit 1; }
+
+$(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
+	@echo "make: installing taskobs and the demo into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+	@echo "make: installing taskobs and its tests' tools into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/demo.stamp
+
+demo: $(VENV)/demo.stamp  ## see the traces and errors of a small shop, with nothing but Python
+	@$(BIN)/taskobs demo
+
+test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what was skipped and why
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
+	@$(BIN)/coverage combine -q
+
+lint: $(VENV)/dev.stamp  ## formatting, lint, types, the rules between modules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.coverage:
+	@$(MAKE) test
+
+coverage: .coverage $(VENV)/dev.stamp  ## hold the last `make test` to the coverage threshold
+	$(BIN)/coverage report
+
+check: lint coverage  ## everything that CI checks beside the tests
+
+docs: $(VENV)/dev.stamp  ## write the README's generated parts anew
+	$(BIN)/python tools/settings_table.py
+
+clean:  ## take away everything that make made
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
