@@ -1,0 +1,93 @@
+"""Every test: leaves nothing of ours behind. At the end: what was skipped, and what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import signals
+from celery.utils.dispatch import Signal
+from opentelemetry import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+OURS = ("taskobs", "OtelBatchSpanRecordProcessor", "sentry-sdk")
+PATIENCE = 2.0
+"""Seconds that a thread or process which is on its way out may still take."""
+
+
+def our_receivers() -> set[str]:
+    """Name the receivers of ours that are connected to Celery's signals."""
+    every = (value for value in vars(signals).values() if isinstance(value, Signal))
+    connected = (str(key[0]) for signal in every for key, _ in signal.receivers or ())
+    return {uid for uid in connected if uid.startswith("taskobs")}
+
+
+def our_threads() -> set[threading.Thread]:
+    """Give the running threads whose names say that they are ours."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith(OURS)}
+
+
+def children() -> set[int]:
+    """Give the ids of this process's children that have not ended; empty without /proc."""
+    found: set[int] = set()
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has just ended
+            found.update(int(pid) for pid in listing.read_text().split())
+    return {pid for pid in found if not _ended(pid)}
+
+
+def _ended(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
+def _command(pid: int) -> str:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return f"{pid}: {words}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Generator[None]:
+    """Fail a test that leaves a span current, or a receiver, thread or process of ours.
+
+    What was there before the test (fixtures of a module or of the session) does not count.
+    """
+    span, receivers = trace.get_current_span(), our_receivers()
+    threads, processes = our_threads(), children()
+    yield
+    assert trace.get_current_span() is span, "a span is still current"
+    assert our_receivers() <= receivers, "receivers are still connected"
+    for thread in our_threads() - threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), f"{thread} still runs"
+    left = [_command(pid) for pid in children() - processes]
+    assert not left, f"processes still run: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "SENTRY_", "TASKOBS_")):
+            monkeypatch.delenv(name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what this machine could not test, how many tests that is, and what to install."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    if not reasons:
+        return
+    terminalreporter.section("not tested on this machine")
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"{number:4} skipped: {reason}")

@@ -1,0 +1,243 @@
+"""The app of the live tests: set up as a user would, one task for each way that a run can end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, chain, chord, group
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from opentelemetry import baggage, trace
+
+import taskobs
+
+if TYPE_CHECKING:
+    from celery import Task
+
+app = Celery("shop", broker=os.environ["APP_BROKER"], backend=os.environ["APP_BACKEND"])
+app.conf.update(
+    broker_transport_options=json.loads(os.environ.get("APP_BROKER_OPTIONS", "{}")),
+    broker_connection_retry_on_startup=True,
+    task_remote_tracebacks=False,
+    worker_hijack_root_logger=True,
+    # A test's own wishes, such as {"task_acks_late": true}.
+    **json.loads(os.environ.get("APP_CONFIG", "{}")),
+)
+session = taskobs.init(**json.loads(os.environ.get("APP_INIT", "{}")))
+
+
+class OutOfStockError(Exception):
+    """What a shop's task is expected to raise now and then."""
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    """Succeed."""
+    return x + y
+
+
+@app.task
+def fail(message: str = "boom") -> None:
+    """Fail."""
+    raise ValueError(message)
+
+
+@app.task(throws=(OutOfStockError,))
+def expected() -> None:
+    """Fail as the task's ``throws`` announces."""
+    raise OutOfStockError
+
+
+@app.task(bind=True, max_retries=10)
+def retry_then_ok(self: Task[Any, Any], times: int, countdown: float = 0) -> int:
+    """Retry ``times`` times, then succeed; gives the number of the attempt."""
+    if self.request.retries < times:
+        raise self.retry(countdown=countdown, exc=ValueError("not yet"))
+    return self.request.retries + 1
+
+
+@app.task(bind=True, autoretry_for=(ValueError,), max_retries=10, default_retry_delay=0)
+def autoretry_then_ok(self: Task[Any, Any], times: int) -> int:
+    """Raise ``times`` times what the task is retried for, then succeed."""
+    if self.request.retries < times:
+        msg = "not yet"
+        raise ValueError(msg)
+    return self.request.retries + 1
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0)
+def exhausted(self: Task[Any, Any]) -> None:
+    """Retry until no retry is left: two attempts, then `ValueError`."""
+    raise self.retry(exc=ValueError("never"))
+
+
+@app.task
+def ignore() -> None:
+    """Say that nobody needs to know how it went."""
+    raise Ignore
+
+
+@app.task(bind=True, acks_late=True)
+def reject(self: Task[Any, Any], requeue: bool = False) -> str:  # noqa: FBT001, FBT002  # JSON
+    """Reject the message; when it comes again, succeed."""
+    if requeue and (self.request.delivery_info or {}).get("redelivered"):
+        return "redelivered"
+    reason = "not mine"
+    raise Reject(reason, requeue=requeue)
+
+
+@app.task
+def slow(seconds: float) -> str:
+    """Take that long."""
+    time.sleep(seconds)
+    return "slept"
+
+
+@app.task(soft_time_limit=1)
+def soft_limit() -> None:
+    """Run into the soft time limit."""
+    time.sleep(30)
+
+
+@app.task(soft_time_limit=1)
+def soft_limit_handled() -> str:
+    """Run into the soft time limit and make the best of it."""
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+    return "slept"
+
+
+@app.task(time_limit=1)
+def hard_limit() -> None:
+    """Run into the hard time limit."""
+    time.sleep(30)
+
+
+@app.task
+def die(how: str = "KILL", within: str | None = None) -> None:
+    """End the process: ``exit`` for ``os._exit``, else a signal; ``within`` names an open span."""
+    if within is not None:
+        with trace.get_tracer("shop").start_as_current_span(within):
+            _die(how)
+    _die(how)
+
+
+def _die(how: str) -> None:
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
+    time.sleep(30)
+
+
+@app.task
+def system_exit() -> None:
+    """Leave as a script would."""
+    raise SystemExit(3)
+
+
+@app.task
+def unpicklable() -> None:
+    """Raise what can't travel between processes."""
+
+    class LocalError(Exception):
+        def __init__(self, one: object, two: object) -> None:
+            super().__init__(one)
+            self.two = two
+
+    raise LocalError(1, lambda: None)
+
+
+@app.task
+def unserializable() -> object:
+    """Give a result that the backend can't store."""
+    return object()
+
+
+@app.task
+def eager_inner(x: int) -> int:
+    """Run another task eagerly, and give what it gave."""
+    return int(add.apply(args=(x, 1)).get())
+
+
+@app.task
+def eager_fail() -> None:
+    """Run a failing task eagerly, and let it through."""
+    fail.apply(throw=True)
+
+
+@app.task
+def calls_add(x: int, y: int) -> str:
+    """Publish another task; gives its id."""
+    return str(add.delay(x, y).id)
+
+
+@app.task
+def caught() -> str:
+    """Call a failing task as a plain function, and handle it."""
+    try:
+        fail()
+    except ValueError:
+        return "handled"
+    return "?"
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    """Be the callback of a chord."""
+    return sum(numbers)
+
+
+@app.task
+def on_error(*_: object) -> str:
+    """Be an errback."""
+    return "seen"
+
+
+@app.task(bind=True)
+def replaced(self: Task[Any, Any], x: int, y: int) -> Any:  # noqa: ANN401  # it never returns
+    """Be replaced by another task."""
+    return self.replace(add.s(x, y))
+
+
+@app.task(bind=True)
+def echo_request(self: Task[Any, Any]) -> dict[str, Any]:
+    """Give what a task sees of its message."""
+    request = self.request
+    return {
+        "id": request.id,
+        "headers": dict(request.headers or {}),
+        "traceparent": getattr(request, "traceparent", None),
+        "baggage_header": getattr(request, "baggage", None),
+        "stamps": getattr(request, "stamps", None),
+        "baggage": {key: str(value) for key, value in baggage.get_all().items()},
+        "trace_id": f"{trace.get_current_span().get_span_context().trace_id:032x}",
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+    }
+
+
+@app.task
+def child_span(name: str) -> str:
+    """Make a span of the user's own; gives its id."""
+    with trace.get_tracer("shop").start_as_current_span(name) as span:
+        return f"{span.get_span_context().span_id:016x}"
+
+
+def make_chain() -> Any:  # noqa: ANN401  # a signature
+    """Give a chain of three: 1 + 2 + 3 + 4."""
+    return chain(add.s(1, 2), add.s(3), add.s(4))
+
+
+def make_group(size: int = 3) -> Any:  # noqa: ANN401
+    """Give a group."""
+    return group(add.s(number, number) for number in range(size))
+
+
+def make_chord(size: int = 3) -> Any:  # noqa: ANN401
+    """Give a chord: a group and the sum of its results."""
+    return chord([add.s(number, number) for number in range(size)], total.s())

@@ -1,0 +1,210 @@
+"""Real Celery processes for a test: workers, beats, and producers that run a line of Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tests.live.process import Program, ProgramError, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+ProgramT = TypeVar("ProgramT", bound=Program)
+ROOT = Path(__file__).parents[2]
+SHOP = "tests.live.apps.shop"
+TROUBLE = "taskobs: telemetry failed"
+"""What the guard logs; no live test passes with it in a log, unless it expects it."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where an app's messages and results go."""
+
+    kind: str
+    """``redis``, ``rabbitmq`` or ``file``."""
+    url: str
+    backend: str
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables from which the apps of the tests read it."""
+        options = json.dumps(dict(self.options))
+        return {"APP_BROKER": self.url, "APP_BACKEND": self.backend, "APP_BROKER_OPTIONS": options}
+
+
+def file_broker_in(folder: Path) -> Broker:
+    """Give a broker in a folder: slow, and good for one worker."""
+    for name in ("queue", "control", "results"):
+        (folder / name).mkdir(parents=True)
+    options = {
+        "data_folder_in": str(folder / "queue"),
+        "data_folder_out": str(folder / "queue"),
+        "control_folder": str(folder / "control"),
+        "polling_interval": 0.05,
+    }
+    return Broker("file", "filesystem://", f"file://{folder / 'results'}", options)
+
+
+class Worker(Program):
+    """A ``celery worker`` that is ready; see `LiveApp.worker`."""
+
+    def wait_received(self, task_id: str) -> None:
+        """Wait until the worker logs that it got this task."""
+        self.wait_log(f"[{task_id}] received")
+
+
+class Producer:
+    """A process that has imported the app, and runs the Python it is sent."""
+
+    def __init__(self, program: Program, requests: Path, answers: Path) -> None:
+        self.program = program
+        self._requests, self._answers = requests, answers
+        self._numbers = count(1)
+
+    def run(self, source: str, *, timeout: float = 60.0) -> Any:  # noqa: ANN401  # any JSON
+        """Run ``source`` with the app's module as ``app``; give what it left in ``result``.
+
+        Names stay from call to call. Raises `ProgramError` with the traceback if it raised.
+        """
+        number = next(self._numbers)
+        draft = self._requests / f"{number}.draft"
+        draft.write_text(source)
+        draft.rename(self._requests / f"{number}.py")
+        answer = self._answers / f"{number}.json"
+        found = wait_until(
+            lambda: answer.exists() or not self.program.running, timeout=timeout, tick=0.01
+        )
+        if not found or not answer.exists():
+            msg = f"the producer gave no answer to:\n{source}\n{self.program.tail()}"
+            raise ProgramError(msg)
+        given = json.loads(answer.read_text())
+        if "error" in given:
+            raise ProgramError(given["error"])
+        return given["result"]
+
+    def close(self, *, timeout: float = 30.0) -> int:
+        """Let it end as a script does, at its last line; gives the exit status."""
+        (self._requests / "end").touch()
+        return self.program.wait(timeout=timeout)
+
+
+class LiveApp:
+    """Starts the processes of one app; a context manager that ends them all.
+
+    After the test every log is searched for `TROUBLE`; set ``trouble_expected`` to allow it.
+    """
+
+    def __init__(self, folder: Path, endpoint: str | None, dsn: str | None) -> None:
+        """``endpoint`` takes OTLP over HTTP, ``dsn`` takes errors; None leaves that one out."""
+        self.folder = folder
+        self.env: dict[str, str] = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint} if endpoint else {}
+        if dsn:
+            self.env["SENTRY_DSN"] = dsn
+        self.trouble_expected = False
+        self._programs: list[Program] = []
+        self._stack = ExitStack()
+        self._numbers = count(1)
+
+    def worker(  # noqa: PLR0913  # each is something a row of the outcome table varies
+        self,
+        broker: Broker,
+        *args: str,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        app: str = SHOP,
+        env: Mapping[str, str] | None = None,
+        ready: bool = True,
+    ) -> Worker:
+        """Start a worker and wait until it is ready; ``args`` go to ``celery worker``."""
+        name = f"w{next(self._numbers)}"
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h"]
+        command += ["-l", "INFO", "-P", pool, "-c", str(concurrency)]
+        command += ["--without-mingle", "--without-gossip", *args]
+        worker = self._start(Worker, command, name, broker, env)
+        if ready:
+            worker.wait_ready(lambda: " ready." in worker.log)
+        return worker
+
+    def beat(
+        self,
+        broker: Broker,
+        *args: str,
+        app: str = SHOP,
+        env: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Start a separate ``celery beat``."""
+        name = f"beat{next(self._numbers)}"
+        command = [sys.executable, "-m", "celery", "-A", app, "beat", "-l", "INFO"]
+        command += ["-s", str(self.folder / f"{name}.schedule"), "--pidfile=", *args]
+        return self._start(Program, command, name, broker, env)
+
+    def producer(
+        self, broker: Broker, *, app: str = SHOP, env: Mapping[str, str] | None = None
+    ) -> Producer:
+        """Start a process that imports ``app`` and publishes as it is told."""
+        name = f"producer{next(self._numbers)}"
+        requests, answers = self.folder / f"{name}-requests", self.folder / f"{name}-answers"
+        requests.mkdir()
+        answers.mkdir()
+        command = [sys.executable, "-m", "tests.live.apps.producer", app]
+        command += [str(requests), str(answers), str(os.getpid())]
+        return Producer(self._start(Program, command, name, broker, env), requests, answers)
+
+    @staticmethod
+    def task(name: str, *, app: str = SHOP) -> str:
+        """Give the full name of a task of the app."""
+        return f"{app}.{name}"
+
+    def environment(self, broker: Broker, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Give the whole environment of a process of the app."""
+        foreign = ("OTEL_", "SENTRY_", "TASKOBS_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        return {
+            **kept,
+            **self.env,
+            **broker.env,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            **(extra or {}),
+        }
+
+    def _start(
+        self,
+        kind: type[ProgramT],
+        command: Sequence[str],
+        name: str,
+        broker: Broker,
+        env: Mapping[str, str] | None,
+    ) -> ProgramT:
+        log, full = self.folder / f"{name}.log", self.environment(broker, env)
+        program = kind(command, log=log, env=full, cwd=self.folder)
+        self._programs.append(program)
+        self._stack.enter_context(program)
+        return program
+
+    def __enter__(self) -> Self:
+        """Nothing runs yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every process, the newest first, and look for trouble in their logs."""
+        self._stack.__exit__(kind, error, traceback)
+        troubled = [p.tail() for p in self._programs if TROUBLE in p.log]
+        if troubled and not self.trouble_expected:
+            raise ProgramError("\n".join(troubled))

@@ -1,0 +1,374 @@
+"""Real servers for the live tests: each on ports of its own, in a folder of its own.
+
+Each is a context manager that yields a small client. `Missing` says what a machine lacks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from tests.live.process import Program, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+ENVIRONMENT = dict(os.environ)
+"""As the tests were started: a test of its own sees no variable that starts with TASKOBS_."""
+REQUIRED = ENVIRONMENT.get("TASKOBS_REQUIRE_SERVICES") == "1"
+"""Whether a missing server is a failure."""
+HOST = "127.0.0.1"
+DATABASES = 4096
+"""Redis databases: each test takes the next one."""
+CACHE = Path(ENVIRONMENT.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskobs-ci"
+"""Where ``.ci/services`` puts what it builds."""
+
+
+class Missing(Exception):  # noqa: N818  # it is no error: the test is skipped
+    """A server's program is not on this machine; the message says how to install it."""
+
+
+def free_port() -> int:
+    """Give a port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_program(name: str, *, variable: str, places: tuple[Path, ...] = (), install: str) -> str:
+    """Find a program by its variable, in ``places``, or on the PATH; raises `Missing`."""
+    named = ENVIRONMENT.get(variable)
+    for place in (Path(named),) if named else places:
+        if os.access(place, os.X_OK):
+            return str(place)
+    found = None if named else shutil.which(name)
+    if found is None:
+        msg = f"{name} is not on this machine: {install} (or set {variable})"
+        raise Missing(msg)
+    return found
+
+
+def fetch(
+    url: str, *, headers: Mapping[str, str] | None = None, body: object = None, method: str = "GET"
+) -> Any:  # noqa: ANN401  # JSON of somebody else's making
+    """Ask a server on the loopback and read its JSON; None for an empty answer."""
+    data = None if body is None else json.dumps(body).encode()
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data=data, headers=sent, method=method)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers this URL with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310
+            return True
+    except OSError:
+        return False
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections on this port of the loopback."""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment without coverage: servers are not ours to measure."""
+    return {k: v for k, v in ENVIRONMENT.items() if not k.startswith("COVERAGE_")}
+
+
+@dataclass
+class Redis:
+    """A running Redis server."""
+
+    port: int
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def url(self) -> str:
+        """Give the URL of a database that nobody has used."""
+        return f"redis://{HOST}:{self.port}/{next(self._numbers) % DATABASES}"
+
+
+@contextmanager
+def redis(folder: Path) -> Generator[Redis]:
+    """Run a Redis server that keeps nothing on disk."""
+    program = find_program(
+        "redis-server", variable="TASKOBS_REDIS", install="apt-get install redis-server"
+    )
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
+    command += ["--databases", str(DATABASES), "--dir", str(folder)]
+    with Program(command, log=folder / "redis.log", env=plain_environment(), patience=0) as server:
+        server.wait_ready(lambda: listens(port))
+        yield Redis(port)
+
+
+@dataclass
+class RabbitMQ:
+    """A running RabbitMQ server, with its management API."""
+
+    port: int
+    management: str
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:  # noqa: ANN401
+        """Ask the management API, ``/api`` left out."""
+        login = base64.b64encode(b"guest:guest").decode()
+        headers = {"Authorization": f"Basic {login}"}
+        return fetch(f"{self.management}/api{path}", headers=headers, body=body, method=method)
+
+    def url(self) -> str:
+        """Make a new virtual host and give its URL."""
+        vhost = f"test-{next(self._numbers)}"
+        self.api(f"/vhosts/{vhost}", method="PUT")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api(f"/permissions/{vhost}/guest", method="PUT", body=everything)
+        return f"amqp://guest:guest@{HOST}:{self.port}/{vhost}"
+
+
+def _rabbit_environment(folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
+    config, plugins = folder / "rabbitmq.conf", folder / "enabled_plugins"
+    config.write_text(
+        f"listeners.tcp.local = {HOST}:{ports['amqp']}\n"
+        f"management.tcp.ip = {HOST}\n"
+        f"management.tcp.port = {ports['management']}\n"
+    )
+    plugins.write_text("[rabbitmq_management].\n")
+    return {
+        **plain_environment(),
+        "HOME": str(folder),  # the Erlang cookie is written there
+        "ERL_EPMD_PORT": str(ports["epmd"]),
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+        "RABBITMQ_CONFIG_FILE": str(config),
+        "RABBITMQ_DIST_PORT": str(ports["dist"]),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_LOG_BASE": str(folder),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_NODENAME": f"taskobs-{ports['amqp']}@localhost",
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false",
+    }
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
+    """Run a RabbitMQ server with a port mapper (epmd) of its own, as whoever runs the tests."""
+    install = "apt-get install rabbitmq-server"
+    # Debian's program on the PATH changes the user; the one behind it runs as anybody.
+    places = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),)
+    program = find_program(
+        "rabbitmq-server", variable="TASKOBS_RABBITMQ", places=places, install=install
+    )
+    mapper = find_program("epmd", variable="TASKOBS_EPMD", install=install)
+    ports = {name: free_port() for name in ("amqp", "management", "dist", "epmd")}
+    env = _rabbit_environment(folder, ports)
+    epmd = [mapper, "-port", str(ports["epmd"]), "-address", HOST]
+    management = f"http://{HOST}:{ports['management']}"
+    with (
+        Program(epmd, log=folder / "epmd.log", env=env, patience=0) as names,
+        Program([program], log=folder / "rabbitmq.log", env=env, cwd=folder, patience=0) as server,
+    ):
+        names.wait_ready(lambda: listens(ports["epmd"]))
+        server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]), timeout=90)
+        yield RabbitMQ(ports["amqp"], management)
+
+
+@dataclass(frozen=True)
+class Jaeger:
+    """A running Jaeger: takes OTLP, answers its query API."""
+
+    endpoint: str
+    """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT`` (http/protobuf)."""
+    grpc_endpoint: str
+    query: str
+
+    def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401
+        """Ask the query API, ``/api`` left out; gives its ``data``."""
+        answer = fetch(f"{self.query}/api{path}?{urlencode(parameters)}")
+        return answer["data"]
+
+    def trace(self, trace_id: str, *, spans: int = 1, timeout: float = 20.0) -> dict[str, Any]:
+        """Wait until a trace has ``spans`` spans, and give it; raises AssertionError."""
+        found: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            try:
+                found[:] = self.ask(f"/traces/{trace_id}")
+            except urllib.error.HTTPError:  # 404 until the first span is there
+                return False
+            return bool(found) and len(found[0]["spans"]) >= spans
+
+        assert wait_until(arrived, timeout=timeout), (trace_id, found)
+        return found[0]
+
+
+JAEGER_CONFIG = """
+service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines:
+    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
+  telemetry:
+    metrics: {level: none}
+extensions:
+  jaeger_query:
+    storage: {traces: memory}
+    grpc: {endpoint: "HOST:QUERY_GRPC"}
+    http: {endpoint: "HOST:QUERY"}
+  jaeger_storage:
+    backends: {memory: {memory: {max_traces: 10000}}}
+receivers:
+  otlp:
+    protocols:
+      grpc: {endpoint: "HOST:GRPC"}
+      http: {endpoint: "HOST:HTTP"}
+exporters:
+  jaeger_storage_exporter: {trace_storage: memory}
+"""
+
+
+@contextmanager
+def jaeger(folder: Path) -> Generator[Jaeger]:
+    """Run Jaeger 2 with its storage in memory."""
+    program = find_program(
+        "jaeger",
+        variable="TASKOBS_JAEGER",
+        places=(CACHE / "jaeger",),
+        install="run .ci/services jaeger",
+    )
+    ports = {name: str(free_port()) for name in ("QUERY_GRPC", "QUERY", "GRPC", "HTTP")}
+    text = JAEGER_CONFIG.replace("HOST:", f"{HOST}:")
+    for name, port in ports.items():
+        text = text.replace(f':{name}"', f':{port}"')
+    config = folder / "jaeger.yaml"
+    config.write_text(text)
+    query = f"http://{HOST}:{ports['QUERY']}"
+    command = [program, "--config", f"file:{config}"]
+    with Program(command, log=folder / "jaeger.log", env=plain_environment(), patience=0) as server:
+        server.wait_ready(lambda: answers(f"{query}/api/services"))
+        yield Jaeger(f"http://{HOST}:{ports['HTTP']}", f"http://{HOST}:{ports['GRPC']}", query)
+
+
+@dataclass(frozen=True)
+class BugsinkProject:
+    """One project of a running Bugsink."""
+
+    dsn: str
+    number: int
+    server: Bugsink
+
+    def events(self, number: int = 1, *, timeout: float = 20.0) -> list[dict[str, Any]]:
+        """Wait for ``number`` events and give all, in full, as Sentry's JSON, oldest first."""
+        assert wait_until(lambda: len(self._listed()) >= number, timeout=timeout, tick=0.2), (
+            f"{len(self._listed())} of {number} events came"
+        )
+        listed = sorted(self._listed(), key=lambda event: event["ingested_at"])
+        found = [self.server.api(f"/events/{event['id']}/")["data"] for event in listed]
+        return [json.loads(data) if isinstance(data, str) else data for data in found]
+
+    def _listed(self) -> list[dict[str, Any]]:
+        issues = self.server.api(f"/issues/?project={self.number}")["results"]
+        return [
+            event
+            for issue in issues
+            for event in self.server.api(f"/events/?issue={issue['id']}")["results"]
+        ]
+
+
+@dataclass(frozen=True)
+class Bugsink:
+    """A running Bugsink: takes what Sentry takes."""
+
+    url: str
+    token: str
+    team: str
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:  # noqa: ANN401
+        """Ask the REST API, ``/api/canonical/0`` left out."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return fetch(f"{self.url}/api/canonical/0{path}", headers=headers, body=body, method=method)
+
+    def project(self) -> BugsinkProject:
+        """Make a new project, so that tests don't see each other's events."""
+        name = f"test {next(self._numbers)}"
+        self.api("/projects/", method="POST", body={"team": self.team, "name": name})
+        listed = self.api("/projects/")["results"]
+        number = next(project["id"] for project in listed if project["name"] == name)
+        return BugsinkProject(self.api(f"/projects/{number}/")["dsn"], number, self)
+
+
+BUGSINK_SETTINGS = """
+from bugsink.settings.default import *
+SECRET_KEY = "a test's own, and nobody else's: 0123456789abcdefghijklmnopqrstuvwxyz"
+DATABASES["default"]["NAME"] = "db.sqlite3"
+DATABASES["snappea"]["NAME"] = "snappea.sqlite3"
+SNAPPEA = {"TASK_ALWAYS_EAGER": True}  # no second process
+TIME_ZONE = "UTC"
+EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+BUGSINK = {"BASE_URL": "@URL@", "SINGLE_USER": True, "SINGLE_TEAM": True, "PHONEHOME": False}
+"""
+BUGSINK_SETUP = """
+from bsmain.models import AuthToken
+from teams.models import Team
+team = Team.objects.create(name="tests")
+print("made", AuthToken.create_full_access().token, team.pk)
+"""
+
+
+def _bugsink_setup(manage: str, folder: Path, env: Mapping[str, str]) -> tuple[str, str]:
+    """Make the database, a token and a team; gives the last two."""
+    migrate, shell = [manage, "migrate", "-v", "0"], [manage, "shell", "-c", BUGSINK_SETUP]
+    subprocess.run(migrate, cwd=folder, env=dict(env), check=True, capture_output=True)
+    made = subprocess.run(
+        shell, cwd=folder, env=dict(env), check=True, capture_output=True, text=True
+    )
+    line = next(line for line in made.stdout.splitlines() if line.startswith("made "))
+    _, token, team = line.split()
+    return token, team
+
+
+@contextmanager
+def bugsink(folder: Path) -> Generator[Bugsink]:
+    """Run Bugsink on a new SQLite database; it lives in a virtual environment of its own."""
+    manage = find_program(
+        "bugsink-manage",
+        variable="TASKOBS_BUGSINK",
+        places=(CACHE / "bugsink/bin/bugsink-manage",),
+        install="run .ci/services bugsink",
+    )
+    port = free_port()
+    url = f"http://{HOST}:{port}"
+    (folder / "bugsink_conf.py").write_text(BUGSINK_SETTINGS.replace("@URL@", url))
+    env = {
+        **plain_environment(),
+        "HOME": str(folder),  # gunicorn puts a control socket there
+        "PYTHONPATH": str(folder),
+        "DJANGO_SETTINGS_MODULE": "bugsink_conf",
+    }
+    token, team = _bugsink_setup(manage, folder, env)
+    gunicorn = str(Path(manage).parent / "gunicorn")
+    command = [gunicorn, "--bind", f"{HOST}:{port}", "--workers", "1", "--threads", "4"]
+    command.append("bugsink.wsgi")
+    with Program(command, log=folder / "bugsink.log", env=env, cwd=folder, patience=0) as server:
+        server.wait_ready(lambda: answers(f"{url}/health/ready"))
+        yield Bugsink(url, token, team)
