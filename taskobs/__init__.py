@@ -1,0 +1,44 @@
+"""Make Celery observable with one line: ``taskobs.init()``, next to ``Celery(...)``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from taskobs.errors import MissingExtraError, SettingError, TaskobsError
+    from taskobs.instrumentor import TaskInstrumentor
+    from taskobs.session import Session, init
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MissingExtraError",
+    "Session",
+    "SettingError",
+    "TaskInstrumentor",
+    "TaskobsError",
+    "__version__",
+    "init",
+]
+
+# `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
+_HOMES: Final = {
+    "MissingExtraError": "taskobs.errors",
+    "Session": "taskobs.session",
+    "SettingError": "taskobs.errors",
+    "TaskInstrumentor": "taskobs.instrumentor",
+    "TaskobsError": "taskobs.errors",
+    "init": "taskobs.session",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")  # Python's own words
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

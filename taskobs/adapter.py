@@ -1,0 +1,209 @@
+"""Celery's task, request and message objects turned into facts: the only reader of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.time import maybe_iso8601
+
+from taskobs import names, stock
+from taskobs.chords import shelf_of
+from taskobs.facts import Broker, Outcome, Publish, Run
+
+# No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
+_HEADER_CHARS: Final = 8192
+_MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
+_RABBITMQ: Final = frozenset({"amqp", "amqps", "py-amqp", "pyamqp"})
+_STATES: Final = {
+    "SUCCESS": Outcome.SUCCEEDED,
+    "FAILURE": Outcome.FAILED,
+    "RETRY": Outcome.RETRIED,
+    "REJECTED": Outcome.REJECTED,
+    "IGNORED": Outcome.IGNORED,
+}
+_brokers: WeakKeyDictionary[Any, Broker] = WeakKeyDictionary()
+
+PASSING: Final = (SoftTimeLimitExceeded,)
+"""What no guard may swallow: it is meant for the task."""
+
+
+def publish_of(app: Any, task: str, options: Mapping[str, Any], within: Run | None) -> Publish:
+    """Make the record of a publish from the arguments of ``send_task``."""
+    again = (
+        within is not None
+        and options.get("task_id") == within.task_id
+        and (options.get("retries") or 0) == within.attempt
+    )
+    return Publish(
+        task=task,
+        name=task,
+        within=within,
+        retries=within if again else None,
+        broker=_broker(app),
+    )
+
+
+def complete(
+    publish: Publish,
+    *,
+    headers: MutableMapping[str, Any],
+    properties: Mapping[str, Any],
+    body: Any,
+    exchange: Any,
+    routing_key: str | None,
+    declare: Any,
+) -> None:
+    """Add what is known once Celery has routed the message."""
+    # Protocol 1 has everything in the body and no headers of its own.
+    message = headers if "id" in headers else body
+    kwargs = body[1] if isinstance(body, tuple) else body.get("kwargs")
+    publish.name = _name(publish.task, kwargs)
+    publish.task_id = message.get("id") or ""
+    publish.root_id = message.get("root_id")
+    publish.parent_id = message.get("parent_id")
+    publish.group_id = message.get("group")
+    publish.attempt = (message.get("retries") or 0) + 1
+    publish.exchange = getattr(exchange, "name", exchange) or ""
+    publish.routing_key = routing_key
+    publish.queue = _declared(declare) or (None if publish.exchange else routing_key)
+    publish.eta = _text(message.get("eta"))
+    publish.expires = _text(message.get("expires"))
+    publish.priority = properties.get("priority")
+    publish.headers = headers
+    shelf = publish.within.chord_shelf if publish.within else None
+    publish.header_runs = shelf if shelf and shelf.serves(publish.task_id) else None
+    publish.stock = partial(stock.of_publish, publish, declare)
+
+
+def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], float]) -> Run:
+    """Make the record of a run from the task and its request."""
+    route = request.delivery_info or {}
+    exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
+    eager = bool(request.is_eager)
+    header = partial(_header, request)
+    run = Run(
+        task=task.name,
+        name=_name(task.name, kwargs),
+        task_id=request.id,
+        root_id=request.root_id,
+        parent_id=request.parent_id,
+        group_id=request.group,
+        attempt=(request.retries or 0) + 1,
+        queue=None if exchange else routing_key,
+        exchange=exchange,
+        routing_key=routing_key,
+        eta=_text(request.eta),
+        expires=_text(request.expires),
+        priority=route.get("priority"),
+        redelivered=bool(route.get("redelivered")),
+        eager=eager,
+        hostname=request.hostname,
+        origin=request.origin,
+        broker=Broker() if eager else _broker(task.app),
+        queue_latency=None if eager else _queue_latency(header, request.eta, clock()),
+        header=header,
+        args=args,
+        kwargs=kwargs,
+        chord_shelf=None if eager else shelf_of(task, request),
+    )
+    run.stock = partial(stock.of_run, run, request)
+    return run
+
+
+def failure(task: Any, run: Run, error: BaseException) -> None:
+    """Note that an exception ended the run, and what that makes its outcome."""
+    error = (
+        getattr(error, "exc", None) if _is_wrapper(error) else error
+    )  # billiard's, fact of einfo
+    if isinstance(error, Retry):
+        run.outcome, run.reason = Outcome.RETRIED, str(error)
+        run.exception = error.exc if isinstance(error.exc, BaseException) else None
+    elif isinstance(error, Reject):
+        run.outcome, run.reason, run.requeued = (
+            Outcome.REJECTED,
+            _reason(error),
+            bool(error.requeue),
+        )
+    elif isinstance(error, Ignore):
+        run.outcome, run.reason = Outcome.IGNORED, _reason(error)
+    else:
+        run.outcome, run.exception = Outcome.FAILED, error
+        run.expected = isinstance(error, tuple(getattr(task, "throws", None) or ()))
+
+
+def outcome_of(state: str | None) -> Outcome:
+    """Translate Celery's state at the end of a run."""
+    return _STATES.get(state or "", Outcome.FAILED)
+
+
+def _is_wrapper(error: BaseException) -> bool:
+    return type(error).__name__ == "ExceptionWithTraceback" and hasattr(error, "exc")
+
+
+def _reason(error: BaseException) -> str | None:
+    return str(error.args[0]) if error.args and error.args[0] is not None else None
+
+
+def _name(task: str, kwargs: Any) -> str:
+    """Name the inner task of a map, as it says more than ``celery.map``."""
+    if task in _MAPPED and isinstance(kwargs, Mapping):
+        inner = kwargs.get("task")
+        name = inner.get("task") if isinstance(inner, Mapping) else None
+        return name if isinstance(name, str) else task
+    return task
+
+
+def _declared(declare: Any) -> str | None:
+    return next((queue.name for queue in declare or () if getattr(queue, "name", None)), None)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _header(request: Any, name: str) -> str | None:
+    """Read one header: flat ones are attributes of the request, whatever its ``headers`` are."""
+    value = request.__dict__.get(name)
+    if value is None and isinstance(request.headers, Mapping):
+        value = request.headers.get(name)
+    return value if isinstance(value, str) and len(value) <= _HEADER_CHARS else None
+
+
+def _queue_latency(header: Callable[[str], str | None], eta: Any, now: float) -> float | None:
+    """Seconds from the publish, or the ETA if later. Clocks of two machines differ: never below 0."""
+    try:
+        published = float(header(names.HEADER_PUBLISHED_AT) or "nan")
+        if not math.isfinite(published):
+            return None
+        return max(0.0, now - max(published, _epoch(eta)))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _epoch(eta: Any) -> float:
+    moment: datetime | None = maybe_iso8601(eta)
+    if moment is None:
+        return -math.inf
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _broker(app: Any) -> Broker:
+    """Return where an app publishes; no connection is made, and it is looked up once."""
+    known = _brokers.get(app)
+    if known is None:
+        with app.connection_for_write() as connection:
+            system = connection.transport.driver_type or ""
+            known = Broker(
+                system="rabbitmq" if system in _RABBITMQ else system,
+                address=connection.hostname or "",
+                port=int(connection.port or connection.transport.default_port or 0),
+            )
+        _brokers[app] = known
+    return known

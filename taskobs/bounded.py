@@ -1,0 +1,26 @@
+"""Waiting for others, for a bounded time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+def run_bounded(timeout: float, *jobs: Callable[[], object]) -> bool:
+    """Run ``jobs`` side by side in daemon threads and wait at most ``timeout`` seconds for all.
+
+    The SDK's own flush ignores its timeout, and Sentry's has one of its own; a job that is not
+    done in time is left to end with the process. Returns whether all were done. What a job
+    raises goes to ``threading.excepthook``.
+    """
+    threads = [
+        threading.Thread(target=job, name=f"taskobs-flush-{number}", daemon=True)
+        for number, job in enumerate(jobs)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,146 @@
+"""Plain records of what Celery did, free of Celery's types.
+
+The adapter makes them, observers read them. A record is made once for each publish or run
+and is not thread-safe: it belongs to the thread (or greenlet) that the publish or run is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class Outcome(str, Enum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRIED = "retried"
+    REJECTED = "rejected"
+    IGNORED = "ignored"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """Where an app publishes: never a user name, never a password."""
+
+    system: str = ""
+    address: str = ""
+    port: int = 0
+
+
+class Shelf(Protocol):
+    """Where the runs of a chord's header leave their span's address for the callback."""
+
+    def serves(self, task_id: str) -> bool:
+        """Tell whether ``task_id`` is the chord's callback, or begins it."""
+
+    def put(self, address: str) -> None:
+        """Leave the address of this run's span (a ``traceparent``)."""
+
+    def get(self) -> Sequence[str]:
+        """Return the addresses of all the header's runs, in the header's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanAddress:
+    """The ids of a span, in the form that logs and Sentry show: lower-case hex."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Publish:
+    """One message handed to the broker.
+
+    It is opened with the task's name alone; the rest is known when Celery has routed the
+    message (``Observer.sending``). ``error`` is set when the broker refused.
+    """
+
+    task: str
+    within: Run | None = None
+    """The run that publishes, when a task calls a task."""
+    retries: Run | None = None
+    """The run whose next attempt this is."""
+    broker: Broker = field(default_factory=Broker)
+    name: str = ""
+    """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
+    task_id: str = ""
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    attempt: int = 1
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    eta: str | None = None
+    expires: str | None = None
+    priority: int | None = None
+    headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
+    """The message's own headers: what an observer writes here travels."""
+    header_runs: Shelf | None = None
+    """Set on the callback of a chord."""
+    stock: Callable[[], Mapping[str, object]] = dict
+    """The attributes that the stock instrumentation would set."""
+    error: BaseException | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One attempt to execute a task."""
+
+    task: str
+    name: str
+    task_id: str
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    attempt: int = 1
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    eta: str | None = None
+    expires: str | None = None
+    priority: int | None = None
+    redelivered: bool = False
+    eager: bool = False
+    hostname: str | None = None
+    """The worker's node name, ``celery@host``."""
+    origin: str | None = None
+    """The producer's node name."""
+    broker: Broker = field(default_factory=Broker)
+    queue_latency: float | None = None
+    """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
+    header: Callable[[str], str | None] = lambda _: None
+    """One header of the message, if it is text of a sane length."""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
+    chord_shelf: Shelf | None = None
+    """Set on the runs of a chord's header."""
+    stock: Callable[[], Mapping[str, object]] = dict
+
+    # What is known at the end.
+    outcome: Outcome | None = None
+    exception: BaseException | None = None
+    """What ended the run; for a retried run, what made it retry."""
+    expected: bool = False
+    """True for an exception that the task lists in ``throws``."""
+    reason: str | None = None
+    """Why it was retried, rejected or ignored."""
+    requeued: bool = False
+
+    # What observers tell each other.
+    span: SpanAddress | None = None
+    """The run's span; set while spans are on, also when it is not sampled."""
+    parent_span: object = None
+    """The context under which the next attempt is published; the spans observer's own."""
+    event_id: str | None = None
+    """The Sentry event of this run's failure."""

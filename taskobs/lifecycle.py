@@ -1,0 +1,287 @@
+"""From Celery's signals to observers: what opens a publish or a run, and what closes it.
+
+One record in one context variable holds what is open; it is restored, not cleared, so eager
+runs nest, and threads and greenlets don't see each other's.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from celery import signals
+from celery.app.task import Context
+
+from taskobs import adapter
+from taskobs.facts import Outcome, Publish, Run
+from taskobs.guard import Guard
+from taskobs.observers.base import Observer
+from taskobs.seam import PublishSeam
+
+_UID: Final = "taskobs."
+
+
+@dataclass(slots=True)
+class _Open:
+    """A run that is open, and what to put back at its end."""
+
+    run: Run
+    task: Any
+    stack: ExitStack
+    handling: BaseException | None
+    """What the caller was handling already: not what ended the run."""
+    token: Token[_Open | None] | None = None
+    reported: list[BaseException] = field(default_factory=list[BaseException])
+
+
+_open_run: ContextVar[_Open | None] = ContextVar("taskobs_run", default=None)
+_last_failure: ContextVar[tuple[str, int] | None] = ContextVar("taskobs_failure", default=None)
+_open_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
+
+
+def current_run() -> Run | None:
+    """Return the run that this thread or greenlet is in."""
+    found = _open_run.get()
+    return found.run if found else None
+
+
+class Lifecycle:
+    """Connects Celery to observers while there is at least one.
+
+    Not thread-safe to attach to or detach from; runs and publishes may be in any thread.
+    """
+
+    def __init__(self, guard: Guard, clock: Callable[[], float] = time.time) -> None:
+        self.guard = guard
+        self._clock = clock
+        self._observers: tuple[Observer, ...] = ()
+        self._seam = PublishSeam(self._publishing, self._canvas)
+        self._hooks = _HookFailures(self._hook_failed)
+        self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.before_task_publish, self._publish_routed),
+            (signals.task_prerun, self._run_started),
+            (signals.task_failure, self._run_failed),
+            (signals.task_retry, self._run_retried),
+            (signals.task_postrun, self._run_ended),
+            (signals.task_internal_error, self._run_broken),
+        )
+
+    def attach(self, observer: Observer, *, first: bool = False) -> None:
+        """Let an observer see facts from now on; the first one opens first and closes last."""
+        if not self._observers:
+            self._connect()
+        self._observers = (observer, *self._observers) if first else (*self._observers, observer)
+
+    def detach(self, observer: Observer) -> None:
+        """Show an observer nothing more; without any, nothing of ours is left in Celery."""
+        had = bool(self._observers)
+        self._observers = tuple(other for other in self._observers if other is not observer)
+        if had and not self._observers:
+            self._disconnect()
+
+    def _connect(self) -> None:
+        for signal, receiver in self._receivers:
+            signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
+        self._seam.install()
+        self._hooks.install()
+
+    def _disconnect(self) -> None:
+        for signal, receiver in self._receivers:
+            signal.disconnect(dispatch_uid=_UID + receiver.__name__)
+        self._seam.remove()
+        self._hooks.remove()
+
+    # Publishes.
+
+    @contextmanager
+    def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> Generator[None]:
+        with ExitStack() as stack:
+            publish: Publish | None = None
+            with self.guard:
+                publish = adapter.publish_of(app, task, options, current_run())
+                self._open(stack, [observer.publish for observer in self._observers], publish)
+            token = _open_publish.set(publish)
+            try:
+                yield
+            except BaseException as error:
+                if publish is not None:
+                    publish.error = error
+                raise
+            finally:
+                _open_publish.reset(token)
+                with self.guard:
+                    stack.close()
+
+    def _publish_routed(
+        self,
+        *,
+        body: Any,
+        exchange: Any,
+        routing_key: Any,
+        declare: Any,
+        headers: Any,
+        properties: Any,
+        **_: Any,
+    ) -> None:
+        publish = _open_publish.get()
+        if publish is None:
+            return
+        with self.guard:
+            adapter.complete(
+                publish,
+                headers=headers,
+                properties=properties,
+                body=body,
+                exchange=exchange,
+                routing_key=routing_key,
+                declare=declare,
+            )
+        for observer in self._observers:
+            with self.guard:
+                observer.sending(publish)
+
+    @contextmanager
+    def _canvas(self, kind: str) -> Generator[None]:
+        with ExitStack() as stack:
+            self._open(stack, [observer.canvas for observer in self._observers], kind)
+            try:
+                yield
+            finally:
+                with self.guard:
+                    stack.close()
+
+    # Runs.
+
+    def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
+        with self.guard:
+            self._begin(task, task.request, args, kwargs)
+
+    def _begin(self, task: Any, request: Any, args: Any, kwargs: Any) -> _Open:
+        run = adapter.run_of(task, request, args, kwargs, self._clock)
+        opened = _Open(run, task, ExitStack(), sys.exc_info()[1])
+        opened.token = _open_run.set(opened)
+        self._open(opened.stack, [observer.run for observer in self._observers], run)
+        return opened
+
+    def _run_failed(self, *, task_id: str, exception: BaseException, **_: Any) -> None:
+        opened = self._opened(task_id)
+        if opened is not None:
+            # Celery is in its `except` block: there is the exception itself, with its frames,
+            # where the signal has a copy that can be pickled.
+            self._fail(opened, sys.exc_info()[1] or exception)
+
+    def _run_retried(self, *, request: Any, reason: BaseException, **_: Any) -> None:
+        opened = self._opened(request.id)
+        if opened is not None:
+            with self.guard:
+                adapter.failure(opened.task, opened.run, reason)
+
+    def _run_ended(self, *, task_id: str, state: str | None, **_: Any) -> None:
+        opened = self._opened(task_id)
+        if opened is None:
+            return
+        try:
+            self._conclude(opened, state)
+        finally:
+            self._finish(opened)
+
+    def _conclude(self, opened: _Open, state: str | None) -> None:
+        error = sys.exc_info()[1]
+        if error is not None and error is not opened.handling:
+            # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
+            if error not in opened.reported:
+                self._fail(opened, error)
+        elif opened.run.outcome is None:
+            opened.run.outcome = adapter.outcome_of(state)
+
+    def _run_broken(
+        self,
+        *,
+        sender: Any,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        request: Any,
+        exception: Any,
+        **_: Any,
+    ) -> None:
+        """Celery failed outside the task's body, before the run could be seen."""
+        if _last_failure.get() == (task_id, id(exception)):
+            return  # The run saw it too, on its way out.
+        with self.guard:
+            context = Context(request or {}, id=task_id, args=args, kwargs=kwargs)
+            opened = self._begin(sender, context, args, kwargs)
+            self._fail(opened, exception)
+            self._finish(opened)
+
+    def _hook_failed(self, error: BaseException) -> None:
+        """A hook of the task raised, and Celery kept the outcome: report it beside."""
+        opened = _open_run.get()
+        if opened is not None:
+            outcome = opened.run.outcome or Outcome.SUCCEEDED
+            self._fail(opened, error)
+            opened.run.outcome = outcome
+
+    def _fail(self, opened: _Open, error: BaseException) -> None:
+        if error in opened.reported:
+            return
+        opened.reported.append(error)
+        with self.guard:
+            adapter.failure(opened.task, opened.run, error)
+        if opened.run.outcome is not Outcome.FAILED or opened.run.expected:
+            return
+        if not isinstance(error, Exception):
+            return  # The process ends: the parent knows more, and reports it.
+        for observer in self._observers:
+            with self.guard:
+                observer.failed(opened.run)
+        _last_failure.set((opened.run.task_id, id(error)))
+
+    def _finish(self, opened: _Open) -> None:
+        if opened.token is not None:
+            _open_run.reset(opened.token)
+        with self.guard:
+            opened.stack.close()
+
+    def _opened(self, task_id: str) -> _Open | None:
+        opened = _open_run.get()
+        return opened if opened is not None and opened.run.task_id == task_id else None
+
+    def _open(
+        self,
+        stack: ExitStack,
+        openers: list[Callable[[Any], AbstractContextManager[object]]],
+        fact: Any,
+    ) -> None:
+        for opener in openers:
+            with self.guard:
+                stack.enter_context(opener(fact))
+
+
+class _HookFailures(logging.Handler):
+    """Hears of hooks that raise (``on_success``, ``after_return``): Celery only logs them.
+
+    The records of a task's own failure carry ``data``; those of a hook do not.
+    """
+
+    def __init__(self, report: Callable[[BaseException], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._report = report
+        self._logger = logging.getLogger("celery.app.trace")
+
+    def install(self) -> None:
+        self._logger.addHandler(self)
+
+    def remove(self) -> None:
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not hasattr(record, "data"):
+            self._report(error)

@@ -1,0 +1,77 @@
+"""Every name that leaves the process: spans, attributes, headers, Sentry tags, log fields.
+
+The messaging attributes follow OpenTelemetry's semantic conventions for messaging, which are
+in development, so the strings are written out here and not imported.
+https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+"""
+
+from typing import Final
+
+PUBLISH_SPAN: Final = "publish "
+RUN_SPAN: Final = "run "
+
+# OpenTelemetry's messaging conventions.
+MESSAGING_SYSTEM: Final = "messaging.system"
+MESSAGING_OPERATION_NAME: Final = "messaging.operation.name"
+MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
+MESSAGING_DESTINATION_NAME: Final = "messaging.destination.name"
+MESSAGING_MESSAGE_ID: Final = "messaging.message.id"
+MESSAGING_ROUTING_KEY: Final = "messaging.rabbitmq.destination.routing_key"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+ERROR_TYPE: Final = "error.type"
+PROCESS_PID: Final = "process.pid"
+
+# Celery's own.
+CELERY_TASK_NAME: Final = "celery.task_name"
+CELERY_INNER_TASK: Final = "celery.inner_task_name"
+CELERY_ROOT_ID: Final = "celery.root_id"
+CELERY_PARENT_ID: Final = "celery.parent_id"
+CELERY_GROUP_ID: Final = "celery.group_id"
+CELERY_ATTEMPT: Final = "celery.attempt"
+CELERY_OUTCOME: Final = "celery.outcome"
+CELERY_EXPECTED: Final = "celery.expected"
+CELERY_REASON: Final = "celery.reason"
+CELERY_REQUEUED: Final = "celery.requeued"
+CELERY_QUEUE_LATENCY: Final = "celery.queue_latency"
+CELERY_ETA: Final = "celery.eta"
+CELERY_EXPIRES: Final = "celery.expires"
+CELERY_PRIORITY: Final = "celery.priority"
+CELERY_HOSTNAME: Final = "celery.hostname"
+CELERY_ORIGIN: Final = "celery.origin"
+CELERY_EAGER: Final = "celery.eager"
+CELERY_REDELIVERED: Final = "celery.redelivered"
+CELERY_RETRY_REASON: Final = "celery.retry.reason"
+SENTRY_EVENT_ID: Final = "sentry.event_id"
+LINK_KIND: Final = "celery.link"
+LINK_RETRY_OF: Final = "retry_of"
+LINK_CHORD_HEADER: Final = "chord_header"
+LINK_PUBLISH: Final = "publish"
+
+# Message headers, beside those of the propagator.
+HEADER_PUBLISHED_AT: Final = "taskobs-published-at"
+HEADER_LINKS: Final = "taskobs-links"
+
+# Sentry.
+TAG_TASK: Final = "celery.task"
+TAG_TASK_ID: Final = "celery.task_id"
+TAG_QUEUE: Final = "celery.queue"
+TAG_ATTEMPT: Final = "celery.attempt"
+TAG_OUTCOME: Final = "celery.outcome"
+TAG_ROOT_ID: Final = "celery.root_id"
+TAG_HOSTNAME: Final = "celery.hostname"
+TAG_STOCK_TASK_ID: Final = "celery_task_id"
+SENTRY_CONTEXT: Final = "celery"
+
+# Log records. The trace fields are those of OpenTelemetry for plain logs.
+# https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/
+LOG_TASK_ID: Final = "task_id"
+LOG_TASK_NAME: Final = "task_name"
+LOG_TRACE_ID: Final = "trace_id"
+LOG_SPAN_ID: Final = "span_id"
+LOG_TRACE_FLAGS: Final = "trace_flags"
+
+# The stock instrumentation's scope and metric, kept.
+STOCK_SCOPE: Final = "opentelemetry.instrumentation.celery"
+STOCK_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.11.0"
+STOCK_HISTOGRAM: Final = "flower.task.runtime.seconds"

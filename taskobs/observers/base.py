@@ -1,0 +1,38 @@
+"""What an observer is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from taskobs.facts import Publish, Run
+
+
+class Observer:
+    """Turns facts into telemetry. Override what you need.
+
+    ``publish`` and ``run`` return a context manager that is open as long as the publish or
+    the run is; at its exit the record's ``error``, or ``outcome`` and ``exception``, are set.
+    The context manager is never given the exception itself, and must not raise.
+    """
+
+    def publish(self, publish: Publish) -> AbstractContextManager[object]:
+        """Open for a publish, of which only the task's name is known yet."""
+        return nullcontext()
+
+    def canvas(self, kind: str) -> AbstractContextManager[object]:
+        """Open for the publishes of one group or chord; ``kind`` is its Celery task name."""
+        return nullcontext()
+
+    def sending(self, publish: Publish) -> None:
+        """The message is complete and about to be sent: its headers may be added to."""
+
+    def run(self, run: Run) -> AbstractContextManager[object]:
+        """Open for a run."""
+        return nullcontext()
+
+    def failed(self, run: Run) -> None:
+        """The run has just failed; stack frames are still whole. ``run.exception`` is set.
+
+        Called for failures that are real, at most once for a run and its exception: not for
+        ``throws``, Retry, Ignore or Reject.
+        """

@@ -1,0 +1,64 @@
+"""The pipeline `direct`: each process exports its own spans, through the SDK's batch processor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+
+class ProcessSpans(SpanProcessor):
+    """Hands ended spans to a processor that belongs to this process, made for its first span.
+
+    A batch processor has a thread, a queue, and behind it an exporter with a socket, none of
+    which survive a fork in one piece: so the child gets its own.
+    """
+
+    def __init__(self, make: Callable[[], SpanProcessor]) -> None:
+        self._make = make
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._processor: SpanProcessor | None = None
+        self._closed = False
+
+    def after_fork(self) -> None:
+        """In a forked child: leave the parent's processor alone."""
+        inherited = getattr(self, "_inherited", None) or self._processor
+        self._forget()
+        self._inherited = inherited
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:
+        """Nothing: only what has ended is exported."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass an ended span on; a closed pipeline drops it."""
+        processor = self._processor or self._start()
+        if processor is not None:
+            processor.on_end(span)
+
+    def _start(self) -> SpanProcessor | None:
+        with self._lock:
+            if self._processor is None and not self._closed:
+                self._processor = self._make()
+                inherited = getattr(self, "_inherited", None)
+                self._inherited = None
+                if inherited is not None:
+                    # The SDK has restarted the parent's processor in this child, empty: end it.
+                    inherited.shutdown()
+            return self._processor
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export what has ended; blocks for as long as the exporter does."""
+        return self._processor is None or self._processor.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        """Export what has ended and stop; blocks for as long as the exporter does."""
+        with self._lock:
+            self._closed = True
+            processor, self._processor = self._processor, None
+        if processor is not None:
+            processor.shutdown()

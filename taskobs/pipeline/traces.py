@@ -1,0 +1,135 @@
+"""The tracer provider of this process, and what it exports through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final, Protocol
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
+from opentelemetry.util._once import Once
+
+from taskobs.config import Settings
+from taskobs.errors import MissingExtraError
+from taskobs.pipeline.direct import ProcessSpans
+
+_log = logging.getLogger("taskobs")
+_HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+_GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+
+
+class _Flushable(Protocol):
+    def force_flush(self, timeout_millis: int = 30_000) -> bool: ...
+
+
+class TracePipeline:
+    """Exports spans from this process: through a provider of ours, or the one the user has set."""
+
+    def __init__(self, provider: Any, spans: ProcessSpans | None) -> None:
+        self._provider = provider
+        self._spans = spans
+
+    @property
+    def ours(self) -> bool:
+        """Whether the provider is ours, not the user's."""
+        return self._spans is not None
+
+    @classmethod
+    def start(
+        cls, settings: Settings, app_name: str, first_span: Callable[[], object]
+    ) -> TracePipeline:
+        """Use the provider that is set, or set one that exports over OTLP.
+
+        Nothing is connected to and no thread is started before the first span ends; then
+        ``first_span`` is called, once in each process.
+
+        Raises:
+            MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
+        """
+        found = trace.get_tracer_provider()
+        if not isinstance(found, trace.ProxyTracerProvider):
+            if settings.traces:
+                _log.info("taskobs: a TracerProvider is set already: spans go where it sends them")
+            return cls(found, None)
+        exporter = _exporter(settings)
+
+        def make() -> BatchSpanProcessor:
+            first_span()
+            return BatchSpanProcessor(exporter())
+
+        spans = ProcessSpans(make)
+        provider = TracerProvider(
+            resource=_resource(settings, app_name),
+            sampler=_sampler(settings),
+            shutdown_on_exit=False,
+        )
+        provider.add_span_processor(spans)
+        trace.set_tracer_provider(provider)
+        return cls(provider, spans)
+
+    def after_fork(self) -> None:
+        """In a forked child: leave alone what the parent has started."""
+        if self._spans is not None:
+            self._spans.after_fork()
+
+    def flush(self) -> None:
+        """Export what has ended; blocks for as long as the exporter does."""
+        if hasattr(self._provider, "force_flush"):
+            flushable: _Flushable = self._provider
+            flushable.force_flush()
+
+    def stop(self) -> None:
+        """Export what has ended and, if the provider is ours, stop it; may block like ``flush``."""
+        if self._spans is not None:
+            self._spans.shutdown()
+        else:
+            self.flush()
+
+    def withdraw(self) -> None:
+        """Take our provider away, so that another may be set."""
+        if self._spans is not None and trace.get_tracer_provider() is self._provider:
+            # The API lets a provider be set once and offers no way back.
+            trace._TRACER_PROVIDER = None  # noqa: SLF001
+            trace._TRACER_PROVIDER_SET_ONCE = Once()  # noqa: SLF001
+
+
+def _resource(settings: Settings, app_name: str) -> Resource:
+    """Return the SDK's resource: named by the setting, by the variables, or as the app is."""
+    if settings.service_name:
+        return Resource.create({SERVICE_NAME: settings.service_name})
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        return resource.merge(Resource({SERVICE_NAME: app_name}))
+    return resource
+
+
+def _sampler(settings: Settings) -> Sampler | None:
+    """None lets the SDK read ``OTEL_TRACES_SAMPLER``."""
+    if settings.sample_rate is None or settings.given["sample_rate"] != "argument":
+        return None
+    return ParentBasedTraceIdRatio(settings.sample_rate)
+
+
+def _exporter(settings: Settings) -> Callable[[], SpanExporter]:
+    """Return what makes the exporter; all its modules are imported now.
+
+    Exporters that import on their own thread leave a forked child stuck on the import lock.
+    What is not given as an argument, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself.
+    """
+    grpc = settings.otlp_protocol == "grpc"
+    try:
+        kind = import_module(_GRPC if grpc else _HTTP).OTLPSpanExporter
+    except ImportError as error:
+        feature, extra = ("otlp_protocol='grpc'", "grpc") if grpc else ("Export over OTLP", "otlp")
+        raise MissingExtraError(feature, extra) from error
+    options: dict[str, Any] = {}
+    if settings.given["otlp_endpoint"] == "argument":
+        options["endpoint"] = settings.traces_endpoint
+    if settings.given["otlp_headers"] == "argument":
+        options["headers"] = dict(settings.otlp_headers or {})
+    return lambda: kind(**options)

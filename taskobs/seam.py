@@ -1,0 +1,67 @@
+"""The publish seam: every publish of every app in the process is one ``with`` block.
+
+Celery's two publish signals can't express that a broker refused: the second never comes. So
+the real send is wrapped, at ``Celery.send_task``, through which ``delay``, ``apply_async``,
+canvas, retries and beat all go, and which also spans the wait for a broker connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import wrapt
+from celery import Celery
+from celery.canvas import _chord, group
+
+Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
+Canvas = Callable[[str], AbstractContextManager[object]]
+
+
+class PublishSeam:
+    """Wrappers around the real sends; they can be put in place and taken away."""
+
+    def __init__(self, publishing: Publishing, canvas: Canvas) -> None:
+        self._publishing = publishing
+        self._canvas = canvas
+        self._wrapped: list[tuple[type, str, Any, Any]] = []
+        self._on = False
+
+    def install(self) -> None:
+        """Wrap ``Celery.send_task`` and the sends of group and chord."""
+        self._on = True
+        self._wrap(Celery, "send_task", self._send_task)
+        self._wrap(group, "apply_async", self._send_canvas)
+        self._wrap(_chord, "apply_async", self._send_canvas)
+
+    def remove(self) -> None:
+        """Unwrap; a wrapper that somebody else has wrapped since stays, and does nothing."""
+        self._on = False
+        while self._wrapped:
+            owner, name, original, wrapper = self._wrapped.pop()
+            if owner.__dict__.get(name) is wrapper:
+                setattr(owner, name, original)
+
+    def _wrap(self, owner: type, name: str, around: Callable[..., Any]) -> None:
+        original = owner.__dict__[name]
+        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: self._on)
+        setattr(owner, name, wrapper)
+        self._wrapped.append((owner, name, original, wrapper))
+
+    def _send_task(
+        self, send: Callable[..., Any], app: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        name = args[0] if args else kwargs.get("name")
+        with self._publishing(app, str(name), kwargs):
+            return send(*args, **kwargs)
+
+    def _send_canvas(
+        self,
+        send: Callable[..., Any],
+        signature: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        with self._canvas(signature.task):
+            return send(*args, **kwargs)

@@ -1,0 +1,235 @@
+"""A session: from ``init()`` to its ``close()``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from celery import _state
+from opentelemetry import trace
+
+from taskobs import config
+from taskobs.bounded import run_bounded
+from taskobs.config import Settings
+from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
+from taskobs.lifecycle import current_run
+from taskobs.observers.logs import LogFields
+from taskobs.pipeline.traces import TracePipeline
+from taskobs.processes import Process, at_process_end
+from taskobs.roles import Role
+
+if TYPE_CHECKING:
+    from taskobs.pipeline.sentry import SentryPipeline
+
+_log = logging.getLogger("taskobs")
+_LOGGERS: Final = ("", "celery", "celery.task")
+
+_session: Session | None = None
+
+
+class Session:
+    """What one ``init()`` has set up in this process, and in the children forked from it.
+
+    ``close()`` takes it away again; as a context manager it closes at the exit.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.role = Role.PRODUCER
+        self._undo = ExitStack()
+        self._traces: TracePipeline | None = None
+        self._sentry: SentryPipeline | None = None
+        self._logs = LogFields(current_run)
+        self._deadline: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<taskobs.Session of a {self.role.value}: {self.describe()}>"
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def describe(self) -> str:
+        """Say in a few words where telemetry goes; no secrets."""
+        traces = "on" if self._traces else "off"
+        errors = "on" if self._sentry else "off"
+        return f"traces {traces}, errors {errors}"
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Send what there is, for at most ``timeout`` seconds (``shutdown_timeout`` by default).
+
+        Returns whether all was sent in time.
+        """
+        timeout = self.settings.shutdown_timeout if timeout is None else timeout
+        jobs = []
+        if self._traces is not None:
+            jobs.append(self._traces.flush)
+        if self._sentry is not None:
+            sentry = self._sentry
+            jobs.append(lambda: sentry.flush(timeout))
+        return run_bounded(timeout, *jobs) if jobs else True
+
+    def close(self) -> None:
+        """Send what is left, within ``shutdown_timeout``, and undo what ``init()`` did."""
+        global _session  # noqa: PLW0603  # the one that init() made
+        if _session is self:
+            _session = None
+        self.ending()
+        self._undo.close()
+
+    # Set-up.
+
+    def _start(self) -> None:
+        with ExitStack() as undo:
+            self._start_pipelines(undo)
+            if self._traces is not None or self._sentry is not None:
+                self._observe(undo)
+            else:
+                _log.info(
+                    "taskobs: nothing is configured, so nothing is recorded: give init() an "
+                    "otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"
+                )
+            self._undo = undo.pop_all()
+
+    def _start_pipelines(self, undo: ExitStack) -> None:
+        settings = self.settings
+        if settings.traces or _has_provider():
+            self._traces = TracePipeline.start(
+                settings, _app_name(), lambda: at_process_end(self.ending)
+            )
+            undo.callback(self._traces.withdraw)
+        if settings.errors or _sentry_is_active():
+            from taskobs.pipeline.sentry import SentryPipeline  # 0.8 s, if wanted
+
+            self._sentry = SentryPipeline.start(settings)
+            undo.callback(self._sentry.close, 0.0)
+
+    def _observe(self, undo: ExitStack) -> None:
+        lifecycle = shared_lifecycle()
+        lifecycle.guard.strict = self.settings.strict
+        if self._traces is not None:
+            instrumentor = TaskInstrumentor()
+            if not instrumentor.is_instrumented_by_opentelemetry:
+                instrumentor.instrument(
+                    skip_dep_check=True, stock_attributes=self.settings.stock_attributes
+                )
+                undo.callback(instrumentor.uninstrument)
+        if self._sentry is not None:
+            from taskobs.observers.sentry import SentryObserver  # as above
+
+            errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
+            lifecycle.attach(errors)
+            undo.callback(lifecycle.detach, errors)
+        if self.settings.log_ids:
+            self._cover_loggers()
+            undo.callback(self._logs.close)
+        process = Process(self)
+        process.board()
+        undo.callback(process.leave)
+
+    def _cover_loggers(self) -> None:
+        for name in _LOGGERS:
+            self._logs.cover(logging.getLogger(name))
+
+    # What becomes of the process: see taskobs.processes.Passenger.
+
+    def became(self, role: Role) -> None:
+        """Celery has told the role of this process."""
+        self.role = role
+        if self.settings.log_ids:
+            self._cover_loggers()
+
+    def forked(self) -> None:
+        """Leave alone what the parent has started: this is a child."""
+        self._deadline = None
+        if self._traces is not None:
+            self._traces.after_fork()
+        if self._sentry is not None:
+            self._sentry.after_fork()
+
+    def ending(self) -> None:
+        """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self.settings.shutdown_timeout
+        left = self._deadline - time.monotonic()
+        if left > 0 and not self.flush(left):
+            self._deadline = 0.0  # a backend that is dead now gets no second wait
+            _log.warning(
+                "taskobs: process %d ends with telemetry unsent: no answer within %.1f s",
+                os.getpid(),
+                self.settings.shutdown_timeout,
+            )
+
+
+def init(  # noqa: PLR0913  # one argument a setting, all keywords
+    *,
+    service_name: str | None = None,
+    otlp_endpoint: str | None = None,
+    otlp_protocol: str | None = None,
+    otlp_headers: object = None,
+    sample_rate: float | None = None,
+    sentry_dsn: str | None = None,
+    environment: str | None = None,
+    release: str | None = None,
+    send_arguments: bool | None = None,
+    stock_attributes: bool | None = None,
+    log_ids: bool | None = None,
+    shutdown_timeout: float | None = None,
+    strict: bool | None = None,
+    enabled: bool | None = None,
+) -> Session:
+    """Make Celery observable in this process and in those forked from it.
+
+    Call it next to ``Celery(...)``, where the web process, the worker, beat and the shell all
+    import it. Each argument has a variable; the README's table has them all. A second call
+    returns the session of the first. With nothing configured it says so once, at INFO, and
+    nothing is installed.
+
+    Returns:
+        The session, which ``close()`` undoes; also usable in ``with``.
+
+    Raises:
+        SettingError: a setting has a value that cannot work; it names the value and the fix.
+        MissingExtraError: a setting asks for a package that is not installed.
+    """
+    global _session  # noqa: PLW0603  # twice is once
+    arguments = {name: value for name, value in locals().items() if value is not None}
+    if _session is not None:
+        if arguments:
+            _log.warning("taskobs: init() was called before; its settings stay until close()")
+        return _session
+    settings = config.resolve(arguments, os.environ)
+    for warning in config.misspelt(os.environ):
+        _log.warning("taskobs: %s", warning)
+    session = Session(settings)
+    if settings.enabled:
+        session._start()  # noqa: SLF001  # the constructor has no effect
+    _session = session
+    return session
+
+
+def _has_provider() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _sentry_is_active() -> bool:
+    sdk = sys.modules.get("sentry_sdk")
+    return sdk is not None and bool(sdk.get_client().is_active())
+
+
+def _app_name() -> str:
+    """Return the name of the current app, without making one as ``get_current_app()`` would."""
+    app = _state._tls.current_app or _state.default_app  # noqa: SLF001  # see above
+    return (app.main if app is not None else None) or "celery"
