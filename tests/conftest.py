@@ -14,6 +14,8 @@ from celery import signals
 from celery.utils.dispatch import Signal
 from opentelemetry import trace
 
+from tests.live.process import LASTING
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -70,7 +72,7 @@ def nothing_left() -> Generator[None]:
     for thread in our_threads() - threads:
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread} still runs"
-    left = [_command(pid) for pid in children() - processes]
+    left = [_command(pid) for pid in children() - processes - LASTING]
     assert not left, f"processes still run: {left}"
 
 

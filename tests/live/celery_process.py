@@ -72,7 +72,7 @@ class Producer:
         self._requests, self._answers = requests, answers
         self._numbers = count(1)
 
-    def run(self, source: str, *, timeout: float = 60.0) -> Any:  # noqa: ANN401  # any JSON
+    def run(self, source: str, *, timeout: float = 60.0) -> Any:  # any JSON
         """Run ``source`` with the app's module as ``app``; give what it left in ``result``.
 
         Names stay from call to call. Raises `ProgramError` with the traceback if it raised.

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 """Seconds between two looks at something that can't be waited on."""
+PATIENCE = 10.0
+"""Seconds that a program gets at the end of a ``with`` to stop by itself."""
+LASTING: set[int] = set()
+"""The processes that may be there after a test."""
 
 
 class ProgramError(AssertionError):
@@ -47,14 +51,14 @@ class Program:
         log: Path,
         env: Mapping[str, str],
         cwd: Path | None = None,
-        patience: float = 10.0,
+        lasting: bool = False,
     ) -> None:
         """Start at once; ``env`` is the whole environment.
 
-        ``patience`` is how many seconds it gets at the end of a ``with`` to stop by itself.
+        A ``lasting`` one serves many tests and keeps nothing: its end is short.
         """
         self.log_file = log
-        self.patience = patience
+        self.patience = 0 if lasting else PATIENCE
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -66,6 +70,8 @@ class Program:
                 start_new_session=True,
             )
         self.name = Path(command[0]).name
+        if lasting:
+            LASTING.add(self.pid)
 
     @property
     def pid(self) -> int:

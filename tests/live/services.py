@@ -63,7 +63,7 @@ def find_program(name: str, *, variable: str, places: tuple[Path, ...] = (), ins
 
 def fetch(
     url: str, *, headers: Mapping[str, str] | None = None, body: object = None, method: str = "GET"
-) -> Any:  # noqa: ANN401  # JSON of somebody else's making
+) -> Any:  # JSON of somebody else's making
     """Ask a server on the loopback and read its JSON; None for an empty answer."""
     data = None if body is None else json.dumps(body).encode()
     sent = {"Content-Type": "application/json", **(headers or {})}
@@ -117,7 +117,9 @@ def redis(folder: Path) -> Generator[Redis]:
     port = free_port()
     command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
     command += ["--databases", str(DATABASES), "--dir", str(folder)]
-    with Program(command, log=folder / "redis.log", env=plain_environment(), patience=0) as server:
+    with Program(
+        command, log=folder / "redis.log", env=plain_environment(), lasting=True
+    ) as server:
         server.wait_ready(lambda: listens(port))
         yield Redis(port)
 
@@ -130,7 +132,7 @@ class RabbitMQ:
     management: str
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
-    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:  # noqa: ANN401
+    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:
         """Ask the management API, ``/api`` left out."""
         login = base64.b64encode(b"guest:guest").decode()
         headers = {"Authorization": f"Basic {login}"}
@@ -185,8 +187,10 @@ def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
     epmd = [mapper, "-port", str(ports["epmd"]), "-address", HOST]
     management = f"http://{HOST}:{ports['management']}"
     with (
-        Program(epmd, log=folder / "epmd.log", env=env, patience=0) as names,
-        Program([program], log=folder / "rabbitmq.log", env=env, cwd=folder, patience=0) as server,
+        Program(epmd, log=folder / "epmd.log", env=env, lasting=True) as names,
+        Program(
+            [program], log=folder / "rabbitmq.log", env=env, cwd=folder, lasting=True
+        ) as server,
     ):
         names.wait_ready(lambda: listens(ports["epmd"]))
         server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]), timeout=90)
@@ -202,7 +206,7 @@ class Jaeger:
     grpc_endpoint: str
     query: str
 
-    def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401
+    def ask(self, path: str, **parameters: str) -> Any:
         """Ask the query API, ``/api`` left out; gives its ``data``."""
         answer = fetch(f"{self.query}/api{path}?{urlencode(parameters)}")
         return answer["data"]
@@ -263,7 +267,9 @@ def jaeger(folder: Path) -> Generator[Jaeger]:
     config.write_text(text)
     query = f"http://{HOST}:{ports['QUERY']}"
     command = [program, "--config", f"file:{config}"]
-    with Program(command, log=folder / "jaeger.log", env=plain_environment(), patience=0) as server:
+    with Program(
+        command, log=folder / "jaeger.log", env=plain_environment(), lasting=True
+    ) as server:
         server.wait_ready(lambda: answers(f"{query}/api/services"))
         yield Jaeger(f"http://{HOST}:{ports['HTTP']}", f"http://{HOST}:{ports['GRPC']}", query)
 
@@ -303,7 +309,7 @@ class Bugsink:
     team: str
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
-    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:  # noqa: ANN401
+    def api(self, path: str, *, method: str = "GET", body: object = None) -> Any:
         """Ask the REST API, ``/api/canonical/0`` left out."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return fetch(f"{self.url}/api/canonical/0{path}", headers=headers, body=body, method=method)
@@ -369,6 +375,6 @@ def bugsink(folder: Path) -> Generator[Bugsink]:
     gunicorn = str(Path(manage).parent / "gunicorn")
     command = [gunicorn, "--bind", f"{HOST}:{port}", "--workers", "1", "--threads", "4"]
     command.append("bugsink.wsgi")
-    with Program(command, log=folder / "bugsink.log", env=env, cwd=folder, patience=0) as server:
+    with Program(command, log=folder / "bugsink.log", env=env, cwd=folder, lasting=True) as server:
         server.wait_ready(lambda: answers(f"{url}/health/ready"))
         yield Bugsink(url, token, team)

@@ -199,7 +199,7 @@ def on_error(*_: object) -> str:
 
 
 @app.task(bind=True)
-def replaced(self: Task[Any, Any], x: int, y: int) -> Any:  # noqa: ANN401  # it never returns
+def replaced(self: Task[Any, Any], x: int, y: int) -> Any:  # it never returns
     """Be replaced by another task."""
     return self.replace(add.s(x, y))
 
@@ -228,16 +228,16 @@ def child_span(name: str) -> str:
         return f"{span.get_span_context().span_id:016x}"
 
 
-def make_chain() -> Any:  # noqa: ANN401  # a signature
+def make_chain() -> Any:  # a signature
     """Give a chain of three: 1 + 2 + 3 + 4."""
     return chain(add.s(1, 2), add.s(3), add.s(4))
 
 
-def make_group(size: int = 3) -> Any:  # noqa: ANN401
+def make_group(size: int = 3) -> Any:
     """Give a group."""
     return group(add.s(number, number) for number in range(size))
 
 
-def make_chord(size: int = 3) -> Any:  # noqa: ANN401
+def make_chord(size: int = 3) -> Any:
     """Give a chord: a group and the sum of its results."""
     return chord([add.s(number, number) for number in range(size)], total.s())
