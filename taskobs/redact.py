@@ -1,0 +1,172 @@
+"""What is left out of events, or cut short in them, before they leave the process.
+
+Works on Sentry's event dicts and on task arguments; imports neither Sentry nor Celery, and
+calls no code of the objects it is given: no ``__repr__``, ``__len__`` or ``__iter__`` of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import islice
+from typing import Final, cast
+from uuid import UUID
+
+FILTERED: Final = "[Filtered]"
+MAX_DEPTH: Final = 5
+MAX_ITEMS: Final = 50
+MAX_TEXT: Final = 1024
+MAX_TOTAL: Final = 16_384
+"""Characters of all the arguments of a run together."""
+
+_CUT: Final = "..."
+_MAX_KEY: Final = 128
+_MAX_INT_BITS: Final = 128
+_SAID_PLAINLY: Final = frozenset({date, datetime, time, timedelta, Decimal, UUID})
+_SEQUENCES: Final = (list, tuple, set, frozenset)
+_SECRET_PARTS: Final = (
+    *("password", "passwd", "passphrase", "pwd", "secret", "token", "credential", "cookie"),
+    *("apikey", "api_key", "api-key", "privatekey", "private_key", "authorization", "bearer"),
+    *("csrf", "xsrf", "jwt", "signature", "session"),
+)
+_CELERY_CODE: Final = ("celery", "kombu", "billiard", "taskobs")
+
+
+def brief(value: object, also_secret: frozenset[str] = frozenset()) -> object:
+    """Copy ``value`` as plain data, cut short, with the values of secret keys replaced.
+
+    At most ``MAX_DEPTH`` levels, ``MAX_ITEMS`` items in each and ``MAX_TOTAL`` characters come
+    out, whatever goes in. ``also_secret`` names further keys, in lower case. Objects are told by
+    their class alone, as what they would say of themselves can't be scrubbed.
+    """
+    return _Cutter(also_secret).cut(value, MAX_DEPTH)
+
+
+def drop_variables(event: dict[str, object], *, everywhere: bool) -> None:
+    """Take the frame variables out of an event: all, or those of Celery's and our own frames."""
+    for frame in _frames(event):
+        if everywhere or belongs_to_celery(frame.get("module")):
+            frame.pop("vars", None)
+
+
+def drop_celery_crumbs(event: dict[str, object]) -> None:
+    """Take out the breadcrumbs that Celery's loggers left: they carry arguments and results."""
+    crumbs = event.get("breadcrumbs")
+    values = table(crumbs).get("values")
+    if isinstance(values, list):
+        kept = [row for row in rows(cast("object", values)) if not _celery_logger(row, "category")]
+        table(crumbs)["values"] = kept
+
+
+def drop_celery_message(event: dict[str, object]) -> None:
+    """Take the arguments out of an event that one of Celery's own log records became."""
+    if not _celery_logger(event, "logger"):
+        return
+    table(event.get("extra")).pop("data", None)
+    drop_variables(event, everywhere=True)
+    entry = table(event.get("logentry"))
+    if "body" in str(entry.get("message")):  # Celery shows the whole message
+        entry.pop("params", None)
+        entry.pop("formatted", None)
+
+
+def table(value: object) -> dict[str, object]:
+    """Read a part of an event as a dict; an empty one stands for anything else."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def rows(value: object) -> list[dict[str, object]]:
+    """Read a part of an event as a list of dicts, leaving out what is none."""
+    return (
+        [row for row in cast("list[dict[str, object]]", value) if isinstance(row, dict)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def belongs_to_celery(module: object) -> bool:
+    """Tell whether a module is Celery's, of its libraries, or ours."""
+    return isinstance(module, str) and module.partition(".")[0] in _CELERY_CODE
+
+
+def _celery_logger(record: dict[str, object], key: str) -> bool:
+    name = record.get(key)
+    return isinstance(name, str) and (name == "celery" or name.startswith("celery."))
+
+
+def _frames(event: dict[str, object]) -> Iterator[dict[str, object]]:
+    stacks = [event.get("stacktrace")]
+    for section in ("exception", "threads"):
+        part = event.get(section)
+        values = table(part).get("values") if isinstance(part, dict) else part
+        stacks += [row.get("stacktrace") for row in rows(values)]
+    for stack in stacks:
+        yield from rows(table(stack).get("frames"))
+
+
+@dataclass(slots=True)
+class _Cutter:
+    """Copies one value. ``issubclass`` of its type, as ``isinstance`` may ask the object."""
+
+    also_secret: frozenset[str]
+    left: int = MAX_TOTAL
+
+    def cut(self, value: object, depth: int) -> object:
+        if self.left <= 0:
+            return _CUT
+        kind = type(value)
+        if issubclass(kind, dict):
+            return self._mapping(cast("dict[object, object]", value), depth)
+        for base in _SEQUENCES:
+            if issubclass(kind, base):
+                return self._sequence(base.__iter__(cast("list[object]", value)), depth)  # type: ignore[arg-type]
+        return self._leaf(value, kind)
+
+    def _mapping(self, value: dict[object, object], depth: int) -> object:
+        if depth == 0:
+            return self._text(f"<{dict.__len__(value)} items>")
+        found: dict[str, object] = {}
+        for key, item in list(islice(dict.items(value), MAX_ITEMS)):
+            name = self._name(key)
+            self.left -= len(name)
+            found[name] = FILTERED if self._secret(name) else self.cut(item, depth - 1)
+        if dict.__len__(value) > MAX_ITEMS:
+            found[_CUT] = f"{dict.__len__(value) - MAX_ITEMS} more"
+        return found
+
+    def _sequence(self, items: Iterator[object], depth: int) -> object:
+        if depth == 0:
+            return self._text("<items>")
+        found = [self.cut(item, depth - 1) for item in list(islice(items, MAX_ITEMS))]
+        return [*found, _CUT] if next(items, self) is not self else found
+
+    def _leaf(self, value: object, kind: type[object]) -> object:
+        self.left -= 8
+        if value is None or kind is bool:
+            return value
+        if issubclass(kind, str):
+            return self._text(str.__getitem__(cast("str", value), slice(MAX_TEXT + 1)))
+        if kind is int and int.bit_length(cast("int", value)) <= _MAX_INT_BITS:
+            return value
+        if kind is float:
+            return value if math.isfinite(cast("float", value)) else str(value)
+        if issubclass(kind, bytes):
+            return f"<{bytes.__len__(cast('bytes', value))} bytes>"
+        return self._text(str(value) if kind in _SAID_PLAINLY else type.__repr__(kind))
+
+    def _name(self, key: object) -> str:
+        kind = type(key)
+        text = cast("str", key) if issubclass(kind, str) else str(self._leaf(key, kind))
+        return str.__getitem__(text, slice(_MAX_KEY))
+
+    def _text(self, text: str) -> str:
+        room = min(MAX_TEXT, max(self.left, 0))
+        self.left -= min(len(text), room)
+        return text if len(text) <= room else text[:room] + _CUT
+
+    def _secret(self, name: str) -> bool:
+        lowered = name.lower()
+        return lowered in self.also_secret or any(part in lowered for part in _SECRET_PARTS)
