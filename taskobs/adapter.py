@@ -1,14 +1,19 @@
 """Celery's task, request and message objects turned into facts: the only reader of them."""
 
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import maybe_iso8601
@@ -50,36 +55,29 @@ def publish_of(app: Any, task: str, options: Mapping[str, Any], within: Run | No
     )
 
 
-def complete(
-    publish: Publish,
-    *,
-    headers: MutableMapping[str, Any],
-    properties: Mapping[str, Any],
-    body: Any,
-    exchange: Any,
-    routing_key: str | None,
-    declare: Any,
-) -> None:
-    """Add what is known once Celery has routed the message."""
+def complete(publish: Publish, message: Mapping[str, Any]) -> None:
+    """Add what is known once Celery has routed the message: what ``before_task_publish`` tells."""
+    headers, body, exchange = message["headers"], message["body"], message["exchange"]
     # Protocol 1 has everything in the body and no headers of its own.
-    message = headers if "id" in headers else body
+    task = headers if "id" in headers else body
     kwargs = body[1] if isinstance(body, tuple) else body.get("kwargs")
     publish.name = _name(publish.task, kwargs)
-    publish.task_id = message.get("id") or ""
-    publish.root_id = message.get("root_id")
-    publish.parent_id = message.get("parent_id")
-    publish.group_id = message.get("group")
-    publish.attempt = (message.get("retries") or 0) + 1
+    publish.task_id = task.get("id") or ""
+    publish.root_id = task.get("root_id")
+    publish.parent_id = task.get("parent_id")
+    publish.group_id = task.get("group")
+    publish.attempt = (task.get("retries") or 0) + 1
     publish.exchange = getattr(exchange, "name", exchange) or ""
-    publish.routing_key = routing_key
-    publish.queue = _declared(declare) or (None if publish.exchange else routing_key)
-    publish.eta = _text(message.get("eta"))
-    publish.expires = _text(message.get("expires"))
-    publish.priority = properties.get("priority")
+    publish.routing_key = message["routing_key"]
+    direct = None if publish.exchange else publish.routing_key
+    publish.queue = _declared(message["declare"]) or direct
+    publish.eta = _text(task.get("eta"))
+    publish.expires = _text(task.get("expires"))
+    publish.priority = message["properties"].get("priority")
     publish.headers = headers
     shelf = publish.within.chord_shelf if publish.within else None
     publish.header_runs = shelf if shelf and shelf.serves(publish.task_id) else None
-    publish.stock = partial(stock.of_publish, publish, declare)
+    publish.stock = partial(stock.of_publish, publish, message["declare"])
 
 
 def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], float]) -> Run:
@@ -109,8 +107,8 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], 
         broker=Broker() if eager else _broker(task.app),
         queue_latency=None if eager else _queue_latency(header, request.eta, clock()),
         header=header,
-        args=args,
-        kwargs=kwargs,
+        args=args or (),
+        kwargs=kwargs or {},
         chord_shelf=None if eager else shelf_of(task, request),
     )
     run.stock = partial(stock.of_run, run, request)
@@ -119,32 +117,24 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], 
 
 def failure(task: Any, run: Run, error: BaseException) -> None:
     """Note that an exception ended the run, and what that makes its outcome."""
-    error = (
-        getattr(error, "exc", None) if _is_wrapper(error) else error
-    )  # billiard's, fact of einfo
+    if isinstance(error, ExceptionWithTraceback):
+        error = error.exc
     if isinstance(error, Retry):
         run.outcome, run.reason = Outcome.RETRIED, str(error)
         run.exception = error.exc if isinstance(error.exc, BaseException) else None
     elif isinstance(error, Reject):
-        run.outcome, run.reason, run.requeued = (
-            Outcome.REJECTED,
-            _reason(error),
-            bool(error.requeue),
-        )
+        run.outcome, run.reason = Outcome.REJECTED, _reason(error)
+        run.requeued = bool(error.requeue)  # type: ignore[attr-defined]
     elif isinstance(error, Ignore):
         run.outcome, run.reason = Outcome.IGNORED, _reason(error)
     else:
         run.outcome, run.exception = Outcome.FAILED, error
-        run.expected = isinstance(error, tuple(getattr(task, "throws", None) or ()))
+        run.expected = isinstance(error, getattr(task, "throws", None) or ())
 
 
 def outcome_of(state: str | None) -> Outcome:
     """Translate Celery's state at the end of a run."""
     return _STATES.get(state or "", Outcome.FAILED)
-
-
-def _is_wrapper(error: BaseException) -> bool:
-    return type(error).__name__ == "ExceptionWithTraceback" and hasattr(error, "exc")
 
 
 def _reason(error: BaseException) -> str | None:
@@ -177,7 +167,7 @@ def _header(request: Any, name: str) -> str | None:
 
 
 def _queue_latency(header: Callable[[str], str | None], eta: Any, now: float) -> float | None:
-    """Seconds from the publish, or the ETA if later. Clocks of two machines differ: never below 0."""
+    """Seconds from the publish, or the ETA if later; clocks differ, so never below 0."""
     try:
         published = float(header(names.HEADER_PUBLISHED_AT) or "nan")
         if not math.isfinite(published):

@@ -5,6 +5,10 @@ beside the group's own counters in the result backend, under keys of the backend
 which expire as those do. Only key-value backends (Redis, Memcached, file system, ...) can.
 """
 
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

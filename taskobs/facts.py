@@ -40,12 +40,14 @@ class Shelf(Protocol):
 
     def serves(self, task_id: str) -> bool:
         """Tell whether ``task_id`` is the chord's callback, or begins it."""
+        ...
 
     def put(self, address: str) -> None:
         """Leave the address of this run's span (a ``traceparent``)."""
 
     def get(self) -> Sequence[str]:
         """Return the addresses of all the header's runs, in the header's order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,15 @@
 """The instrumentor that takes the place of OpenTelemetry's own for Celery."""
 
+# The stock class keeps all that it has, and the one object of it, in private names.
+# pyright: reportPrivateUsage=false
+
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
@@ -41,9 +48,6 @@ class TaskInstrumentor(CeleryInstrumentor):
     _observer: SpanObserver | None = None
     _former: Any = None
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def _instrument(self, **kwargs: Any) -> None:
         self._replace_stock()
         tracer = trace.get_tracer(
@@ -61,7 +65,7 @@ class TaskInstrumentor(CeleryInstrumentor):
         self.create_celery_metrics(meter)
         self._observer = SpanObserver(
             tracer,
-            self.metrics[names.STOCK_HISTOGRAM],
+            cast("dict[str, metrics.Histogram]", self.metrics)[names.STOCK_HISTOGRAM],
             stock_attributes=kwargs.get("stock_attributes", True),
             use_span_links=kwargs.get("use_span_links", False),
         )

@@ -6,7 +6,6 @@ runs nest, and threads and greenlets don't see each other's.
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -21,6 +20,7 @@ from celery.app.task import Context
 from taskobs import adapter
 from taskobs.facts import Outcome, Publish, Run
 from taskobs.guard import Guard
+from taskobs.hooks import HookFailures
 from taskobs.observers.base import Observer
 from taskobs.seam import PublishSeam
 
@@ -62,7 +62,7 @@ class Lifecycle:
         self._clock = clock
         self._observers: tuple[Observer, ...] = ()
         self._seam = PublishSeam(self._publishing, self._canvas)
-        self._hooks = _HookFailures(self._hook_failed)
+        self._hooks = HookFailures(self._hook_failed)
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.before_task_publish, self._publish_routed),
             (signals.task_prerun, self._run_started),
@@ -118,30 +118,12 @@ class Lifecycle:
                 with self.guard:
                     stack.close()
 
-    def _publish_routed(
-        self,
-        *,
-        body: Any,
-        exchange: Any,
-        routing_key: Any,
-        declare: Any,
-        headers: Any,
-        properties: Any,
-        **_: Any,
-    ) -> None:
+    def _publish_routed(self, **message: Any) -> None:
         publish = _open_publish.get()
         if publish is None:
             return
         with self.guard:
-            adapter.complete(
-                publish,
-                headers=headers,
-                properties=properties,
-                body=body,
-                exchange=exchange,
-                routing_key=routing_key,
-                declare=declare,
-            )
+            adapter.complete(publish, message)
         for observer in self._observers:
             with self.guard:
                 observer.sending(publish)
@@ -200,23 +182,13 @@ class Lifecycle:
         elif opened.run.outcome is None:
             opened.run.outcome = adapter.outcome_of(state)
 
-    def _run_broken(
-        self,
-        *,
-        sender: Any,
-        task_id: str,
-        args: Any,
-        kwargs: Any,
-        request: Any,
-        exception: Any,
-        **_: Any,
-    ) -> None:
+    def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
         if _last_failure.get() == (task_id, id(exception)):
             return  # The run saw it too, on its way out.
         with self.guard:
-            context = Context(request or {}, id=task_id, args=args, kwargs=kwargs)
-            opened = self._begin(sender, context, args, kwargs)
+            request = Context(call.get("request") or {}, id=task_id)
+            opened = self._begin(sender, request, call.get("args"), call.get("kwargs"))
             self._fail(opened, exception)
             self._finish(opened)
 
@@ -262,26 +234,3 @@ class Lifecycle:
         for opener in openers:
             with self.guard:
                 stack.enter_context(opener(fact))
-
-
-class _HookFailures(logging.Handler):
-    """Hears of hooks that raise (``on_success``, ``after_return``): Celery only logs them.
-
-    The records of a task's own failure carry ``data``; those of a hook do not.
-    """
-
-    def __init__(self, report: Callable[[BaseException], None]) -> None:
-        super().__init__(logging.ERROR)
-        self._report = report
-        self._logger = logging.getLogger("celery.app.trace")
-
-    def install(self) -> None:
-        self._logger.addHandler(self)
-
-    def remove(self) -> None:
-        self._logger.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not hasattr(record, "data"):
-            self._report(error)

@@ -12,8 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import wrapt
-from celery import Celery
-from celery.canvas import _chord, group
+from celery import Celery, canvas
 
 Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
 Canvas = Callable[[str], AbstractContextManager[object]]
@@ -32,8 +31,8 @@ class PublishSeam:
         """Wrap ``Celery.send_task`` and the sends of group and chord."""
         self._on = True
         self._wrap(Celery, "send_task", self._send_task)
-        self._wrap(group, "apply_async", self._send_canvas)
-        self._wrap(_chord, "apply_async", self._send_canvas)
+        self._wrap(canvas.group, "apply_async", self._send_canvas)
+        self._wrap(canvas.chord, "apply_async", self._send_canvas)
 
     def remove(self) -> None:
         """Unwrap; a wrapper that somebody else has wrapped since stays, and does nothing."""

@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import _state
 from opentelemetry import trace
@@ -24,6 +25,8 @@ from taskobs.processes import Process, at_process_end
 from taskobs.roles import Role
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from taskobs.pipeline.sentry import SentryPipeline
 
 _log = logging.getLogger("taskobs")
@@ -50,7 +53,7 @@ class Session:
     def __repr__(self) -> str:
         return f"<taskobs.Session of a {self.role.value}: {self.describe()}>"
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -73,7 +76,7 @@ class Session:
         Returns whether all was sent in time.
         """
         timeout = self.settings.shutdown_timeout if timeout is None else timeout
-        jobs = []
+        jobs: list[Callable[[], object]] = []
         if self._traces is not None:
             jobs.append(self._traces.flush)
         if self._sentry is not None:
@@ -91,7 +94,8 @@ class Session:
 
     # Set-up.
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Set up what is configured; ``init()`` calls it, as a constructor has no effect."""
         with ExitStack() as undo:
             self._start_pipelines(undo)
             if self._traces is not None or self._sentry is not None:
@@ -99,7 +103,8 @@ class Session:
             else:
                 _log.info(
                     "taskobs: nothing is configured, so nothing is recorded: give init() an "
-                    "otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"
+                    "otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT "
+                    "or SENTRY_DSN"
                 )
             self._undo = undo.pop_all()
 
@@ -120,7 +125,7 @@ class Session:
         lifecycle = shared_lifecycle()
         lifecycle.guard.strict = self.settings.strict
         if self._traces is not None:
-            instrumentor = TaskInstrumentor()
+            instrumentor = TaskInstrumentor()  # type: ignore[no-untyped-call]  # the stock one is
             if not instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.instrument(
                     skip_dep_check=True, stock_attributes=self.settings.stock_attributes
@@ -215,7 +220,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
         _log.warning("taskobs: %s", warning)
     session = Session(settings)
     if settings.enabled:
-        session._start()  # noqa: SLF001  # the constructor has no effect
+        session.start()
     _session = session
     return session
 
@@ -231,5 +236,6 @@ def _sentry_is_active() -> bool:
 
 def _app_name() -> str:
     """Return the name of the current app, without making one as ``get_current_app()`` would."""
-    app = _state._tls.current_app or _state.default_app  # noqa: SLF001  # see above
+    state: Any = _state  # its stubs leave out what is private
+    app = state._tls.current_app or state.default_app  # noqa: SLF001  # see above
     return (app.main if app is not None else None) or "celery"

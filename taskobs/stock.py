@@ -4,6 +4,10 @@ The keys and the odd spellings are those of ``opentelemetry-instrumentation-cele
 differs on purpose: ``celery.hostname`` is the worker's, where stock gives the producer's.
 """
 
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -302,7 +302,9 @@ def _present(values: Mapping[str, object]) -> Attributes:
 
 
 def _sequence(value: object) -> AttributeValue:
-    return [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value)  # type: ignore[reportUnknownVariableType]
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in cast("Sequence[object]", value)]
+    return str(value)
 
 
 def _record_error(span: Span, error: BaseException) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 
@@ -31,7 +31,7 @@ class ProcessSpans(SpanProcessor):
         self._forget()
         self._inherited = inherited
 
-    def on_start(self, span: Span, parent_context: Any = None) -> None:
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: only what has ended is exported."""
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -23,6 +23,7 @@ _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 
 
+@runtime_checkable
 class _Flushable(Protocol):
     def force_flush(self, timeout_millis: int = 30_000) -> bool: ...
 
@@ -30,7 +31,7 @@ class _Flushable(Protocol):
 class TracePipeline:
     """Exports spans from this process: through a provider of ours, or the one the user has set."""
 
-    def __init__(self, provider: Any, spans: ProcessSpans | None) -> None:
+    def __init__(self, provider: object, spans: ProcessSpans | None) -> None:
         self._provider = provider
         self._spans = spans
 
@@ -79,9 +80,8 @@ class TracePipeline:
 
     def flush(self) -> None:
         """Export what has ended; blocks for as long as the exporter does."""
-        if hasattr(self._provider, "force_flush"):
-            flushable: _Flushable = self._provider
-            flushable.force_flush()
+        if isinstance(self._provider, _Flushable):
+            self._provider.force_flush()
 
     def stop(self) -> None:
         """Export what has ended and, if the provider is ours, stop it; may block like ``flush``."""
@@ -94,8 +94,9 @@ class TracePipeline:
         """Take our provider away, so that another may be set."""
         if self._spans is not None and trace.get_tracer_provider() is self._provider:
             # The API lets a provider be set once and offers no way back.
-            trace._TRACER_PROVIDER = None  # noqa: SLF001
-            trace._TRACER_PROVIDER_SET_ONCE = Once()  # noqa: SLF001
+            api: Any = trace
+            api._TRACER_PROVIDER = None  # noqa: SLF001  # see above
+            api._TRACER_PROVIDER_SET_ONCE = Once()  # noqa: SLF001  # see above
 
 
 def _resource(settings: Settings, app_name: str) -> Resource:
