@@ -1,0 +1,41 @@
+"""The ``taskobs`` command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taskobs", prog_name="taskobs")
+def main() -> None:
+    """Observe Celery: traces, errors, metrics and logs from one line."""
+
+
+@main.command()
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    default=Path("taskobs-demo.html"),
+    show_default=True,
+    help="Where to write the page with the waterfall.",
+)
+@click.option("--open", "open_page", is_flag=True, help="Show the page in the browser.")
+@click.option("--keep", is_flag=True, help="Keep the folder with messages, results and logs.")
+@click.option("--no-color", is_flag=True, help="Print without colours (NO_COLOR does so too).")
+@click.pass_context
+def demo(
+    context: click.Context, *, page: Path, open_page: bool, keep: bool, no_color: bool
+) -> None:
+    """Run a shop on a real worker and show its traces, its error and its logs.
+
+    Needs no server. With OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN set, traces or errors go
+    there instead, and the demo prints where to look.
+    """
+    from taskobs.demo.run import Options, run
+
+    if no_color or "NO_COLOR" in os.environ:
+        context.color = False
+    run(Options(page=page, keep=keep, open=open_page))

@@ -1,0 +1,1 @@
+"""A shop on Celery that shows what taskobs gives: ``taskobs demo``."""

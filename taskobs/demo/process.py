@@ -1,0 +1,99 @@
+"""A child process whose output can be waited on, and that never outlives its ``with`` block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+GRACE = 10.0
+"""Seconds between TERM and KILL."""
+
+
+class Process:
+    """Start a command in a session of its own; a Ctrl-C in the terminal does not reach it."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str]) -> None:
+        """Start it; output and errors are read together, line by line."""
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._ended = False
+        self._process = subprocess.Popen(  # noqa: S603  (our own command)
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name="taskobs-demo-output")
+        self._reader.start()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What it wrote so far."""
+        with self._changed:
+            return tuple(self._lines)
+
+    def wait_for_line(self, wanted: Callable[[str], bool], timeout: float) -> str | None:
+        """Wait for a line, at most ``timeout`` seconds or until the output ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or any(map(wanted, self._lines)), timeout)
+            return next(filter(wanted, self._lines), None)
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for its end; give its exit code, or None after ``timeout`` seconds."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        self._reader.join(timeout)
+        return code
+
+    def stop(self, grace: float = GRACE) -> int:
+        """End it by TERM, and by KILL with all of its session after ``grace`` seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        code = self.wait(grace)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind, or all of it
+        self._process.wait()
+        self._reader.join()
+        return code if code is not None else -signal.SIGKILL
+
+    def _read(self) -> None:
+        output = self._process.stdout
+        if output is None:  # pragma: no cover  (a pipe was asked for)
+            return
+        with output:
+            for line in output:
+                with self._changed:
+                    self._lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        """Give the process, which runs already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop it; at once when something went wrong."""
+        self.stop(GRACE if error is None else 3.0)

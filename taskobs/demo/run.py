@@ -1,0 +1,245 @@
+"""The demo from start to end: receiver, worker, orders, what came of them, and clean up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import webbrowser
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from taskobs.demo import page, tree
+from taskobs.demo.process import Process
+from taskobs.demo.receiver import Receiver
+from taskobs.demo.traces import Issue, Trace, assemble, issue
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+    from types import FrameType
+
+READY_TIMEOUT = 30.0
+ORDERS_TIMEOUT = 40.0
+SHOP = "taskobs.demo.shop"
+DELIVERED = "delivered"
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED")
+
+
+class DemoError(click.ClickException):
+    """A part of the demo did not do its work; the message ends with the worker's last lines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says."""
+
+    page: Path = Path("taskobs-demo.html")
+    keep: bool = False
+    """Keep the folder with messages, results and the worker's log."""
+    open: bool = False
+    """Show the page in the browser."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where telemetry goes: the receiver here, or what the user's variables name."""
+
+    otlp: str | None
+    """The user's OTLP endpoint, or None for the receiver."""
+    sentry: bool
+    """Whether the user's own DSN is used."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Target:
+        """Read the variables."""
+        named = [environment[name] for name in OTLP_VARIABLES if environment.get(name)]
+        return cls(otlp=named[0] if named else None, sentry=bool(environment.get("SENTRY_DSN")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the producer reports."""
+
+    order: int
+    trace_id: str
+    outcome: str
+
+
+def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
+    """Run the demo and print what it shows; raises `DemoError`."""
+    began = time.monotonic()
+    target = Target.of(environment)
+    click.echo(click.style("taskobs demo", bold=True) + "  a shop on Celery, watched by one line\n")
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        folder = stack.enter_context(_workspace(keep=options.keep))
+        receiver = stack.enter_context(Receiver())
+        variables = _variables(environment, target, receiver, folder)
+        orders, log = _serve(variables)
+        (folder / "worker.log").write_text("\n".join(log), encoding="utf-8")
+        _show(options, target, orders, receiver, log)
+    click.echo(click.style(f"\n{time.monotonic() - began:.1f} s in all", dim=True))
+
+
+def _serve(variables: Mapping[str, str]) -> tuple[list[Order], Sequence[str]]:
+    """Run worker and producer to their ends; both have sent all they had then."""
+    worker_command = [sys.executable, "-m", "celery", "-A", SHOP, "worker", "--pool", "prefork"]
+    worker_command += ["-c", "2", "-l", "INFO", "--without-gossip", "--without-mingle"]
+    with Process(
+        worker_command, environment=variables | {"OTEL_SERVICE_NAME": "shop-worker"}
+    ) as worker:
+        with _step("start a prefork worker with two children"):
+            if worker.wait_for_line(lambda line: " ready." in line, READY_TIMEOUT) is None:
+                raise _failed("The worker did not start", worker)
+        with _step("place two orders and wait for them"):
+            orders = _orders(variables | {"OTEL_SERVICE_NAME": "shop-web"}, worker)
+        with _step("stop the worker; nothing it knows is lost"):
+            if worker.stop() != 0:
+                raise _failed("The worker did not stop as asked", worker)
+        return orders, worker.lines
+
+
+def _orders(variables: Mapping[str, str], worker: Process) -> list[Order]:
+    command = [sys.executable, "-m", "taskobs.demo.checkout"]
+    with Process(command, environment=variables) as producer:
+        code = producer.wait(ORDERS_TIMEOUT)
+        if code is None:
+            raise _failed("The orders were not done in time", worker)
+        if code:
+            raise _failed("The producer failed", producer)
+        return [Order(**json.loads(line)) for line in producer.lines if line.startswith("{")]
+
+
+def _variables(
+    environment: Mapping[str, str], target: Target, receiver: Receiver, folder: Path
+) -> dict[str, str]:
+    """The environment of worker and producer: the user's, completed by the receiver's address."""
+    variables = {key: value for key, value in environment.items() if key not in DISABLING}
+    variables |= {"SHOP_FOLDER": str(folder), "PYTHONUNBUFFERED": "1"}
+    if target.otlp is None:
+        variables = {k: v for k, v in variables.items() if not k.startswith("OTEL_")}
+        variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
+    if not target.sentry:
+        variables["SENTRY_DSN"] = receiver.dsn
+    if target.otlp is None or not target.sentry:  # no proxy stands between here and here
+        for name in ("NO_PROXY", "no_proxy"):
+            variables[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1")))
+    return variables
+
+
+def _show(
+    options: Options,
+    target: Target,
+    orders: Sequence[Order],
+    receiver: Receiver,
+    log: Sequence[str],
+) -> None:
+    """Print trees, issue and log line, or where to look for them; write the page."""
+    traces = assemble(receiver.spans)
+    issues = [issue(event) for event in receiver.events]
+    line = _log_line(log, *(order.trace_id for order in orders if order.outcome != DELIVERED))
+    if issues:
+        line = _log_line(log, issues[0].span_id, issues[0].trace_id)
+    _show_traces(target, orders, traces)
+    _show_issues(target, orders, issues)
+    _heading("A log line with the same ids")
+    click.echo(f"  {tree.printable(line)}" if line else "  none came")
+    if target.otlp is None:
+        _write_page(options, traces, issues, line)
+
+
+def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace]) -> None:
+    if target.otlp is not None:
+        _heading(f"The traces are at {target.otlp}: look for these ids")
+        for order in orders:
+            click.echo(f"  {order.trace_id}  order {order.order}: {tree.printable(order.outcome)}")
+        return
+    for order in orders:
+        _heading(f"Order {order.order}: {tree.printable(order.outcome)}")
+        for trace in traces:
+            if trace.trace_id == order.trace_id:
+                click.echo("\n".join(f"  {line}" for line in tree.lines(trace)))
+
+
+def _show_issues(target: Target, orders: Sequence[Order], issues: Sequence[Issue]) -> None:
+    if target.sentry:
+        _heading("The issue is in the Sentry project of SENTRY_DSN: search for")
+        for order in orders:
+            if order.outcome != DELIVERED:
+                click.echo(f"  trace:{order.trace_id}  or the tag  celery.task:shop.charge_card")
+        return
+    _heading("The Sentry issue")
+    for found in issues:
+        click.echo("\n".join(f"  {line}" for line in tree.issue_lines(found)))
+
+
+def _write_page(
+    options: Options, traces: Sequence[Trace], issues: Sequence[Issue], line: str
+) -> None:
+    path = options.page.resolve()
+    path.write_text(page.render(traces, issues, [line] if line else []), encoding="utf-8")
+    _heading("The same as a page")
+    click.echo(f"  {path.as_uri()}")
+    if options.open:
+        webbrowser.open(path.as_uri())
+
+
+def _log_line(log: Sequence[str], *ids: str) -> str:
+    """The first line that carries an id; the earlier ids are the better ones."""
+    return next((line for wanted in ids if wanted for line in log if wanted in line), "")
+
+
+def _heading(text: str) -> None:
+    click.echo("\n" + click.style(text, bold=True))
+
+
+@contextmanager
+def _step(text: str) -> Generator[None]:
+    """Show what is being done, then a tick and the seconds it took."""
+    began = time.monotonic()
+    live = sys.stdout.isatty()
+    if live:
+        click.echo(f"  … {text}", nl=False)
+    yield
+    tick = click.style("✓", fg="green")
+    took = click.style(f"{time.monotonic() - began:.1f} s", dim=True)
+    click.echo(f"{chr(13) if live else ''}  {tick} {text}  {took}")
+
+
+@contextmanager
+def _workspace(*, keep: bool) -> Generator[Path]:
+    """Give a folder that is deleted at the end, or kept and named."""
+    if keep:
+        folder = Path(tempfile.mkdtemp(prefix="taskobs-demo-"))
+        yield folder
+        click.echo(f"\nkept: {folder}")
+        return
+    with tempfile.TemporaryDirectory(prefix="taskobs-demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Let a TERM end the demo as Ctrl-C does: through all its clean-ups."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _failed(text: str, process: Process) -> DemoError:
+    tail = "\n".join(f"  {tree.printable(line)}" for line in process.lines[-15:])
+    return DemoError(f"{text}. Its last lines:\n{tail}")

@@ -1,0 +1,181 @@
+"""Received spans put together: which trace, under which parent, with which outcome and error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from taskobs import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+
+NS_PER_SECOND = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Node:
+    """A span, and the spans below it in the order in which they started."""
+
+    span: ReceivedSpan
+    children: list[Node] = field(default_factory=list["Node"])
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Node]]:
+        """Give this node and all below it with their depth, parents first."""
+        yield depth, self
+        for child in self.children:
+            yield from child.walk(depth + 1)
+
+    @property
+    def role(self) -> str:
+        """``publish``, ``run``, or ``other`` for a span that taskobs did not make."""
+        for role, prefix in (("publish", names.PUBLISH_SPAN), ("run", names.RUN_SPAN)):
+            if self.span.name.startswith(prefix):
+                return role
+        return "other"
+
+    @property
+    def outcome(self) -> str:
+        """The run's outcome; ``failed`` or nothing for other spans."""
+        known = self.span.attributes.get(names.CELERY_OUTCOME)
+        if known is None:
+            return "failed" if self.span.status == "error" else ""
+        return str(known)
+
+    @property
+    def queue_latency(self) -> float | None:
+        """Seconds between the publish and the run, if the span says."""
+        value = self.span.attributes.get(names.CELERY_QUEUE_LATENCY)
+        return value if isinstance(value, float) else None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.span.end_ns - self.span.start_ns) / NS_PER_SECOND
+
+    @property
+    def note(self) -> str:
+        """What is special about it: the error, the reason of a retry, what it is linked to."""
+        return " · ".join(part for part in (self._trouble(), *self._ties()) if part)
+
+    def _trouble(self) -> str:
+        attributes = self.span.attributes
+        for key in (names.CELERY_RETRY_REASON, names.CELERY_REASON):
+            if attributes.get(key):
+                return str(attributes[key])
+        if self.span.status != "error":
+            return ""
+        return self.span.message or str(attributes.get(names.ERROR_TYPE, ""))
+
+    def _ties(self) -> Iterator[str]:
+        kinds = [link.attributes.get(names.LINK_KIND) for link in self.span.links]
+        if names.LINK_RETRY_OF in kinds:
+            yield f"attempt {self.span.attributes.get(names.CELERY_ATTEMPT, '?')}"
+        if count := kinds.count(names.LINK_CHORD_HEADER):
+            yield f"after {count} header runs"
+
+
+@dataclass(slots=True)
+class Trace:
+    """All spans of one trace; spans whose parent did not arrive are roots too."""
+
+    trace_id: str
+    roots: list[Node]
+
+    def walk(self) -> Iterator[tuple[int, Node]]:
+        """Give all nodes with their depth, parents first."""
+        for root in self.roots:
+            yield from root.walk()
+
+    @property
+    def start_ns(self) -> int:
+        """When the first span began."""
+        return min(node.span.start_ns for _, node in self.walk())
+
+    @property
+    def end_ns(self) -> int:
+        """When the last span ended."""
+        return max(node.span.end_ns for _, node in self.walk())
+
+    @property
+    def seconds(self) -> float:
+        """From the first start to the last end."""
+        return (self.end_ns - self.start_ns) / NS_PER_SECOND
+
+    @property
+    def failures(self) -> int:
+        """How many of its runs failed."""
+        return sum(n.role == "run" and n.span.status == "error" for _, n in self.walk())
+
+
+def assemble(spans: Iterable[ReceivedSpan]) -> list[Trace]:
+    """Put spans together to traces, the earliest first; a span that came twice counts once."""
+    by_trace: dict[str, dict[str, Node]] = {}
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        by_trace.setdefault(span.trace_id, {}).setdefault(span.span_id, Node(span))
+    return [Trace(trace_id, _roots(nodes)) for trace_id, nodes in by_trace.items()]
+
+
+def _roots(nodes: Mapping[str, Node]) -> list[Node]:
+    """Hang each node under its parent; give those that have none (or a loop of parents)."""
+    roots: list[Node] = []
+    for node in nodes.values():
+        parent = nodes.get(node.span.parent_id)
+        if parent is None or _above(node, parent, nodes):
+            roots.append(node)
+        else:
+            parent.children.append(node)
+    return roots
+
+
+def _above(node: Node, parent: Node, nodes: Mapping[str, Node]) -> bool:
+    """Whether ``node`` is its parent's ancestor, which only a broken sender can claim."""
+    seen: set[str] = set()
+    step: Node | None = parent
+    while step is not None and step.span.span_id not in seen:
+        if step is node:
+            return True
+        seen.add(step.span.span_id)
+        step = nodes.get(step.span.parent_id)
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """What Sentry would show of an error event."""
+
+    event_id: str
+    title: str
+    message: str
+    level: str
+    tags: Mapping[str, str]
+    trace_id: str
+    span_id: str
+
+
+def issue(event: ReceivedEvent) -> Issue:
+    """Read an event; what it lacks is empty."""
+    trace = _dig(event.data, "contexts", "trace")
+    exceptions = _dig(event.data, "exception").get("values")
+    last = _mapping(exceptions[-1]) if isinstance(exceptions, list) and exceptions else {}
+    return Issue(
+        event_id=event.event_id,
+        title=str(last.get("type") or event.data.get("message") or "event"),
+        message=str(last.get("value") or ""),
+        level=str(event.data.get("level") or "error"),
+        tags={str(key): str(value) for key, value in _dig(event.data, "tags").items()},
+        trace_id=str(trace.get("trace_id", "")),
+        span_id=str(trace.get("span_id", "")),
+    )
+
+
+def _dig(data: object, *path: str) -> Mapping[str, object]:
+    for key in path:
+        data = _mapping(data).get(key)
+    return _mapping(data)
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
