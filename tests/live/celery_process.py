@@ -116,7 +116,7 @@ class LiveApp:
         self._stack = ExitStack()
         self._numbers = count(1)
 
-    def worker(  # noqa: PLR0913  # each is something a row of the outcome table varies
+    def worker(  # each is something a row of the outcome table varies
         self,
         broker: Broker,
         *args: str,

@@ -14,6 +14,7 @@ import pytest
 from taskobs.demo.receiver import Receiver
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp, file_broker_in
+from tests.live.shop import Shop, open_shop
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -116,3 +117,11 @@ def live(receiver: Receiver, tmp_path: Path) -> Generator[LiveApp]:
     """Starts workers, beats and producers that export to ``receiver``; ends them all."""
     with LiveApp(tmp_path, receiver.endpoint, receiver.dsn) as app:
         yield app
+
+
+@pytest.fixture(scope="module")
+def shop(redis_server: services.Redis, tmp_path_factory: pytest.TempPathFactory) -> Generator[Shop]:
+    """A prefork worker and a producer over Redis, shared by the tests of a module."""
+    url, folder = redis_server.url(), tmp_path_factory.mktemp("shop")
+    with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        yield open_shop(app, Broker("redis", url, url), receiver)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.live.shop import trace_of
+
 if TYPE_CHECKING:
     from taskobs.demo.receiver import Receiver
     from tests.live.celery_process import Broker, LiveApp
     from tests.live.services import Bugsink, Jaeger
+    from tests.live.shop import Shop
 
 ADD = "result = app.add.delay(1, 2).get(timeout=30)"
 FAIL = "given = app.fail.delay(); given.get(timeout=30, propagate=False); result = given.id"
@@ -53,3 +56,12 @@ def test_bugsink_shows_the_error(live: LiveApp, redis_broker: Broker, bugsink: B
     task_id = live.producer(redis_broker).run(FAIL)
     [event] = project.events()
     assert event["tags"]["celery.task_id"] == task_id
+
+
+def test_a_failure_is_one_event_of_its_trace(shop: Shop) -> None:
+    """I go from a task's error in Sentry to its trace."""
+    task_id = shop.call("fail.delay()")
+    publish, run = shop.spans(task_id, 2)
+    [event] = shop.events(task_id, 1)
+    assert (publish.trace_id, run.parent_id) == (run.trace_id, publish.span_id)
+    assert trace_of(event) == (run.trace_id, run.span_id)
