@@ -31,7 +31,7 @@ def place(order: int, items: list[str], card: str) -> tuple[str, AsyncResult[obj
 
 def outcome(result: AsyncResult[object]) -> str:
     """Wait for all steps of an order; raises Celery's ``TimeoutError`` after `WAIT` seconds."""
-    steps = result.get(timeout=WAIT, interval=INTERVAL)
+    steps = cast("tuple[object, ...]", result.get(timeout=WAIT, interval=INTERVAL))
     last = cast("AsyncResult[object]", result_from_tuple(steps, app=shop.app))
     try:
         last.get(timeout=WAIT, interval=INTERVAL)

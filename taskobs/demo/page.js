@@ -42,7 +42,9 @@ function pairs(entries) {
   const list = make("dl", "pairs");
   for (const [key, value] of entries) {
     const text = typeof value === "string" ? value : JSON.stringify(value);
-    list.append(make("dt", "", key), make("dd", "", text));
+    const name = make("dt", "");
+    for (const part of key.split(/(?<=[._])/)) name.append(part, make("wbr")); // break lines there
+    list.append(name, make("dd", "", text));
   }
   return list;
 }
@@ -54,8 +56,6 @@ function drawRow(trace, span, total) {
   const name = make("span", "name", verb && make("span", "verb", verb), make("b", "", rest.join(" ")));
   name.title = span.name;
   label.append(make("i", "dot"), name);
-  const notable = span.outcome && span.outcome !== "succeeded";
-  if (notable) label.append(make("span", "glyph", (GLYPHS[span.outcome] || "–") + " " + span.outcome));
 
   const time = make("span", "time");
   time.style.setProperty("--step", (100 * step(total)) / total + "%");
@@ -70,8 +70,14 @@ function drawRow(trace, span, total) {
   const bar = make("i", "bar");
   bar.style.left = percent(span.start);
   bar.style.width = percent(span.seconds);
-  const end = make("span", "took", took(span.seconds));
-  end.style.left = "max(" + percent(span.start + span.seconds) + ", calc(" + percent(span.start) + " + 3px))";
+  const notable = span.outcome && span.outcome !== "succeeded";
+  const word = notable ? make("b", "", (GLYPHS[span.outcome] || "–") + " " + span.outcome) : "";
+  // Beside the bar: to its right, unless that would leave the card.
+  const before = notable && span.start + span.seconds > 0.85 * total && span.start > 0.4 * total;
+  const end = make("span", before ? "took before" : "took", took(span.seconds), word);
+  end.style.left = before
+    ? percent(span.start - Math.min(span.queue_latency || 0, span.start))
+    : "max(" + percent(span.start + span.seconds) + ", calc(" + percent(span.start) + " + 3px))";
   time.append(bar, end);
 
   const button = make("button", "row " + span.role + " " + tone(span), label, time);

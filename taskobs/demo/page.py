@@ -93,5 +93,5 @@ def _issue(found: Issue) -> dict[str, object]:
 
 
 def _pairs(attributes: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Sort attributes; values as text, since JSON has no ``nan`` and JavaScript no 64-bit integers."""
+    """Sort attributes; as text: JSON has no ``nan``, JavaScript no 64-bit integers."""
     return [(key, str(value)) for key, value in sorted(attributes.items())]

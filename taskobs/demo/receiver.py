@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -221,7 +222,7 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: object, client_address: object) -> None:
         with self._lock:
             self._open.add(cast("socket.socket", request))
-        super().process_request(cast("socket.socket", request), client_address)  # type: ignore[arg-type]
+        super().process_request(cast("socket.socket", request), client_address)
 
     def shutdown_request(self, request: object) -> None:
         with self._lock:
@@ -234,17 +235,15 @@ class _Server(ThreadingHTTPServer):
     def hang_up(self) -> None:
         with self._lock:
             for connection in self._open:
-                try:
+                with suppress(OSError):  # the client was faster
                     connection.shutdown(socket.SHUT_RDWR)
-                except OSError:  # the client was faster
-                    continue
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:  # noqa: N802  (the name that http.server calls)
+    def do_POST(self) -> None:
         receiver = cast("_Server", self.server).receiver
         path = self.path.partition("?")[0]
         try:

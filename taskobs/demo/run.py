@@ -89,7 +89,7 @@ def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
     click.echo(click.style(f"\n{time.monotonic() - began:.1f} s in all", dim=True))
 
 
-def _serve(variables: Mapping[str, str]) -> tuple[list[Order], Sequence[str]]:
+def _serve(variables: dict[str, str]) -> tuple[list[Order], Sequence[str]]:
     """Run worker and producer to their ends; both have sent all they had then."""
     worker_command = [sys.executable, "-m", "celery", "-A", SHOP, "worker", "--pool", "prefork"]
     worker_command += ["-c", "2", "-l", "INFO", "--without-gossip", "--without-mingle"]
@@ -107,7 +107,7 @@ def _serve(variables: Mapping[str, str]) -> tuple[list[Order], Sequence[str]]:
         return orders, worker.lines
 
 
-def _orders(variables: Mapping[str, str], worker: Process) -> list[Order]:
+def _orders(variables: dict[str, str], worker: Process) -> list[Order]:
     command = [sys.executable, "-m", "taskobs.demo.checkout"]
     with Process(command, environment=variables) as producer:
         code = producer.wait(ORDERS_TIMEOUT)
@@ -153,7 +153,8 @@ def _show(
     _heading("A log line with the same ids")
     click.echo(f"  {tree.printable(line)}" if line else "  none came")
     if target.otlp is None:
-        _write_page(options, traces, issues, line)
+        titles = {order.trace_id: f"Order {order.order}: {order.outcome}" for order in orders}
+        _write_page(options, page.render(traces, issues, [line] if line else [], titles))
 
 
 def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace]) -> None:
@@ -181,11 +182,9 @@ def _show_issues(target: Target, orders: Sequence[Order], issues: Sequence[Issue
         click.echo("\n".join(f"  {line}" for line in tree.issue_lines(found)))
 
 
-def _write_page(
-    options: Options, traces: Sequence[Trace], issues: Sequence[Issue], line: str
-) -> None:
+def _write_page(options: Options, html: str) -> None:
     path = options.page.resolve()
-    path.write_text(page.render(traces, issues, [line] if line else []), encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     _heading("The same as a page")
     click.echo(f"  {path.as_uri()}")
     if options.open:

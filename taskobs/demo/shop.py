@@ -82,8 +82,7 @@ def charge_card(order: int, card: str) -> None:
     work(0.08)
     if card == DECLINED:
         logger.warning("order %s: the bank declined the card", order)
-        message = f"order {order}: insufficient funds"
-        raise CardDeclinedError(message)
+        raise CardDeclinedError("insufficient funds")
     logger.info("order %s: paid", order)
 
 
@@ -100,8 +99,8 @@ def book_carrier(self: Task[..., object], order: int) -> None:
     """Book the van; the carrier does not answer the first time."""
     work(0.04)
     if not self.request.retries:
-        message = "no answer from the carrier"
-        raise self.retry(exc=CarrierTimeoutError(message), countdown=0.15)
+        error = CarrierTimeoutError("no answer from the carrier")
+        raise self.retry(exc=error, countdown=0.15)
     logger.info("order %s: carrier booked", order)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from taskobs import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
 
@@ -158,8 +158,8 @@ class Issue:
 def issue(event: ReceivedEvent) -> Issue:
     """Read an event; what it lacks is empty."""
     trace = _dig(event.data, "contexts", "trace")
-    exceptions = _dig(event.data, "exception").get("values")
-    last = _mapping(exceptions[-1]) if isinstance(exceptions, list) and exceptions else {}
+    exceptions = _list(_dig(event.data, "exception").get("values"))
+    last = _mapping(exceptions[-1] if exceptions else None)
     return Issue(
         event_id=event.event_id,
         title=str(last.get("type") or event.data.get("message") or "event"),
@@ -179,3 +179,7 @@ def _dig(data: object, *path: str) -> Mapping[str, object]:
 
 def _mapping(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> Sequence[object]:
+    return cast("Sequence[object]", value) if isinstance(value, list) else ()

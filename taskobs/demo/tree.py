@@ -18,7 +18,7 @@ MARKS = {
     "unknown": ("✗", "red"),
     "retried": ("↻", "yellow"),
 }
-OTHER_MARK = ("–", "cyan")
+OTHER_MARK = ("-", "cyan")
 ROLE_COLOURS = {"publish": "blue", "run": None, "other": "magenta"}
 LABEL_WIDTH = 64
 
@@ -70,10 +70,10 @@ def _outcome(node: Node) -> str:
     if node.outcome:
         mark, colour = MARKS.get(node.outcome, OTHER_MARK)
         parts.append(click.style(f"{mark} {printable(node.outcome)}", fg=colour))
-    if node.note:
-        parts.append(printable(node.note))
     if node.queue_latency is not None:
         parts.append(click.style(f"queued {duration(node.queue_latency)}", dim=True))
+    if node.note:
+        parts.append(printable(node.note))
     return "".join(f"  {part}" for part in parts)
 
 
