@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from billiard import current_process
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
@@ -20,7 +22,7 @@ from celery.utils.time import maybe_iso8601
 
 from taskobs import names, stock
 from taskobs.chords import shelf_of
-from taskobs.facts import Broker, Outcome, Publish, Run
+from taskobs.facts import Broker, Ending, Outcome, Publish, Run
 
 # No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
 _HEADER_CHARS: Final = 8192
@@ -80,8 +82,8 @@ def complete(publish: Publish, message: Mapping[str, Any]) -> None:
     publish.stock = partial(stock.of_publish, publish, message["declare"])
 
 
-def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], float]) -> Run:
-    """Make the record of a run from the task and its request."""
+def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
+    """Make the record of a run that starts ``now`` from the task and its request."""
     route = request.delivery_info or {}
     exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
     eager = bool(request.is_eager)
@@ -105,8 +107,9 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, clock: Callable[[], 
         hostname=request.hostname,
         origin=request.origin,
         broker=Broker() if eager else _broker(task.app),
-        queue_latency=None if eager else _queue_latency(header, request.eta, clock()),
+        queue_latency=None if eager else _queue_latency(header, request.eta, now),
         header=header,
+        pid=os.getpid(),
         args=args or (),
         kwargs=kwargs or {},
         chord_shelf=None if eager else shelf_of(task, request),
@@ -130,6 +133,29 @@ def failure(task: Any, run: Run, error: BaseException) -> None:
     else:
         run.outcome, run.exception = Outcome.FAILED, error
         run.expected = isinstance(error, getattr(task, "throws", None) or ())
+
+
+def process_death(run: Run, error: BaseException) -> bool:
+    """Note that what ends the run ends its process, greenlet or thread too.
+
+    Returns whether it is a failure that is for this process to tell.
+    """
+    if run.eager:
+        return False
+    if type(error).__name__ == "GreenletExit":  # how greenlet pools carry out a revoke
+        run.outcome, run.exception = Outcome.REVOKED, None
+        return False
+    run.outcome = Outcome.LOST
+    # A child of the prefork pool is not to be relied on any more; its parent knows all.
+    run.abandoned = current_process().name != "MainProcess"
+    return not run.abandoned
+
+
+def told_afterwards(run: Run, ending: Ending) -> None:
+    """Add the end of a run that could not tell it."""
+    run.outcome, run.exception = ending.outcome, ending.error
+    run.started, run.pid = ending.started, ending.pid or run.pid
+    run.signal, run.exit_code, run.reason = ending.signal, ending.exit_code, ending.reason
 
 
 def outcome_of(state: str | None) -> Outcome:

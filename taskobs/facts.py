@@ -123,6 +123,10 @@ class Run:
     """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
     header: Callable[[str], str | None] = lambda _: None
     """One header of the message, if it is text of a sane length."""
+    pid: int = 0
+    """The process that the run is, or was, in."""
+    started: float | None = None
+    """Seconds since the epoch, of a run that is told of afterwards; None means now."""
     args: Sequence[object] = ()
     kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
     chord_shelf: Shelf | None = None
@@ -138,6 +142,12 @@ class Run:
     reason: str | None = None
     """Why it was retried, rejected or ignored."""
     requeued: bool = False
+    signal: str | None = None
+    """The signal that ended it, such as ``SIGKILL``."""
+    exit_code: int | None = None
+    """The exit code of the process that died with it."""
+    abandoned: bool = False
+    """This process ends with the run; the worker's parent process tells of it."""
 
     # What observers tell each other.
     span: SpanAddress | None = None
@@ -146,3 +156,17 @@ class Run:
     """The context under which the next attempt is published; the spans observer's own."""
     event_id: str | None = None
     """The Sentry event of this run's failure."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ending:
+    """How a run ended that could not tell itself."""
+
+    outcome: Outcome
+    error: BaseException | None = None
+    started: float | None = None
+    """Seconds since the epoch; None for a run that never started."""
+    pid: int | None = None
+    signal: str | None = None
+    exit_code: int | None = None
+    reason: str | None = None

@@ -12,17 +12,20 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 from celery.app.task import Context
 
 from taskobs import adapter
-from taskobs.facts import Outcome, Publish, Run
+from taskobs.facts import Ending, Outcome, Publish, Run
 from taskobs.guard import Guard
 from taskobs.hooks import HookFailures
 from taskobs.observers.base import Observer
 from taskobs.seam import PublishSeam
+
+if TYPE_CHECKING:
+    from taskobs.supervision import Supervision
 
 _UID: Final = "taskobs."
 
@@ -63,7 +66,9 @@ class Lifecycle:
         self._observers: tuple[Observer, ...] = ()
         self._seam = PublishSeam(self._publishing, self._canvas)
         self._hooks = HookFailures(self._hook_failed)
+        self._supervision: Supervision | None = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.worker_init, self._worker_starts),
             (signals.before_task_publish, self._publish_routed),
             (signals.task_prerun, self._run_started),
             (signals.task_failure, self._run_failed),
@@ -96,6 +101,9 @@ class Lifecycle:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
         self._seam.remove()
         self._hooks.remove()
+        if self._supervision is not None:
+            self._supervision.remove()
+            self._supervision = None
 
     # Publishes.
 
@@ -142,10 +150,9 @@ class Lifecycle:
 
     def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
         with self.guard:
-            self._begin(task, task.request, args, kwargs)
+            self._begin(task, adapter.run_of(task, task.request, args, kwargs, self._clock()))
 
-    def _begin(self, task: Any, request: Any, args: Any, kwargs: Any) -> _Open:
-        run = adapter.run_of(task, request, args, kwargs, self._clock)
+    def _begin(self, task: Any, run: Run) -> _Open:
         opened = _Open(run, task, ExitStack(), sys.exc_info()[1])
         opened.token = _open_run.set(opened)
         self._open(opened.stack, [observer.run for observer in self._observers], run)
@@ -188,7 +195,10 @@ class Lifecycle:
             return  # The run saw it too, on its way out.
         with self.guard:
             request = Context(call.get("request") or {}, id=task_id)
-            opened = self._begin(sender, request, call.get("args"), call.get("kwargs"))
+            args, kwargs = call.get("args"), call.get("kwargs")
+            opened = self._begin(
+                sender, adapter.run_of(sender, request, args, kwargs, self._clock())
+            )
             self._fail(opened, exception)
             self._finish(opened)
 
@@ -209,11 +219,34 @@ class Lifecycle:
         if opened.run.outcome is not Outcome.FAILED or opened.run.expected:
             return
         if not isinstance(error, Exception):
-            return  # The process ends: the parent knows more, and reports it.
+            told_here = adapter.process_death(opened.run, error)
+            if not told_here:
+                return
+        self._tell_failed(opened.run)
+        _last_failure.set((opened.run.task_id, id(error)))
+
+    def _tell_failed(self, run: Run) -> None:
         for observer in self._observers:
             with self.guard:
-                observer.failed(opened.run)
-        _last_failure.set((opened.run.task_id, id(error)))
+                observer.failed(run)
+
+    def _told_afterwards(self, task: Any, request: Any, ending: Ending) -> None:
+        """The worker tells of a run that died, or of a message that never became one."""
+        with self.guard:
+            now = ending.started or self._clock()
+            run = adapter.run_of(task, request, request.args, request.kwargs, now)
+            adapter.told_afterwards(run, ending)
+            opened = self._begin(task, run)
+            if run.exception is not None:
+                self._tell_failed(run)
+            self._finish(opened)
+
+    def _worker_starts(self, **_: Any) -> None:
+        from taskobs.supervision import Supervision  # it imports the worker's modules
+
+        if self._supervision is None:
+            self._supervision = Supervision(self._told_afterwards)
+            self._supervision.install()
 
     def _finish(self, opened: _Open) -> None:
         if opened.token is not None:

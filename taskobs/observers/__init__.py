@@ -1,0 +1,1 @@
+"""What turns facts into telemetry: spans, Sentry events, log fields."""

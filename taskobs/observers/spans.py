@@ -159,15 +159,15 @@ class SpanObserver(Observer):
         run.parent_span = carried if propagation.has_span(carried) else context
         if run.chord_shelf is not None and address.trace_flags.sampled:
             run.chord_shelf.put(propagation.address_of(address))
-        started = time.perf_counter()
+        started = run.started or self._clock()
         with _attached(context):
             try:
                 yield
             finally:
-                self._end_run(run, span)
-                self._histogram.record(
-                    time.perf_counter() - started, {"task": run.task, "worker": run.hostname or ""}
-                )
+                if not run.abandoned:
+                    self._end_run(run, span)
+                    labels = {"task": run.task, "worker": run.hostname or ""}
+                    self._histogram.record(self._clock() - started, labels)
 
     def _start_run(self, run: Run, carried: otel_context.Context) -> Span:
         links = propagation.read_links(run.header(names.HEADER_LINKS))
@@ -184,6 +184,7 @@ class SpanObserver(Observer):
             kind=SpanKind.CONSUMER,
             attributes=self._with_stock(_run_attributes(run), run.stock),
             links=links,
+            start_time=None if run.started is None else int(run.started * 1e9),
         )
 
     def _end_run(self, run: Run, span: Span) -> None:
@@ -193,7 +194,7 @@ class SpanObserver(Observer):
                 span.set_status(StatusCode.ERROR, _message(run.exception))
             if run.exception is not None:
                 _record_exception(span, run.exception)
-                if outcome is Outcome.FAILED:
+                if outcome in _ERRORS:
                     span.set_attribute(names.ERROR_TYPE, _type(run.exception))
             span.set_attributes(self._end_attributes(run, outcome))
         span.end()
@@ -207,6 +208,10 @@ class SpanObserver(Observer):
             attributes[names.CELERY_REASON] = reason
             if self._stock and outcome is Outcome.RETRIED:
                 attributes[names.CELERY_RETRY_REASON] = reason
+        if run.signal is not None:
+            attributes[names.CELERY_SIGNAL] = run.signal
+        if run.exit_code is not None:
+            attributes[names.PROCESS_EXIT_CODE] = run.exit_code
         if run.requeued:
             attributes[names.CELERY_REQUEUED] = True
         if run.event_id is not None:
@@ -279,7 +284,7 @@ def _run_attributes(run: Run) -> Attributes:
                 names.CELERY_ORIGIN: run.origin,
                 names.CELERY_EAGER: run.eager or None,
                 names.CELERY_REDELIVERED: run.redelivered or None,
-                names.PROCESS_PID: os.getpid(),
+                names.PROCESS_PID: run.pid or None,
             }
         )
     )

@@ -1,0 +1,1 @@
+"""What carries finished telemetry out of this process."""

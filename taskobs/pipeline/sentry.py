@@ -27,8 +27,22 @@ IGNORED_LOGGERS: Final = (
     "celery.redirected",
     "celery.worker.job",
     "celery.worker.request",
+    "opentelemetry.*",
+    "taskobs",
 )
-"""Loggers that tell of a failed run in other words: each failure would come twice or more."""
+"""Loggers that tell of a failed run in other words, so that each failure would come twice or
+more, or of a collector that doesn't answer, which is no error of the app."""
+
+_TOLD_OTHERWISE: Final = {
+    "multiprocessing": ("exited with",),
+    "celery.worker.consumer.consumer": (
+        "Received unregistered task",
+        "Received invalid task",
+        "Can't decode message",
+        "Received and deleted unknown message",
+    ),
+}
+"""What Celery and billiard log of runs and messages that are reported with their tags."""
 
 
 class SentryPipeline:
@@ -154,7 +168,7 @@ class SentryPipeline:
         """Look at every event of this process, in runs and outside of them."""
         del hint
         told = cast("dict[str, object]", event)
-        if _tells_of_a_dead_child(told):
+        if _is_told_otherwise(told):
             return None
         if not self._send_arguments:
             redact.drop_celery_crumbs(told)
@@ -190,7 +204,6 @@ def _link(event: dict[str, object]) -> None:
         contexts["trace"] = {"trace_id": address[0], "span_id": address[1]}
 
 
-def _tells_of_a_dead_child(event: dict[str, object]) -> bool:
-    """Tell whether billiard logged that a pool child died: its run is reported, with its tags."""
-    message = redact.table(event.get("logentry")).get("message")
-    return event.get("logger") == "multiprocessing" and "exited with" in str(message)
+def _is_told_otherwise(event: dict[str, object]) -> bool:
+    message = str(redact.table(event.get("logentry")).get("message"))
+    return any(words in message for words in _TOLD_OTHERWISE.get(str(event.get("logger")), ()))

@@ -1,0 +1,226 @@
+"""What only the worker itself sees: runs whose process died, and messages that never ran.
+
+Celery's signals tell too little of these (a hard time limit twice, a lost child without its
+request), so the request class that the worker makes for each task is extended: its callbacks
+come once per delivery, on every pool, with the message's headers at hand.
+"""
+
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from signal import Signals
+from typing import Any, Final, Protocol
+
+import wrapt
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import signals
+from celery.app.task import Context
+from celery.exceptions import NotRegistered
+from celery.worker import strategy
+from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from taskobs.facts import Ending, Outcome
+
+_UID: Final = "taskobs.supervision."
+# As billiard words it: Worker exited prematurely: signal 9 (SIGKILL) Job: 3.
+_SIGNAL: Final = re.compile(r"\bsignal (\d+)")
+_EXIT_CODE: Final = re.compile(r"\bexitcode (-?\d+)")
+_UNDECODABLE: Final = (DecodeError, ContentDisallowed)
+_NAME_CHARS: Final = 200
+
+
+class Report(Protocol):
+    """Where it is reported to."""
+
+    def __call__(self, task: Any, request: Any, ending: Ending) -> None:
+        """Take the end of one delivery of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerTask:
+    """Stands for a task that this worker does not have: a name, from whoever sent it."""
+
+    name: str
+    app: Any
+    throws: tuple[type[BaseException], ...] = ()
+    backend: Any = None
+
+
+class Supervision:
+    """Extends the worker's request class, and listens for messages that are no runs."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._on = False
+        self._undo: list[Callable[[], None]] = []
+
+    def install(self) -> None:
+        """Watch the requests of workers that start from now on."""
+        self._on = True
+        self._wrap(strategy, "create_request_cls", self._create_request_class)
+        self._wrap(Consumer, "on_decode_error", self._decode_failed)
+        signals.task_unknown.connect(self._unknown, weak=False, dispatch_uid=_UID + "unknown")
+        signals.task_rejected.connect(self._rejected, weak=False, dispatch_uid=_UID + "rejected")
+
+    def remove(self) -> None:
+        """Watch no more; classes that a running worker has made stay, and report nothing."""
+        self._on = False
+        while self._undo:
+            self._undo.pop()()
+        signals.task_unknown.disconnect(dispatch_uid=_UID + "unknown")
+        signals.task_rejected.disconnect(dispatch_uid=_UID + "rejected")
+
+    def _wrap(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
+        original = owner.__dict__[name]
+        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: self._on)
+        setattr(owner, name, wrapper)
+
+        def undo() -> None:
+            if owner.__dict__.get(name) is wrapper:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+
+    def _create_request_class(
+        self, create: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return _watched(create(*args, **kwargs), self._ended)
+
+    def _ended(self, request: Any, ending: Ending) -> None:
+        if self._on:
+            context = Context(request.request_dict, hostname=request.hostname)
+            self._report(request.task, context, ending)
+
+    # Messages that are no runs.
+
+    def _decode_failed(
+        self, handle: Callable[..., Any], consumer: Any, args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        message, error = [*args, None, None][:2]
+        self._stranger(consumer, message, error)
+        return handle(*args, **kwargs)
+
+    def _unknown(self, *, sender: Any, message: Any, name: Any, **_: Any) -> None:
+        # Celery's own exception is a KeyError of the name; NotRegistered says what it means.
+        self._stranger(sender, message, NotRegistered(name))
+
+    def _rejected(self, *, sender: Any, message: Any, exc: Any = None, **_: Any) -> None:
+        self._stranger(sender, message, exc or ValueError("not a message of a task"))
+
+    def _stranger(self, consumer: Any, message: Any, error: BaseException | None) -> None:
+        headers = message.headers if isinstance(getattr(message, "headers", None), dict) else {}
+        body = _decoded(message) if "task" not in headers else {}
+        known = headers if "task" in headers else body
+        context = Context(
+            {key: value for key, value in headers.items() if isinstance(key, str)},
+            id=_short(known.get("id")),
+            delivery_info=getattr(message, "delivery_info", None) or {},
+            hostname=getattr(consumer, "hostname", None),
+        )
+        task = StrangerTask(_short(known.get("task")) or "unknown", consumer.app)
+        self._report(task, context, Ending(outcome=Outcome.UNKNOWN, error=error))
+
+
+def _decoded(message: Any) -> dict[str, Any]:
+    """Return the body of a message in protocol 1, which has the task's name."""
+    try:
+        payload = message.payload
+    except Exception:  # noqa: BLE001  # it may be anything
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
+def _short(value: Any) -> str:
+    return str(value)[:_NAME_CHARS] if isinstance(value, (str, int)) else ""
+
+
+def _watched(base: type[Any], ended: Callable[[Any, Ending], None]) -> type[Any]:
+    """Extend a request class by what is told of each delivery that a child can't tell."""
+
+    class WatchedRequest(base):  # type: ignore[misc]  # made at run time
+        _taskobs_told = False
+
+        def on_timeout(self, soft: Any, timeout: Any) -> None:
+            if not soft:
+                self._taskobs_tell(_lost(self, TimeLimitExceeded(timeout)))
+            super().on_timeout(soft, timeout)
+
+        def on_failure(
+            self, exc_info: Any, send_failed_event: Any = True, return_ok: Any = None
+        ) -> Any:
+            # With return_ok it is the task's own failure, which the run has reported.
+            if not return_ok:
+                error = getattr(exc_info.exception, "exc", exc_info.exception)
+                self._taskobs_tell(_pool_failure(self, error))
+            return super().on_failure(
+                exc_info, send_failed_event=send_failed_event, return_ok=return_ok
+            )
+
+        def _announce_revoked(self, reason: Any, terminated: Any, signum: Any, expired: Any) -> Any:
+            self._taskobs_tell(_revoked(self, reason, terminated, signum, expired))
+            return super()._announce_revoked(reason, terminated, signum, expired)
+
+        def _taskobs_tell(self, ending: Ending | None) -> None:
+            # A run in this very process (solo, threads, greenlets) tells for itself.
+            here = self.time_start and self.worker_pid == os.getpid()
+            if ending is None or here or self._taskobs_told:
+                return
+            self._taskobs_told = True
+            ended(self, ending)
+
+    return WatchedRequest
+
+
+def _lost(request: Any, error: BaseException) -> Ending:
+    text = str(error)
+    signum, code = _SIGNAL.search(text), _EXIT_CODE.search(text)
+    return Ending(
+        outcome=Outcome.LOST,
+        error=error,
+        started=request.time_start,
+        pid=request.worker_pid,
+        signal=_signal_name(signum.group(1)) if signum else None,
+        exit_code=int(code.group(1)) if code else None,
+    )
+
+
+def _pool_failure(request: Any, error: BaseException) -> Ending | None:
+    if isinstance(error, _UNDECODABLE):
+        return Ending(outcome=Outcome.UNKNOWN, error=error, started=request.time_start)
+    if isinstance(error, Terminated):
+        return None  # announced as revoked
+    if request._already_revoked or getattr(request, "_already_cancelled", False):  # noqa: SLF001  # Celery's
+        return None
+    if isinstance(error, SystemExit):
+        lost = WorkerLostError(f"Worker exited prematurely: exitcode {error.code}")
+        return _lost(request, lost)
+    if isinstance(error, (WorkerLostError, TimeLimitExceeded, KeyboardInterrupt)):
+        return _lost(request, error)
+    return None
+
+
+def _revoked(request: Any, reason: Any, terminated: Any, signum: Any, expired: Any) -> Ending:
+    name = _signal_name(signum) if terminated else None
+    return Ending(
+        outcome=Outcome.EXPIRED if expired else Outcome.REVOKED,
+        started=request.time_start if terminated else None,
+        pid=request.worker_pid if terminated else None,
+        signal=name,
+        reason=str(reason),
+    )
+
+
+def _signal_name(signum: Any) -> str | None:
+    found = re.search(r"\d+", str(signum))
+    try:
+        return Signals(int(found.group())).name if found else None
+    except ValueError:
+        return str(signum)
