@@ -154,7 +154,10 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None]) -> type[Any]
             super().on_timeout(soft, timeout)
 
         def on_failure(
-            self, exc_info: Any, send_failed_event: Any = True, return_ok: Any = None
+            self,
+            exc_info: Any,
+            send_failed_event: Any = True,  # noqa: FBT002  # as Celery has it
+            return_ok: Any = None,
         ) -> Any:
             # With return_ok it is the task's own failure, which the run has reported.
             if not return_ok:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ SECRET = "pa55word-of-nobody"  # noqa: S105  # an argument that must not show up
 @pytest.fixture(params=["redis", "rabbitmq"])
 def shop(
     request: pytest.FixtureRequest, live: LiveApp, receiver: Receiver
-) -> Generator[tuple[Worker, Producer, Receiver]]:
+) -> tuple[Worker, Producer, Receiver]:
     """A prefork worker and a producer."""
     names = {"redis": "redis_broker", "rabbitmq": "rabbit_broker"}
     broker: Broker = request.getfixturevalue(names[request.param])
