@@ -158,9 +158,16 @@ def told_afterwards(run: Run, ending: Ending) -> None:
     run.signal, run.exit_code, run.reason = ending.signal, ending.exit_code, ending.reason
 
 
-def outcome_of(state: str | None) -> Outcome:
-    """Translate Celery's state at the end of a run."""
-    return _STATES.get(state or "", Outcome.FAILED)
+def conclude(task: Any, run: Run, state: str | None, result: Any) -> None:
+    """Note the end of a run that Celery has told of by no other signal than the last.
+
+    Of ``Reject`` and ``Ignore`` it gives the exception as the run's result.
+    """
+    outcome = _STATES.get(state or "", Outcome.FAILED)
+    if outcome in (Outcome.REJECTED, Outcome.IGNORED) and isinstance(result, BaseException):
+        failure(task, run, result)
+    else:
+        run.outcome = outcome
 
 
 def _reason(error: BaseException) -> str | None:

@@ -171,23 +171,24 @@ class Lifecycle:
             with self.guard:
                 adapter.failure(opened.task, opened.run, reason)
 
-    def _run_ended(self, *, task_id: str, state: str | None, **_: Any) -> None:
+    def _run_ended(self, *, task_id: str, state: str | None, retval: Any, **_: Any) -> None:
         opened = self._opened(task_id)
         if opened is None:
             return
         try:
-            self._conclude(opened, state)
+            self._conclude(opened, state, retval)
         finally:
             self._finish(opened)
 
-    def _conclude(self, opened: _Open, state: str | None) -> None:
+    def _conclude(self, opened: _Open, state: str | None, result: Any) -> None:
         error = sys.exc_info()[1]
         if error is not None and error is not opened.handling:
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
             if error not in opened.reported:
                 self._fail(opened, error)
         elif opened.run.outcome is None:
-            opened.run.outcome = adapter.outcome_of(state)
+            with self.guard:
+                adapter.conclude(opened.task, opened.run, state, result)
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
