@@ -13,6 +13,7 @@ import pytest
 
 from taskobs.demo.receiver import Receiver
 from tests.live import services
+from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp, file_broker_in
 from tests.live.shop import Shop, open_shop
 
@@ -125,3 +126,22 @@ def shop(redis_server: services.Redis, tmp_path_factory: pytest.TempPathFactory)
     url, folder = redis_server.url(), tmp_path_factory.mktemp("shop")
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
         yield open_shop(app, Broker("redis", url, url), receiver)
+
+
+@pytest.fixture(
+    scope="module", params=["redis-prefork", "rabbitmq-prefork", "redis-solo", "rabbitmq-solo"]
+)
+def each_shop(
+    request: pytest.FixtureRequest,
+    redis_server: services.Redis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[AuditedShop]:
+    """A worker with a pool that forks, and one without, over each real broker in turn."""
+    kind, _, pool = str(request.param).partition("-")
+    url = redis_server.url()
+    if kind == "rabbitmq":
+        rabbitmq: services.RabbitMQ = request.getfixturevalue("rabbitmq_server")
+        url = rabbitmq.url()
+    folder, backend = tmp_path_factory.mktemp(request.param), redis_server.url()
+    with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        yield open_audited(app, Broker(kind, url, backend), receiver, pool)

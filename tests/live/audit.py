@@ -1,0 +1,54 @@
+"""A shop whose tests say what they expect of each task, and which is held to it in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from taskobs import names
+from tests.live.shop import Shop, open_shop, tags
+
+if TYPE_CHECKING:
+    from taskobs.demo.receiver import Receiver
+    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from tests.live.celery_process import Broker, LiveApp
+
+WAREHOUSE = "tests.live.apps.warehouse"
+"""Tasks that the worker of an audited shop knows, and its producer does not."""
+
+
+@dataclass(frozen=True)
+class AuditedShop(Shop):
+    """Keeps the numbers of spans and events that were asked for, task by task.
+
+    A test can't wait for what does not come; `audit` says in the end whether it came.
+    """
+
+    expected_spans: Counter[str] = field(default_factory=Counter[str])
+    expected_events: Counter[str] = field(default_factory=Counter[str])
+
+    def spans(self, task_id: str, number: int, *, timeout: float = 30.0) -> list[ReceivedSpan]:
+        """Wait for exactly ``number`` spans (publish and run) of a task; all, oldest first."""
+        self.expected_spans[task_id] = number
+        return super().spans(task_id, number, timeout=timeout)
+
+    def events(self, task_id: str, number: int, *, timeout: float = 30.0) -> list[ReceivedEvent]:
+        """Wait for exactly ``number`` Sentry events of a task; 0 is left to `audit`."""
+        self.expected_events[task_id] = number
+        return super().events(task_id, number, timeout=timeout)
+
+    def audit(self) -> None:
+        """Stop the producer and the worker warmly, and compare all that came with the claims."""
+        assert self.producer.close() == 0
+        assert self.worker.stop(timeout=60) == 0
+        spans, events = self.receiver.spans, self.receiver.events
+        spans_came = Counter(str(s.attributes.get(names.MESSAGING_MESSAGE_ID)) for s in spans)
+        events_came = Counter(str(tags(event).get(names.TAG_TASK_ID)) for event in events)
+        assert spans_came == self.expected_spans, [span.name for span in spans]
+        assert events_came == +self.expected_events, events
+
+
+def open_audited(live: LiveApp, broker: Broker, receiver: Receiver, pool: str) -> AuditedShop:
+    """Start a worker of that pool and a producer."""
+    return AuditedShop(**vars(open_shop(live, broker, receiver, "-I", WAREHOUSE, pool=pool)))
