@@ -80,11 +80,8 @@ def table(value: object) -> dict[str, object]:
 
 def rows(value: object) -> list[dict[str, object]]:
     """Read a part of an event as a list of dicts, leaving out what is none."""
-    return (
-        [row for row in cast("list[dict[str, object]]", value) if isinstance(row, dict)]
-        if isinstance(value, list)
-        else []
-    )
+    found = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("dict[str, object]", row) for row in found if isinstance(row, dict)]
 
 
 def belongs_to_celery(module: object) -> bool:
@@ -101,7 +98,7 @@ def _frames(event: dict[str, object]) -> Iterator[dict[str, object]]:
     stacks = [event.get("stacktrace")]
     for section in ("exception", "threads"):
         part = event.get(section)
-        values = table(part).get("values") if isinstance(part, dict) else part
+        values: object = table(part).get("values") if isinstance(part, dict) else part
         stacks += [row.get("stacktrace") for row in rows(values)]
     for stack in stacks:
         yield from rows(table(stack).get("frames"))
@@ -126,15 +123,16 @@ class _Cutter:
         return self._leaf(value, kind)
 
     def _mapping(self, value: dict[object, object], depth: int) -> object:
+        length = dict[object, object].__len__(value)
         if depth == 0:
-            return self._text(f"<{dict.__len__(value)} items>")
+            return self._text(f"<{length} items>")
         found: dict[str, object] = {}
-        for key, item in list(islice(dict.items(value), MAX_ITEMS)):
+        for key, item in list(islice(dict[object, object].items(value), MAX_ITEMS)):
             name = self._name(key)
             self.left -= len(name)
             found[name] = FILTERED if self._secret(name) else self.cut(item, depth - 1)
-        if dict.__len__(value) > MAX_ITEMS:
-            found[_CUT] = f"{dict.__len__(value) - MAX_ITEMS} more"
+        if length > MAX_ITEMS:
+            found[_CUT] = f"{length - MAX_ITEMS} more"
         return found
 
     def _sequence(self, items: Iterator[object], depth: int) -> object:

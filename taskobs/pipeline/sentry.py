@@ -141,7 +141,7 @@ class SentryPipeline:
         ignored = _ignored_loggers()
         self._silenced = [name for name in IGNORED_LOGGERS if name not in ignored]
         for name in self._silenced:
-            sentry_logging.ignore_logger(name)
+            ignored.add(name)
         register = getattr(sentry_scope, "register_external_propagation_context", None)
         if register is not None and _slot() in (None, span_address):
             register(span_address)
@@ -191,7 +191,9 @@ def _slot() -> object:
 
 
 def _ignored_loggers() -> set[str]:
-    return getattr(sentry_logging, "_IGNORED_LOGGERS", set[str]())
+    """Return Sentry's own set; in 3.x ``ignore_logger`` means another one."""
+    old: set[str] = getattr(sentry_logging, "_IGNORED_LOGGERS", set[str]())
+    return getattr(sentry_logging, "_IGNORED_LOGGERS_EVENTS", old)
 
 
 def _link(event: dict[str, object]) -> None:

@@ -30,22 +30,27 @@ class SentrySettings(Protocol):
     @property
     def sentry_dsn(self) -> str | None:
         """Where errors go; None for nowhere."""
+        ...
 
     @property
     def environment(self) -> str | None:
         """What Sentry calls the environment; None for Sentry's own default."""
+        ...
 
     @property
     def release(self) -> str | None:
         """The release; None for Sentry's own guess."""
+        ...
 
     @property
     def send_arguments(self) -> bool:
         """Whether the arguments of failed tasks are sent."""
+        ...
 
     @property
     def shutdown_timeout(self) -> float:
         """Seconds that a shutdown may take."""
+        ...
 
 
 def make_client(settings: SentrySettings) -> BaseClient:

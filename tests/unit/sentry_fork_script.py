@@ -11,10 +11,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 warnings.simplefilter("ignore")
 
-import sentry_sdk
+import sentry_sdk  # noqa: E402 - after the path is set
 
-from taskobs.pipeline.sentry import SentryPipeline
-from tests.unit.sentry_kit import Settings
+from taskobs.pipeline.sentry import SentryPipeline  # noqa: E402
+from tests.unit.sentry_kit import Settings  # noqa: E402
 
 
 def main(dsn: str, mode: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import sentry_sdk
 from sentry_sdk.envelope import Envelope
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 from taskobs.facts import Run, SpanAddress
@@ -45,6 +47,10 @@ class Kept(Transport):
 def user_init(**options: Any) -> Kept:
     """Call ``sentry_sdk.init()`` as an app would."""
     kept = Kept({"dsn": DSN})
+    if "default_integrations" not in options:  # 3.x has none for logging by default
+        options.setdefault("integrations", [])
+        if not any(isinstance(one, LoggingIntegration) for one in options["integrations"]):
+            options["integrations"] += [LoggingIntegration(event_level=logging.ERROR)]
     sentry_sdk.init(dsn=DSN, transport=kept, **options)
     return kept
 
