@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from celery import signals
 from celery.utils.dispatch import Signal
 from opentelemetry import trace
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.live.process import LASTING
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from xdist.remote import Producer
 
 OURS = ("taskobs", "OtelBatchSpanRecordProcessor", "sentry-sdk")
 PATIENCE = 2.0
@@ -93,3 +97,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("not tested on this machine")
     for reason, number in reasons.most_common():
         terminalreporter.write_line(f"{number:4} skipped: {reason}")
+
+
+class SharedWorkers(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Runs the tests of a module in one process: they share its fixtures.
+
+    Live tests over several brokers and pools, ``[redis-prefork]`` for one, may run in several.
+    (Marks named ``xdist_group`` do the same, and have no effect on pytest 9 with xdist 3.8.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        variant = re.search(r"\[((?:redis|rabbitmq)-\w+)", nodeid)
+        module = super()._split_scope(nodeid)
+        return f"{module}[{variant[1]}]" if variant else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedWorkers:
+    """Tell xdist how to spread the tests over processes."""
+    return SharedWorkers(config, log)
