@@ -6,30 +6,36 @@ import os
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from types import FrameType, TracebackType
 
     from typing_extensions import Self
 
 GRACE = 10.0
 """Seconds between TERM and KILL."""
+HURRY = 3.0
+"""The same, after an error or Ctrl-C."""
 
 
 class Process:
-    """Start a command in a session of its own; a Ctrl-C in the terminal does not reach it."""
+    """A command in a session of its own; a Ctrl-C in the terminal does not reach it."""
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str]) -> None:
-        """Start it; output and errors are read together, line by line."""
+        """Say what to start; output and errors will be read together, line by line."""
+        self._command = command
+        self._environment = environment
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._ended = False
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603  (our own command)
-            command,
-            env=dict(environment),
+            self._command,
+            env=dict(self._environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -86,7 +92,13 @@ class Process:
             self._changed.notify_all()
 
     def __enter__(self) -> Self:
-        """Give the process, which runs already."""
+        """Start it. Only from the main thread."""
+        with _uninterrupted() as interrupts:
+            self._start()
+        if interrupts:
+            with _uninterrupted():
+                self.stop(HURRY)
+            signal.raise_signal(interrupts[0])
         return self
 
     def __exit__(
@@ -95,5 +107,24 @@ class Process:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop it; at once when something went wrong."""
-        self.stop(GRACE if error is None else 3.0)
+        """Stop it; sooner when something went wrong."""
+        with _uninterrupted() as interrupts:
+            self.stop(GRACE if error is None else HURRY)
+        if interrupts and error is None:
+            signal.raise_signal(interrupts[0])
+
+
+@contextmanager
+def _uninterrupted() -> Generator[list[int]]:
+    """Collect Ctrl-C and TERM: a process half started, or half stopped, would be left behind."""
+    collected: list[int] = []
+
+    def collect(number: int, _: FrameType | None) -> None:
+        collected.append(number)
+
+    before = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield collected
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

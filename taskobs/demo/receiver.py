@@ -78,6 +78,7 @@ class Receiver:
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
             name="taskobs-receiver",
+            daemon=True,
         )
         self._thread.start()
 

@@ -123,7 +123,7 @@ def _variables(
 ) -> dict[str, str]:
     """The environment of worker and producer: the user's, completed by the receiver's address."""
     variables = {key: value for key, value in environment.items() if key not in DISABLING}
-    variables |= {"SHOP_FOLDER": str(folder), "PYTHONUNBUFFERED": "1"}
+    variables |= {"SHOP_FOLDER": str(folder), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
     if target.otlp is None:
         variables = {k: v for k, v in variables.items() if not k.startswith("OTEL_")}
         variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
