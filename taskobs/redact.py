@@ -97,8 +97,7 @@ def _celery_logger(record: dict[str, object], key: str) -> bool:
 def _frames(event: dict[str, object]) -> Iterator[dict[str, object]]:
     stacks = [event.get("stacktrace")]
     for section in ("exception", "threads"):
-        part = event.get(section)
-        values: object = table(part).get("values") if isinstance(part, dict) else part
+        values = table(event.get(section)).get("values")
         stacks += [row.get("stacktrace") for row in rows(values)]
     for stack in stacks:
         yield from rows(table(stack).get("frames"))
