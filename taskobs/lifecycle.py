@@ -163,7 +163,8 @@ class Lifecycle:
         if opened is not None:
             # Celery is in its `except` block: there is the exception itself, with its frames,
             # where the signal has a copy that can be pickled.
-            self._fail(opened, sys.exc_info()[1] or exception)
+            handled = sys.exc_info()[1]
+            self._fail(opened, exception if handled is None else handled)
 
     def _run_retried(self, *, request: Any, reason: BaseException, **_: Any) -> None:
         opened = self._opened(request.id)
@@ -182,10 +183,9 @@ class Lifecycle:
 
     def _conclude(self, opened: _Open, state: str | None, result: Any) -> None:
         error = sys.exc_info()[1]
-        if error is not None and error is not opened.handling:
+        if error is not None and (state is None or error is not opened.handling):
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
-            if error not in opened.reported:
-                self._fail(opened, error)
+            self._fail(opened, error)
         elif opened.run.outcome is None:
             with self.guard:
                 adapter.conclude(opened.task, opened.run, state, result)
@@ -212,7 +212,7 @@ class Lifecycle:
             opened.run.outcome = outcome
 
     def _fail(self, opened: _Open, error: BaseException) -> None:
-        if error in opened.reported:
+        if any(error is reported for reported in opened.reported):
             return
         opened.reported.append(error)
         with self.guard:
@@ -267,4 +267,5 @@ class Lifecycle:
     ) -> None:
         for opener in openers:
             with self.guard:
+                stack.enter_context(self.guard)  # one that fails to close harms no other
                 stack.enter_context(opener(fact))
