@@ -200,7 +200,7 @@ function choose(spanId, scroll) {
   panel.replaceChildren(...drawDetail(row));
   panel.scrollTop = 0;
   if (scroll) {
-    row.button.scrollIntoView({ block: "center" });
+    row.button.scrollIntoView({ block: "start" });
     row.button.focus({ preventScroll: true });
   }
 }
