@@ -18,6 +18,11 @@ WAREHOUSE = "tests.live.apps.warehouse"
 """Tasks that the worker of an audited shop knows, and its producer does not."""
 
 
+def outcome(span: ReceivedSpan) -> object:
+    """Give the outcome of a run."""
+    return span.attributes[names.CELERY_OUTCOME]
+
+
 @dataclass(frozen=True)
 class AuditedShop(Shop):
     """Keeps the numbers of spans and events that were asked for, task by task.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskobs import names
-from tests.live.audit import WAREHOUSE
+from tests.live.audit import WAREHOUSE, outcome
 from tests.live.celery_process import SHOP
 from tests.live.shop import tags, trace_of
 
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from taskobs.demo.wire import ReceivedSpan
     from tests.live.audit import AuditedShop
 
+PREFORK = ["redis-prefork", "rabbitmq-prefork"]
 TAGS = {value for name, value in vars(names).items() if name.startswith("TAG_")}
-
-
-def outcome(span: ReceivedSpan) -> object:
-    return span.attributes[names.CELERY_OUTCOME]
 
 
 def reasons(span: ReceivedSpan) -> list[object]:
@@ -161,7 +158,7 @@ def test_retries_exhausted(each_shop: AuditedShop) -> None:
     assert (outcome(last), last.status) == ("failed", "error")
     [event] = each_shop.events(task_id, 1)
     assert trace_of(event) == (last.trace_id, last.span_id)
-    assert tags(event)[names.TAG_ATTEMPT] == 2
+    assert str(tags(event)[names.TAG_ATTEMPT]) == "2"
 
 
 def test_ignore(each_shop: AuditedShop) -> None:
@@ -195,7 +192,7 @@ def test_reject_and_requeue(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
-@pytest.mark.parametrize("each_shop", ["redis-prefork", "rabbitmq-prefork"], indirect=True)
+@pytest.mark.parametrize("each_shop", PREFORK, indirect=True)
 def test_soft_time_limit(each_shop: AuditedShop) -> None:
     """I get one event of a task that ran into its soft limit, in a group for that task."""
     task_id = each_shop.call("soft_limit.delay()")
@@ -207,7 +204,7 @@ def test_soft_time_limit(each_shop: AuditedShop) -> None:
     assert trace_of(event) == (run.trace_id, run.span_id)
 
 
-@pytest.mark.parametrize("each_shop", ["redis-prefork", "rabbitmq-prefork"], indirect=True)
+@pytest.mark.parametrize("each_shop", PREFORK, indirect=True)
 def test_soft_time_limit_that_the_task_handles(each_shop: AuditedShop) -> None:
     """I clean up when the soft limit comes, and succeed."""
     task_id = each_shop.call("soft_limit_handled.delay()")
@@ -226,12 +223,22 @@ def test_result_that_cannot_be_stored(each_shop: AuditedShop) -> None:
     assert trace_of(event) == (run.trace_id, run.span_id)
 
 
-@pytest.mark.parametrize("hook", ["on_success", "on_failure", "after_return"])
+@pytest.mark.parametrize("hook", ["on_success", "after_return"])
 def test_hook_that_raises(each_shop: AuditedShop, hook: str) -> None:
     """I break a hook of my task, and hear of it once, from the run's own span."""
-    task_id = each_shop.run(f"result = app.app.send_task('{WAREHOUSE}.broken_{hook}').id")
-    publish, run = each_shop.spans(task_id, 2)
-    [event] = each_shop.events(task_id, 1)
+    broken_hook(each_shop, hook)
+
+
+@pytest.mark.parametrize("each_shop", PREFORK, indirect=True)
+def test_on_failure_that_raises(each_shop: AuditedShop) -> None:
+    """I break the hook for failures, and hear of it once; without prefork it ends the worker."""
+    broken_hook(each_shop, "on_failure")
+
+
+def broken_hook(shop: AuditedShop, hook: str) -> None:
+    task_id = shop.run(f"result = app.app.send_task('{WAREHOUSE}.broken_{hook}').id")
+    publish, run = shop.spans(task_id, 2)
+    [event] = shop.events(task_id, 1)
     assert run.parent_id == publish.span_id
     assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)

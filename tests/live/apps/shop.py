@@ -161,7 +161,7 @@ def unserializable() -> object:
 @app.task
 def eager_inner(x: int) -> int:
     """Run another task eagerly, and give what it gave."""
-    return int(add.apply(args=(x, 1)).get())
+    return int(add.apply(args=(x, 1)).get(disable_sync_subtasks=False))
 
 
 @app.task
