@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final
 
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend
 
 from taskobs.facts import Shelf
 
@@ -68,7 +68,7 @@ def shelf_of(task: Any, request: Any) -> Shelf | None:
     if not group_id or not isinstance(body, Mapping):
         return None
     backend = task.backend
-    if not isinstance(backend, KeyValueStoreBackend):
+    if not isinstance(backend, BaseKeyValueStoreBackend):
         return None
     return BackendShelf(backend, group_id, index, body)
 
