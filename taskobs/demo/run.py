@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -27,10 +29,13 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT = 30.0
 ORDERS_TIMEOUT = 40.0
+REACH_TIMEOUT = 2.0
 SHOP = "taskobs.demo.shop"
 DELIVERED = "delivered"
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED")
+DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED", "TASKOBS_LOG_IDS")
+JAEGER_PORT = 16686
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class DemoError(click.ClickException):
@@ -54,14 +59,14 @@ class Target:
 
     otlp: str | None
     """The user's OTLP endpoint, or None for the receiver."""
-    sentry: bool
-    """Whether the user's own DSN is used."""
+    sentry: str | None
+    """The user's DSN, or None for the receiver; a secret."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Target:
         """Read the variables."""
         named = [environment[name] for name in OTLP_VARIABLES if environment.get(name)]
-        return cls(otlp=named[0] if named else None, sentry=bool(environment.get("SENTRY_DSN")))
+        return cls(otlp=named[0] if named else None, sentry=environment.get("SENTRY_DSN") or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +81,11 @@ class Order:
 def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
     """Run the demo and print what it shows; raises `DemoError`."""
     began = time.monotonic()
+    if not options.page.resolve().parent.is_dir():
+        raise DemoError(f"--page: there is no folder {options.page.resolve().parent}")
     target = Target.of(environment)
     click.echo(click.style("taskobs demo", bold=True) + "  a shop on Celery, watched by one line\n")
+    _warn_of_silence(target)
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         folder = stack.enter_context(_workspace(keep=options.keep))
@@ -87,6 +95,30 @@ def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
         (folder / "worker.log").write_text("\n".join(log), encoding="utf-8")
         _show(options, target, orders, receiver, log)
     click.echo(click.style(f"\n{time.monotonic() - began:.1f} s in all", dim=True))
+
+
+def _warn_of_silence(target: Target) -> None:
+    """Say at once when nothing listens where the user's variables point."""
+    for variable, address in ((OTLP_VARIABLES[0], target.otlp), ("SENTRY_DSN", target.sentry)):
+        place = _place(address or "")
+        if place is None:
+            continue
+        try:
+            socket.create_connection(place, timeout=REACH_TIMEOUT).close()
+        except OSError:
+            where = f"{place[0]}:{place[1]}"  # no more of it: it may hold a password
+            text = f"  ! nothing answers at {where} ({variable}); unset it to see all of it here"
+            click.echo(click.style(text, fg="yellow"))
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Host and port of an address; None where it does not say, which is for init() to refuse."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname and port else None
 
 
 def _serve(variables: dict[str, str]) -> tuple[list[Order], Sequence[str]]:
@@ -127,9 +159,9 @@ def _variables(
     if target.otlp is None:
         variables = {k: v for k, v in variables.items() if not k.startswith("OTEL_")}
         variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
-    if not target.sentry:
+    if target.sentry is None:
         variables["SENTRY_DSN"] = receiver.dsn
-    if target.otlp is None or not target.sentry:  # no proxy stands between here and here
+    if None in {target.otlp, target.sentry}:  # no proxy stands between here and here
         for name in ("NO_PROXY", "no_proxy"):
             variables[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1")))
     return variables
@@ -159,9 +191,11 @@ def _show(
 
 def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace]) -> None:
     if target.otlp is not None:
-        _heading(f"The traces are at {target.otlp}: look for these ids")
+        host = (_place(target.otlp) or ("the OTLP endpoint", 0))[0]
+        _heading(f"The traces are with the backend at {host}: look for these ids")
         for order in orders:
             click.echo(f"  {order.trace_id}  order {order.order}: {tree.printable(order.outcome)}")
+        click.echo(f"  A Jaeger there shows them at http://{host}:{JAEGER_PORT}/trace/<id>")
         return
     for order in orders:
         _heading(f"Order {order.order}: {tree.printable(order.outcome)}")
@@ -171,7 +205,7 @@ def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace
 
 
 def _show_issues(target: Target, orders: Sequence[Order], issues: Sequence[Issue]) -> None:
-    if target.sentry:
+    if target.sentry is not None:
         _heading("The issue is in the Sentry project of SENTRY_DSN: search for")
         for order in orders:
             if order.outcome != DELIVERED:
@@ -192,8 +226,8 @@ def _write_page(options: Options, html: str) -> None:
 
 
 def _log_line(log: Sequence[str], *ids: str) -> str:
-    """The first line that carries an id; the earlier ids are the better ones."""
-    return next((line for wanted in ids if wanted for line in log if wanted in line), "")
+    """The last line that carries an id; the earlier ids are the better ones."""
+    return next((line for wanted in ids if wanted for line in reversed(log) if wanted in line), "")
 
 
 def _heading(text: str) -> None:
