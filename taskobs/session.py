@@ -116,10 +116,17 @@ class Session:
             )
             undo.callback(self._traces.withdraw)
         if settings.errors or _sentry_is_active():
-            from taskobs.pipeline.sentry import SentryPipeline  # 0.8 s, if wanted
+            self._start_errors(undo)
 
-            self._sentry = SentryPipeline.start(settings)
-            undo.callback(self._sentry.close, 0.0)
+    def _start_errors(self, undo: ExitStack) -> None:
+        from taskobs.observers.sentry import SentryObserver  # 0.8 s, if wanted
+        from taskobs.pipeline.sentry import SentryPipeline
+
+        self._sentry = SentryPipeline.start(self.settings)
+        undo.callback(self._sentry.close, 0.0)
+        errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
+        shared_lifecycle().attach(errors)
+        undo.callback(shared_lifecycle().detach, errors)
 
     def _observe(self, undo: ExitStack) -> None:
         lifecycle = shared_lifecycle()
@@ -131,12 +138,6 @@ class Session:
                     skip_dep_check=True, stock_attributes=self.settings.stock_attributes
                 )
                 undo.callback(instrumentor.uninstrument)
-        if self._sentry is not None:
-            from taskobs.observers.sentry import SentryObserver  # as above
-
-            errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
-            lifecycle.attach(errors)
-            undo.callback(lifecycle.detach, errors)
         if self.settings.log_ids:
             self._cover_loggers()
             undo.callback(self._logs.close)
@@ -153,6 +154,8 @@ class Session:
     def became(self, role: Role) -> None:
         """Celery has told the role of this process."""
         self.role = role
+        if self._sentry is None and _sentry_is_active():  # the app initialised it after us
+            self._start_errors(self._undo)
         if self.settings.log_ids:
             self._cover_loggers()
 
