@@ -43,6 +43,9 @@ _TOLD_OTHERWISE: Final = {
     ),
 }
 """What Celery and billiard log of runs and messages that are reported with their tags."""
+_CHORD_FAILED: Final = "Chord %r raised: %r"
+_CHORD_BROKE: Final = frozenset({"TimeoutError", "OperationalError"})
+"""What breaks a chord itself; whatever else Celery logs of one is a header task's failure."""
 
 
 class SentryPipeline:
@@ -208,4 +211,7 @@ def _link(event: dict[str, object]) -> None:
 
 def _is_told_otherwise(event: dict[str, object]) -> bool:
     message = str(redact.table(event.get("logentry")).get("message"))
+    if message == _CHORD_FAILED:
+        raised = redact.rows(redact.table(event.get("exception")).get("values"))
+        return not any(error.get("type") in _CHORD_BROKE for error in raised[-1:])
     return any(words in message for words in _TOLD_OTHERWISE.get(str(event.get("logger")), ()))
