@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -14,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
-from taskobs.demo import page, tree
+from taskobs.demo import report, tree
 from taskobs.demo.process import Process
 from taskobs.demo.receiver import Receiver
-from taskobs.demo.traces import Issue, Trace, assemble, issue
+from taskobs.demo.report import Order
+from taskobs.demo.target import Target, warn_of_silence
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -29,13 +28,8 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT = 30.0
 ORDERS_TIMEOUT = 40.0
-REACH_TIMEOUT = 2.0
 SHOP = "taskobs.demo.shop"
-DELIVERED = "delivered"
-OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED", "TASKOBS_LOG_IDS")
-JAEGER_PORT = 16686
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class DemoError(click.ClickException):
@@ -53,31 +47,6 @@ class Options:
     """Show the page in the browser."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where telemetry goes: the receiver here, or what the user's variables name."""
-
-    otlp: str | None
-    """The user's OTLP endpoint, or None for the receiver."""
-    sentry: str | None
-    """The user's DSN, or None for the receiver; a secret."""
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Target:
-        """Read the variables."""
-        named = [environment[name] for name in OTLP_VARIABLES if environment.get(name)]
-        return cls(otlp=named[0] if named else None, sentry=environment.get("SENTRY_DSN") or None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What the producer reports."""
-
-    order: int
-    trace_id: str
-    outcome: str
-
-
 def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
     """Run the demo and print what it shows; raises `DemoError`."""
     began = time.monotonic()
@@ -85,7 +54,7 @@ def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
         raise DemoError(f"--page: there is no folder {options.page.resolve().parent}")
     target = Target.of(environment)
     click.echo(click.style("taskobs demo", bold=True) + "  a shop on Celery, watched by one line\n")
-    _warn_of_silence(target)
+    warn_of_silence(target)
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         folder = stack.enter_context(_workspace(keep=options.keep))
@@ -93,32 +62,9 @@ def run(options: Options, environment: Mapping[str, str] = os.environ) -> None:
         variables = _variables(environment, target, receiver, folder)
         orders, log = _serve(variables)
         (folder / "worker.log").write_text("\n".join(log), encoding="utf-8")
-        _show(options, target, orders, receiver, log)
+        if html := report.show(target, orders, receiver, log):
+            _write_page(options, html)
     click.echo(click.style(f"\n{time.monotonic() - began:.1f} s in all", dim=True))
-
-
-def _warn_of_silence(target: Target) -> None:
-    """Say at once when nothing listens where the user's variables point."""
-    for variable, address in ((OTLP_VARIABLES[0], target.otlp), ("SENTRY_DSN", target.sentry)):
-        place = _place(address or "")
-        if place is None:
-            continue
-        try:
-            socket.create_connection(place, timeout=REACH_TIMEOUT).close()
-        except OSError:
-            where = f"{place[0]}:{place[1]}"  # no more of it: it may hold a password
-            text = f"  ! nothing answers at {where} ({variable}); unset it to see all of it here"
-            click.echo(click.style(text, fg="yellow"))
-
-
-def _place(address: str) -> tuple[str, int] | None:
-    """Host and port of an address; None where it does not say, which is for init() to refuse."""
-    try:
-        parts = urlsplit(address)
-        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    return (parts.hostname, port) if parts.hostname and port else None
 
 
 def _serve(variables: dict[str, str]) -> tuple[list[Order], Sequence[str]]:
@@ -167,71 +113,13 @@ def _variables(
     return variables
 
 
-def _show(
-    options: Options,
-    target: Target,
-    orders: Sequence[Order],
-    receiver: Receiver,
-    log: Sequence[str],
-) -> None:
-    """Print trees, issue and log line, or where to look for them; write the page."""
-    traces = assemble(receiver.spans)
-    issues = [issue(event) for event in receiver.events]
-    line = _log_line(log, *(order.trace_id for order in orders if order.outcome != DELIVERED))
-    if issues:
-        line = _log_line(log, issues[0].span_id, issues[0].trace_id)
-    _show_traces(target, orders, traces)
-    _show_issues(target, orders, issues)
-    _heading("A log line with the same ids")
-    click.echo(f"  {tree.printable(line)}" if line else "  none came")
-    if target.otlp is None:
-        titles = {order.trace_id: f"Order {order.order}: {order.outcome}" for order in orders}
-        _write_page(options, page.render(traces, issues, [line] if line else [], titles))
-
-
-def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace]) -> None:
-    if target.otlp is not None:
-        host = (_place(target.otlp) or ("the OTLP endpoint", 0))[0]
-        _heading(f"The traces are with the backend at {host}: look for these ids")
-        for order in orders:
-            click.echo(f"  {order.trace_id}  order {order.order}: {tree.printable(order.outcome)}")
-        click.echo(f"  A Jaeger there shows them at http://{host}:{JAEGER_PORT}/trace/<id>")
-        return
-    for order in orders:
-        _heading(f"Order {order.order}: {tree.printable(order.outcome)}")
-        for trace in traces:
-            if trace.trace_id == order.trace_id:
-                click.echo("\n".join(f"  {line}" for line in tree.lines(trace)))
-
-
-def _show_issues(target: Target, orders: Sequence[Order], issues: Sequence[Issue]) -> None:
-    if target.sentry is not None:
-        _heading("The issue is in the Sentry project of SENTRY_DSN: search for")
-        for order in orders:
-            if order.outcome != DELIVERED:
-                click.echo(f"  trace:{order.trace_id}  or the tag  celery.task:shop.charge_card")
-        return
-    _heading("The Sentry issue")
-    for found in issues:
-        click.echo("\n".join(f"  {line}" for line in tree.issue_lines(found)))
-
-
 def _write_page(options: Options, html: str) -> None:
     path = options.page.resolve()
     path.write_text(html, encoding="utf-8")
-    _heading("The same as a page")
+    report.heading("The same as a page")
     click.echo(f"  {path.as_uri()}")
     if options.open:
         webbrowser.open(path.as_uri())
-
-
-def _log_line(log: Sequence[str], *ids: str) -> str:
-    """The last line that carries an id; the earlier ids are the better ones."""
-    return next((line for wanted in ids if wanted for line in reversed(log) if wanted in line), "")
-
-
-def _heading(text: str) -> None:
-    click.echo("\n" + click.style(text, bold=True))
 
 
 @contextmanager
