@@ -1,0 +1,89 @@
+"""The project's pages, read as Markdown: their blocks of code, their tables, their links."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from markdown_it import MarkdownIt
+
+ROOT: Final = Path(__file__).parents[2]
+_NOT_RUN: Final = re.compile(r"<!-- not run: (.+?) -->")
+_NAME: Final = re.compile(r"# ([\w/]+)\.py\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One fenced block of code."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+    """The reason that the page gives in a comment before the block."""
+
+    @property
+    def module(self) -> str | None:
+        """What the block's first line, such as ``# shop/celery.py``, calls it."""
+        found = _NAME.match(self.text)
+        return found[1].replace("/", ".").removesuffix(".__init__") if found else None
+
+    @property
+    def path(self) -> str:
+        """The file that the block's first line names."""
+        found = _NAME.match(self.text)
+        assert found, f"{self}: its first line names no file"
+        return f"{found[1]}.py"
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def pages() -> list[Path]:
+    """Find every page for users."""
+    found = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    return sorted(found)
+
+
+def blocks(page: Path) -> list[Block]:
+    """Read the fenced blocks of a page."""
+    found: list[Block] = []
+    comment = ""
+    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+        if token.type == "fence" and token.map:
+            reason = _NOT_RUN.search(comment)
+            found.append(
+                Block(
+                    page=page,
+                    line=token.map[0] + 1,
+                    language=token.info.strip(),
+                    text=token.content,
+                    not_run=reason[1] if reason else None,
+                )
+            )
+        if token.level == 0 and token.nesting >= 0:
+            comment = token.content if token.type == "html_block" else ""
+    return found
+
+
+def all_blocks(*languages: str) -> list[Block]:
+    """Read the blocks of all pages that are in one of the languages."""
+    return [block for page in pages() for block in blocks(page) if block.language in languages]
+
+
+def section(page: Path, heading: str) -> str:
+    """Give the text under a heading, up to the next one of its level."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    assert found, f"{page.name} has no heading {heading}"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    """Give what the rows of the tables in a text begin with: the name in backticks."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)

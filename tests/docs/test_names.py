@@ -1,0 +1,84 @@
+"""Every name that leaves the process is on the page about names, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from taskobs import names
+from taskobs.facts import Outcome, Run
+from taskobs.observers.sentry import _CONTEXT_FIELDS  # pyright: ignore[reportPrivateUsage]
+from tests.docs.pages import ROOT, first_column, section
+
+PAGE = ROOT / "docs/recording.md"
+ATTRIBUTES = ("MESSAGING_", "SERVER_", "ERROR_", "PROCESS_", "CELERY_", "SENTRY_EVENT_")
+
+
+def constants(*prefixes: str) -> list[str]:
+    return sorted(value for name, value in vars(names).items() if name.startswith(prefixes))
+
+
+@pytest.mark.parametrize(
+    ("heading", "prefixes"),
+    [
+        ("Span attributes", ATTRIBUTES),
+        ("Links", ("LINK_",)),
+        ("Message headers", ("HEADER_",)),
+        ("Sentry tags", ("TAG_",)),
+        ("Log fields", ("LOG_",)),
+        ("Metrics", ("STOCK_HISTOGRAM",)),
+    ],
+)
+def test_names_are_those_on_the_page(heading: str, prefixes: tuple[str, ...]) -> None:
+    """I look up a name that I see in a backend, and the page has it."""
+    assert sorted(first_column(section(PAGE, heading))) == constants(*prefixes)
+
+
+def test_spans_are_named_as_on_the_page() -> None:
+    """I read the page, and know what to search for as an operation."""
+    listed = first_column(section(PAGE, "Spans"))
+    assert listed == [f"{names.PUBLISH_SPAN}{{task}}", f"{names.RUN_SPAN}{{task}}"]
+    assert f"`{names.STOCK_SCOPE}`" in section(PAGE, "Spans")
+
+
+def test_no_name_was_forgotten() -> None:
+    """I add a name to names.py, and this page's tests hear of it."""
+    covered = (*ATTRIBUTES, "LINK_", "HEADER_", "TAG_", "LOG_", "STOCK_", "SENTRY_CONTEXT")
+    others = {name for name in vars(names) if name.isupper() and not name.startswith(covered)}
+    assert others == {"PUBLISH_SPAN", "RUN_SPAN"}
+
+
+def test_outcomes_are_on_the_page() -> None:
+    """I filter by outcome, and the page and the README have all that there are."""
+    row = next(
+        line
+        for line in section(PAGE, "Span attributes").splitlines()
+        if line.startswith(f"| `{names.CELERY_OUTCOME}`")
+    )
+    every = {outcome.value for outcome in Outcome}
+    assert set(re.findall(r"`(\w+)`", row)) == every
+    readme = section(ROOT / "README.md", "What is recorded")
+    assert every <= set(re.findall(r"`(\w+)`", readme))
+
+
+def test_the_sentry_context_is_as_on_the_page() -> None:
+    """I open the context of an event, and find the fields that the page lists."""
+    text = section(PAGE, "Sentry tags").partition(f"The context `{names.SENTRY_CONTEXT}`")[2]
+    listed = re.findall(r"`(\w+)`", text.partition("The context")[0])
+    assert set(listed) - {"send_arguments"} == {*_CONTEXT_FIELDS, "args", "kwargs"}
+    assert set(_CONTEXT_FIELDS) <= set(Run.__dataclass_fields__)
+
+
+def test_stock_attributes_are_those_on_the_page() -> None:
+    """I leave the stock attributes out, and the page has told me which."""
+    source = Path(ROOT / "taskobs/stock.py").read_text(encoding="utf-8")
+    code = source.partition("from __future__")[2]
+    found = set(re.findall(r'"((?:celery|messaging)\.\w+)"', code))
+    plain = re.search(r"_PLAIN: Final = \((.*?)\)", code)
+    assert plain
+    found |= {f"celery.{name}" for name in re.findall(r'"(\w+)"', plain[1])}
+    ours = set(constants(*ATTRIBUTES))
+    listed = set(first_column(section(PAGE, "Stock attributes")))
+    assert listed == found - ours
