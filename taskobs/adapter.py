@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from billiard import current_process
@@ -203,7 +204,7 @@ def _queue_latency(header: Callable[[str], str | None], eta: Any, now: float) ->
     """Seconds from the publish, or the ETA if later; clocks differ, so never below 0."""
     try:
         published = float(header(names.HEADER_PUBLISHED_AT) or "nan")
-        if not math.isfinite(published):
+        if not 0 < published < math.inf:
             return None
         return max(0.0, now - max(published, _epoch(eta)))
     except (ValueError, TypeError, OverflowError):
@@ -225,8 +226,13 @@ def _broker(app: Any) -> Broker:
             system = connection.transport.driver_type or ""
             known = Broker(
                 system="rabbitmq" if system in _RABBITMQ else system,
-                address=connection.hostname or "",
+                address=_host(connection.hostname or ""),
                 port=int(connection.port or connection.transport.default_port or 0),
             )
         _brokers[app] = known
     return known
+
+
+def _host(address: str) -> str:
+    """Leave of a URL the host: transports like ``sqla+postgresql`` give all of it, password too."""
+    return urlsplit(address).hostname or "" if "://" in address else address

@@ -44,7 +44,7 @@ class _Open:
 
 
 _open_run: ContextVar[_Open | None] = ContextVar("taskobs_run", default=None)
-_last_failure: ContextVar[tuple[str, int] | None] = ContextVar("taskobs_failure", default=None)
+_last_failure: ContextVar[str | None] = ContextVar("taskobs_failure", default=None)
 _open_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
 
 
@@ -192,8 +192,8 @@ class Lifecycle:
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
-        if _last_failure.get() == (task_id, id(exception)):
-            return  # The run saw it too, on its way out.
+        if _last_failure.get() == task_id:
+            return  # The run saw it, on its way out; a raising on_failure is called once more.
         with self.guard:
             request = Context(call.get("request") or {}, id=task_id)
             args, kwargs = call.get("args"), call.get("kwargs")
@@ -224,7 +224,7 @@ class Lifecycle:
             if not told_here:
                 return
         self._tell_failed(opened.run)
-        _last_failure.set((opened.run.task_id, id(error)))
+        _last_failure.set(opened.run.task_id)
 
     def _tell_failed(self, run: Run) -> None:
         for observer in self._observers:

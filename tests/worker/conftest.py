@@ -1,0 +1,136 @@
+"""One embedded worker for all tests of the ring, and the spans of what passes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import Ignore
+from opentelemetry import baggage, trace
+
+from tests.recording import Recorder, instrumented
+
+
+def make_app() -> Celery:  # noqa: C901  # many small tasks
+    """Make the shop: tasks that add, fail, retry, replace themselves and look at their headers."""
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(
+        broker_transport_options={"polling_interval": 0.01},
+        worker_hijack_root_logger=False,
+        result_chord_retry_interval=0.01,
+        task_default_queue="orders",
+    )
+
+    @app.task(name="add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task(name="total")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @app.task(name="boom")
+    def boom(*_: object) -> None:
+        raise KeyError("boom")
+
+    @app.task(name="note")
+    def note(_: object) -> None:
+        """Do nothing, as a callback."""
+
+    @app.task(name="ignore")
+    def ignore() -> None:
+        raise Ignore("not now")
+
+    @app.task(name="opaque")
+    def opaque() -> object:
+        return object()
+
+    @app.task(name="flaky", bind=True, max_retries=3)
+    def flaky(self: Task[Any, Any], failures: int = 2) -> int:
+        if self.request.retries < failures:
+            raise self.retry(countdown=0, exc=ValueError("busy"))
+        return self.request.retries + 1
+
+    @app.task(name="substitute", bind=True)
+    def substitute(self: Task[Any, Any], x: int) -> None:
+        raise self.replace(add.s(x, 1))
+
+    @app.task(name="calls", bind=True)
+    def calls(_: Task[Any, Any]) -> str:
+        return str(add.delay(1, 2).id)
+
+    @app.task(name="eager")
+    def eager() -> str:
+        boom.apply()
+        return f"{trace.get_current_span().get_span_context().span_id:016x}"
+
+    @app.task(name="look", bind=True)
+    def look(self: Task[Any, Any]) -> dict[str, Any]:
+        request = self.request
+        headers = ("traceparent", "baggage", "taskobs-published-at", "taskobs-links", "mine")
+        return {
+            "headers": {name: getattr(request, name, None) for name in headers},
+            "baggage": dict(baggage.get_all()),
+            "stamps": request.stamps,
+            "span": trace.get_current_span().get_span_context().span_id,
+        }
+
+    class Hooked(Task[Any, Any]):
+        hook = ""
+
+        def on_success(self, *_: Any, **__: Any) -> None:
+            self._raise("on_success")
+
+        def on_failure(self, *_: Any, **__: Any) -> None:
+            self._raise("on_failure")
+
+        def after_return(self, *_: Any, **__: Any) -> None:
+            self._raise("after_return")
+
+        def _raise(self, hook: str) -> None:
+            if hook == self.hook:
+                raise RuntimeError(hook)
+
+    for hook in ("on_success", "after_return"):
+        app.task(name=hook, base=Hooked, hook=hook)(_succeed)
+    app.task(name="on_failure", base=Hooked, hook="on_failure")(_fail)
+    return app
+
+
+def _succeed() -> int:
+    return 1
+
+
+def _fail() -> None:
+    raise KeyError("task")
+
+
+@pytest.fixture(scope="package")
+def app() -> Generator[Celery]:
+    """Give the shop, served by a worker in this process."""
+    app = make_app()
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+        yield app
+    app.close()
+
+
+@pytest.fixture
+def spans(app: Celery) -> Generator[Recorder]:
+    """Give the spans that Celery makes while the test runs."""
+    assert app
+    recorder = Recorder()
+    with instrumented(recorder):
+        yield recorder
+
+
+@pytest.fixture
+def result_of() -> Callable[[Any], Any]:
+    """Give what a result becomes, or the exception that it raises."""
+
+    def get(result: Any) -> Any:
+        return result.get(timeout=10, interval=0.005, propagate=False)
+
+    return get
