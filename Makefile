@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage check docs clean
+.PHONY: help demo test lint coverage check bench docs clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(VENV)/bin/python:
 
 $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "make: installing taskobs and the demo into $(VENV)"
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[demo]'
+	@$(BIN)/pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
@@ -50,6 +50,9 @@ coverage: .coverage $(VENV)/dev.stamp  ## hold the last `make test` to the cover
 	$(BIN)/coverage report
 
 check: lint coverage  ## everything that CI checks beside the tests
+
+bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack
+	@$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/dev.stamp  ## write the README's generated parts anew
 	$(BIN)/python tools/settings_table.py

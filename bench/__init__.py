@@ -1,0 +1,1 @@
+"""Compares what observing a task costs: nothing, the floor, taskobs, the stock stack."""
