@@ -111,10 +111,10 @@ class Session:
     def _start_pipelines(self, undo: ExitStack) -> None:
         settings = self.settings
         if settings.traces or _has_provider():
-            self._traces = TracePipeline.start(
-                settings, _app_name(), lambda: at_process_end(self.ending)
-            )
-            undo.callback(self._traces.withdraw)
+            traces = TracePipeline.start(settings, _app_name(), lambda: at_process_end(self.ending))
+            undo.callback(lambda: run_bounded(self._left(), traces.stop))
+            undo.callback(traces.withdraw)
+            self._traces = traces
         if settings.errors or _sentry_is_active():
             self._start_errors(undo)
 
@@ -129,8 +129,9 @@ class Session:
         undo.callback(shared_lifecycle().detach, errors)
 
     def _observe(self, undo: ExitStack) -> None:
-        lifecycle = shared_lifecycle()
-        lifecycle.guard.strict = self.settings.strict
+        guard = shared_lifecycle().guard
+        undo.callback(setattr, guard, "strict", guard.strict)
+        guard.strict = self.settings.strict
         if self._traces is not None:
             instrumentor = TaskInstrumentor()  # type: ignore[no-untyped-call]  # the stock one is
             if not instrumentor.is_instrumented_by_opentelemetry:
@@ -169,9 +170,7 @@ class Session:
 
     def ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self.settings.shutdown_timeout
-        left = self._deadline - time.monotonic()
+        left = self._left()
         if left > 0 and not self.flush(left):
             self._deadline = 0.0  # a backend that is dead now gets no second wait
             _log.warning(
@@ -179,6 +178,12 @@ class Session:
                 os.getpid(),
                 self.settings.shutdown_timeout,
             )
+
+    def _left(self) -> float:
+        """Return how many seconds this process, which ends, may still spend on sending."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self.settings.shutdown_timeout
+        return max(0.0, self._deadline - time.monotonic())
 
 
 def init(  # noqa: PLR0913  # one argument a setting, all keywords
