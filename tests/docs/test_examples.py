@@ -1,0 +1,88 @@
+"""Each example does what its page says: an order is a trace, from the web to the worker."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+
+from taskobs.demo.receiver import Receiver
+from tests.docs.pages import ROOT
+from tests.docs.running import run_python
+
+EXAMPLES: Final = ROOT / "examples"
+
+# Orders are placed when the worker of the same process is ready; it ends after the last run.
+WORKER: Final = """
+import os, signal, threading
+from celery import signals
+
+def ready(**_):
+    order()
+
+left = set({last!r})
+
+def done(task_id, task, **_):
+    left.discard(task.name + ":" + str(task.request.retries))
+    if not left:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+signals.worker_ready.connect(ready)
+signals.task_postrun.connect(done)
+celery.conf.worker_redirect_stdouts = False
+celery.conf.broker_transport_options = {{"polling_interval": 0.01}}
+celery.Worker(pool="solo", loglevel="INFO", logfile=os.devnull, quiet=True).start()
+"""
+
+WEB: Final = {
+    "flask_app": """
+from app import app, celery
+
+def order():
+    assert app.test_client().post("/orders/1001").status_code == 202
+""",
+    "fastapi_app": """
+from app import app, celery
+
+def order():
+    [post] = [route.endpoint for route in app.routes if route.path == "/orders/{order}"]
+    post(1001)
+""",
+    "django_app": """
+from shop import celery_app as celery
+import django
+django.setup()
+from django.test import Client
+
+def order():
+    assert Client().post("/orders/1001").status_code == 202
+""",
+}
+
+
+@pytest.mark.parametrize("name", WEB)
+def test_web_app(name: str, receiver: Receiver) -> None:
+    """I post an order, and see its publish and its run in one trace."""
+    task = "shop.tasks.charge_card" if name == "django_app" else "app.charge_card"
+    source = WEB[name] + WORKER.format(last=[f"{task}:0"])
+    run_python(source, EXAMPLES / name, receiver)
+    publish, run = sorted(receiver.spans, key=lambda span: span.start_ns)
+    assert (publish.name, run.name) == (f"publish {task}", f"run {task}")
+    assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
+    assert receiver.events == ()
+
+
+def test_quickstart(receiver: Receiver) -> None:
+    """I place the two orders: one is delivered at the second attempt, one is an issue."""
+    last = ["tasks.book_carrier:1", "tasks.charge_card:0"]
+    source = "from app import main as order\nfrom tasks import app as celery\n"
+    printed = run_python(source + WORKER.format(last=last), EXAMPLES / "quickstart", receiver)
+    first, second = re.findall(r"^order \d+: http.*/trace/(\w+)$", printed, re.MULTILINE)
+    delivered = [span for span in receiver.spans if span.trace_id == first]
+    declined = [span for span in receiver.spans if span.trace_id == second]
+    assert sum(span.name == "run tasks.book_carrier" for span in delivered) == 2
+    [failed] = [span for span in declined if span.status == "error"]
+    assert failed.name == "run tasks.charge_card"
+    [event] = receiver.events
+    assert failed.attributes["sentry.event_id"] == event.event_id

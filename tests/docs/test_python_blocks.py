@@ -1,0 +1,98 @@
+"""Each Python block of a page is run, as the file that its first line names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskobs.demo.receiver import Receiver
+from tests.docs.pages import Block, all_blocks
+from tests.docs.running import run_python
+
+BLOCKS = all_blocks("python")
+DJANGO_SETTINGS = 'SECRET_KEY = "none"\nINSTALLED_APPS = ["shop"]\n'
+
+# The apps that a block makes publish one message each, and the process ends as a user's would.
+PUBLISH = """
+from importlib import import_module
+from celery import Celery
+block = import_module({module!r})
+apps = [found for found in vars(block).values() if isinstance(found, Celery)]
+assert apps, "the block makes no Celery app"
+for app in apps:
+    app.send_task("probe")
+"""
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_block_runs(block: Block, tmp_path: Path, receiver: Receiver) -> None:
+    """I copy a block into a file, and it does what the page says: its publish is a span."""
+    write_all(block, tmp_path)
+    assert block.module
+    run_python(PUBLISH.format(module=block.module), tmp_path, receiver)
+    names = [span.name for span in receiver.spans]
+    assert names == (["publish probe"] if "taskobs.init()" in shown(block) else [])
+
+
+def write_all(block: Block, folder: Path) -> None:
+    """Write all files of the block's page: one may import another."""
+    for other in BLOCKS:
+        if other.page == block.page:
+            path = folder / other.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(other.text, encoding="utf-8")
+    (folder / "shop").mkdir(exist_ok=True)
+    (folder / "shop/settings.py").write_text(DJANGO_SETTINGS)  # Django makes this one
+
+
+def shown(block: Block) -> str:
+    """Give the block, and what it imports from its own package."""
+    package = [other.text for other in BLOCKS if block.module and other.module == "shop.celery"]
+    return block.text + ("".join(package) if block.path.endswith("__init__.py") else "")
+
+
+def test_every_python_block_names_its_file() -> None:
+    """I see where a block goes, because its first line says so."""
+    assert [str(block) for block in BLOCKS if block.module is None] == []
+    assert len(BLOCKS) >= 7
+
+
+def test_flask_snippet_publishes_within_a_request(tmp_path: Path, receiver: Receiver) -> None:
+    """I post an order to the app of the snippet, and its publish arrives."""
+    block = next(block for block in BLOCKS if block.module == "shop_flask")
+    write_all(block, tmp_path)
+    source = """
+from shop_flask import app
+assert app.test_client().post("/orders/1").status_code == 202
+"""
+    run_python(source, tmp_path, receiver)
+    assert [span.name for span in receiver.spans] == ["publish shop_flask.charge_card"]
+
+
+def test_log_format_of_the_readme_gives_a_line_with_ids(tmp_path: Path, receiver: Receiver) -> None:
+    """I name the fields in my format, and a worker's line has them."""
+    block = next(block for block in BLOCKS if block.module == "logged_tasks")
+    write_all(block, tmp_path)
+    source = """
+import os, signal, threading, time
+from celery import signals
+from logged_tasks import app, charge_card
+
+def ready(**_):
+    charge_card.delay(1002)
+
+def done(**_):
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+signals.worker_ready.connect(ready)
+signals.task_postrun.connect(done)
+app.conf.broker_transport_options = {"polling_interval": 0.01}
+app.Worker(pool="solo", loglevel="INFO", logfile="worker.log", quiet=True).start()
+"""
+    run_python(source, tmp_path, receiver)
+    log = (tmp_path / "worker.log").read_text()
+    run = next(span for span in receiver.spans if span.name.startswith("run "))
+    line = next(line for line in log.splitlines() if "the bank declined the card" in line)
+    assert line.endswith(f"trace_id={run.trace_id}")
+    assert f"task_id={run.attributes['messaging.message.id']}" in line

@@ -1,0 +1,159 @@
+"""Each command of a page is one that exists: a target, a subcommand, an extra, an app, a file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from taskobs import cli
+from taskobs.config import declared
+from taskobs.demo.receiver import Receiver
+from tests.docs.pages import ROOT, all_blocks, blocks, pages
+from tests.docs.running import run, run_python
+
+BLOCKS: Final = all_blocks("bash")
+SETTINGS: Final = {setting.variable for _, setting in declared()}
+ELSEWHERE: Final = ("curl",)
+"""Programs that are no part of this project, whose arguments are nothing of ours."""
+
+
+@dataclass
+class Shell:
+    """Where a page's commands have led so far."""
+
+    folder: Path
+    receiver: Receiver
+
+    def check(self, line: str) -> None:
+        """Fail for a command that would fail for a user."""
+        words = shlex.split(line, comments=True)
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            assert words.pop(0).partition("=")[0] in SETTINGS, line
+        if words:
+            assert words[0] in CHECKS or words[0] in ELSEWHERE, f"nothing checks {words[0]!r}"
+            CHECKS.get(words[0], _nothing)(self, words[1:])
+
+
+def _nothing(_: Shell, __: list[str]) -> None:
+    """Accept what is not ours."""
+
+
+def _make(_: Shell, words: list[str]) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(words) <= set(targets)
+
+
+def _taskobs(_: Shell, words: list[str]) -> None:
+    command = cli.main.commands[words[0]]
+    command.make_context(words[0], words[1:])
+
+
+def _pip(shell: Shell, words: list[str]) -> None:
+    assert words.pop(0) == "install"
+    for word in words:
+        place, _, extra = word.rstrip("]").partition("[")
+        if place.startswith("."):
+            assert (shell.folder / place / "pyproject.toml").exists()
+            assert not extra or extra in metadata("taskobs").get_all("Provides-Extra", [])
+
+
+def _export(_: Shell, words: list[str]) -> None:
+    assert {word.partition("=")[0] for word in words} <= SETTINGS
+
+
+def _cd(shell: Shell, words: list[str]) -> None:
+    shell.folder = ROOT / words[0]
+    assert shell.folder.is_dir()
+
+
+def _source(shell: Shell, words: list[str]) -> None:
+    assert (shell.folder / words[0]).is_file()
+
+
+def _docker(shell: Shell, words: list[str]) -> None:
+    assert words.pop(0) == "compose"
+    compose = yaml.safe_load((shell.folder / "compose.yaml").read_text())
+    if words[0] == "--profile":
+        services = compose["services"].values()
+        assert [words[1]] in [service.get("profiles") for service in services]
+    if words[0] == "exec":
+        assert words[2] in compose["services"]
+        assert (shell.folder / words[-1]).is_file()
+
+
+def _celery(shell: Shell, words: list[str]) -> None:
+    assert words[0] == "-A"
+    assert words[2] in ("worker", "beat")
+    report = [sys.executable, "-m", "celery", "-A", words[1], "report"]
+    assert "memory" in run(report, shell.folder, shell.receiver)
+
+
+def _flask(shell: Shell, words: list[str]) -> None:
+    assert words[0] == "--app"
+    assert words[2] == "run"
+    run_python(f"from {words[1]} import app", shell.folder, shell.receiver)
+
+
+def _uvicorn(shell: Shell, words: list[str]) -> None:
+    module, app = words[0].split(":")
+    run_python(f"from {module} import {app}", shell.folder, shell.receiver)
+
+
+def _python(shell: Shell, words: list[str]) -> None:
+    assert (shell.folder / words[0]).is_file()
+    if words[0] == "manage.py":
+        run([sys.executable, "manage.py", "check"], shell.folder, shell.receiver)
+
+
+CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
+    "make": _make,
+    "taskobs": _taskobs,
+    "pip": _pip,
+    "export": _export,
+    "cd": _cd,
+    "set": _nothing,
+    ".": _source,
+    "docker": _docker,
+    "celery": _celery,
+    "flask": _flask,
+    "uvicorn": _uvicorn,
+    "python": _python,
+}
+
+
+@pytest.mark.parametrize("name", sorted({str(block.page.relative_to(ROOT)) for block in BLOCKS}))
+def test_commands_exist(name: str, receiver: Receiver) -> None:
+    """I type what a page says, line after line, and every line is one that works."""
+    page = ROOT / name
+    shell = Shell(ROOT, receiver)
+    for block in BLOCKS:
+        if block.page == page and block.not_run is None:
+            for line in block.text.splitlines():
+                for command in line.split("; "):
+                    shell.check(command)
+
+
+def test_blocks_that_are_not_run_say_why() -> None:
+    """I trust a block unless its page says why nobody runs it, and there are none of these."""
+    unchecked = [block for block in all_blocks("python", "bash") if block.not_run]
+    assert [str(block) for block in unchecked] == []
+
+
+def test_every_block_is_of_a_known_language() -> None:
+    """I find no block that is passed over because its language is misspelt or missing."""
+    strangers = [
+        block
+        for page in pages()
+        for block in blocks(page)
+        if block.language not in ("python", "bash", "text") and page.name != "architecture.md"
+    ]
+    assert [str(block) for block in strangers] == []
