@@ -47,6 +47,12 @@ class TaskInstrumentor(CeleryInstrumentor):
     _instance: ClassVar[Any] = None
     _observer: SpanObserver | None = None
     _former: Any = None
+    _former_was_on = False
+
+    def __new__(cls) -> TaskInstrumentor:  # noqa: PYI034  # `Self` needs Python 3.11
+        """Return the one object of the class."""
+        made: TaskInstrumentor = super().__new__(cls)
+        return made
 
     def _instrument(self, **kwargs: Any) -> None:
         self._replace_stock()
@@ -79,16 +85,23 @@ class TaskInstrumentor(CeleryInstrumentor):
 
     def _replace_stock(self) -> None:
         former = CeleryInstrumentor._instance  # noqa: SLF001  # the only place it is kept
-        if former is not None and former is not self and former.is_instrumented_by_opentelemetry:
-            former.uninstrument()
-            self._former = former
         CeleryInstrumentor._instance = self  # noqa: SLF001
+        if former is None or former is self:
+            return
+        self._former, self._former_was_on = former, former.is_instrumented_by_opentelemetry
+        if self._former_was_on:
+            former.uninstrument()
+        # Whoever holds it must not start it beside us.
+        former._is_instrumented_by_opentelemetry = True  # noqa: SLF001
 
     def _restore_stock(self) -> None:
-        if CeleryInstrumentor._instance is self:  # noqa: SLF001
-            CeleryInstrumentor._instance = self._former  # noqa: SLF001
         former, self._former = self._former, None
-        if former is not None:
+        if CeleryInstrumentor._instance is self:  # noqa: SLF001
+            CeleryInstrumentor._instance = former  # noqa: SLF001
+        if former is None or not former.is_instrumented_by_opentelemetry:
+            return
+        former._is_instrumented_by_opentelemetry = False  # noqa: SLF001
+        if self._former_was_on:
             tracer, stock_metrics = former._tracer, former.metrics  # noqa: SLF001
             links = former._use_span_links  # noqa: SLF001
             former.instrument(skip_dep_check=True, use_span_links=links)

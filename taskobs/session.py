@@ -133,7 +133,7 @@ class Session:
         undo.callback(setattr, guard, "strict", guard.strict)
         guard.strict = self.settings.strict
         if self._traces is not None:
-            instrumentor = TaskInstrumentor()  # type: ignore[no-untyped-call]  # the stock one is
+            instrumentor = TaskInstrumentor()
             if not instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.instrument(
                     skip_dep_check=True, stock_attributes=self.settings.stock_attributes

@@ -148,7 +148,7 @@ def instrumented(recorder: Recorder, **options: object) -> Generator[None]:
     """Instrument Celery into ``recorder``; what goes wrong inside taskobs fails the test."""
     sampler = options.pop("sampler", None)
     assert sampler is None or isinstance(sampler, Sampler)
-    instrumentor = TaskInstrumentor()  # type: ignore[no-untyped-call]  # the stock one is
+    instrumentor = TaskInstrumentor()
     guard = shared_lifecycle().guard
     guard.counts.clear()
     instrumentor.instrument(
@@ -174,5 +174,5 @@ def global_provider(provider: TracerProvider | None = None) -> Generator[None]:
     try:
         yield
     finally:
-        trace._TRACER_PROVIDER = None  # type: ignore[attr-defined]  # the API offers no way back
+        trace._TRACER_PROVIDER = None  # the API offers no way back
         trace._TRACER_PROVIDER_SET_ONCE = Once()
