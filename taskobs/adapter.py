@@ -144,7 +144,7 @@ def process_death(run: Run, error: BaseException) -> bool:
     if run.eager:
         return False
     if type(error).__name__ == "GreenletExit":  # how greenlet pools carry out a revoke
-        run.outcome, run.exception = Outcome.REVOKED, None
+        run.outcome, run.exception, run.reason = Outcome.REVOKED, None, "terminated"
         return False
     run.outcome = Outcome.LOST
     # A child of the prefork pool is not to be relied on any more; its parent knows all.
@@ -197,7 +197,10 @@ def _header(request: Any, name: str) -> str | None:
     value = request.__dict__.get(name)
     if value is None and isinstance(request.headers, Mapping):
         value = request.headers.get(name)
-    return value if isinstance(value, str) and len(value) <= _HEADER_CHARS else None
+    if not isinstance(value, str) or len(value) > _HEADER_CHARS:
+        return None
+    # Lone surrogates are not printable: propagators, which encode what they read, raise on them.
+    return value if value.isascii() or value.isprintable() else None
 
 
 def _queue_latency(header: Callable[[str], str | None], eta: Any, now: float) -> float | None:
