@@ -11,7 +11,6 @@ come once per delivery, on every pool, with the message's headers at hand.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +91,8 @@ class Supervision:
     def _create_request_class(
         self, create: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        return _watched(create(*args, **kwargs), self._ended)
+        pool = args[2] if len(args) > 2 else kwargs["pool"]  # noqa: PLR2004  # as Celery has it
+        return _watched(create(*args, **kwargs), self._ended, inline=not pool.uses_semaphore)
 
     def _ended(self, request: Any, ending: Ending) -> None:
         if self._on:
@@ -142,8 +142,13 @@ def _short(value: Any) -> str:
     return str(value)[:_NAME_CHARS] if isinstance(value, (str, int)) else ""
 
 
-def _watched(base: type[Any], ended: Callable[[Any, Ending], None]) -> type[Any]:
-    """Extend a request class by what is told of each delivery that a child can't tell."""
+def _watched(
+    base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool
+) -> type[Any]:
+    """Extend a request class by what is told of each delivery that a child can't tell.
+
+    ``inline`` says that the pool (solo, threads, greenlets) runs tasks in this very process.
+    """
 
     class WatchedRequest(base):  # type: ignore[misc]  # made at run time
         _taskobs_told = False
@@ -172,8 +177,7 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None]) -> type[Any]
             return super()._announce_revoked(reason, terminated, signum, expired)
 
         def _taskobs_tell(self, ending: Ending | None) -> None:
-            # A run in this very process (solo, threads, greenlets) tells for itself.
-            here = self.time_start and self.worker_pid == os.getpid()
+            here = inline and self.time_start  # the run tells for itself
             if ending is None or here or self._taskobs_told:
                 return
             self._taskobs_told = True

@@ -10,6 +10,8 @@ from taskobs import names
 from tests.live.shop import Shop, open_shop, tags
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from taskobs.demo.receiver import Receiver
     from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
     from tests.live.celery_process import Broker, LiveApp
@@ -54,6 +56,13 @@ class AuditedShop(Shop):
         assert events_came == +self.expected_events, events
 
 
-def open_audited(live: LiveApp, broker: Broker, receiver: Receiver, pool: str) -> AuditedShop:
+def open_audited(
+    live: LiveApp,
+    broker: Broker,
+    receiver: Receiver,
+    pool: str,
+    env: Mapping[str, str] | None = None,
+) -> AuditedShop:
     """Start a worker of that pool and a producer."""
-    return AuditedShop(**vars(open_shop(live, broker, receiver, "-I", WAREHOUSE, pool=pool)))
+    shop = open_shop(live, broker, receiver, "-I", WAREHOUSE, pool=pool, env=env)
+    return AuditedShop(**vars(shop))

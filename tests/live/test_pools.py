@@ -1,0 +1,294 @@
+"""The outcome table on every pool: one worker each, with a producer, over Redis."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from taskobs import names
+from taskobs.demo.receiver import Receiver
+from tests.live.audit import AuditedShop, open_audited
+from tests.live.celery_process import Broker, LiveApp
+from tests.live.shop import tags, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from taskobs.demo.wire import ReceivedSpan
+    from tests.live import services
+
+CROWD = "tests.live.apps.crowd"
+SPAWN = {"APP_CONFIG": json.dumps({"worker_pool_start_method": "spawn"})}
+# pytest groups tests by a pool's place in the list: what a test leaves out must come last.
+POOLS = ["redis-spawn", "redis-gevent", "redis-eventlet", "redis-threads", "redis-solo"]
+GARBLED = """
+from kombu import Producer
+headers = {"task": app.add.name, "id": "garbled"}
+with app.app.connection_for_write() as connection, connection.channel() as channel:
+    Producer(channel, routing_key="celery").publish(
+        '["SECRET", ', headers=headers, content_type="application/json", content_encoding="utf-8"
+    )
+result = "garbled"
+"""
+SECRET = "pa55word-of-nobody"  # noqa: S105  # an argument that must not show up anywhere
+
+
+def on(*pools: str) -> pytest.MarkDecorator:
+    """Run a test on these pools alone: elsewhere it can't happen."""
+    return pytest.mark.parametrize("pooled", [f"redis-{pool}" for pool in pools], indirect=True)
+
+
+def pool_of(parameter: str) -> tuple[str, dict[str, str]]:
+    """Give what ``-P`` takes, and the worker's variables."""
+    pool = parameter.removeprefix("redis-")
+    return ("prefork", SPAWN) if pool == "spawn" else (pool, {})
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def pooled(
+    request: pytest.FixtureRequest,
+    redis_server: services.Redis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[AuditedShop]:
+    """A worker with each pool in turn, and a producer."""
+    (pool, env), url = pool_of(request.param), redis_server.url()
+    folder = tmp_path_factory.mktemp(request.param)
+    with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        yield open_audited(app, Broker("redis", url, url), receiver, pool, env=env)
+
+
+def outcome(span: ReceivedSpan) -> object:
+    return span.attributes[names.CELERY_OUTCOME]
+
+
+def one_run(shop: AuditedShop, task_id: str) -> ReceivedSpan:
+    """Give the one run span of a task, which hangs on its one publish span, which is no error."""
+    publish, run = shop.spans(task_id, 2)
+    assert (publish.kind, run.kind) == ("producer", "consumer")
+    assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
+    assert (publish.parent_id, publish.status) == ("", "unset")
+    return run
+
+
+def one_event(shop: AuditedShop, task_id: str, run: ReceivedSpan) -> str:
+    """Hold the one event of a task to its run; gives its JSON."""
+    [event] = shop.events(task_id, 1)
+    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert trace_of(event) == (run.trace_id, run.span_id)
+    assert event.data["transaction"] == run.attributes[names.CELERY_TASK_NAME]
+    assert tags(event)[names.TAG_OUTCOME] == outcome(run)
+    assert tags(event)[names.TAG_HOSTNAME] == run.attributes[names.CELERY_HOSTNAME]
+    return json.dumps(event.data)
+
+
+def seconds(span: ReceivedSpan) -> float:
+    return (span.end_ns - span.start_ns) / 1e9
+
+
+def test_success(pooled: AuditedShop) -> None:
+    """I see the run of my task under its publish, and nothing in Sentry."""
+    task_id = pooled.call("add.delay(1, 2)")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("unset", "succeeded")
+    assert pooled.events(task_id, 0) == []
+
+
+def test_exception(pooled: AuditedShop) -> None:
+    """I get one event, with every tag, that leads to the run's span."""
+    task_id = pooled.call("fail.delay()")
+    run = one_run(pooled, task_id)
+    assert (run.status, run.message, outcome(run)) == ("error", "boom", "failed")
+    assert "boom" in one_event(pooled, task_id, run)
+
+
+def test_expected_exception(pooled: AuditedShop) -> None:
+    """I announce an exception in ``throws``: it is noted, and alarms nobody."""
+    task_id = pooled.call("expected.delay()")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("unset", "failed")
+    assert run.attributes[names.CELERY_EXPECTED] is True
+    assert pooled.events(task_id, 0) == []
+
+
+def test_retry_then_success(pooled: AuditedShop) -> None:
+    """I see each attempt of a retried task beside the first."""
+    task_id = pooled.call("retry_then_ok.delay(2)")
+    spans = pooled.spans(task_id, 6)
+    assert [span.parent_id for span in spans] == ["", *[spans[0].span_id] * 5]
+    assert {span.status for span in spans} == {"unset"}
+    assert [outcome(run) for run in spans[1::2]] == ["retried", "retried", "succeeded"]
+    assert pooled.events(task_id, 0) == []
+
+
+@pytest.mark.parametrize(("task", "ends"), [("ignore", "ignored"), ("reject", "rejected")])
+def test_ignore_and_reject(pooled: AuditedShop, task: str, ends: str) -> None:
+    """I ignore a run, or reject its message, and neither is an error."""
+    task_id = pooled.run(f"result = app.{task}.delay().id")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("unset", ends)
+    assert pooled.events(task_id, 0) == []
+
+
+def never_ran(shop: AuditedShop, task_id: str, ends: str) -> None:
+    run = one_run(shop, task_id)
+    assert (run.status, outcome(run)) == ("unset", ends)
+    assert seconds(run) < 0.5
+    assert shop.events(task_id, 0) == []
+
+
+def test_revoked_before_its_run(pooled: AuditedShop) -> None:
+    """I revoke a task before its turn, and see that it never ran."""
+    task_id = pooled.run("given = app.add.apply_async((1, 2), countdown=2); result = given.id")
+    pooled.worker.wait_received(task_id)
+    pooled.run("given.revoke()")
+    never_ran(pooled, task_id, "revoked")
+
+
+def test_revoked_by_a_stamp(pooled: AuditedShop) -> None:
+    """I revoke whatever carries a stamp, and see that it never ran."""
+    source = """
+task = app.add.s(1, 2)
+task.stamp(order="42")
+result = task.apply_async(countdown=2).id
+"""
+    task_id = pooled.run(source)
+    pooled.worker.wait_received(task_id)
+    pooled.run("app.app.control.revoke_by_stamped_headers({'order': ['42']})")
+    never_ran(pooled, task_id, "revoked")
+
+
+def test_expired(pooled: AuditedShop) -> None:
+    """My task came too late to be of use, and I see it."""
+    task_id = pooled.run("result = app.add.apply_async((1, 2), expires=-1).id")
+    never_ran(pooled, task_id, "expired")
+
+
+def test_unknown_task(pooled: AuditedShop) -> None:
+    """A producer is newer than its worker, and I see which task is missing, not its arguments."""
+    task_id = pooled.run(f"result = app.app.send_task('no.such.task', ({SECRET!r},)).id")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "unknown")
+    assert run.attributes[names.CELERY_TASK_NAME] == "no.such.task"
+    assert SECRET not in one_event(pooled, task_id, run)
+
+
+def test_undecodable_message(pooled: AuditedShop) -> None:
+    """Somebody sends pickle to a worker that takes JSON."""
+    task_id = pooled.run("result = app.add.apply_async((1, 2), serializer='pickle').id")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "unknown")
+    one_event(pooled, task_id, run)
+
+
+@on("spawn", "gevent", "eventlet", "threads")
+def test_leaving_the_process(pooled: AuditedShop) -> None:
+    """My task calls sys.exit(), which ends a pool's process, and elsewhere the run alone."""
+    task_id = pooled.run("result = app.system_exit.delay().id")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "lost")
+    one_event(pooled, task_id, run)
+
+
+def test_garbled_message(pooled: AuditedShop) -> None:
+    """Somebody cuts a message short, and I see which task it was for."""
+    task_id = pooled.run(GARBLED.replace("SECRET", SECRET))
+    [run] = pooled.spans(task_id, 1)
+    assert (run.name, run.kind) == (f"run {pooled.live.task('add')}", "consumer")
+    assert (run.status, outcome(run)) == ("error", "unknown")
+    assert SECRET not in one_event(pooled, task_id, run)
+
+
+@on("spawn")
+def test_soft_time_limit(pooled: AuditedShop) -> None:
+    """I get one event of a task that ran into its soft limit."""
+    task_id = pooled.call("soft_limit.delay()")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "failed")
+    assert "SoftTimeLimitExceeded" in one_event(pooled, task_id, run)
+
+
+@on("spawn", "gevent")
+def test_hard_time_limit(pooled: AuditedShop) -> None:
+    """My task ran into its hard limit, and I see when it began, when it ended, and why."""
+    task_id = pooled.call("hard_limit.delay()")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "lost")
+    kinds = ("billiard.exceptions.TimeLimitExceeded", "gevent.timeout.Timeout")
+    assert run.attributes[names.ERROR_TYPE] in kinds
+    assert 0.9 < seconds(run) < 10
+    one_event(pooled, task_id, run)
+
+
+@pytest.mark.parametrize(("how", "signal", "code"), [("KILL", "SIGKILL", None), ("exit", None, 7)])
+@on("spawn")
+def test_killed_child(pooled: AuditedShop, how: str, signal: str | None, code: int | None) -> None:
+    """The OOM killer took my task, and it is one run and one event, tagged as any other."""
+    task_id = pooled.run(f"result = app.die.delay({how!r}).id")
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("error", "lost")
+    assert run.attributes.get(names.CELERY_SIGNAL) == signal
+    assert run.attributes.get(names.PROCESS_EXIT_CODE) == code
+    one_event(pooled, task_id, run)
+
+
+@on("spawn", "gevent", "eventlet")
+def test_revoked_while_running(pooled: AuditedShop) -> None:
+    """I terminate a running task: it is no error; greenlets, unlike processes, get no signal."""
+    source = """
+import time
+given = app.slow.delay(30)
+while given.id not in str(app.app.control.inspect(timeout=.2).active()): time.sleep(.01)
+given.revoke(terminate=True)
+result = given.id
+"""
+    task_id = pooled.run(source)
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("unset", "revoked")
+    assert run.attributes[names.CELERY_REASON] == "terminated"
+    inline = run.attributes[names.PROCESS_PID] == pooled.worker.pid
+    assert run.attributes.get(names.CELERY_SIGNAL) == (None if inline else "SIGTERM")
+    assert seconds(run) < 20
+    assert pooled.events(task_id, 0) == []
+
+
+def test_nothing_else_came(pooled: AuditedShop) -> None:
+    """I stop the worker, and all that it sent are the spans and events of the tests above."""
+    pooled.audit()
+
+
+@pytest.mark.parametrize("parameter", POOLS)
+def test_a_warm_stop_loses_nothing(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
+) -> None:
+    """I stop the worker while tasks run: when it has ended, their spans and events are there."""
+    (pool, env), failed = pool_of(parameter), live.task("slow_fail", app=CROWD)
+    worker = live.worker(redis_broker, pool=pool, app=CROWD, env=env)
+    producer = live.producer(redis_broker, app=CROWD)
+    ended, running = producer.run(
+        "ended = app.slow_fail.delay(0); ended.get(timeout=30, propagate=False)\n"
+        "result = ended.id, app.slow_fail.delay(1).id"
+    )
+    worker.wait_received(running)
+    assert producer.close() == 0
+    assert worker.stop() == 0
+    runs = [span for span in receiver.spans if span.name == f"run {failed}"]
+    assert [run.attributes[names.MESSAGING_MESSAGE_ID] for run in runs] == [ended, running]
+    assert [outcome(run) for run in runs] == ["failed", "failed"]
+    assert [trace_of(event) for event in receiver.events] == [
+        (run.trace_id, run.span_id) for run in runs
+    ]
+
+
+@pytest.mark.parametrize("parameter", ["redis-solo"])
+def test_leaving_the_process_where_there_is_one(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
+) -> None:
+    """My task calls sys.exit() in a worker that has no pool: that ends, and tells of the run."""
+    shop = open_audited(live, redis_broker, receiver, *pool_of(parameter))
+    task_id = shop.run("result = app.system_exit.delay().id")
+    assert shop.worker.wait() != 0
+    run = one_run(shop, task_id)
+    assert (run.status, outcome(run)) == ("error", "lost")
+    one_event(shop, task_id, run)
