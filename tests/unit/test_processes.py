@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from celery import signals
+
+from taskobs.demo.receiver import Receiver
+from taskobs.processes import Process
+from taskobs.roles import Role
+
+SCRIPT = Path(__file__).with_name("process_script.py")
+
+
+@pytest.fixture
+def receiver() -> Generator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def run(case: str, endpoint: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), case],
+        env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+def ids(receiver: Receiver) -> Counter[object]:
+    return Counter(span.attributes.get("messaging.message.id") for span in receiver.spans)
+
+
+def test_a_fork_sends_each_span_once(receiver: Receiver) -> None:
+    """Parent and forked child each send their own spans, and neither sends the other's."""
+    assert not run("fork", receiver.endpoint).stderr
+    assert ids(receiver) == {"sent": 1, "before": 1, "child": 1, "parent": 1}
+    assert {request.status for request in receiver.requests} == {200}
+
+
+def test_children_of_multiprocessing_send_theirs(receiver: Receiver) -> None:
+    """The spans of `multiprocessing` children arrive, though `atexit` never runs there."""
+    assert not run("multi", receiver.endpoint).stderr
+    assert ids(receiver) == {"before": 1, "child1": 1, "child2": 1}
+
+
+@pytest.mark.parametrize("manner", ["refused", "hanging"])
+def test_a_dead_collector_delays_neither_publishes_nor_the_end(
+    receiver: Receiver, manner: str
+) -> None:
+    """When nobody takes the spans, publishing is as fast, and the process ends in time."""
+    healthy = float(run("publish", receiver.endpoint).stdout)
+    if manner == "hanging":
+        receiver.behave(hang=True)
+    endpoint = receiver.endpoint if manner == "hanging" else "http://127.0.0.1:9"
+    started = time.monotonic()
+    dead = run("publish", endpoint)
+    assert time.monotonic() - started < 1.0 + 10
+    assert float(dead.stdout) < healthy * 5 + 0.5
+    assert "ends with telemetry unsent" in dead.stderr
+
+
+class Passenger:
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def became(self, role: Role) -> None:
+        self.told.append(role)
+
+    def forked(self) -> None:
+        self.told.append("forked")
+
+    def ending(self) -> None:
+        self.told.append("ending")
+
+
+def test_celery_tells_what_the_process_is() -> None:
+    """A worker, its children and beat are known from Celery's signals, until we leave."""
+    passenger = Passenger()
+    process = Process(passenger)
+    process.board()
+    try:
+        signals.worker_init.send(None)
+        signals.worker_process_init.send(None)  # the solo pool: in the worker itself
+        signals.beat_init.send(None)
+        signals.worker_process_shutdown.send(None)
+    finally:
+        process.leave()
+    signals.beat_init.send(None)
+    assert passenger.told == [Role.WORKER, Role.BEAT, "ending"]
+
+
+def test_a_forked_child_hears_of_it() -> None:
+    """A forked child is told before anything else runs in it, and not after `leave`."""
+    passenger = Passenger()
+    process = Process(passenger)
+    process.board()
+    status = _forked(lambda: int(passenger.told != ["forked"]))
+    process.leave()
+    process.leave()
+    assert status == 0
+    assert _forked(lambda: len(passenger.told)) == 0
+    assert not passenger.told
+
+
+def _forked(code: object) -> int:
+    assert callable(code)
+    pid = os.fork()
+    if not pid:
+        os._exit(int(str(code())))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
