@@ -18,6 +18,7 @@ class ProcessSpans(SpanProcessor):
 
     def __init__(self, make: Callable[[], SpanProcessor]) -> None:
         self._make = make
+        self._inherited: SpanProcessor | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -27,9 +28,8 @@ class ProcessSpans(SpanProcessor):
 
     def after_fork(self) -> None:
         """In a forked child: leave the parent's processor alone."""
-        inherited = getattr(self, "_inherited", None) or self._processor
+        self._inherited = self._inherited or self._processor
         self._forget()
-        self._inherited = inherited
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: only what has ended is exported."""
@@ -44,12 +44,19 @@ class ProcessSpans(SpanProcessor):
         with self._lock:
             if self._processor is None and not self._closed:
                 self._processor = self._make()
-                inherited = getattr(self, "_inherited", None)
-                self._inherited = None
-                if inherited is not None:
-                    # The SDK has restarted the parent's processor in this child, empty: end it.
-                    inherited.shutdown()
+                self._end_inherited()
             return self._processor
+
+    def _end_inherited(self) -> None:
+        """End the parent's processor, which the SDK has restarted, empty, in this child.
+
+        On a thread of its own: a lock of the parent's exporter may have been held at the fork.
+        """
+        inherited, self._inherited = self._inherited, None
+        if inherited is not None:
+            threading.Thread(
+                target=inherited.shutdown, name="taskobs-end-inherited", daemon=True
+            ).start()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Export what has ended; blocks for as long as the exporter does."""

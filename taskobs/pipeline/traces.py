@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.util._once import Once
 
-from taskobs.config import Settings
+from taskobs.config import TRACES_SAMPLER, Settings
 from taskobs.errors import MissingExtraError
 from taskobs.pipeline.direct import ProcessSpans
 
@@ -110,8 +111,12 @@ def _resource(settings: Settings, app_name: str) -> Resource:
 
 
 def _sampler(settings: Settings) -> Sampler | None:
-    """None lets the SDK read ``OTEL_TRACES_SAMPLER``."""
-    if settings.sample_rate is None or settings.given["sample_rate"] != "argument":
+    """Return the sampler of ``sample_rate``; None lets the SDK read ``OTEL_TRACES_SAMPLER``.
+
+    The SDK reads ``OTEL_TRACES_SAMPLER_ARG`` only beside that one; here it works alone too.
+    """
+    named = os.environ.get(TRACES_SAMPLER) and settings.given["sample_rate"] != "argument"
+    if settings.sample_rate is None or named:
         return None
     return ParentBasedTraceIdRatio(settings.sample_rate)
 
@@ -126,8 +131,9 @@ def _exporter(settings: Settings) -> Callable[[], SpanExporter]:
     try:
         kind = import_module(_GRPC if grpc else _HTTP).OTLPSpanExporter
     except ImportError as error:
-        feature, extra = ("otlp_protocol='grpc'", "grpc") if grpc else ("Export over OTLP", "otlp")
-        raise MissingExtraError(feature, extra) from error
+        if not grpc:
+            raise
+        raise MissingExtraError("otlp_protocol='grpc'", "grpc") from error
     options: dict[str, Any] = {}
     if settings.given["otlp_endpoint"] == "argument":
         options["endpoint"] = settings.traces_endpoint

@@ -95,7 +95,11 @@ def test_odd_ids(each_shop: AuditedShop, name: str) -> None:
 def test_a_trace_goes_on_beside_what_is_odd(each_shop: AuditedShop) -> None:
     """Somebody's trace is right and the baggage beside it is not: the trace goes on."""
     trace_id, span_id = uuid4().hex, uuid4().hex[:16]
-    odd = {"baggage": [1], names.HEADER_LINKS: {}, names.HEADER_PUBLISHED_AT: "soon"}
+    odd: dict[str, object] = {
+        "baggage": [1],
+        names.HEADER_LINKS: {},
+        names.HEADER_PUBLISHED_AT: "soon",
+    }
     headers = {"traceparent": f"00-{trace_id}-{span_id}-01", **odd}
     task_id = send(each_shop, f"{SHOP}.add", [1, 2], headers)
     [run] = each_shop.spans(task_id, 1)

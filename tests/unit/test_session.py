@@ -193,6 +193,16 @@ def test_a_provider_set_after_init_is_refused_by_opentelemetry(receiver: Receive
         assert trace.get_tracer_provider() is mine
 
 
+def test_the_samplers_variable_works_alone(
+    app: Celery, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`OTEL_TRACES_SAMPLER_ARG=0` keeps no trace, though I name no sampler beside it."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    with taskobs.init(otlp_endpoint=receiver.endpoint, strict=True):
+        with_task(app).apply((1, 2))
+    assert not receiver.requests
+
+
 def test_sampled_out_sends_nothing_but_passes_on(app: Celery, receiver: Receiver) -> None:
     """With a sample rate of 0 nothing is sent, and workers still hear of the trace."""
     sent: list[Any] = []

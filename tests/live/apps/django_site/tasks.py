@@ -1,0 +1,11 @@
+"""The project's tasks."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+
+@shared_task
+def add(x: int, y: int) -> int:
+    """Succeed."""
+    return x + y

@@ -1,0 +1,107 @@
+"""Tasks for later, and tasks that nobody calls: ETA, countdown, beat."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from taskobs import names
+from tests.live.celery_process import SHOP
+from tests.live.shop import QUICK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskobs.demo.receiver import Receiver
+    from taskobs.demo.wire import ReceivedSpan
+    from tests.live.audit import AuditedShop
+    from tests.live.celery_process import Broker, LiveApp
+
+SECOND = 1_000_000_000
+LATER = {
+    "countdown": "countdown=1",
+    "eta": "eta=datetime.now(timezone.utc) + timedelta(seconds=1)",
+    "elsewhere": "eta=datetime.now(timezone(timedelta(hours=5))) + timedelta(seconds=1)",
+}
+TICK = 0.5
+REDBEAT = "acquire_distributed_beat_lock"
+"""Where celery-redbeat is installed, Sentry imports it, and it stumbles over other schedulers."""
+ENTRIES = {
+    "APP_CONFIG": json.dumps(
+        {
+            "beat_schedule": {"tick": {"task": f"{SHOP}.add", "schedule": TICK, "args": [1, 2]}},
+            "beat_max_loop_interval": 0.1,
+        }
+    )
+}
+
+
+@pytest.mark.parametrize("when", LATER)
+def test_queue_latency_counts_from_the_eta(each_shop: AuditedShop, when: str) -> None:
+    """I ask for a task in a second, and that second is no latency of my queue."""
+    each_shop.run("from datetime import datetime, timedelta, timezone")
+    task_id = each_shop.call(f"add.apply_async((1, 2), {LATER[when]})")
+    publish, run = each_shop.spans(task_id, 2)
+    assert (publish.status, run.parent_id) == ("unset", publish.span_id)
+    eta = datetime.fromisoformat(str(run.attributes[names.CELERY_ETA])).timestamp()
+    assert 0.5 < eta - publish.start_ns / SECOND < 1.5
+    latency = run.attributes[names.CELERY_QUEUE_LATENCY]
+    assert isinstance(latency, float)
+    assert latency == pytest.approx(run.start_ns / SECOND - eta, abs=0.2)
+
+
+def test_nothing_else_came(each_shop: AuditedShop) -> None:
+    """I stop the worker, and it has told nothing else."""
+    each_shop.audit()
+
+
+def ticks(receiver: Receiver, number: int) -> Sequence[tuple[ReceivedSpan, ReceivedSpan]]:
+    """Wait for ticks of the schedule: the publish and the run of each."""
+
+    def pairs() -> list[tuple[ReceivedSpan, ReceivedSpan]]:
+        runs = {s.parent_id: s for s in receiver.spans if s.name.startswith(names.RUN_SPAN)}
+        return [(span, runs[span.span_id]) for span in receiver.spans if span.span_id in runs]
+
+    assert receiver.wait_for(lambda _: len(pairs()) >= number, timeout=30), receiver.spans
+    return pairs()
+
+
+@pytest.mark.parametrize("kind", ["separate", "embedded"])
+def test_each_tick_of_beat_is_a_trace(
+    live: LiveApp, receiver: Receiver, broker: Broker, kind: str
+) -> None:
+    """Each time that my schedule comes round, there is one trace of its publish and its run."""
+    env = {**QUICK, **ENTRIES}
+    schedule = ("-B", "-s", str(live.folder / "schedule")) if kind == "embedded" else ()
+    worker = live.worker(broker, *schedule, env=env)
+    beat = None if schedule else live.beat(broker, env=env)
+    found = ticks(receiver, 3)
+    assert len({publish.trace_id for publish, _ in found}) == len(found)
+    for publish, run in found:
+        assert (publish.name, publish.kind, publish.parent_id) == (
+            f"publish {SHOP}.add",
+            "producer",
+            "",
+        )
+        assert (publish.status, run.status, run.kind) == ("unset", "unset", "consumer")
+        assert run.trace_id == publish.trace_id
+        assert publish.attributes[names.PROCESS_PID] != run.attributes[names.PROCESS_PID]
+    if beat is not None:
+        assert beat.stop() == 0
+    worker.stop()
+    assert [event for event in receiver.events if REDBEAT not in str(event.data)] == []
+
+
+def test_a_beat_that_stops_tells_of_its_last_tick(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker
+) -> None:
+    """I stop beat, and what it has published is told, once, however short it ran."""
+    beat = live.beat(redis_broker, env=ENTRIES)
+    beat.wait_log("Sending due task tick")
+    assert beat.stop() == 0
+    sent = beat.log.count("Sending due task tick")
+    tasks = [span.attributes[names.MESSAGING_MESSAGE_ID] for span in receiver.spans]
+    assert len(tasks) == len(set(tasks)) == sent
