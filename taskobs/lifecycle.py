@@ -18,7 +18,8 @@ from celery import signals
 from celery.app.task import Context
 
 from taskobs import adapter
-from taskobs.facts import Ending, Outcome, Publish, Run
+from taskobs.beat import BeatSeam
+from taskobs.facts import Ending, Outcome, Publish, Run, Schedule
 from taskobs.guard import Guard
 from taskobs.hooks import HookFailures
 from taskobs.observers.base import Observer
@@ -65,10 +66,12 @@ class Lifecycle:
         self._clock = clock
         self._observers: tuple[Observer, ...] = ()
         self._seam = PublishSeam(self._publishing, self._canvas)
+        self._beat = BeatSeam(self._schedule_of)
         self._hooks = HookFailures(self._hook_failed)
         self._supervision: Supervision | None = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
+            (signals.beat_init, self._beat_starts),
             (signals.before_task_publish, self._publish_routed),
             (signals.task_prerun, self._run_started),
             (signals.task_failure, self._run_failed),
@@ -100,6 +103,7 @@ class Lifecycle:
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
         self._seam.remove()
+        self._beat.remove()
         self._hooks.remove()
         if self._supervision is not None:
             self._supervision.remove()
@@ -113,6 +117,7 @@ class Lifecycle:
             publish: Publish | None = None
             with self.guard:
                 publish = adapter.publish_of(app, task, options, current_run())
+                publish.schedule = self._beat.take()
                 self._open(stack, [observer.publish for observer in self._observers], publish)
             token = _open_publish.set(publish)
             try:
@@ -125,6 +130,14 @@ class Lifecycle:
                 _open_publish.reset(token)
                 with self.guard:
                     stack.close()
+
+    def _beat_starts(self, **_: Any) -> None:
+        self._beat.install()
+
+    def _schedule_of(self, entry: Any) -> Schedule | None:
+        with self.guard:
+            return adapter.schedule_of(entry)
+        return None
 
     def _publish_routed(self, **message: Any) -> None:
         publish = _open_publish.get()
@@ -166,9 +179,10 @@ class Lifecycle:
             handled = sys.exc_info()[1]
             self._fail(opened, exception if handled is None else handled)
 
-    def _run_retried(self, *, request: Any, reason: BaseException, **_: Any) -> None:
+    def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
         opened = self._opened(request.id)
-        if opened is not None:
+        # A worker that stops cold tells so of each task it gives up, without a reason.
+        if opened is not None and reason is not None:
             with self.guard:
                 adapter.failure(opened.task, opened.run, reason)
 
