@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -86,3 +88,37 @@ def test_quickstart(receiver: Receiver) -> None:
     assert failed.name == "run tasks.charge_card"
     [event] = receiver.events
     assert failed.attributes["sentry.event_id"] == event.event_id
+
+
+READY: Final = """
+from django.apps import AppConfig
+import taskobs
+
+class Shop(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        taskobs.init()
+"""
+LOGGING: Final = """
+LOGGING = {
+    "version": 1,
+    "formatters": {"ids": {"format": "%(message)s trace_id=%(trace_id)s."}},
+    "handlers": {"file": {"class": "logging.FileHandler", "filename": "log", "formatter": "ids"}},
+    "root": {"handlers": ["file"], "level": "INFO"},
+}
+"""
+
+
+def test_django_logs_with_the_line_in_ready(tmp_path: Path, receiver: Receiver) -> None:
+    """I name a field in Django's own log format, and move the line as the README says."""
+    folder = tmp_path / "site"
+    shutil.copytree(EXAMPLES / "django_app", folder)
+    celery, settings = folder / "shop/celery.py", folder / "shop/settings.py"
+    celery.write_text(celery.read_text().replace("taskobs.init()", ""))
+    settings.write_text(settings.read_text() + LOGGING)
+    (folder / "shop/apps.py").write_text(READY)
+    source = WEB["django_app"] + "\nimport logging\nlogging.getLogger('shop').info('ready')\n"
+    run_python(source + WORKER.format(last=["shop.tasks.charge_card:0"]), folder, receiver)
+    assert "ready trace_id=." in (folder / "log").read_text()
+    assert [span.name.split()[0] for span in receiver.spans] == ["publish", "run"]
