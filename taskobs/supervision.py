@@ -142,9 +142,7 @@ def _short(value: Any) -> str:
     return str(value)[:_NAME_CHARS] if isinstance(value, (str, int)) else ""
 
 
-def _watched(
-    base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool
-) -> type[Any]:
+def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool) -> type[Any]:
     """Extend a request class by what is told of each delivery that a child can't tell.
 
     ``inline`` says that the pool (solo, threads, greenlets) runs tasks in this very process.
@@ -226,7 +224,7 @@ def _revoked(request: Any, reason: Any, terminated: Any, signum: Any, expired: A
 
 
 def _signal_name(signum: Any) -> str | None:
-    found = re.search(r"\d+", str(signum))
+    found = re.search(r"\d+", repr(signum))  # str() of a Signals has no number on Python 3.10
     try:
         return Signals(int(found.group())).name if found else None
     except ValueError:
