@@ -61,7 +61,7 @@ class SpanObserver(Observer):
         # The attempts of a task are siblings: all hang on what the first one hangs on.
         parent = publish.retries.parent_span if publish.retries else None
         span = self._tracer.start_span(
-            names.PUBLISH_SPAN + publish.name,
+            names.PUBLISH_SPAN + _encodable(publish.name),
             context=parent if isinstance(parent, otel_context.Context) else None,
             kind=SpanKind.PRODUCER,
             attributes=_publish_attributes(publish),
@@ -86,7 +86,7 @@ class SpanObserver(Observer):
         span = trace.get_current_span()
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
-                span.update_name(names.PUBLISH_SPAN + publish.name)
+                span.update_name(names.PUBLISH_SPAN + _encodable(publish.name))
             span.set_attributes(self._message_attributes(publish))
         self._write_headers(publish, span)
 
@@ -179,7 +179,7 @@ class SpanObserver(Observer):
             )
             parent = otel_context.Context()
         return self._tracer.start_span(
-            names.RUN_SPAN + run.name,
+            names.RUN_SPAN + _encodable(run.name),
             context=parent,
             kind=SpanKind.CONSUMER,
             attributes=self._with_stock(_run_attributes(run), run.stock),
@@ -332,7 +332,7 @@ def _record_exception(span: Span, error: BaseException) -> None:
         {
             "exception.type": _type(error),
             "exception.message": _message(error) or "",
-            "exception.stacktrace": text[-_STACKTRACE_CHARS:],
+            "exception.stacktrace": _encodable(text[-_STACKTRACE_CHARS:]),
         },
     )
 
@@ -341,7 +341,7 @@ def _message(error: BaseException | None) -> str | None:
     if error is None:
         return None
     try:
-        return str(error)[:_MESSAGE_CHARS]
+        return _encodable(str(error)[:_MESSAGE_CHARS])
     except Exception:  # noqa: BLE001  # a task's own __str__ may do anything
         return type(error).__name__
 
@@ -353,3 +353,8 @@ def _type(error: BaseException) -> str:
         if kind.__module__ == "builtins"
         else f"{kind.__module__}.{kind.__qualname__}"
     )
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, as in undecodable file names: one would cost a batch of spans."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

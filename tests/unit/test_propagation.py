@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
+
+from taskobs import propagation
+
+PARENT = trace.SpanContext(0xA, 0xB, is_remote=True, trace_flags=trace.TraceFlags(1))
+TRACEPARENT = f"00-{0xA:032x}-{0xB:016x}-01"
+
+
+def context_with(**members: str) -> Context:
+    context = trace.set_span_in_context(trace.NonRecordingSpan(PARENT), Context())
+    for name, value in members.items():
+        context = baggage.set_baggage(name, value, context)
+    return context
+
+
+def test_what_is_injected_is_extracted() -> None:
+    """Trace and baggage come out of the headers as they went in."""
+    headers: dict[str, object] = {}
+    propagation.inject(headers, context_with(tenant="acme"))
+    assert headers == {"traceparent": TRACEPARENT, "baggage": "tenant=acme"}
+    texts = {name: str(value) for name, value in headers.items()}
+    found = propagation.extract(texts.get)
+    assert trace.get_current_span(found).get_span_context() == PARENT
+    assert baggage.get_all(found) == {"tenant": "acme"}
+
+
+def test_an_earlier_attempt_s_trace_is_replaced() -> None:
+    """Headers that a retry inherits don't mix with the new ones."""
+    headers: dict[str, object] = {"traceparent": "old", "tracestate": "old=1", "mine": 1}
+    propagation.inject(headers, context_with())
+    assert headers == {"traceparent": TRACEPARENT, "mine": 1}
+
+
+@pytest.mark.parametrize("before", [["a=1"], {"a": 1}, 7, None, ""])
+def test_a_baggage_that_is_no_text_is_replaced(before: object) -> None:
+    """A baggage header that is no text does no harm."""
+    headers: dict[str, object] = {"baggage": before}
+    propagation.inject(headers, context_with(tenant="acme"))
+    assert headers["baggage"] == "tenant=acme"
+
+
+def test_merged_baggage_is_bounded() -> None:
+    """Merged baggage stays within the limits of W3C, and mine comes first."""
+    headers: dict[str, object] = {"baggage": ",".join(f"k{i}={'v' * 50}" for i in range(1_000))}
+    propagation.inject(headers, context_with(tenant="acme"))
+    merged = str(headers["baggage"])
+    assert merged.startswith("tenant=acme,k0=")
+    assert len(merged) <= 8192
+    assert merged.count(",") < 180
+
+
+def test_links_come_back() -> None:
+    """Links are read as they were written."""
+    text = propagation.write_links([("retry_of", TRACEPARENT), ("publish", TRACEPARENT)])
+    found = propagation.read_links(text)
+    assert [(link.context.trace_id, link.context.span_id) for link in found] == [(0xA, 0xB)] * 2
+    assert [dict(link.attributes or {}) for link in found] == [
+        {"celery.link": "retry_of"},
+        {"celery.link": "publish"},
+    ]
+
+
+def test_at_most_as_many_links_as_a_span_holds() -> None:
+    """However many are given, a span's limit of links is kept."""
+    text = propagation.write_links([("retry_of", TRACEPARENT)] * 10_000)
+    assert len(propagation.read_links(text)) == 128
+    assert len(propagation.read_links(",".join([f"x:{TRACEPARENT}"] * 10_000))) == 128
+
+
+@pytest.mark.parametrize("text", [None, "", ",", ":", "x:", "x:1-2-3-4", "x:00-" + "g" * 32 + "-"])
+def test_malformed_links_are_left_out(text: str | None) -> None:
+    """What is no link is none."""
+    assert propagation.read_links(text) == []
