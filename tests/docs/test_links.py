@@ -1,0 +1,38 @@
+"""Each link of a page leads to a file that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from tests.docs.pages import ROOT, pages
+
+NAMES = [str(page.relative_to(ROOT)) for page in pages()]
+
+
+def links(tokens: Sequence[Token]) -> Iterator[str]:
+    """Give the targets of links and pictures, but for those on the web."""
+    for token in tokens:
+        for attribute in ("href", "src"):
+            target = token.attrGet(attribute)
+            if isinstance(target, str) and "://" not in target:
+                yield target
+        yield from links(token.children or ())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    """I follow a link, and find what it speaks of."""
+    page = ROOT / name
+    targets = links(MarkdownIt().parse(page.read_text(encoding="utf-8")))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_picture_is_small() -> None:
+    """I open the README on a train, and its picture is there."""
+    picture = Path(ROOT / "docs/demo.png")
+    assert picture.stat().st_size < 250_000
