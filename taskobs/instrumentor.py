@@ -103,6 +103,6 @@ class TaskInstrumentor(CeleryInstrumentor):
         former._is_instrumented_by_opentelemetry = False  # noqa: SLF001
         if self._former_was_on:
             tracer, stock_metrics = former._tracer, former.metrics  # noqa: SLF001
-            links = former._use_span_links  # noqa: SLF001
+            links = getattr(former, "_use_span_links", False)  # older releases have no such setting
             former.instrument(skip_dep_check=True, use_span_links=links)
             former._tracer, former.metrics = tracer, stock_metrics  # noqa: SLF001
