@@ -1,12 +1,16 @@
 """Spans as tests want them: kept in memory, with ids that count up, drawn as a tree."""
 
+# The API offers no way to unset a provider.
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import itertools
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from celery import Celery
 from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -16,6 +20,15 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.util._once import Once
 
 from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
+
+
+class PrivateApp(Celery):
+    """An app that keeps its tasks to itself: usually they are registered in all later apps too."""
+
+    if not TYPE_CHECKING:
+
+        def task(self, *args: Any, **options: Any) -> Any:
+            return super().task(*args, **{**options, "shared": False})
 
 
 class CountingIds(IdGenerator):

@@ -7,13 +7,13 @@ from collections.abc import Generator
 import pytest
 from celery import Celery
 
-from tests.recording import Recorder, instrumented
+from tests.recording import PrivateApp, Recorder, instrumented
 
 
 @pytest.fixture
 def app() -> Generator[Celery]:
     """Give an app on a broker in memory, which nobody consumes from."""
-    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app = PrivateApp("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     yield app
     app.close()
 

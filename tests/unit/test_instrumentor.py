@@ -1,3 +1,5 @@
+# Some of what these tests look at has no public name.
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from collections.abc import Generator

@@ -1,3 +1,5 @@
+# Some of what these tests look at has no public name.
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import io
@@ -18,7 +20,7 @@ import taskobs
 from taskobs.demo.receiver import Receiver
 from taskobs.errors import SettingError
 from taskobs.instrumentor import shared_lifecycle
-from tests.recording import Recorder, global_provider, tracer_provider
+from tests.recording import PrivateApp, Recorder, global_provider, tracer_provider
 
 SPANS = ["publish add", "run add"]
 
@@ -126,10 +128,10 @@ def test_after_close_a_new_session_may_begin(app: Celery, receiver: Receiver) ->
 
 def test_every_app_is_covered(receiver: Receiver) -> None:
     """All apps of the process are covered, made before `init()` or after."""
-    early = Celery("early", broker="memory://", set_as_current=False)
+    early = PrivateApp("early", broker="memory://", set_as_current=False)
     early_task = with_task(early, "early")
     with taskobs.init(otlp_endpoint=receiver.endpoint, strict=True):
-        late = Celery("late", broker="memory://", set_as_current=False)
+        late = PrivateApp("late", broker="memory://", set_as_current=False)
         late_task = with_task(late, "late")
         for task in (early_task, late_task):
             task.delay(1, 2)

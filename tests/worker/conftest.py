@@ -11,12 +11,12 @@ from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore
 from opentelemetry import baggage, trace
 
-from tests.recording import Recorder, instrumented
+from tests.recording import PrivateApp, Recorder, instrumented
 
 
 def make_app() -> Celery:  # noqa: C901  # many small tasks
     """Make the shop: tasks that add, fail, retry, replace themselves and look at their headers."""
-    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app = PrivateApp("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update(
         broker_transport_options={"polling_interval": 0.01},
         worker_hijack_root_logger=False,
