@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,11 +23,16 @@ from celery.utils.time import maybe_iso8601
 
 from taskobs import names, stock
 from taskobs.chords import shelf_of
-from taskobs.facts import Broker, Ending, Outcome, Publish, Run
+from taskobs.facts import Broker, Ending, Outcome, Publish, Run, Schedule
 
 # No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
 _HEADER_CHARS: Final = 8192
 _MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
+_CRONTAB: Final = (
+    *("_orig_minute", "_orig_hour", "_orig_day_of_month", "_orig_month_of_year"),
+    "_orig_day_of_week",
+)
+_ENTRY_CHARS: Final = 200
 _RABBITMQ: Final = frozenset({"amqp", "amqps", "py-amqp", "pyamqp"})
 _STATES: Final = {
     "SUCCESS": Outcome.SUCCEEDED,
@@ -78,6 +83,7 @@ def complete(publish: Publish, message: Mapping[str, Any]) -> None:
     publish.expires = _text(task.get("expires"))
     publish.priority = message["properties"].get("priority")
     publish.headers = headers
+    _note_schedule(publish)
     shelf = publish.within.chord_shelf if publish.within else None
     publish.header_runs = shelf if shelf and shelf.serves(publish.task_id) else None
     publish.stock = partial(stock.of_publish, publish, message["declare"])
@@ -108,6 +114,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
         hostname=request.hostname,
         origin=request.origin,
         broker=Broker() if eager else _broker(task.app),
+        schedule_entry=_short(header(names.HEADER_SCHEDULE)),
         queue_latency=None if eager else _queue_latency(header, request.eta, now),
         header=header,
         pid=os.getpid(),
@@ -169,6 +176,43 @@ def conclude(task: Any, run: Run, state: str | None, result: Any) -> None:
         failure(task, run, result)
     else:
         run.outcome = outcome
+
+
+def schedule_of(entry: Any) -> Schedule:
+    """Make the record of a schedule's entry, of whichever scheduler."""
+    due = entry.schedule
+    fields = [getattr(due, name, None) for name in _CRONTAB]
+    interval = getattr(due, "run_every", None)
+    zone = getattr(due, "tz", None)
+    # Names come from people and databases: one that can't be encoded must not stop a publish.
+    name = str(entry.name).encode(errors="replace").decode()
+    return Schedule(
+        entry=name[:_ENTRY_CHARS],
+        crontab=None if None in fields else " ".join(map(_cron_field, fields)),
+        seconds=interval.total_seconds() if isinstance(interval, timedelta) else None,
+        timezone=getattr(zone, "key", None) or ("UTC" if zone is timezone.utc else None),
+    )
+
+
+def _cron_field(value: Any) -> str:
+    """Write one field of a crontab, which may be a number, text, or several of either."""
+    if isinstance(value, (set, frozenset, list, tuple)):
+        return ",".join(sorted(map(str, value), key=lambda one: (len(one), one)))
+    return "".join(str(value).split())
+
+
+def _note_schedule(publish: Publish) -> None:
+    """Say in the message which entry it is for; what a task hands on of its own is dropped."""
+    again = publish.retries.schedule_entry if publish.retries else None
+    entry = publish.schedule.entry if publish.schedule else again
+    if entry is not None:
+        publish.headers[names.HEADER_SCHEDULE] = entry
+    else:
+        publish.headers.pop(names.HEADER_SCHEDULE, None)
+
+
+def _short(text: str | None) -> str | None:
+    return text[:_ENTRY_CHARS] if text else None
 
 
 def _reason(error: BaseException) -> str | None:

@@ -176,23 +176,24 @@ def _header(name: object, value: object, *, position: int) -> tuple[str, str]:
     return name.lower(), value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Show a value that is no secret, cut short."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _hidden(value: object) -> str:
-    return "'***'" if value else _shown(value)
+    return "'***'" if value else shown(value)
 
 
 def _without_credentials(value: object) -> str:
     """Show a URL without what stands before its ``@`` and behind its ``?``."""
     if not isinstance(value, str):
-        return _shown(value)
+        return shown(value)
     before, at, rest = value.rpartition("@")
     scheme = re.match(r"\s*https?://", before)
     mask = f"{scheme[0] if scheme else ''}***@" if at else ""
-    return _shown(mask + re.split(r"[?#]", rest)[0])
+    return shown(mask + re.split(r"[?#]", rest)[0])
 
 
 def _dsn_without_key(value: object) -> str:
@@ -201,11 +202,11 @@ def _dsn_without_key(value: object) -> str:
     return _without_credentials(value) if clear else _hidden(value)
 
 
-TEXT = Kind(_text, _shown)
-SWITCH = Kind(_switch, _shown)
-SHARE = Kind(_share, _shown)
-SECONDS = Kind(_seconds, _shown)
-PROTOCOL = Kind(_protocol, _shown)
+TEXT = Kind(_text, shown)
+SWITCH = Kind(_switch, shown)
+SHARE = Kind(_share, shown)
+SECONDS = Kind(_seconds, shown)
+PROTOCOL = Kind(_protocol, shown)
 ENDPOINT = Kind(_endpoint, _without_credentials)
 DSN = Kind(_dsn, _dsn_without_key)
 HEADERS = Kind(_headers, _hidden)

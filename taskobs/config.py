@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-from taskobs import checks
+from taskobs import checks, cron_checks
 from taskobs.errors import SettingError
 
 Source = Literal["argument", "variable", "default"]
@@ -61,6 +61,9 @@ class Settings:
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`.")
     release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under.")
     send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, kind=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
+    crons: bool = setting("TASKOBS_CRONS", default=False, kind=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
+    crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
+    crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, kind=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, kind=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")

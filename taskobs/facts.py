@@ -59,6 +59,22 @@ class SpanAddress:
     sampled: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The entry of beat's schedule that a publish is for, and when it is due.
+
+    With neither ``crontab`` nor ``seconds`` it is due by other rules (the sun, one moment).
+    """
+
+    entry: str
+    crontab: str | None = None
+    """Five fields, as cron has them."""
+    seconds: float | None = None
+    """The interval."""
+    timezone: str | None = None
+    """The IANA name of the zone that the crontab is in; None when it has none."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Publish:
     """One message handed to the broker.
@@ -72,6 +88,8 @@ class Publish:
     """The run that publishes, when a task calls a task."""
     retries: Run | None = None
     """The run whose next attempt this is."""
+    schedule: Schedule | None = None
+    """Set on what beat publishes for an entry that is due."""
     broker: Broker = field(default_factory=Broker)
     name: str = ""
     """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
@@ -119,6 +137,8 @@ class Run:
     origin: str | None = None
     """The producer's node name."""
     broker: Broker = field(default_factory=Broker)
+    schedule_entry: str | None = None
+    """The entry of beat's schedule that it runs for, as the message says."""
     queue_latency: float | None = None
     """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
     header: Callable[[str], str | None] = lambda _: None

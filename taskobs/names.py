@@ -41,6 +41,7 @@ CELERY_HOSTNAME: Final = "celery.hostname"
 CELERY_ORIGIN: Final = "celery.origin"
 CELERY_EAGER: Final = "celery.eager"
 CELERY_REDELIVERED: Final = "celery.redelivered"
+CELERY_SCHEDULE_ENTRY: Final = "celery.schedule.entry"
 CELERY_SIGNAL: Final = "celery.terminated.signal"
 PROCESS_EXIT_CODE: Final = "process.exit.code"
 CELERY_RETRY_REASON: Final = "celery.retry.reason"
@@ -53,6 +54,8 @@ LINK_PUBLISH: Final = "publish"
 # Message headers, beside those of the propagator.
 HEADER_PUBLISHED_AT: Final = "taskobs-published-at"
 HEADER_LINKS: Final = "taskobs-links"
+HEADER_SCHEDULE: Final = "taskobs-schedule"
+HEADER_CHECK_IN: Final = "taskobs-check-in"
 
 # Sentry.
 TAG_TASK: Final = "celery.task"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Callable
+from signal import SIG_DFL, SIGTERM, getsignal
+from signal import signal as handle
 from typing import Any, Final, Protocol
 
 from celery import signals
@@ -43,6 +46,7 @@ class Process:
             (signals.worker_process_init, self._child_started),
             (signals.worker_process_shutdown, self._child_ends),
             (signals.beat_init, self._beat_started),
+            (signals.beat_embedded_init, self._embedded_beat_started),
         )
 
     def board(self) -> None:
@@ -77,6 +81,17 @@ class Process:
 
     def _beat_started(self, **_: Any) -> None:
         self._passenger.became(Role.BEAT)
+
+    def _embedded_beat_started(self, **_: Any) -> None:
+        # The worker stops it by a signal that nobody handles: nothing else tells of its end.
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and getsignal(SIGTERM) is SIG_DFL:
+            handle(SIGTERM, self._embedded_beat_stops)
+
+    def _embedded_beat_stops(self, number: int, _: object) -> None:
+        self._passenger.ending()
+        handle(number, SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _forked() -> None:

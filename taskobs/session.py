@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,7 @@ from taskobs.config import Settings
 from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
 from taskobs.lifecycle import current_run
 from taskobs.observers.logs import LogFields
+from taskobs.outages import Outages
 from taskobs.pipeline.traces import TracePipeline
 from taskobs.processes import Process, at_process_end
 from taskobs.roles import Role
@@ -47,6 +48,7 @@ class Session:
         self._undo = ExitStack()
         self._traces: TracePipeline | None = None
         self._sentry: SentryPipeline | None = None
+        self._outages = Outages()
         self._logs = LogFields(current_run)
         self._deadline: float | None = None
 
@@ -122,11 +124,25 @@ class Session:
         from taskobs.observers.sentry import SentryObserver  # 0.8 s, if wanted
         from taskobs.pipeline.sentry import SentryPipeline
 
-        self._sentry = SentryPipeline.start(self.settings)
+        undo.callback(self._outages.close)
+        self._sentry = SentryPipeline.start(self.settings, self._outages.repeats)
         undo.callback(self._sentry.close, 0.0)
         errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
         shared_lifecycle().attach(errors)
         undo.callback(shared_lifecycle().detach, errors)
+        if self.settings.crons:
+            self._start_crons(undo, self._sentry)
+
+    def _start_crons(self, undo: ExitStack, sentry: SentryPipeline) -> None:
+        from taskobs.observers.crons import CronObserver
+
+        crons = CronObserver(
+            sentry,
+            exclude=self.settings.crons_exclude or (),
+            options=self.settings.crons_options,
+        )
+        shared_lifecycle().attach(crons)
+        undo.callback(shared_lifecycle().detach, crons)
 
     def _observe(self, undo: ExitStack) -> None:
         guard = shared_lifecycle().guard
@@ -157,8 +173,16 @@ class Session:
         self.role = role
         if self._sentry is None and _sentry_is_active():  # the app initialised it after us
             self._start_errors(self._undo)
+        if self._sentry is not None:
+            self._watch_outages(role)
         if self.settings.log_ids:
             self._cover_loggers()
+
+    def _watch_outages(self, role: Role) -> None:
+        if role is Role.WORKER:
+            self._outages.watch_worker()
+        elif role is Role.BEAT:
+            self._outages.watch_beat()
 
     def forked(self) -> None:
         """Leave alone what the parent has started: this is a child."""
@@ -167,6 +191,7 @@ class Session:
             self._traces.after_fork()
         if self._sentry is not None:
             self._sentry.after_fork()
+        self._outages.after_fork()
 
     def ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
@@ -197,6 +222,9 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     environment: str | None = None,
     release: str | None = None,
     send_arguments: bool | None = None,
+    crons: bool | None = None,
+    crons_exclude: Iterable[str] | None = None,
+    crons_options: Mapping[str, Mapping[str, object]] | None = None,
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     shutdown_timeout: float | None = None,

@@ -60,13 +60,16 @@ class SpanObserver(Observer):
             return
         # The attempts of a task are siblings: all hang on what the first one hangs on.
         parent = publish.retries.parent_span if publish.retries else None
+        if publish.schedule is not None:
+            parent = otel_context.Context()  # a tick is nobody's child, whatever is current
+        context = parent if isinstance(parent, otel_context.Context) else None
         span = self._tracer.start_span(
             names.PUBLISH_SPAN + _encodable(publish.name),
-            context=parent if isinstance(parent, otel_context.Context) else None,
+            context=context,
             kind=SpanKind.PRODUCER,
             attributes=_publish_attributes(publish),
         )
-        with _current(span):
+        with _current(span, context if publish.schedule is not None else None):
             yield
             if publish.error is not None:
                 _record_error(span, publish.error)
@@ -220,8 +223,8 @@ class SpanObserver(Observer):
 
 
 @contextmanager
-def _current(span: Span) -> Generator[None]:
-    with _attached(trace.set_span_in_context(span)):
+def _current(span: Span, context: otel_context.Context | None = None) -> Generator[None]:
+    with _attached(trace.set_span_in_context(span, context)):
         try:
             yield
         finally:
@@ -258,6 +261,9 @@ def _publish_attributes(publish: Publish) -> Attributes:
         names.MESSAGING_OPERATION_TYPE: "send",
         names.CELERY_TASK_NAME: publish.task,
         names.PROCESS_PID: os.getpid(),
+        **_present(
+            {names.CELERY_SCHEDULE_ENTRY: publish.schedule.entry if publish.schedule else None}
+        ),
     }
 
 
@@ -276,6 +282,7 @@ def _run_attributes(run: Run) -> Attributes:
                 names.CELERY_PARENT_ID: run.parent_id,
                 names.CELERY_GROUP_ID: run.group_id,
                 names.CELERY_ATTEMPT: run.attempt,
+                names.CELERY_SCHEDULE_ENTRY: run.schedule_entry,
                 names.CELERY_QUEUE_LATENCY: run.queue_latency,
                 names.CELERY_ETA: run.eta,
                 names.CELERY_EXPIRES: run.expires,

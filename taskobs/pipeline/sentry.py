@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from threading import Lock
 from typing import Final, cast
 from weakref import WeakKeyDictionary
@@ -54,7 +55,14 @@ class SentryPipeline:
     Made by ``start``; ``close`` changes everything back. Thread-safe.
     """
 
-    def __init__(self, *, send_arguments: bool = False, own: BaseClient | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        send_arguments: bool = False,
+        own: BaseClient | None = None,
+        repeats: Callable[[logging.LogRecord], bool] = lambda _: False,
+    ) -> None:
+        self._repeats = repeats
         self._send_arguments = send_arguments
         self._own = own
         self._client: BaseClient | None = None
@@ -65,9 +73,14 @@ class SentryPipeline:
         self._lock = Lock()
 
     @classmethod
-    def start(cls, settings: SentrySettings) -> SentryPipeline:
+    def start(
+        cls,
+        settings: SentrySettings,
+        repeats: Callable[[logging.LogRecord], bool] = lambda _: False,
+    ) -> SentryPipeline:
         """Adopt the client that Sentry has, or initialise one if there is a DSN.
 
+        ``repeats`` tells of a log record whether its trouble was reported already.
         With neither, nothing is sent until the app calls ``sentry_sdk.init()``, which may be at
         any later time. Raises ``sentry_sdk.utils.BadDsn`` for a DSN that is none.
         """
@@ -75,7 +88,7 @@ class SentryPipeline:
         if settings.sentry_dsn and not sentry_sdk.get_client().is_active():
             own = make_client(settings)
             sentry_sdk.get_global_scope().set_client(own)
-        pipeline = cls(send_arguments=settings.send_arguments, own=own)
+        pipeline = cls(send_arguments=settings.send_arguments, own=own, repeats=repeats)
         pipeline._install()
         return pipeline
 
@@ -137,7 +150,7 @@ class SentryPipeline:
         if getattr(stock, "monitor_beat_tasks", False):
             logger.warning(
                 "Sentry's CeleryIntegration(monitor_beat_tasks=True) is set aside by taskobs: "
-                "its check-ins for beat's entries stop"
+                "its check-ins for beat's entries stop; taskobs.init(crons=True) sends them"
             )
 
     def _install(self) -> None:
@@ -169,9 +182,10 @@ class SentryPipeline:
 
     def _process(self, event: Event, hint: Hint) -> Event | None:
         """Look at every event of this process, in runs and outside of them."""
-        del hint
         told = cast("dict[str, object]", event)
-        if _is_told_otherwise(told):
+        record = hint.get("log_record")
+        again = isinstance(record, logging.LogRecord) and self._repeats(record)
+        if again or _is_told_otherwise(told):
             return None
         if not self._send_arguments:
             redact.drop_celery_crumbs(told)

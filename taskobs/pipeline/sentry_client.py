@@ -6,9 +6,10 @@ with a default, so that a release that renames them costs a comfort and not an e
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any, Final, Protocol, cast
 
@@ -77,7 +78,8 @@ def make_client(settings: SentrySettings) -> BaseClient:
             "http_bodies": [],
         }
     known: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
-    return sentry_sdk.Client(**known)
+    with _without_redbeat():
+        return sentry_sdk.Client(**known)
 
 
 def drain(client: BaseClient, timeout: float) -> bool:
@@ -131,9 +133,27 @@ def _again(batcher: Any) -> object:  # noqa: ANN401 - one of three classes, some
     return type(batcher)(**arguments)
 
 
+@contextmanager
+def _without_redbeat() -> Generator[None]:
+    """Keep Sentry from importing redbeat, whose import alone takes part in every beat's start.
+
+    Its receiver logs an error in a beat that has another scheduler.
+    """
+    name = "redbeat"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = cast("Any", None)  # what makes an import fail
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def _stock_integration() -> list[type[Integration]]:
     try:
-        from sentry_sdk.integrations.celery import CeleryIntegration
+        with _without_redbeat():
+            from sentry_sdk.integrations.celery import CeleryIntegration
     except DidNotEnable:
         return []
     return [CeleryIntegration]
