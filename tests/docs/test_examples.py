@@ -33,8 +33,9 @@ def done(task_id, task, **_):
 signals.worker_ready.connect(ready)
 signals.task_postrun.connect(done)
 celery.conf.worker_redirect_stdouts = False
+quick = dict.fromkeys(["without_gossip", "without_mingle", "without_heartbeat"], True)
 celery.conf.broker_transport_options = {{"polling_interval": 0.01}}
-celery.Worker(pool="solo", loglevel="INFO", logfile=os.devnull, quiet=True).start()
+celery.Worker(pool="solo", loglevel="INFO", logfile=os.devnull, quiet=True, **quick).start()
 """
 
 WEB: Final = {

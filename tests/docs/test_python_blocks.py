@@ -87,8 +87,9 @@ def done(**_):
 
 signals.worker_ready.connect(ready)
 signals.task_postrun.connect(done)
+quick = dict.fromkeys(["without_gossip", "without_mingle", "without_heartbeat"], True)
 app.conf.broker_transport_options = {"polling_interval": 0.01}
-app.Worker(pool="solo", loglevel="INFO", logfile="worker.log", quiet=True).start()
+app.Worker(pool="solo", loglevel="INFO", logfile="worker.log", quiet=True, **quick).start()
 """
     run_python(source, tmp_path, receiver)
     log = (tmp_path / "worker.log").read_text()
