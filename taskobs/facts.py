@@ -58,6 +58,14 @@ class SpanAddress:
     span_id: str
     sampled: bool
 
+    @property
+    def traceparent(self) -> str:
+        """The address as one string.
+
+        https://www.w3.org/TR/trace-context/#traceparent-header
+        """
+        return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:

@@ -169,6 +169,9 @@ class Lifecycle:
         opened = _Open(run, task, ExitStack(), sys.exc_info()[1])
         opened.token = _open_run.set(opened)
         self._open(opened.stack, [observer.run for observer in self._observers], run)
+        if run.chord_shelf is not None and run.span is not None and run.span.sampled:
+            with self.guard:  # the backend may fail; the run is open all the same
+                run.chord_shelf.put(run.span.traceparent)
         return opened
 
     def _run_failed(self, *, task_id: str, exception: BaseException, **_: Any) -> None:

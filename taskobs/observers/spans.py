@@ -112,7 +112,7 @@ class SpanObserver(Observer):
         links: list[tuple[str, str]] = []
         again = publish.retries
         if again is not None and again.span is not None:
-            links.append((names.LINK_RETRY_OF, _traceparent(again.span)))
+            links.append((names.LINK_RETRY_OF, again.span.traceparent))
             links.append((names.LINK_PUBLISH, propagation.address_of(span.get_span_context())))
         if publish.header_runs is not None:
             links += [(names.LINK_CHORD_HEADER, address) for address in publish.header_runs.get()]
@@ -160,8 +160,6 @@ class SpanObserver(Observer):
         )
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if propagation.has_span(carried) else context
-        if run.chord_shelf is not None and address.trace_flags.sampled:
-            run.chord_shelf.put(propagation.address_of(address))
         started = run.started or self._clock()
         with _attached(context):
             try:
@@ -238,10 +236,6 @@ def _attached(context: otel_context.Context) -> Generator[None]:
         yield
     finally:
         otel_context.detach(token)
-
-
-def _traceparent(span: SpanAddress) -> str:
-    return f"00-{span.trace_id}-{span.span_id}-{span.sampled:02x}"
 
 
 def _broker_attributes(broker: Broker) -> Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
+from taskobs.instrumentor import shared_lifecycle
 from tests.recording import Recorder, links, parent_id, span_id
 
 Get = Callable[[Any], Any]
@@ -149,3 +150,21 @@ def test_a_task_that_calls_a_task(app: Celery, spans: Recorder, result_of: Get) 
     result_of(app.tasks["calls"].delay())
     spans.wait("run calls", "run add")
     assert spans.tree() == ["publish calls", "  run calls", "    publish add", "      run add"]
+
+
+def test_a_backend_that_keeps_no_link_loses_no_span(
+    app: Celery, spans: Recorder, result_of: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My result backend refuses what taskobs leaves there, and my chord's trace is whole."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("taskobs.chords.BackendShelf.put", refuse)
+    add, total = app.tasks["add"], app.tasks["total"]
+    assert result_of(chord([add.s(1, 1), add.s(2, 2)])(total.s())) == 6
+    spans.wait("run total", *["run add"] * 2)
+    counts = shared_lifecycle().guard.counts
+    assert counts.pop("builtins.OSError") == 2  # counted, and said in the log
+    assert spans.traces == 1
+    assert links(spans.one("run total")) == []
