@@ -125,11 +125,15 @@ class LiveApp:
         app: str = SHOP,
         env: Mapping[str, str] | None = None,
         ready: bool = True,
+        script: str | None = None,
     ) -> Worker:
-        """Start a worker and wait until it is ready; ``args`` go to ``celery worker``."""
+        """Start a worker and wait until it is ready; ``args`` go to ``celery worker``.
+
+        A ``script`` is a module that calls ``worker_main()`` in place of that command.
+        """
         name = f"w{next(self._numbers)}"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h"]
-        command += ["-l", "INFO", "-P", pool, "-c", str(concurrency)]
+        command = [sys.executable, "-m", *([script] if script else ["celery", "-A", app])]
+        command += ["worker", "-n", f"{name}@%h", "-l", "INFO", "-P", pool, "-c", str(concurrency)]
         command += ["--without-mingle", "--without-gossip", *args]
         worker = self._start(Worker, command, name, broker, env)
         if ready:
