@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage check bench docs clean
+.PHONY: help demo test lint coverage check matrix celery-suite bench docs clean
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { \
@@ -50,6 +50,12 @@ coverage: .coverage $(VENV)/dev.stamp  ## hold the last `make test` to the cover
 	$(BIN)/coverage report
 
 check: lint coverage  ## everything that CI checks beside the tests
+
+matrix: $(VENV)/dev.stamp  ## run the tests over Pythons and releases of Celery, OpenTelemetry, Sentry
+	@$(BIN)/python tools/matrix.py $(ARGS)
+
+celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
+	@$(BIN)/python tools/celery_suite.py $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack
 	@$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,274 @@
+"""Run the tests over the Pythons and the releases of Celery, OpenTelemetry and Sentry we support.
+
+Each combination has a virtual environment of its own in the user's cache. The oldest releases are
+the floors that ``pyproject.toml`` declares; the newest are those that pip finds today.
+
+Exit status: 0 if all that ran passed; 1 if a test failed, or an environment could not be made;
+2 if a Python is not on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskobs-matrix"
+PAGE: Final = ROOT / "docs" / "matrix.md"
+BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
+PATIENCE: Final = 1200.0
+"""Seconds after which the tests of one ring count as hanging."""
+
+TESTERS: Final = (
+    "pytest>=9",
+    "pytest-timeout",
+    "pytest-xdist",
+    "opentelemetry-propagator-b3",
+)
+"""What the tests import, beside taskobs and what it requires."""
+OF_THEIR_TIME: Final = {
+    "kombu": "<5.4",
+    "billiard": "<4.3",  # with 4.3 a sys.exit() in a task breaks Celery before 5.7 itself
+}
+"""Packages that Celery requires and releases in step: what the oldest Celery was made for."""
+
+RINGS: Final = {
+    "unit, worker": ("tests/unit", "tests/worker"),
+    "live": ("tests/live/test_smoke.py", "-k", "any_machine or (one_trace and redis)"),
+    "parent": ("tests/live/test_parent.py", "-k", "redis"),
+}
+PLAIN_RINGS: Final = ("unit, worker", "live")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One Python with one choice of releases."""
+
+    name: str
+    python: str
+    oldest: bool = False
+    extras: str = "[grpc]"
+    more: tuple[str, ...] = ("celery[redis]",)
+    """Requirements beside taskobs and the testers."""
+    except_for: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Floors of this combination that are higher than the declared ones."""
+    rings: tuple[str, ...] = PLAIN_RINGS
+
+    @property
+    def folder(self) -> Path:
+        """Where its environment is."""
+        return CACHE / re.sub(r"[^a-z0-9.]+", "-", f"{self.python}-{self.name}".lower())
+
+    def requirements(self) -> list[str]:
+        """Return what pip is asked to install."""
+        return ["-e", f"{ROOT}{self.extras}", *TESTERS, *self.more]
+
+    def constraints(self) -> list[str]:
+        """Return what pip is held to."""
+        if not self.oldest:
+            return []
+        pinned = {name: f"=={version}" for name, version in {**floors(), **self.except_for}.items()}
+        return [f"{name}{specifier}" for name, specifier in {**OF_THEIR_TIME, **pinned}.items()]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one combination."""
+
+    combination: Combination
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    told: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By the name of a ring: pytest's last line."""
+    passed: bool = False
+    missing: bool = False
+
+
+COMBINATIONS: Final = (
+    Combination("oldest", "3.10", oldest=True, rings=tuple(RINGS)),
+    Combination("newest", "3.10"),
+    Combination("newest", "3.11"),
+    Combination("newest", "3.12"),
+    Combination("newest", "3.13", rings=tuple(RINGS)),
+    Combination("oldest", "3.13", oldest=True),
+    Combination("Sentry 3 beta", "3.13", more=("celery[redis]", "sentry-sdk>=3.0.0b1")),
+    Combination("no extras", "3.13", extras="", more=()),
+)
+QUICK: Final = (COMBINATIONS[0], COMBINATIONS[4], COMBINATIONS[7])
+
+
+def floors() -> dict[str, str]:
+    """Return the lowest release of each package that taskobs declares to work with."""
+    found: dict[str, str] = {}
+    for text in requires("taskobs") or ():
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": "grpc"}):
+            continue
+        lowest = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+        if lowest:
+            found[requirement.name] = max(lowest, key=Version)
+    return found
+
+
+def interpreter(version: str) -> str | None:
+    """Find a Python: on the PATH, or among pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    known = [str(path) for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
+    for place in (shutil.which(f"python{version}"), *known):
+        # pyenv puts programs on the PATH that refuse to run.
+        if place and _works(place):
+            return place
+    return None
+
+
+def _works(python: str) -> bool:
+    return not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
+
+
+def make(combination: Combination, python: str) -> Path:
+    """Make or refresh an environment and give its Python; raises `CalledProcessError`."""
+    folder, binary = combination.folder, combination.folder / "bin" / "python"
+    constraints = folder.with_suffix(".txt")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    constraints.write_text("\n".join(combination.constraints()) + "\n", encoding="utf-8")
+    if not binary.exists():
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    install = [str(binary), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    install += ["--upgrade", "--upgrade-strategy", "eager", "-c", str(constraints)]
+    subprocess.run([*install, *combination.requirements()], check=True)
+    return binary
+
+
+def versions_in(binary: Path) -> dict[str, str]:
+    """Return the releases that an environment has, by name."""
+    listing = subprocess.run(
+        [str(binary), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found: list[dict[str, str]] = json.loads(listing.stdout)
+    return {package["name"].lower(): package["version"] for package in found}
+
+
+def run_ring(binary: Path, ring: str) -> tuple[bool, str]:
+    """Run the tests of one ring; gives whether they passed, and pytest's last line."""
+    command = [str(binary), "-m", "pytest", "-q", "-p", "no:cacheprovider", *RINGS[ring]]
+    log = binary.parents[1] / f"{ring.replace(', ', '-')}.log"
+    with log.open("w", encoding="utf-8") as output:
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, stdout=output, stderr=output, check=False, timeout=PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            return False, f"hangs: more than {PATIENCE:.0f} s"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["no output"]
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR")):
+            print(f"      {line}")
+    return not done.returncode, re.sub(r" in [\d.]+s.*| warnings?,?", "", lines[-1])
+
+
+def run(combination: Combination) -> Result:
+    """Make an environment, and run the rings of tests in it."""
+    python = interpreter(combination.python)
+    if python is None:
+        say(f"no python{combination.python} on this machine", ok=False)
+        return Result(combination, missing=True)
+    try:
+        binary = make(combination, python)
+    except subprocess.CalledProcessError:
+        say("pip could not make the environment", ok=False)
+        return Result(combination)
+    versions, told, passed = versions_in(binary), dict[str, str](), True
+    for ring in combination.rings:
+        started = time.monotonic()
+        ok, told[ring] = run_ring(binary, ring)
+        passed = passed and ok
+        say(f"{ring}: {told[ring]} ({time.monotonic() - started:.0f} s)", ok=ok)
+    return Result(combination, versions, told, passed)
+
+
+def say(text: str, *, ok: bool) -> None:
+    """Print a line of progress."""
+    print(f"   {'ok  ' if ok else 'FAIL'} {text}", flush=True)
+
+
+COLUMNS: Final = {
+    "Celery": ("celery",),
+    "kombu, billiard": ("kombu", "billiard"),
+    "OpenTelemetry": ("opentelemetry-sdk", "opentelemetry-instrumentation-celery"),
+    "Sentry SDK": ("sentry-sdk",),
+    "wrapt, click": ("wrapt", "click"),
+    "gRPC": ("grpcio",),
+}
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a table in Markdown."""
+    return "\n".join(rows(results))
+
+
+def rows(results: Sequence[Result]) -> Iterator[str]:
+    """Give the lines of the table."""
+    heads = ["Python", "releases", *COLUMNS, "unit, worker", "live"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    for result in results:
+        cells = [result.combination.python, result.combination.name]
+        cells += [
+            ", ".join(result.versions.get(name, "none") for name in packages)
+            for packages in COLUMNS.values()
+        ]
+        live = [told for ring, told in result.told.items() if ring != "unit, worker"]
+        cells += [result.told.get("unit, worker", "not run"), "; ".join(live) or "not run"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def write(text: str) -> None:
+    """Put the table between the markers of its page."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: wrote the table")
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="three combinations instead of all")
+    parser.add_argument("--only", metavar="WORDS", help="those whose 'PYTHON NAME' has these words")
+    chosen = parser.parse_args()
+    combinations = [
+        one
+        for one in (QUICK if chosen.quick else COMBINATIONS)
+        if not chosen.only or chosen.only in f"{one.python} {one.name}"
+    ]
+    results: list[Result] = []
+    for number, one in enumerate(combinations, 1):
+        print(f"[{number}/{len(combinations)}] Python {one.python}, {one.name}", flush=True)
+        results.append(run(one))
+    print(table(results))
+    if not chosen.quick and not chosen.only and all(result.passed for result in results):
+        write(table(results))
+    if any(not result.passed and not result.missing for result in results):
+        return 1
+    return 2 if any(result.missing for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
