@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any, Final, Protocol, cast
 
 import sentry_sdk
+from sentry_sdk import integrations as sentry_integrations
 from sentry_sdk.client import BaseClient
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations import DidNotEnable, Integration
@@ -101,6 +102,7 @@ def shut(client: BaseClient, timeout: float) -> bool:
     closed = _bounded(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
     if sender is not None:
         sender.join(max(0.0, end - time.monotonic()))
+    _allow_stock_integration()
     return drained and closed
 
 
@@ -157,6 +159,14 @@ def _stock_integration() -> list[type[Integration]]:
     except DidNotEnable:
         return []
     return [CeleryIntegration]
+
+
+def _allow_stock_integration() -> None:
+    """Let a later client have the integration: Sentry remembers what was disabled once."""
+    installed: set[str] = getattr(sentry_integrations, "_installed_integrations", set())
+    processed: set[str] = getattr(sentry_integrations, "_processed_integrations", set())
+    if "celery" not in installed:
+        processed.discard("celery")
 
 
 def _bounded(action: Callable[[], object], seconds: float) -> bool:
