@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from celery import _state
 from opentelemetry import trace
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from taskobs.pipeline.sentry import SentryPipeline
 
 _log = logging.getLogger("taskobs")
-_LOGGERS: Final = ("", "celery", "celery.task")
 
 _session: Session | None = None
 
@@ -49,7 +48,6 @@ class Session:
         self._traces: TracePipeline | None = None
         self._sentry: SentryPipeline | None = None
         self._outages = Outages()
-        self._logs = LogFields(current_run)
         self._deadline: float | None = None
 
     def __repr__(self) -> str:
@@ -156,15 +154,12 @@ class Session:
                 )
                 undo.callback(instrumentor.uninstrument)
         if self.settings.log_ids:
-            self._cover_loggers()
-            undo.callback(self._logs.close)
+            logs = LogFields(current_run)
+            logs.install()
+            undo.callback(logs.remove)
         process = Process(self)
         process.board()
         undo.callback(process.leave)
-
-    def _cover_loggers(self) -> None:
-        for name in _LOGGERS:
-            self._logs.cover(logging.getLogger(name))
 
     # What becomes of the process: see taskobs.processes.Passenger.
 
@@ -175,8 +170,6 @@ class Session:
             self._start_errors(self._undo)
         if self._sentry is not None:
             self._watch_outages(role)
-        if self.settings.log_ids:
-            self._cover_loggers()
 
     def _watch_outages(self, role: Role) -> None:
         if role is Role.WORKER:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 from celery import Celery
 from fastapi import FastAPI
 
 import taskobs
 
 celery = Celery("fastapi_shop", broker="redis://localhost:6379/0")
-taskobs.init()
-app = FastAPI()
+session = taskobs.init()
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    """Send what is left: uvicorn ends by the signal that it got, and no exit hook runs."""
+    yield
+    session.flush()
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 @celery.task

@@ -4,27 +4,55 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
+import wrapt
 from opentelemetry import trace
 
 from taskobs import names
 from taskobs.facts import Run
 
 
-class TaskFields(logging.Filter):
-    """Give each record ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags``.
+class LogFields:
+    """Gives each record ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags``.
 
-    A filter on handlers, not a record factory: factories make a user's own ``extra={"task_id":
-    ...}`` raise. What a record has already stays. Outside a run or a span the fields are empty
-    strings, so that a format that names them always works.
+    Outside a run or a span the fields are empty strings, so that a format that names them always
+    works; what a record has already stays. ``Logger.handle`` is where they are added: after
+    ``extra``, which a record factory would make raise, and before all handlers, whenever they
+    were made: Celery, Django and others set up logging long after ``init()``.
     """
 
     def __init__(self, current_run: Callable[[], Run | None]) -> None:
-        super().__init__()
         self._current_run = current_run
+        self._original: Any = None
+        self._wrapper: Any = None
+        self._on = False
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields; every record passes."""
+    def install(self) -> None:
+        """Add the fields from now on, in all loggers of the process."""
+        self._on = True
+        self._original = logging.Logger.__dict__["handle"]
+        self._wrapper = wrapt.FunctionWrapper(
+            self._original, self._handle, enabled=lambda: self._on
+        )
+        logging.Logger.handle = self._wrapper  # type: ignore[method-assign]  # undone by remove()
+
+    def remove(self) -> None:
+        """Add them no more; a wrapper that somebody else has wrapped since does nothing."""
+        self._on = False
+        if self._wrapper is not None and logging.Logger.__dict__["handle"] is self._wrapper:
+            logging.Logger.handle = self._original  # type: ignore[method-assign]  # as it was
+        self._wrapper = None
+
+    def _handle(
+        self, handle: Callable[..., None], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        record = args[0] if args else kwargs.get("record")
+        if isinstance(record, logging.LogRecord):
+            self._add(record)
+        handle(*args, **kwargs)
+
+    def _add(self, record: logging.LogRecord) -> None:
         run = self._current_run()
         span = trace.get_current_span().get_span_context()
         fields = record.__dict__
@@ -34,24 +62,3 @@ class TaskFields(logging.Filter):
         fields.setdefault(names.LOG_TRACE_ID, f"{span.trace_id:032x}" if valid else "")
         fields.setdefault(names.LOG_SPAN_ID, f"{span.span_id:016x}" if valid else "")
         fields.setdefault(names.LOG_TRACE_FLAGS, f"{span.trace_flags:02x}" if valid else "")
-        return True
-
-
-class LogFields:
-    """Puts :class:`TaskFields` on the handlers of loggers, and takes it off again."""
-
-    def __init__(self, current_run: Callable[[], Run | None]) -> None:
-        self._filter = TaskFields(current_run)
-        self._handlers: list[logging.Handler] = []
-
-    def cover(self, logger: logging.Logger) -> None:
-        """Cover the handlers that a logger has now."""
-        for handler in logger.handlers:
-            if handler not in self._handlers:
-                handler.addFilter(self._filter)
-                self._handlers.append(handler)
-
-    def close(self) -> None:
-        """Take the filter off every handler that has it."""
-        while self._handlers:
-            self._handlers.pop().removeFilter(self._filter)

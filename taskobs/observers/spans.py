@@ -195,7 +195,7 @@ class SpanObserver(Observer):
                 span.set_status(StatusCode.ERROR, _message(run.exception))
             if run.exception is not None:
                 _record_exception(span, run.exception)
-                if outcome in _ERRORS:
+                if outcome in _ERRORS and not run.expected:
                     span.set_attribute(names.ERROR_TYPE, _type(run.exception))
             span.set_attributes(self._end_attributes(run, outcome))
         span.end()

@@ -26,19 +26,18 @@ def logger() -> Generator[logging.Logger]:
 
 @pytest.fixture
 def lines(logger: logging.Logger) -> Generator[io.StringIO]:
-    """Give what the logger's covered handler writes."""
+    """Give what a handler writes that the logger gets after the fields were installed."""
+    before = logging.Logger.handle
+    fields = LogFields(current_run)
+    fields.install()
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter(FORMAT))
     logger.addHandler(handler)
-    fields = LogFields(current_run)
-    fields.cover(logger)
-    fields.cover(logger)  # twice is once
-    assert len(handler.filters) == 1
     yield written
-    fields.close()
-    fields.close()
-    assert not handler.filters
+    fields.remove()
+    fields.remove()
+    assert logging.Logger.handle is before
 
 
 def test_a_line_within_a_task_names_task_and_trace(
