@@ -5,12 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 from collections.abc import Callable
-from signal import SIG_DFL, SIGTERM, getsignal
-from signal import signal as handle
 from typing import Any, Final, Protocol
 
+from billiard.util import Finalize
 from celery import signals
 
 from taskobs.roles import Role
@@ -40,6 +38,7 @@ class Process:
     def __init__(self, passenger: Passenger) -> None:
         self._passenger = passenger
         self._worker_pid: int | None = None
+        self._at_exit: Any = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_started),
             (signals.celeryd_after_setup, self._worker_set_up),
@@ -64,6 +63,8 @@ class Process:
         if self._passenger in _passengers:
             _passengers.remove(self._passenger)
         atexit.unregister(self._passenger.ending)
+        if self._at_exit is not None:
+            self._at_exit.cancel()
 
     def _worker_started(self, **_: Any) -> None:
         self._worker_pid = os.getpid()
@@ -83,15 +84,8 @@ class Process:
         self._passenger.became(Role.BEAT)
 
     def _embedded_beat_started(self, **_: Any) -> None:
-        # The worker stops it by a signal that nobody handles: nothing else tells of its end.
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and getsignal(SIGTERM) is SIG_DFL:
-            handle(SIGTERM, self._embedded_beat_stops)
-
-    def _embedded_beat_stops(self, number: int, _: object) -> None:
-        self._passenger.ending()
-        handle(number, SIG_DFL)
-        os.kill(os.getpid(), number)
+        # A process of billiard's leaves through os._exit, and sends no signal of its end.
+        self._at_exit = Finalize(None, self._passenger.ending, exitpriority=0)
 
 
 def _forked() -> None:

@@ -109,12 +109,12 @@ class Redis:
 
 
 @contextmanager
-def redis(folder: Path) -> Generator[Redis]:
-    """Run a Redis server that keeps nothing on disk."""
+def redis(folder: Path, port: int | None = None) -> Generator[Redis]:
+    """Run a Redis server that keeps nothing on disk, on ``port`` or any that is free."""
     program = find_program(
         "redis-server", variable="TASKOBS_REDIS", install="apt-get install redis-server"
     )
-    port = free_port()
+    port = port or free_port()
     command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
     command += ["--databases", str(DATABASES), "--dir", str(folder)]
     with Program(

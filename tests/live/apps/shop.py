@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, chain, chord, group
@@ -17,6 +18,7 @@ import taskobs
 if TYPE_CHECKING:
     from celery import Task
 
+NOW = datetime.now(timezone.utc).isoformat()
 app = Celery("shop", broker=os.environ["APP_BROKER"], backend=os.environ["APP_BACKEND"])
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("APP_BROKER_OPTIONS", "{}")),
@@ -26,6 +28,10 @@ app.conf.update(
     # A test's own wishes, such as {"task_acks_late": true}.
     **json.loads(os.environ.get("APP_CONFIG", "{}")),
 )
+app.conf.beat_schedule = {
+    name: {**entry, "last_run_at": datetime.fromisoformat(entry.get("last_run_at", NOW))}
+    for name, entry in json.loads(os.environ.get("APP_BEAT", "{}")).items()
+}
 session = taskobs.init(**json.loads(os.environ.get("APP_INIT", "{}")))
 
 
