@@ -1,0 +1,62 @@
+"""The outcome table: messages that come a second time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from taskobs import names
+from tests.live.audit import AuditedShop
+from tests.live.shop import QUICK, trace_of
+
+if TYPE_CHECKING:
+    from taskobs.demo.receiver import Receiver
+    from taskobs.demo.wire import ReceivedSpan
+    from tests.live.celery_process import Broker, LiveApp
+
+AGAIN = "tests.live.apps.redelivery"
+HASTY = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
+
+def open_shop(live: LiveApp, broker: Broker, receiver: Receiver) -> AuditedShop:
+    """Start a worker and a producer."""
+    worker = live.worker(broker, app=AGAIN, env=QUICK)
+    return AuditedShop(live, broker, receiver, worker, live.producer(broker, app=AGAIN, env=QUICK))
+
+
+def two_runs(shop: AuditedShop, task_id: str) -> list[ReceivedSpan]:
+    """Give the spans of both deliveries, which hang on the one publish; the first began first."""
+    publish, *runs = shop.spans(task_id, 3)
+    assert publish.status == "unset"
+    assert {run.parent_id for run in runs} == {publish.span_id}
+    assert {run.trace_id for run in runs} == {publish.trace_id}
+    assert [run.attributes.get(names.CELERY_REDELIVERED) for run in runs] == [None, True]
+    assert [run.attributes[names.CELERY_ATTEMPT] for run in runs] == [1, 1]
+    return runs
+
+
+def test_killed_child_whose_message_goes_back(
+    live: LiveApp, receiver: Receiver, broker: Broker
+) -> None:
+    """I let the messages of killed runs go back: I see each delivery, and hear of the loss."""
+    shop = open_shop(live, broker, receiver)
+    task_id = shop.call("die_once.delay()")
+    lost, again = two_runs(shop, task_id)
+    assert lost.attributes[names.CELERY_OUTCOME] == "lost"
+    assert lost.attributes[names.CELERY_SIGNAL] == "SIGKILL"
+    assert (again.status, again.attributes[names.CELERY_OUTCOME]) == ("unset", "succeeded")
+    [event] = shop.events(task_id, 1)
+    assert trace_of(event) == (lost.trace_id, lost.span_id)
+    shop.audit()
+
+
+def test_visibility_timeout(live: LiveApp, receiver: Receiver, redis_broker: Broker) -> None:
+    """I run longer than Redis' visibility timeout, and see that the task ran twice, and where."""
+    shop = open_shop(live, replace(redis_broker, options=HASTY), receiver)
+    task_id = shop.call(f"meet_again.delay({str(live.folder / 'place')!r})")
+    runs = two_runs(shop, task_id)
+    assert [run.status for run in runs] == ["unset"] * 2
+    assert [run.attributes[names.CELERY_OUTCOME] for run in runs] == ["succeeded"] * 2
+    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == 2
+    assert shop.events(task_id, 0) == []
+    shop.audit()
