@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -89,12 +90,13 @@ def test_a_killed_child_is_one_lost_run(
 
 
 def test_leaving_the_process_is_one_lost_run(shop: tuple[Worker, Producer, Receiver]) -> None:
-    """My task called sys.exit()."""
+    """My task called sys.exit(): before billiard 4.3 its code does not reach the parent."""
     worker, producer, receiver = shop
     task_id = producer.run("result = app.system_exit.delay().id")
     run = settle(worker, producer, receiver, task_id)
     assert run.attributes["celery.outcome"] == "lost"
-    assert run.attributes["process.exit.code"] == 3
+    told = tuple(map(int, version("billiard").split(".")[:2])) >= (4, 3)
+    assert run.attributes["process.exit.code"] == (3 if told else 0)
     only_event(receiver, run)
 
 

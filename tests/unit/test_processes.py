@@ -27,7 +27,8 @@ def receiver() -> Generator[Receiver]:
 
 def run(case: str, endpoint: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), case],
+        # Python 3.12 warns of each fork beside a thread, and those of an exporter are no trouble.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", str(SCRIPT), case],
         env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
         capture_output=True,
         text=True,
