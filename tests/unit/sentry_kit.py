@@ -85,7 +85,8 @@ def raised(exception: BaseException, *, argument: object = None) -> BaseExceptio
 
 
 def _fail(exception: BaseException, argument: object) -> None:
-    local = argument  # noqa: F841 - what a frame variable would show
+    local = argument
+    assert local is argument, "what a frame variable would show"
     raise exception
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import sentry_sdk
@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from sentry_sdk.integrations.logging import LoggingIntegration
 
-from taskobs.facts import Outcome, Run
+from taskobs.facts import Outcome
 from taskobs.observers.sentry import SentryObserver
 from taskobs.pipeline.sentry import SentryPipeline
 from tests.unit.sentry_kit import (
@@ -51,11 +51,9 @@ def start() -> Iterator[Start]:
 
 
 def variables(event: dict[str, Any]) -> list[dict[str, Any]]:
-    stacks = [
-        row.get("stacktrace") or {}
-        for part in ("exception", "threads")
-        for row in (event.get(part) or {}).get("values", [])
-    ]
+    parts: list[dict[str, Any]] = [event.get(part) or {} for part in ("exception", "threads")]
+    rows: list[dict[str, Any]] = [row for part in parts for row in part.get("values", [])]
+    stacks: list[dict[str, Any]] = [row["stacktrace"] for row in rows if row.get("stacktrace")]
     return [frame["vars"] for stack in stacks for frame in stack["frames"] if "vars" in frame]
 
 
@@ -196,9 +194,13 @@ def test_one_exception_object_may_fail_two_runs(start: Start) -> None:
     assert [event["tags"]["celery.task_id"] for event in kept.events] == ["a", "b"]
 
 
+def _drop(_event: object, _hint: object) -> None:
+    """Keep an event from being sent, as Sentry's `before_send` may."""
+
+
 def test_a_dropped_event_leaves_no_id(start: Start) -> None:
     """An id that Sentry does not know is not shown in the trace."""
-    kept, observer = start(before_send=lambda _event, _hint: None)
+    kept, observer = start(before_send=_drop)
     run = make_run()
     fail(observer, run)
     assert (run.event_id, kept.events) == (None, [])
@@ -420,7 +422,7 @@ def test_log_events_without_the_default_handlers_are_tagged(start: Start) -> Non
 
 def _without_source(event: dict[str, Any]) -> dict[str, Any]:
     """Leave out the lines of source around each frame, where this test names its secret."""
-    copy = cast("dict[str, Any]", {**event})
+    copy = {**event}
     for value in copy["exception"]["values"]:
         for frame in value["stacktrace"]["frames"]:
             for key in ("pre_context", "context_line", "post_context"):
@@ -440,10 +442,9 @@ def test_the_record_of_a_run_is_not_kept(start: Start) -> None:
 
     big = Big()
     watch = weakref.ref(big)
-    run: Run | None = make_run(args=[big])
-    with observer.run(cast("Run", run)):
+    run = make_run(args=[big])
+    with observer.run(run):
         pass
-    del big
-    run = None
+    del big, run
     gc.collect()
     assert watch() is None

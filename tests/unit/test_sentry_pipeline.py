@@ -162,7 +162,7 @@ def _state() -> tuple[object, ...]:
     everywhere = sentry_sdk.get_global_scope()
     return (
         type(everywhere.client),
-        everywhere._event_processors[:],
+        everywhere._event_processors[:],  # pyright: ignore[reportPrivateUsage]  # no other way to see them
         set(getattr(sentry_logging, IGNORED)),
         getattr(sentry_scope, "_external_propagation_context_fn", None),
     )
@@ -251,7 +251,7 @@ class _Sink(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
         pass
 
 
