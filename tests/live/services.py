@@ -6,14 +6,15 @@ Each is a context manager that yields a small client. `Missing` says what a mach
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -30,6 +31,8 @@ ENVIRONMENT = dict(os.environ)
 REQUIRED = ENVIRONMENT.get("TASKOBS_REQUIRE_SERVICES") == "1"
 """Whether a missing server is a failure."""
 HOST = "127.0.0.1"
+PORTS = range(10_000, 32_000)
+"""Ports that Linux gives to no connection unless asked: those begin at 32768."""
 DATABASES = 4096
 """Redis databases: each test takes the next one."""
 CACHE = Path(ENVIRONMENT.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskobs-ci"
@@ -41,11 +44,16 @@ class Missing(Exception):  # noqa: N818  # it is no error: the test is skipped
 
 
 def free_port() -> int:
-    """Give a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a port of the loopback that nobody uses, and that no connection will be given.
+
+    A port that the system chooses may be the near end of somebody's next connection, before the
+    server that it is meant for listens, or after a test took it for one that refuses.
+    """
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def find_program(name: str, *, variable: str, places: tuple[Path, ...] = (), install: str) -> str:
@@ -108,7 +116,7 @@ class Redis:
         return f"redis://{HOST}:{self.port}/{next(self._numbers) % DATABASES}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def redis(folder: Path, port: int | None = None) -> Generator[Redis]:
     """Run a Redis server that keeps nothing on disk, on ``port`` or any that is free."""
     program = find_program(
@@ -172,7 +180,7 @@ def _rabbit_environment(folder: Path, ports: Mapping[str, int]) -> dict[str, str
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
     """Run a RabbitMQ server with a port mapper (epmd) of its own, as whoever runs the tests."""
     install = "apt-get install rabbitmq-server"
@@ -250,7 +258,7 @@ exporters:
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def jaeger(folder: Path) -> Generator[Jaeger]:
     """Run Jaeger 2 with its storage in memory."""
     program = find_program(
@@ -353,7 +361,7 @@ def _bugsink_setup(manage: str, folder: Path, env: Mapping[str, str]) -> tuple[s
     return token, team
 
 
-@contextmanager
+@contextlib.contextmanager
 def bugsink(folder: Path) -> Generator[Bugsink]:
     """Run Bugsink on a new SQLite database; it lives in a virtual environment of its own."""
     manage = find_program(
