@@ -151,6 +151,15 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: b
     class WatchedRequest(base):  # type: ignore[misc]  # made at run time
         _taskobs_told = False
 
+        def on_accepted(self, pid: Any, time_accepted: Any) -> None:
+            try:
+                super().on_accepted(pid, time_accepted)
+            except NotImplementedError:
+                # Terminated while it waited for a thread: Celery can't, and drops the run.
+                ending = _revoked(self, "terminated", terminated=False, signum=None, expired=False)
+                self._taskobs_tell(ending, ran=False)
+                raise
+
         def on_timeout(self, soft: Any, timeout: Any) -> None:
             if not soft:
                 self._taskobs_tell(_lost(self, TimeLimitExceeded(timeout)))
@@ -174,8 +183,8 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: b
             self._taskobs_tell(_revoked(self, reason, terminated, signum, expired))
             return super()._announce_revoked(reason, terminated, signum, expired)
 
-        def _taskobs_tell(self, ending: Ending | None) -> None:
-            here = inline and self.time_start  # the run tells for itself
+        def _taskobs_tell(self, ending: Ending | None, *, ran: bool = True) -> None:
+            here = inline and ran and self.time_start  # the run tells for itself
             if ending is None or here or self._taskobs_told:
                 return
             self._taskobs_told = True

@@ -292,3 +292,21 @@ def test_leaving_the_process_where_there_is_one(
     run = one_run(shop, task_id)
     assert (run.status, outcome(run)) == ("error", "lost")
     one_event(shop, task_id, run)
+
+
+@pytest.mark.parametrize("parameter", ["redis-threads"])
+def test_terminated_while_it_waits_for_a_thread(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
+) -> None:
+    """I terminate a task that waits in the worker for a thread, and see that it never ran."""
+    shop = open_audited(live, redis_broker, receiver, *pool_of(parameter))
+    *running, task_id = shop.run(
+        "given = app.slow.delay(2), app.slow.delay(2), app.add.delay(1, 2)\n"
+        "result = [sent.id for sent in given]"
+    )
+    shop.worker.wait_received(task_id)
+    shop.run("given[-1].revoke(terminate=True)")
+    for other in running:
+        assert outcome(one_run(shop, other)) == "succeeded"
+    never_ran(shop, task_id, "revoked")
+    shop.audit()
