@@ -98,6 +98,7 @@ def test_a_span_of_the_stock_exporter_arrives_whole(receiver: Receiver) -> None:
         ("gzip", gzip.compress(one_span())),
         ("deflate", zlib.compress(one_span())),
     ],
+    ids=["plain", "gzip", "deflate"],  # gzip notes the time: it must not be part of a name
 )
 def test_compressed_bodies_are_read(receiver: Receiver, encoding: str, body: bytes) -> None:
     """Any compression that OTLP exporters have is understood."""
@@ -121,6 +122,21 @@ def test_compressed_bodies_are_read(receiver: Receiver, encoding: str, body: byt
         (ENVELOPE, b"[]", {}, 400),
         (ENVELOPE, envelope(({"type": "event", "length": 99}, b"{}")), {}, 400),
         ("/elsewhere", b"", {}, 404),
+    ],
+    ids=[
+        "no protobuf",
+        "no gzip",
+        "half gzip",
+        "unknown encoding",
+        "negative length",
+        "endless length",
+        "too long",
+        "too long unpacked",
+        "no json",
+        "deep json",
+        "no object",
+        "short item",
+        "unknown path",
     ],
 )
 def test_nonsense_is_refused_and_survived(
