@@ -38,7 +38,10 @@ TESTERS: Final = (
     "pytest-timeout",
 )
 """What Celery's tests import; tests of other optional packages are skipped on both sides."""
-EXTRAS: Final = "auth,eventlet,gevent,msgpack,pydantic,pymemcache,redis,sqlalchemy,yaml"
+EXTRAS: Final = (
+    "auth,azureblockblob,eventlet,gcs,gevent,mongodb,msgpack,pydantic,pymemcache,redis,"
+    "sqlalchemy,yaml"
+)
 
 EXPLAINED: Final[dict[str, str]] = {}
 """Tests that fail with taskobs for a reason that is no fault of it: their ids, and the reasons."""
