@@ -124,3 +124,20 @@ def test_no_check_ins_unless_asked_for(
     beat.stop()
     worker.stop()
     assert not [item for item in receiver.items if item.kind == "check_in"]
+
+
+def test_redbeats_ticks_are_seen_as_any_others(
+    redis_broker: Broker, live: LiveApp, receiver: Receiver
+) -> None:
+    """My schedule is in Redis, and nothing is different."""
+    env = schedule(often={"task": "add", "args": [1, 2], "schedule": 1})
+    env["APP_CONFIG"] = json.dumps({"redbeat_redis_url": redis_broker.url})
+    live.worker(redis_broker, env=env)
+    beat = live.beat(redis_broker, "-S", "redbeat.RedBeatScheduler", env=env)
+    assert receiver.wait_for(lambda r: sum(s.name.startswith("run ") for s in r.spans) >= 2, 40)
+    beat.stop()
+    assert "Acquired lock" in beat.log  # redbeat has taken part in the start
+    ticks = [span for span in receiver.spans if span.name.startswith("publish ")]
+    assert len({tick.trace_id for tick in ticks}) == len(ticks) >= 2
+    assert {tick.attributes[names.CELERY_SCHEDULE_ENTRY] for tick in ticks} == {"often"}
+    assert not receiver.events
