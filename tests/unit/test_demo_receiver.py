@@ -210,5 +210,6 @@ def test_close_ends_threads_that_hang_or_idle() -> None:
         hanging.sendall(b"POST /v1/logs HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
         receiver.close()
         receiver.close()
-        assert hanging.recv(100) == b""
+        with suppress(ConnectionResetError):  # a busy machine may not even have read it
+            assert hanging.recv(100) == b""
     assert set(threading.enumerate()) <= before
