@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Final
@@ -69,9 +69,14 @@ class Combination:
     rings: tuple[str, ...] = PLAIN_RINGS
 
     @property
+    def label(self) -> str:
+        """What names it."""
+        return f"{self.python} {self.name}"
+
+    @property
     def folder(self) -> Path:
         """Where its environment is."""
-        return CACHE / re.sub(r"[^a-z0-9.]+", "-", f"{self.python}-{self.name}".lower())
+        return CACHE / re.sub(r"[^a-z0-9.]+", "-", self.label.lower())
 
     def requirements(self) -> list[str]:
         """Return what pip is asked to install."""
@@ -89,7 +94,8 @@ class Combination:
 class Result:
     """What came of one combination."""
 
-    combination: Combination
+    combination: str
+    """As ``Combination.label``."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     told: Mapping[str, str] = field(default_factory=dict[str, str])
     """By the name of a ring: pytest's last line."""
@@ -180,7 +186,7 @@ def run_ring(binary: Path, ring: str, *, oldest: bool) -> tuple[bool, str]:
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             print(f"      {line}")
-    return not done.returncode, re.sub(r" in [\d.]+s.*| warnings?,?", "", lines[-1])
+    return not done.returncode, re.sub(r" in [\d.]+s.*|, \d+ deselected|, \d+ warnings?", "", lines[-1])
 
 
 def run(combination: Combination) -> Result:
@@ -188,19 +194,19 @@ def run(combination: Combination) -> Result:
     python = interpreter(combination.python)
     if python is None:
         say(f"no python{combination.python} on this machine", ok=False)
-        return Result(combination, missing=True)
+        return Result(combination.label, missing=True)
     try:
         binary = make(combination, python)
     except subprocess.CalledProcessError:
         say("pip could not make the environment", ok=False)
-        return Result(combination)
+        return Result(combination.label)
     versions, told, passed = versions_in(binary), dict[str, str](), True
     for ring in combination.rings:
         started = time.monotonic()
         ok, told[ring] = run_ring(binary, ring, oldest=combination.oldest)
         passed = passed and ok
         say(f"{ring}: {told[ring]} ({time.monotonic() - started:.0f} s)", ok=ok)
-    return Result(combination, versions, told, passed)
+    return Result(combination.label, versions, told, passed)
 
 
 def say(text: str, *, ok: bool) -> None:
@@ -229,7 +235,7 @@ def rows(results: Sequence[Result]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for result in results:
-        cells = [result.combination.python, result.combination.name]
+        cells = result.combination.split(maxsplit=1)
         cells += [
             ", ".join(result.versions.get(name, "none") for name in packages)
             for packages in COLUMNS.values()
@@ -248,24 +254,34 @@ def write(text: str) -> None:
     print(f"{PAGE.relative_to(ROOT)}: wrote the table")
 
 
+def remember(result: Result) -> dict[str, Result]:
+    """Keep a result in the cache, and return the last one of each combination there is."""
+    file = CACHE / "results.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known[result.combination] = asdict(result)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    labels = [one.label for one in COMBINATIONS]
+    return {label: Result(**known[label]) for label in labels if label in known}
+
+
 def main() -> int:
     """Return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three combinations instead of all")
     parser.add_argument("--only", metavar="WORDS", help="those whose 'PYTHON NAME' has these words")
     chosen = parser.parse_args()
-    combinations = [
-        one
-        for one in (QUICK if chosen.quick else COMBINATIONS)
-        if not chosen.only or chosen.only in f"{one.python} {one.name}"
-    ]
+    every = QUICK if chosen.quick else COMBINATIONS
+    combinations = [one for one in every if not chosen.only or chosen.only in one.label]
     results: list[Result] = []
+    last: dict[str, Result] = {}
     for number, one in enumerate(combinations, 1):
-        print(f"[{number}/{len(combinations)}] Python {one.python}, {one.name}", flush=True)
+        print(f"[{number}/{len(combinations)}] Python {one.label}", flush=True)
         results.append(run(one))
+        last = remember(results[-1])
     print(table(results))
-    if not chosen.quick and not chosen.only and all(result.passed for result in results):
-        write(table(results))
+    if len(last) == len(COMBINATIONS) and all(result.passed for result in last.values()):
+        write(table(list(last.values())))
     if any(not result.passed and not result.missing for result in results):
         return 1
     return 2 if any(result.missing for result in results) else 0
