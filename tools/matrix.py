@@ -186,7 +186,8 @@ def run_ring(binary: Path, ring: str, *, oldest: bool) -> tuple[bool, str]:
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             print(f"      {line}")
-    return not done.returncode, re.sub(r" in [\d.]+s.*|, \d+ deselected|, \d+ warnings?", "", lines[-1])
+    beside = r" in [\d.]+s.*|, \d+ (deselected|warnings?)"
+    return not done.returncode, re.sub(beside, "", lines[-1])
 
 
 def run(combination: Combination) -> Result:
