@@ -147,6 +147,7 @@ def test_a_schedule_of_somebodys_own_is_no_trouble(app: Celery) -> None:
 
 def test_redbeats_entries_are_read(app: Celery) -> None:
     """Redbeat keeps its schedule in Redis, and has rules of its own."""
+    pytest.importorskip("redbeat")
     code = """
 from celery import Celery
 from celery.schedules import crontab, schedule
@@ -173,6 +174,7 @@ for due in (crontab(minute="7", app=app), schedule(120, app=app), rrule("DAILY",
 
 def test_django_celery_beats_entries_are_sent_and_read() -> None:
     """My schedule is in Django's database, and its ticks are seen as any other's."""
+    pytest.importorskip("django_celery_beat")
     told = json.loads(run_alone("-m", "tests.unit.django_beat_script"))
     assert told["schedules"] == {
         "stock: hourly": [None, 7200.0, "UTC"],
@@ -198,6 +200,7 @@ def test_django_celery_beats_schedules_are_read(app: Celery) -> None:
 
 def run_alone(*arguments: str) -> str:
     """Run Python in a process of its own: what it imports must not stay with other tests."""
+    pytest.importorskip("django_celery_beat")
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
