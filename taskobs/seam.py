@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import wrapt
 from celery import Celery, canvas
+
+from taskobs.wrapping import Wrappers
 
 Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
 Canvas = Callable[[str], AbstractContextManager[object]]
@@ -24,29 +25,17 @@ class PublishSeam:
     def __init__(self, publishing: Publishing, canvas: Canvas) -> None:
         self._publishing = publishing
         self._canvas = canvas
-        self._wrapped: list[tuple[type, str, Any, Any]] = []
-        self._on = False
+        self._wrappers = Wrappers()
 
     def install(self) -> None:
         """Wrap ``Celery.send_task`` and the sends of group and chord."""
-        self._on = True
-        self._wrap(Celery, "send_task", self._send_task)
-        self._wrap(canvas.group, "apply_async", self._send_canvas)
-        self._wrap(canvas.chord, "apply_async", self._send_canvas)
+        self._wrappers.wrap(Celery, "send_task", self._send_task)
+        self._wrappers.wrap(canvas.group, "apply_async", self._send_canvas)
+        self._wrappers.wrap(canvas.chord, "apply_async", self._send_canvas)
 
     def remove(self) -> None:
-        """Unwrap; a wrapper that somebody else has wrapped since stays, and does nothing."""
-        self._on = False
-        while self._wrapped:
-            owner, name, original, wrapper = self._wrapped.pop()
-            if owner.__dict__.get(name) is wrapper:
-                setattr(owner, name, original)
-
-    def _wrap(self, owner: type, name: str, around: Callable[..., Any]) -> None:
-        original = owner.__dict__[name]
-        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: self._on)
-        setattr(owner, name, wrapper)
-        self._wrapped.append((owner, name, original, wrapper))
+        """Unwrap them."""
+        self._wrappers.remove()
 
     def _send_task(
         self, send: Callable[..., Any], app: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from signal import Signals
 from typing import Any, Final, Protocol
 
-import wrapt
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import signals
 from celery.app.task import Context
@@ -27,6 +26,7 @@ from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from taskobs.facts import Ending, Outcome
+from taskobs.wrapping import Wrappers
 
 _UID: Final = "taskobs.supervision."
 # As billiard words it: Worker exited prematurely: signal 9 (SIGKILL) Job: 3.
@@ -59,34 +59,22 @@ class Supervision:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._on = False
-        self._undo: list[Callable[[], None]] = []
+        self._wrappers = Wrappers()
 
     def install(self) -> None:
         """Watch the requests of workers that start from now on."""
         self._on = True
-        self._wrap(strategy, "create_request_cls", self._create_request_class)
-        self._wrap(Consumer, "on_decode_error", self._decode_failed)
+        self._wrappers.wrap(strategy, "create_request_cls", self._create_request_class)
+        self._wrappers.wrap(Consumer, "on_decode_error", self._decode_failed)
         signals.task_unknown.connect(self._unknown, weak=False, dispatch_uid=_UID + "unknown")
         signals.task_rejected.connect(self._rejected, weak=False, dispatch_uid=_UID + "rejected")
 
     def remove(self) -> None:
         """Watch no more; classes that a running worker has made stay, and report nothing."""
         self._on = False
-        while self._undo:
-            self._undo.pop()()
+        self._wrappers.remove()
         signals.task_unknown.disconnect(dispatch_uid=_UID + "unknown")
         signals.task_rejected.disconnect(dispatch_uid=_UID + "rejected")
-
-    def _wrap(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
-        original = owner.__dict__[name]
-        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: self._on)
-        setattr(owner, name, wrapper)
-
-        def undo() -> None:
-            if owner.__dict__.get(name) is wrapper:
-                setattr(owner, name, original)
-
-        self._undo.append(undo)
 
     def _create_request_class(
         self, create: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

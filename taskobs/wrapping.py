@@ -13,24 +13,24 @@ class Wrappers:
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, str, Any, Any]] = []
-        self._on = False
+        self._live: set[object] = set()
 
     def wrap(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
         """Have ``around(wrapped, instance, args, kwargs)`` called for ``owner.name``.
 
         Wrapping it a second time does nothing.
         """
-        self._on = True
         if any(known[:2] == (owner, name) for known in self._made):
             return
-        original = owner.__dict__[name]
-        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: self._on)
+        original, live = owner.__dict__[name], object()
+        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: live in self._live)
+        self._live.add(live)
         setattr(owner, name, wrapper)
         self._made.append((owner, name, original, wrapper))
 
     def remove(self) -> None:
         """Unwrap; a wrapper that somebody else has wrapped since stays, and does nothing."""
-        self._on = False
+        self._live.clear()
         while self._made:
             owner, name, original, wrapper = self._made.pop()
             if owner.__dict__.get(name) is wrapper:
