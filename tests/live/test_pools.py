@@ -65,7 +65,7 @@ def outcome(span: ReceivedSpan) -> object:
 
 def one_run(shop: AuditedShop, task_id: str) -> ReceivedSpan:
     """Give the one run span of a task, which hangs on its one publish span, which is no error."""
-    publish, run = shop.spans(task_id, 2)
+    publish, run = shop.spans(task_id, 2, timeout=90)  # a spawned child takes its time
     assert (publish.kind, run.kind) == ("producer", "consumer")
     assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
     assert (publish.parent_id, publish.status) == ("", "unset")
@@ -238,8 +238,8 @@ def test_revoked_while_running(pooled: AuditedShop) -> None:
     """I terminate a running task: it is no error; greenlets, unlike processes, get no signal."""
     source = """
 import time
-given = app.slow.delay(30)
-while given.id not in str(app.app.control.inspect(timeout=.2).active()): time.sleep(.01)
+given = app.slow.delay(90)
+while given.id not in str(app.app.control.inspect().active()): time.sleep(.01)
 given.revoke(terminate=True)
 result = given.id
 """
@@ -249,7 +249,7 @@ result = given.id
     assert run.attributes[names.CELERY_REASON] == "terminated"
     inline = run.attributes[names.PROCESS_PID] == pooled.worker.pid
     assert run.attributes.get(names.CELERY_SIGNAL) == (None if inline else "SIGTERM")
-    assert seconds(run) < 20
+    assert seconds(run) < 80
     assert pooled.events(task_id, 0) == []
 
 
