@@ -40,7 +40,8 @@ TESTERS: Final = (
     "opentelemetry-propagator-b3",
 )
 """What the tests import, beside taskobs and what it requires."""
-WITH_SERVERS: Final = ("celery[redis]", "celery-redbeat", "django-celery-beat")
+REDIS: Final = ("celery[redis]",)
+WITH_SCHEDULERS: Final = (*REDIS, "celery-redbeat", "django-celery-beat")
 """What some tests need, and skip without."""
 OF_THEIR_TIME: Final = {
     "kombu": "<5.4",
@@ -64,7 +65,7 @@ class Combination:
     python: str
     oldest: bool = False
     extras: str = "[grpc]"
-    more: tuple[str, ...] = WITH_SERVERS
+    more: tuple[str, ...] = WITH_SCHEDULERS
     """Requirements beside taskobs and the testers."""
     except_for: Mapping[str, str] = field(default_factory=dict[str, str])
     """Floors of this combination that are higher than the declared ones."""
@@ -106,14 +107,14 @@ class Result:
 
 
 COMBINATIONS: Final = (
-    Combination("oldest", "3.10", oldest=True, more=("celery[redis]",), rings=tuple(RINGS)),
+    Combination("oldest", "3.10", oldest=True, more=REDIS, rings=tuple(RINGS)),
     Combination("newest", "3.10"),
     Combination("newest", "3.11"),
     Combination("newest", "3.12"),
     Combination("newest", "3.13"),
-    Combination("oldest", "3.13", oldest=True, more=("celery[redis]",)),
-    Combination("Sentry 3 beta", "3.13", more=(*WITH_SERVERS, "sentry-sdk>=3.0.0b1")),
-    Combination("no extras", "3.13", extras="", more=()),
+    Combination("oldest", "3.13", oldest=True, more=REDIS),
+    Combination("Sentry 3 beta", "3.13", more=(*WITH_SCHEDULERS, "sentry-sdk>=3.0.0b1")),
+    Combination("no extras", "3.13", extras="", more=REDIS),
 )
 QUICK: Final = (COMBINATIONS[0], COMBINATIONS[4], COMBINATIONS[7])
 
