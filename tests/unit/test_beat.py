@@ -187,6 +187,7 @@ def test_django_celery_beats_entries_are_sent_and_read() -> None:
 
 
 def test_django_celery_beats_schedules_are_read(app: Celery) -> None:
+    pytest.importorskip("django_celery_beat")
     crontabs: Any = import_module("django_celery_beat.tzcrontab")
     moments: Any = import_module("django_celery_beat.clockedschedule")
     tokyo = crontabs.TzAwareCrontab(tz=ZoneInfo("Asia/Tokyo"), app=app)
@@ -200,7 +201,6 @@ def test_django_celery_beats_schedules_are_read(app: Celery) -> None:
 
 def run_alone(*arguments: str) -> str:
     """Run Python in a process of its own: what it imports must not stay with other tests."""
-    pytest.importorskip("django_celery_beat")
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
