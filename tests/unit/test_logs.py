@@ -19,7 +19,9 @@ FORMAT = "%(task_name)s|%(task_id)s|%(trace_id)s|%(span_id)s|%(trace_flags)s|%(m
 def logger() -> Generator[logging.Logger]:
     logger = logging.getLogger("shop")
     logger.propagate = False
+    logger.setLevel(logging.INFO)  # whatever a worker in this process has set above it
     yield logger
+    logger.setLevel(logging.NOTSET)
     logger.handlers.clear()
     logger.propagate = True
 

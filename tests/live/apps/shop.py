@@ -28,7 +28,7 @@ app.conf.update(
     # A test's own wishes, such as {"task_acks_late": true}.
     **json.loads(os.environ.get("APP_CONFIG", "{}")),
 )
-app.conf.beat_schedule = {
+app.conf.beat_schedule |= {
     name: {**entry, "last_run_at": datetime.fromisoformat(entry.get("last_run_at", NOW))}
     for name, entry in json.loads(os.environ.get("APP_BEAT", "{}")).items()
 }
