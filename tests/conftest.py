@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -60,6 +61,15 @@ def _ended(pid: int) -> bool:
 def _command(pid: int) -> str:
     words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return f"{pid}: {words}"
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end the programs of tests, too, when a shell started us in the background.
+
+    Such a shell has SIGINT ignored, and that is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
