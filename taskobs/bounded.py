@@ -18,9 +18,22 @@ def run_bounded(timeout: float, *jobs: Callable[[], object]) -> bool:
         threading.Thread(target=job, name=f"taskobs-flush-{number}", daemon=True)
         for number, job in enumerate(jobs)
     ]
-    for thread in threads:
-        thread.start()
+    started = [thread for thread in threads if _start(thread)]
     deadline = time.monotonic() + timeout
-    for thread in threads:
+    for thread in started:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+    return not any(thread.is_alive() for thread in started)
+
+
+def _start(thread: threading.Thread) -> bool:
+    """Start a thread, or do its work here and return False.
+
+    Python 3.12.0 and 3.12.1 start no threads once they run what ``atexit`` has (gh-113964): what
+    is left is sent then, with no other bound than the exporter's own timeout.
+    """
+    try:
+        thread.start()
+    except RuntimeError:
+        thread.run()
+        return False
+    return True
