@@ -14,26 +14,23 @@ def run_bounded(timeout: float, *jobs: Callable[[], object]) -> bool:
     done in time is left to end with the process. Returns whether all were done. What a job
     raises goes to ``threading.excepthook``.
     """
-    threads = [
-        threading.Thread(target=job, name=f"taskobs-flush-{number}", daemon=True)
-        for number, job in enumerate(jobs)
-    ]
-    started = [thread for thread in threads if _start(thread)]
+    started = [thread for number, job in enumerate(jobs) if (thread := _start(number, job))]
     deadline = time.monotonic() + timeout
     for thread in started:
         thread.join(max(0.0, deadline - time.monotonic()))
     return not any(thread.is_alive() for thread in started)
 
 
-def _start(thread: threading.Thread) -> bool:
-    """Start a thread, or do its work here and return False.
+def _start(number: int, job: Callable[[], object]) -> threading.Thread | None:
+    """Start a job in a thread, or do it here and return None.
 
     Python 3.12.0 and 3.12.1 start no threads once they run what ``atexit`` has (gh-113964): what
     is left is sent then, with no other bound than the exporter's own timeout.
     """
+    thread = threading.Thread(target=job, name=f"taskobs-flush-{number}", daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        thread.run()
-        return False
-    return True
+        job()
+        return None
+    return thread
