@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -261,7 +261,8 @@ def write(text: str) -> None:
 def remember(result: Result) -> dict[str, Result]:
     """Keep a result in the cache, and return the last one of each combination there is."""
     file = CACHE / "results.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    text = file.read_text(encoding="utf-8") if file.exists() else "{}"
+    known: dict[str, dict[str, Any]] = json.loads(text)
     known[result.combination] = asdict(result)
     CACHE.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(known, indent=1), encoding="utf-8")
