@@ -24,8 +24,8 @@ def run_bounded(timeout: float, *jobs: Callable[[], object]) -> bool:
 def _start(number: int, job: Callable[[], object]) -> threading.Thread | None:
     """Start a job in a thread, or do it here and return None.
 
-    Python 3.12.0 and 3.12.1 start no threads once they run what ``atexit`` has (gh-113964): what
-    is left is sent then, with no other bound than the exporter's own timeout.
+    Python 3.12 starts no threads once it runs what ``atexit`` has (seen with 3.12.1; 3.13.0 does):
+    what is left is sent then, with no other bound than the exporter's own timeout.
     """
     thread = threading.Thread(target=job, name=f"taskobs-flush-{number}", daemon=True)
     try:
