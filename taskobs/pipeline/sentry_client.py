@@ -23,6 +23,8 @@ from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
 _GRACE: Final = 0.1
+_QUEUE: Final = 1_000
+"""Events that may wait to be sent: Sentry's own 100 are lost when 100 tasks fail at once."""
 _BATCHERS: Final = ("log_batcher", "metrics_batcher", "span_batcher")
 
 
@@ -67,6 +69,7 @@ def make_client(settings: SentrySettings) -> BaseClient:
         "release": settings.release,
         "disabled_integrations": _stock_integration(),
         "shutdown_timeout": 0,  # draining is bounded here, not by Sentry's atexit hook
+        "transport_queue_size": _QUEUE,
         "enable_backpressure_handling": False,  # serves tracing only, with a thread
     }
     if "include_local_variables" in DEFAULT_OPTIONS:
