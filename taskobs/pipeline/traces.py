@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -22,6 +23,11 @@ from taskobs.pipeline.direct import ProcessSpans
 _log = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+_IMPORTED_LATE: Final = {
+    _HTTP: ("requests", "netrc", "encodings.idna", "importlib.readers"),
+    _GRPC: ("grpc.experimental", "grpc._channel"),
+}
+"""What the exporters import when they are made, or send for the first time."""
 
 
 @runtime_checkable
@@ -124,16 +130,21 @@ def _sampler(settings: Settings) -> Sampler | None:
 def _exporter(settings: Settings) -> Callable[[], SpanExporter]:
     """Return what makes the exporter; all its modules are imported now.
 
-    Exporters that import on their own thread leave a forked child stuck on the import lock.
+    An exporter that imports on its own thread while the process forks leaves the child stuck on
+    the module's lock, at its own first export.
     What is not given as an argument, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself.
     """
     grpc = settings.otlp_protocol == "grpc"
+    module = _GRPC if grpc else _HTTP
     try:
-        kind = import_module(_GRPC if grpc else _HTTP).OTLPSpanExporter
+        kind = import_module(module).OTLPSpanExporter
     except ImportError as error:
         if not grpc:
             raise
         raise MissingExtraError("otlp_protocol='grpc'", "grpc") from error
+    for name in _IMPORTED_LATE[module]:
+        with suppress(ImportError):  # other releases need others
+            import_module(name)
     options: dict[str, Any] = {}
     if settings.given["otlp_endpoint"] == "argument":
         options["endpoint"] = settings.traces_endpoint

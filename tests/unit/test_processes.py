@@ -131,3 +131,46 @@ def _forked(code: object) -> int:
         finally:
             os._exit(status)  # whatever happens: there must be no second run of the tests
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+FIRST_EXPORT = """
+import sys
+import taskobs
+from celery import Celery
+
+app = Celery("shop", broker="memory://", backend="cache+memory://")
+session = taskobs.init()
+
+
+@app.task
+def boom():
+    raise ValueError
+
+
+app.finalize()
+before = {*sys.modules}
+boom.apply()
+assert session.flush()
+late = {name.partition(".")[0] for name in {*sys.modules} - before}
+print(*sorted(late - {"celery", "kombu"}))
+"""
+
+
+def test_the_first_export_imports_nothing(receiver: Receiver) -> None:
+    """My worker forks a child while it exports, and no module's lock is held in the child."""
+    env = {
+        **os.environ,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://localhost:{receiver.port}",
+        "SENTRY_DSN": receiver.dsn,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_EXPORT],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == []
+    assert receiver.spans
+    assert receiver.events
