@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -111,10 +112,11 @@ def _fail() -> None:
 @pytest.fixture(scope="package")
 def app() -> Generator[Celery]:
     """Give the shop, served by a worker in this process."""
-    app = make_app()
+    app, level = make_app(), logging.root.level
     with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
         yield app
     app.close()
+    logging.root.setLevel(level)  # the worker has raised it for the whole process
 
 
 @pytest.fixture
