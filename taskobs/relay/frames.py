@@ -1,0 +1,183 @@
+"""What goes over the relay's socket: frames, and how their payloads are packed.
+
+A frame is four bytes that say how long the rest is (big-endian), one byte that says its kind,
+and the payload. Payloads are msgpack but for spans (``packing``) and envelopes. Both sides use
+this module; it imports neither an SDK nor Celery.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from importlib import import_module
+from struct import Struct
+from typing import Any, Final
+
+MAX_FRAME: Final = 4 * 1024 * 1024
+"""Bytes of the longest frame, its head not counted: whoever sends a longer one is hung up on."""
+MAX_CONTAINERS: Final = 20_000
+"""Lists and maps in one payload: an empty one takes a byte to send and 60 to hold."""
+MAX_LENGTH: Final = 65_536
+"""Elements of one list or map."""
+HEAD: Final = Struct(">IB")
+
+_msgpack: Any = import_module("msgpack")  # ships no types
+_make_packer: Final = _msgpack.Packer
+_unpack: Final = _msgpack.unpackb
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    # From a process of the worker.
+    HELLO = 1
+    START = 2
+    SENTRY = 3
+    END = 4
+    ENVELOPE = 5
+    FACT = 6
+    DROPPED = 7
+    FLUSH = 8
+    GOODBYE = 9
+    STATUS = 10
+    # From the relay.
+    ACK = 32
+    FLUSHED = 33
+    BYE = 34
+    STATUS_REPLY = 35
+
+
+NUMBERED: Final = frozenset({Kind.END, Kind.ENVELOPE, Kind.FACT})
+"""The kinds that both sides count, from 1 on each connection, and that the relay acknowledges."""
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+class FrameError(ValueError):
+    """What came over the socket is no frame, or its payload isn't what it should be."""
+
+
+def encode(kind: Kind, payload: bytes = b"") -> bytes:
+    """Return a whole frame.
+
+    Raises:
+        FrameError: the payload is too long for one.
+    """
+    length = len(payload) + 1
+    if length > MAX_FRAME:
+        raise FrameError(f"a frame of {length} bytes: at most {MAX_FRAME} are allowed")
+    return HEAD.pack(length, kind) + payload
+
+
+class Splitter:
+    """Cuts what arrives, in pieces of any size, into frames.
+
+    It never holds more than one unfinished frame, and takes time in proportion to what it is
+    fed, however small the pieces. Once it has raised, it is of no more use. Not thread-safe.
+    """
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self._limit = limit
+        self._held = bytearray()
+        self._need = HEAD.size
+
+    @property
+    def held(self) -> int:
+        """Bytes of the frame that is not complete yet."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> list[tuple[Kind, bytes]]:
+        """Return the frames that ``data`` completes.
+
+        Raises:
+            FrameError: a frame is longer than the limit, or of no known kind.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return []
+            data = bytes(self._held)
+        frames, used = self._cut(data)
+        self._held = bytearray(data[used:])
+        return frames
+
+    def _cut(self, data: bytes) -> tuple[list[tuple[Kind, bytes]], int]:
+        frames: list[tuple[Kind, bytes]] = []
+        at, size = 0, len(data)
+        while size - at >= HEAD.size:
+            length, number = HEAD.unpack_from(data, at)
+            kind = _KINDS.get(number)
+            if kind is None or not 0 < length <= self._limit:
+                raise FrameError(f"no frame of the relay: kind {number}, {length} bytes")
+            end = at + HEAD.size - 1 + length
+            if end > size:
+                self._need = end - at
+                return frames, at
+            frames.append((kind, data[at + HEAD.size : end]))
+            at = end
+        self._need = HEAD.size
+        return frames, at
+
+
+_idle: Final[list[Any]] = []
+
+
+def pack(value: object) -> bytes:
+    """Return ``value``, made of what msgpack knows, as bytes.
+
+    Safe in threads and greenlets, after a fork, and in what a garbage collection or a signal
+    starts in the midst of another call: a packer, which holds its output while it works, is
+    taken off a list, and a list's ``pop`` and ``append`` are atomic.
+
+    Raises ``TypeError``, ``ValueError`` or ``OverflowError`` for what msgpack doesn't know, and
+    for half of a surrogate pair; ``packing.tidy`` makes it fit.
+    """
+    try:
+        packer = _idle.pop()
+    except IndexError:
+        packer = _make_packer(buf_size=16 * 1024)
+    packed: bytes = packer.pack(value)
+    _idle.append(packer)  # one that has raised is not used again
+    return packed
+
+
+def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401 - what a stranger sent
+    """Return what ``payload`` holds: None, bool, int, float, str, bytes, and lists and maps of it.
+
+    Nothing else is made of it, whatever it says. The keys of maps are str or bytes.
+
+    Raises:
+        FrameError: it is longer than ``limit``, no msgpack, nested deeper than msgpack allows,
+            or holds more than ``MAX_CONTAINERS`` lists and maps.
+    """
+    if len(payload) > limit:
+        raise FrameError(f"a payload of {len(payload)} bytes: at most {limit} are allowed")
+    count = _Count()
+    try:
+        return _unpack(
+            payload,
+            list_hook=count.one,
+            object_hook=count.one,
+            ext_hook=_no_extension,
+            max_ext_len=0,
+            max_array_len=MAX_LENGTH,
+            max_map_len=MAX_LENGTH,
+            strict_map_key=True,
+            timestamp=1,
+        )
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise FrameError(f"no payload of the relay: {error}") from error
+
+
+class _Count:
+    def __init__(self) -> None:
+        self._left = MAX_CONTAINERS
+
+    def one(self, container: object) -> object:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many lists and maps")
+        return container
+
+
+def _no_extension(_code: int, _data: bytes) -> object:
+    raise ValueError("an extension type")
