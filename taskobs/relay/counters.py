@@ -1,0 +1,108 @@
+"""What the relay counts: what came in, what became of it, and how much is waiting."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+_log = logging.getLogger("taskobs.relay")
+
+RECEIVED: Final = "received"
+EXPORTED: Final = "exported"
+DROPPED: Final = "dropped"
+RETRIED: Final = "retried"
+SPOOLED: Final = "spooled"
+LOST: Final = "lost"
+DUPLICATE: Final = "duplicate"
+BYTES: Final = "bytes"
+COUNTED: Final = (RECEIVED, EXPORTED, DROPPED, RETRIED, SPOOLED, LOST, DUPLICATE, BYTES)
+
+Gauge = Callable[[], int | float]
+
+
+class Counters:
+    """Counts by name, by kind ("span", "envelope", "fact", ...) and by reason. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.since = time.time()
+        self._lock = Lock()
+        self._counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in COUNTED}
+        self._gauges: dict[tuple[str, str], Gauge] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def add(self, name: str, kind: str, number: int = 1, reason: str = "") -> None:
+        """Add to one of ``COUNTED``; raises ``KeyError`` for another name."""
+        with self._lock:
+            self._counts[name][kind, reason] += number
+
+    def dropped(self, kind: str, number: int, reason: str, detail: str = "") -> None:
+        """Count what will never arrive, and say so in the log once for each kind and reason."""
+        if number <= 0:
+            return
+        with self._lock:
+            self._counts[DROPPED][kind, reason] += number
+            first = (kind, reason) not in self._told
+            self._told.add((kind, reason))
+        if first:
+            _log.warning(
+                "taskobs relay: %ss are dropped: %s%s. This is said once; all are counted",
+                *(kind, reason, f" ({detail})" if detail else ""),
+            )
+
+    def gauge(self, name: str, read: Gauge, kind: str = "") -> None:
+        """Have ``read`` asked for a figure of the moment; it is called from any thread."""
+        with self._lock:
+            self._gauges[name, kind] = read
+
+    def total(self, name: str, kind: str | None = None) -> int:
+        """Sum one of ``COUNTED``, of one kind or of all."""
+        with self._lock:
+            counts = self._counts[name]
+            return sum(n for (of, _), n in counts.items() if kind is None or of == kind)
+
+    def counts(self) -> dict[str, dict[tuple[str, str], int]]:
+        """Copy all counts: by name, then by kind and reason ("" for none)."""
+        with self._lock:
+            return {name: dict(counts) for name, counts in self._counts.items()}
+
+    def gauges(self) -> dict[tuple[str, str], int | float]:
+        """Read all figures of the moment, by name and kind ("" for none)."""
+        with self._lock:
+            readers = dict(self._gauges)
+        return {which: read() for which, read in readers.items()}
+
+    def snapshot(self) -> dict[str, object]:
+        """Give all as plain maps that JSON and msgpack carry.
+
+        ``{"since": epoch seconds, "received": {"span": 3}, "dropped": {"span": {"overflow": 1}},
+        "pending": {"span": 0}, "clients": 2, ...}``.
+        """
+        told: dict[str, object] = {"since": self.since}
+        for name, counts in self.counts().items():
+            told[name] = _by_reason(counts) if name == DROPPED else _by_kind(counts)
+        for (name, kind), value in self.gauges().items():
+            if kind:
+                of = told.setdefault(name, {})
+                assert isinstance(of, dict)  # noqa: S101 - a name has kinds or none
+                of[kind] = value
+            else:
+                told[name] = value
+        return told
+
+
+def _by_kind(counts: dict[tuple[str, str], int]) -> dict[str, int]:
+    summed: Counter[str] = Counter()
+    for (kind, _), number in counts.items():
+        summed[kind] += number
+    return dict(summed)
+
+
+def _by_reason(counts: dict[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    told: dict[str, dict[str, int]] = {}
+    for (kind, reason), number in counts.items():
+        told.setdefault(kind, {})[reason] = number
+    return told
