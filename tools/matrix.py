@@ -69,6 +69,8 @@ class Combination:
     """Requirements beside taskobs and the testers."""
     except_for: Mapping[str, str] = field(default_factory=dict[str, str])
     """Floors of this combination that are higher than the declared ones."""
+    held: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Packages of which it has not the newest release, and which it may have."""
     rings: tuple[str, ...] = PLAIN_RINGS
 
     @property
@@ -87,10 +89,11 @@ class Combination:
 
     def constraints(self) -> list[str]:
         """Return what pip is held to."""
-        if not self.oldest:
-            return []
-        pinned = {name: f"=={version}" for name, version in {**floors(), **self.except_for}.items()}
-        return [f"{name}{specifier}" for name, specifier in {**OF_THEIR_TIME, **pinned}.items()]
+        pinned = dict(self.held)
+        if self.oldest:
+            lowest = {**floors(), **self.except_for}
+            pinned |= OF_THEIR_TIME | {name: f"=={version}" for name, version in lowest.items()}
+        return [f"{name}{specifier}" for name, specifier in pinned.items()]
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,15 @@ COMBINATIONS: Final = (
     Combination("newest", "3.12"),
     Combination("newest", "3.13"),
     Combination("oldest", "3.13", oldest=True, more=REDIS),
+    Combination("Celery 5.4", "3.11", held={"celery": "~=5.4.0"}),
+    Combination("Celery 5.5", "3.12", held={"celery": "~=5.5.0"}),
+    Combination("Celery 5.6", "3.13", held={"celery": "~=5.6.0"}),
     Combination("Sentry 3 beta", "3.13", more=(*WITH_SCHEDULERS, "sentry-sdk>=3.0.0b1")),
     Combination("no extras", "3.13", extras="", more=REDIS),
 )
-QUICK: Final = (COMBINATIONS[0], COMBINATIONS[4], COMBINATIONS[7])
+QUICK: Final = tuple(
+    one for one in COMBINATIONS if one.label in {"3.10 oldest", "3.13 newest", "3.13 no extras"}
+)
 
 
 def floors() -> dict[str, str]:
