@@ -84,6 +84,22 @@ def _seconds(value: object) -> float:
     return number
 
 
+def _bytes(value: object) -> int:
+    problem = "not a number of bytes from 1048576 (1 MiB) upwards"
+    number = _number(value, problem, 268435456)
+    if number < 1024 * 1024 or number != int(number):
+        raise Refused(problem, 268435456)
+    return int(number)
+
+
+def _age(value: object) -> float:
+    problem = "not a number of seconds from 60 upwards"
+    number = _number(value, problem, 86400)
+    if number < 60:  # noqa: PLR2004 - the limit is named in the problem above
+        raise Refused(problem, 86400)
+    return number
+
+
 def _protocol(value: object) -> OtlpProtocol:
     match _text(value, "http/protobuf").lower():
         case "http/protobuf":
@@ -206,6 +222,8 @@ TEXT = Kind(_text, shown)
 SWITCH = Kind(_switch, shown)
 SHARE = Kind(_share, shown)
 SECONDS = Kind(_seconds, shown)
+BYTES = Kind(_bytes, shown)
+AGE = Kind(_age, shown)
 PROTOCOL = Kind(_protocol, shown)
 ENDPOINT = Kind(_endpoint, _without_credentials)
 DSN = Kind(_dsn, _dsn_without_key)

@@ -24,6 +24,8 @@ TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 TRACES_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
 TRACES_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
+RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
+"""Not a setting: a worker tells its spawned children by it where its relay listens."""
 _TRACES_PATH = "/v1/traces"
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
@@ -66,6 +68,10 @@ class Settings:
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, kind=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, kind=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
+    relay: bool = setting("TASKOBS_RELAY", default=True, kind=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
+    relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
+    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep there, 1 MiB or more; beyond them the oldest is dropped.")
+    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept there is dropped unsent: 60 or more.")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
     strict: bool = setting("TASKOBS_STRICT", default=False, kind=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
     enabled: bool = setting("TASKOBS_ENABLED", default=True, kind=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")
@@ -189,7 +195,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     theirs = [name for name in read if name not in ours and not environ.get(name)]
     warnings: list[str] = []
     for name in sorted(environ):
-        if name in read:
+        if name in read or name == RELAY_ADDRESS:
             continue
         nearest = _nearest(name, ours, theirs)
         if nearest:

@@ -13,7 +13,7 @@ from taskobs.observers.sentry import _CONTEXT_FIELDS  # pyright: ignore[reportPr
 from tests.docs.pages import ROOT, first_column, section
 
 PAGE = ROOT / "docs/recording.md"
-ATTRIBUTES = ("MESSAGING_", "SERVER_", "ERROR_", "PROCESS_", "CELERY_", "SENTRY_EVENT_")
+ATTRIBUTES = ("MESSAGING_", "SERVER_", "ERROR_", "PROCESS_", "CELERY_", "SENTRY_EVENT_", "TASKOBS_")
 
 
 def constants(*prefixes: str) -> list[str]:

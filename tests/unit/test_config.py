@@ -281,6 +281,23 @@ def test_a_stop_is_bounded(value: object) -> None:
     assert "up to 60" in str(refusal("shutdown_timeout", value))
 
 
+@pytest.mark.parametrize("value", [0, -1, 1024, 2**21 + 0.5, math.nan, True, "all"], ids=repr)
+def test_a_spool_has_room_for_something(value: object) -> None:
+    assert "1 MiB" in str(refusal("relay_spool_bytes", value))
+
+
+@pytest.mark.parametrize("value", [0, 59.9, math.inf, "a day"], ids=repr)
+def test_what_is_spooled_lives_for_a_minute_at_least(value: object) -> None:
+    assert "60 upwards" in str(refusal("relay_spool_age", value))
+
+
+def test_a_spool_is_set_by_variables() -> None:
+    variables = {"TASKOBS_RELAY_SPOOL": "/var/spool", "TASKOBS_RELAY_SPOOL_BYTES": "2097152"}
+    settings = resolve({}, {**variables, "TASKOBS_RELAY": "0", "TASKOBS_RELAY_SPOOL_AGE": "60"})
+    assert (settings.relay, settings.relay_spool) == (False, "/var/spool")
+    assert (settings.relay_spool_bytes, settings.relay_spool_age) == (2**21, 60.0)
+
+
 @pytest.mark.parametrize("value", ["", "  ", 5, b"name"], ids=repr)
 @pytest.mark.parametrize("name", ["service_name", "environment", "release"])
 def test_a_text_is_text(name: str, value: object) -> None:
