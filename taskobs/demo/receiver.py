@@ -63,8 +63,8 @@ class Receiver:
     `requests`, and not kept.
     """
 
-    def __init__(self, *, max_body: int = MAX_BODY) -> None:
-        """Start on a free port of the loopback; ``max_body`` is in bytes, uncompressed."""
+    def __init__(self, *, port: int = 0, max_body: int = MAX_BODY) -> None:
+        """Start on a port of the loopback, 0 for any; ``max_body`` is in bytes, uncompressed."""
         self.max_body = max_body
         self.closing = threading.Event()
         self._changed = threading.Condition()
@@ -73,7 +73,7 @@ class Receiver:
         self._events: list[ReceivedEvent] = []
         self._items: list[ReceivedItem] = []
         self._requests: list[ReceivedRequest] = []
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -214,11 +214,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 128
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, port: int) -> None:
         self.receiver = receiver
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def process_request(self, request: object, client_address: object) -> None:
         with self._lock:
