@@ -25,6 +25,7 @@ from celery.worker import strategy
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from taskobs import ids, names
 from taskobs.facts import Ending, Outcome
 from taskobs.wrapping import Wrappers
 
@@ -108,7 +109,8 @@ class Supervision:
         body = _decoded(message) if "task" not in headers else {}
         known = headers if "task" in headers else body
         context = Context(
-            {key: value for key, value in headers.items() if isinstance(key, str)},
+            {key: value for key, value in headers.items() if isinstance(key, str)}
+            | {names.HEADER_RUN_SPAN: ""},
             id=_short(known.get("id")),
             delivery_info=getattr(message, "delivery_info", None) or {},
             hostname=getattr(consumer, "hostname", None),
@@ -130,13 +132,27 @@ def _short(value: Any) -> str:
     return str(value)[:_NAME_CHARS] if isinstance(value, (str, int)) else ""
 
 
+class _Chosen:
+    """Chooses the ids of the run's span: for the child, and for who tells of its end."""
+
+    _taskobs_inline: bool
+    _request_dict: dict[str, Any]
+
+    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+        # Ids that came with the message are a stranger's.
+        self._request_dict[names.HEADER_RUN_SPAN] = "" if self._taskobs_inline else ids.choose()
+        following: Any = super()
+        return following.execute_using_pool(pool, **kwargs)
+
+
 def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool) -> type[Any]:
     """Extend a request class by what is told of each delivery that a child can't tell.
 
     ``inline`` says that the pool (solo, threads, greenlets) runs tasks in this very process.
     """
 
-    class WatchedRequest(base):  # type: ignore[misc]  # made at run time
+    class WatchedRequest(_Chosen, base):  # type: ignore[misc]  # made at run time
+        _taskobs_inline = inline
         _taskobs_told = False
 
         def on_accepted(self, pid: Any, time_accepted: Any) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from taskobs import names, propagation
+from taskobs import ids, names, propagation
 from taskobs.facts import Outcome, Publish, Run, SpanAddress
 from taskobs.observers.attributes import (
     MESSAGE_CHARS,
@@ -103,6 +103,7 @@ class SpanObserver(Observer):
     def _write_headers(self, publish: Publish, span: Span) -> None:
         headers = publish.headers
         headers[names.HEADER_PUBLISHED_AT] = f"{self._clock():.6f}"
+        headers.pop(names.HEADER_RUN_SPAN, None)  # of the run that hands its headers on
         again = publish.retries
         if again is not None and isinstance(again.parent_span, otel_context.Context):
             anchor = trace.get_current_span(again.parent_span)
@@ -170,14 +171,16 @@ class SpanObserver(Observer):
                 [Link(publish, {names.LINK_KIND: names.LINK_PUBLISH})] if publish.is_valid else []
             )
             parent = otel_context.Context()
-        return self._tracer.start_span(
-            names.RUN_SPAN + encodable(run.name),
-            context=parent,
-            kind=SpanKind.CONSUMER,
-            attributes=self._with_stock(of_run(run), run.stock),
-            links=links,
-            start_time=None if run.started is None else int(run.started * 1e9),
-        )
+        chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
+        with ids.given(chosen):
+            return self._tracer.start_span(
+                names.RUN_SPAN + encodable(run.name),
+                context=parent,
+                kind=SpanKind.CONSUMER,
+                attributes=self._with_stock(of_run(run), run.stock),
+                links=links,
+                start_time=None if run.started is None else int(run.started * 1e9),
+            )
 
     def _end_run(self, run: Run, span: Span) -> None:
         if span.is_recording():

@@ -13,9 +13,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.util._once import Once
 
+from taskobs import ids
 from taskobs.config import TRACES_SAMPLER, Settings
 from taskobs.errors import MissingExtraError
 from taskobs.pipeline.direct import ProcessSpans
@@ -33,6 +35,20 @@ _IMPORTED_LATE: Final = {
 @runtime_checkable
 class _Flushable(Protocol):
     def force_flush(self, timeout_millis: int = 30_000) -> bool: ...
+
+
+class ChosenIds(RandomIdGenerator):
+    """Gives a span the ids that were chosen for it, and random ones to all others."""
+
+    def generate_trace_id(self) -> int:
+        """Return the id of a new trace."""
+        chosen = ids.peek()
+        return chosen.trace_id if chosen else super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        """Return the id of a new span; the SDK asks for it last."""
+        chosen = ids.take()
+        return chosen.span_id if chosen else super().generate_span_id()
 
 
 class TracePipeline:
@@ -74,6 +90,7 @@ class TracePipeline:
         provider = TracerProvider(
             resource=_resource(settings, app_name),
             sampler=_sampler(settings),
+            id_generator=ChosenIds(),
             shutdown_on_exit=False,
         )
         provider.add_span_processor(spans)
