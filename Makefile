@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage check matrix celery-suite bench docs clean
+.PHONY: help demo test lint coverage check matrix celery-suite bench chaos docs clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ matrix: $(VENV)/dev.stamp  ## run the tests over Pythons and releases of Celery,
 
 celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
 	@$(BIN)/python tools/celery_suite.py $(ARGS)
+
+chaos: $(VENV)/dev.stamp  ## kill children and the relay under load, with the backend gone: what is lost?
+	@$(BIN)/python tools/chaos.py $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack
 	@$(BIN)/python -m bench $(ARGS)

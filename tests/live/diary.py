@@ -1,0 +1,258 @@
+"""What tasks wrote down of themselves, held against what arrived."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from taskobs import names
+from tests.live.shop import tags, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+
+Address = tuple[str, str]
+"""Trace id and span id, in hex."""
+LOST_ATTRIBUTE = "taskobs.lost"
+RECEIVED = re.compile(r"Task \S+\[(\S+)\] received")
+SHOWN = 5
+"""Complaints of a kind that a report shows."""
+
+
+@dataclass
+class Span:
+    """A span inside a run: how far it came before its process ended."""
+
+    pid: int
+    ending: bool = False
+    ended: bool = False
+
+
+@dataclass
+class Run:
+    """A run whose task began; ``ending`` is None where its body did not come to an end."""
+
+    pid: int
+    task_id: str
+    task: str
+    parent: str
+    ending: str | None = None
+
+
+@dataclass
+class Diary:
+    """All that the tasks wrote."""
+
+    runs: dict[Address, Run] = field(default_factory=dict[Address, Run])
+    spans: dict[Address, Span] = field(default_factory=dict[Address, Span])
+
+    @classmethod
+    def read(cls, file: Path) -> Diary:
+        """Read a diary that may still be written to."""
+        diary = cls()
+        text = file.read_text() if file.exists() else ""
+        for line in text[: text.rfind("\n") + 1].splitlines():
+            what, pid, trace_id, span_id, *more = line.split()
+            diary.note(what, int(pid), (trace_id, span_id), more)
+        return diary
+
+    def note(self, what: str, pid: int, address: Address, more: Sequence[str]) -> None:
+        """Take one line."""
+        if what == "run":
+            self.runs[address] = Run(pid, *more)
+        elif what == "start":
+            self.spans[address] = Span(pid)
+        elif what == "ending":
+            self.spans[address].ending = True
+        elif what == "end":
+            self.spans[address].ended = True
+        else:
+            self.runs[address].ending = what
+
+    @property
+    def busy(self) -> set[int]:
+        """The processes that were within a task when they wrote last, dead ones too."""
+        return {run.pid for run in self.runs.values() if run.ending is None}
+
+
+@dataclass
+class Row:
+    """One kind of thing that must have arrived once each."""
+
+    wanted: int = 0
+    once: int = 0
+    missing: int = 0
+    twice: int = 0
+    wrong: int = 0
+    """Arrived once, and says something else than the diary."""
+    complaints: list[str] = field(default_factory=list[str])
+
+    @property
+    def good(self) -> bool:
+        """Whether each arrived once and is right."""
+        return self.once == self.wanted
+
+    def count(self, arrived: int, *, right: bool = True, what: object = "") -> None:
+        """Take one that was wanted, and which arrived so many times."""
+        self.wanted += 1
+        if arrived == 1 and right:
+            self.once += 1
+            return
+        self.missing += arrived == 0
+        self.twice += arrived > 1
+        self.wrong += arrived == 1
+        self.complaints.append(f"{what}: arrived {arrived} times")
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        numbers = {"missing": self.missing, "twice": self.twice, "wrong": self.wrong}
+        bad = [f"{number} {name}" for name, number in numbers.items() if number]
+        return ", ".join([f"{self.once} of {self.wanted}", *bad])
+
+
+class Verdict:
+    """What arrived, held against a diary.
+
+    ``own_ids`` says that a run which its process could not tell of keeps its span's ids; else
+    any other span of the same task that says ``lost`` counts as its own.
+    """
+
+    def __init__(
+        self,
+        diary: Diary,
+        spans: Sequence[ReceivedSpan],
+        events: Sequence[ReceivedEvent],
+        log: str,
+        *,
+        own_ids: bool,
+    ) -> None:
+        self.rows: dict[str, Row] = defaultdict(Row)
+        self._diary = diary
+        self._by_address: dict[Address, list[ReceivedSpan]] = defaultdict(list)
+        for span in spans:
+            self._by_address[span.trace_id, span.span_id].append(span)
+        self._run_spans = [
+            same for same in self._by_address.values() if same[0].name.startswith(names.RUN_SPAN)
+        ]
+        self._events = Counter(trace_of(event) for event in events)
+        self._tagged = {trace_of(event): tags(event) for event in events}
+        self._told = self._match(own_ids=own_ids)
+        self._judge_spans()
+        self._judge_runs()
+        self._judge_deliveries(log)
+        self._judge_events()
+
+    @property
+    def good(self) -> bool:
+        """Whether all that was wanted arrived once."""
+        return all(row.good for row in self.rows.values())
+
+    def complaints(self, shown: int = SHOWN) -> str:
+        """Name the first of each kind that did not arrive as wanted."""
+        lines: list[str] = []
+        for name, row in self.rows.items():
+            lines += [f"{name}: {complaint}" for complaint in row.complaints[:shown]]
+        return "\n".join(lines)
+
+    def _match(self, *, own_ids: bool) -> dict[Address, Sequence[ReceivedSpan]]:
+        """Give the spans that tell of each run of the diary."""
+        told: dict[Address, Sequence[ReceivedSpan]] = {}
+        spare: dict[str, list[list[ReceivedSpan]]] = defaultdict(list)
+        for same in self._run_spans:
+            if (same[0].trace_id, same[0].span_id) not in self._diary.runs:
+                spare[_task_id(same[0])].append(same)
+        for address, run in self._diary.runs.items():
+            found: Sequence[ReceivedSpan] = self._by_address.get(address, ())
+            if not found and not own_ids and spare[run.task_id]:
+                found = spare[run.task_id].pop()
+            told[address] = found
+        return told
+
+    def _judge_spans(self) -> None:
+        ended, cut = self.rows["spans that had ended"], self.rows["spans left open"]
+        for address, span in self._diary.spans.items():
+            found = self._by_address.get(address, [])
+            lost = bool(found) and bool(found[0].attributes.get(LOST_ATTRIBUTE))
+            what = (*address, span)
+            if span.ended:
+                ended.count(len(found), right=not lost, what=what)
+            else:
+                cut.count(len(found), right=lost or span.ending, what=what)
+
+    def _judge_runs(self) -> None:
+        every, killed = self.rows["runs"], self.rows["killed runs, as lost"]
+        parents = self.rows["what runs hang on"]
+        for address, run in self._diary.runs.items():
+            found = self._told[address]
+            every.count(len(found), what=(*address, run))
+            if run.ending is None:
+                lost = bool(found) and _outcome(found[0]) == "lost"
+                killed.count(len(found), right=lost, what=(*address, run))
+            if run.parent != "-":
+                parent = self._by_address.get((address[0], run.parent), ())
+                parents.count(len(parent), what=(*address, run))
+
+    def _judge_deliveries(self, log: str) -> None:
+        row = self.rows["deliveries with one run span each"]
+        received = Counter(RECEIVED.findall(log))
+        spans = Counter(_task_id(same[0]) for same in self._run_spans)
+        for task_id, number in received.items():
+            row.wanted += number
+            row.once += min(number, spans[task_id])
+            row.missing += max(0, number - spans[task_id])
+            if number != spans[task_id]:
+                row.complaints.append(f"{task_id}: {number} deliveries, {spans[task_id]} runs")
+        for task_id, number in spans.items():
+            if surplus := max(0, number - received[task_id]):
+                row.wanted += surplus
+                row.twice += surplus
+
+    def _judge_events(self) -> None:
+        failed, lost = self.rows["events of failures"], self.rows["events of lost runs"]
+        calm = self.rows["runs without an event"]
+        seen: set[Address] = set()
+        for address, run in self._diary.runs.items():
+            found = self._told[address]
+            outcome = _outcome(found[0]) if found else None
+            keys = {address, *((span.trace_id, span.span_id) for span in found)}
+            seen |= keys
+            number = sum(self._events[key] for key in keys)
+            what = (*address, run, outcome)
+            if run.ending == "failing" and outcome == "lost":
+                failed.count(min(number, 1), what=what)  # killed when it had failed: one or two
+            elif run.ending == "failing":
+                failed.count(number, what=what)
+            elif run.ending is None or outcome == "lost":
+                lost.count(number, what=what)
+            else:
+                calm.count(number + 1, what=what)
+        for same in self._run_spans:  # killed before the task's first line
+            key = (same[0].trace_id, same[0].span_id)
+            if key not in seen and _outcome(same[0]) == "lost":
+                seen.add(key)
+                lost.count(self._events[key], what=key)
+        for key in self._events.keys() - seen:
+            calm.count(2, what=(key, dict(self._tagged[key])))
+
+
+def _outcome(span: ReceivedSpan) -> object:
+    return span.attributes.get(names.CELERY_OUTCOME)
+
+
+def _task_id(span: ReceivedSpan) -> str:
+    return str(span.attributes.get(names.MESSAGING_MESSAGE_ID))
+
+
+def table(columns: Mapping[str, Verdict]) -> str:
+    """Write verdicts beside each other, as a Markdown table."""
+    rows: Iterable[str] = dict.fromkeys(row for verdict in columns.values() for row in verdict.rows)
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for row in rows:
+        cells = (str(verdict.rows[row]) for verdict in columns.values())
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
