@@ -1,0 +1,70 @@
+"""The end of a span that nobody ends any more: its process has gone."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from taskobs import names
+from taskobs.relay import frames
+from taskobs.relay.frames import FrameError
+from taskobs.relay.packing import (
+    ATTRIBUTES,
+    END_NS,
+    FIELDS,
+    KIND,
+    NAME,
+    START_NS,
+    STATUS,
+    STATUS_DESCRIPTION,
+)
+
+LOST: Final = "lost"
+"""``error.type`` of each lost span, and ``celery.outcome`` of a lost run."""
+CONSUMER: Final = 4
+ERROR: Final = 2
+"""As the SDK numbers kinds and statuses."""
+
+
+def is_open_run(packed: bytes) -> bool:
+    """Tell whether a packed span is that of a run whose outcome isn't known; False if it is odd."""
+    try:
+        row = _row(packed)
+    except FrameError:
+        return False
+    return _is_open_run(row)
+
+
+def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
+    """Return a packed span that was open as one that was lost at ``end_ns`` (epoch, nanoseconds).
+
+    Raises:
+        FrameError: it is no packed span.
+    """
+    row = _row(packed)
+    attributes = row[ATTRIBUTES]
+    if _is_open_run(row):
+        attributes[names.CELERY_OUTCOME] = LOST
+    attributes[names.TASKOBS_LOST] = True
+    attributes.setdefault(names.ERROR_TYPE, LOST)
+    row[END_NS] = max(end_ns, row[START_NS])
+    row[STATUS], row[STATUS_DESCRIPTION] = ERROR, reason
+    return frames.pack(row)
+
+
+def _is_open_run(row: list[Any]) -> bool:
+    return (
+        row[KIND] == CONSUMER
+        and row[NAME].startswith(names.RUN_SPAN)
+        and names.CELERY_OUTCOME not in row[ATTRIBUTES]
+    )
+
+
+def _row(packed: bytes) -> list[Any]:
+    row = frames.unpack(packed)
+    fields = cast("list[object]", row) if isinstance(row, list) else []
+    if len(fields) != FIELDS:
+        raise FrameError("no packed span")
+    expected = ((NAME, str), (KIND, int), (START_NS, int), (ATTRIBUTES, dict))
+    if not all(isinstance(fields[at], kind) for at, kind in expected):
+        raise FrameError("no packed span")
+    return fields
