@@ -1,0 +1,141 @@
+"""Where relays listen: sockets in a directory that belongs to this user alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+SUPPORTED: Final = hasattr(socket, "AF_UNIX") and hasattr(os, "posix_spawn")
+_LONGEST: Final = 100
+"""Bytes of an address: Linux takes 107, macOS 103."""
+_NAME: Final = re.compile(r"worker-(\d+)-[0-9a-f]+\.sock")
+_FRESH: Final = 10.0
+"""Seconds in which a socket that nobody answers at may be one that is about to listen."""
+
+
+class PlaceError(OSError):
+    """There is no place for a socket; the message says what is wrong with each."""
+
+
+def candidates(environ: Mapping[str, str]) -> list[Path]:
+    """Return the directories that serve, the best one first; they need not exist."""
+    own = f"taskobs-{os.getuid()}"
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    found = [Path(runtime, "taskobs")] if runtime else []
+    return list(dict.fromkeys([*found, Path(tempfile.gettempdir(), own), Path("/tmp", own)]))  # noqa: S108  # it is made private
+
+
+def directory(environ: Mapping[str, str]) -> Path:
+    """Return a private directory for sockets, made if it is not there.
+
+    Raises:
+        PlaceError: none of the candidates can be made, or is ours alone.
+    """
+    problems: list[str] = []
+    for path in candidates(environ):
+        problem = _made_private(path)
+        if problem is None:
+            return path
+        problems.append(f"{path}: {problem}")
+    raise PlaceError("; ".join(problems))
+
+
+def _made_private(path: Path) -> str | None:
+    """Return what is wrong with a directory; None once it is there and ours alone."""
+    try:
+        _own(path)
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
+
+
+def _own(path: Path) -> None:
+    """Make a directory private.
+
+    Raises:
+        OSError: it can't be made, is somebody else's, a link, or its name too long for sockets.
+    """
+    if len(os.fsencode(path / _name(os.getpid()))) > _LONGEST:
+        raise OSError("its name is too long for a socket's address")
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError("not a directory")
+    if found.st_uid != os.getuid():
+        raise OSError("belongs to another user")
+    if stat.S_IMODE(found.st_mode) != 0o700:  # noqa: PLR2004  # a mode is read as octal
+        path.chmod(0o700)
+
+
+def _name(pid: int) -> str:
+    return f"worker-{pid}-{secrets.token_hex(4)}.sock"
+
+
+def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
+    """Listen at an address that says which worker it is of; also remove what others left.
+
+    Raises:
+        PlaceError: there is no place for a socket.
+    """
+    home = directory(environ)
+    remove_stale(home)
+    path = str(home / _name(os.getpid()))
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(path)
+        listening.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listening.close()
+        raise PlaceError(f"{path}: {error.strerror or error}") from error
+    listening.setblocking(False)  # noqa: FBT003  # the standard library's
+    return listening, path
+
+
+def addresses(environ: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Give the worker's process id and the address of each socket of this user."""
+    for home in candidates(environ):
+        with suppress(OSError):
+            for path in sorted(home.iterdir()):
+                found = _NAME.fullmatch(path.name)
+                if found and _is_ours(path):
+                    yield int(found[1]), str(path)
+
+
+def remove_stale(home: Path) -> None:
+    """Remove the sockets in a directory at which nobody listens any more."""
+    with suppress(OSError):
+        for path in list(home.iterdir()):
+            with suppress(OSError):
+                if _NAME.fullmatch(path.name) and _is_stale(path):
+                    path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(OSError):
+        found = path.lstat()
+        return stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
+    return False
+
+
+def _is_stale(path: Path) -> bool:
+    if not _is_ours(path) or time.time() - path.lstat().st_mtime < _FRESH:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # noqa: FBT003  # the standard library's
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # its queue is full: somebody is there
+            return False
+    return False
