@@ -262,7 +262,7 @@ def misuse(
             troubles.append("a relay is still there")
         found = Diary.read(diary)
         spans, events = [*backend.spans, *calm.spans], [*backend.events, *calm.events]
-        verdict = Verdict(found, spans, events, worker.log, own_ids=relay)
+        verdict = Verdict(found, spans, events, worker.log)
     return Report(
         verdict,
         found,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Address = tuple[str, str]
 """Trace id and span id, in hex."""
-LOST_ATTRIBUTE = "taskobs.lost"
 RECEIVED = re.compile(r"Task \S+\[(\S+)\] received")
 SHOWN = 5
 """Complaints of a kind that a report shows."""
@@ -116,11 +115,7 @@ class Row:
 
 
 class Verdict:
-    """What arrived, held against a diary.
-
-    ``own_ids`` says that a run which its process could not tell of keeps its span's ids; else
-    any other span of the same task that says ``lost`` counts as its own.
-    """
+    """What arrived, held against a diary and the worker's log."""
 
     def __init__(
         self,
@@ -128,8 +123,6 @@ class Verdict:
         spans: Sequence[ReceivedSpan],
         events: Sequence[ReceivedEvent],
         log: str,
-        *,
-        own_ids: bool,
     ) -> None:
         self.rows: dict[str, Row] = defaultdict(Row)
         self._diary = diary
@@ -141,7 +134,6 @@ class Verdict:
         ]
         self._events = Counter(trace_of(event) for event in events)
         self._tagged = {trace_of(event): tags(event) for event in events}
-        self._told = self._match(own_ids=own_ids)
         self._judge_spans()
         self._judge_runs()
         self._judge_deliveries(log)
@@ -159,25 +151,11 @@ class Verdict:
             lines += [f"{name}: {complaint}" for complaint in row.complaints[:shown]]
         return "\n".join(lines)
 
-    def _match(self, *, own_ids: bool) -> dict[Address, Sequence[ReceivedSpan]]:
-        """Give the spans that tell of each run of the diary."""
-        told: dict[Address, Sequence[ReceivedSpan]] = {}
-        spare: dict[str, list[list[ReceivedSpan]]] = defaultdict(list)
-        for same in self._run_spans:
-            if (same[0].trace_id, same[0].span_id) not in self._diary.runs:
-                spare[_task_id(same[0])].append(same)
-        for address, run in self._diary.runs.items():
-            found: Sequence[ReceivedSpan] = self._by_address.get(address, ())
-            if not found and not own_ids and spare[run.task_id]:
-                found = spare[run.task_id].pop()
-            told[address] = found
-        return told
-
     def _judge_spans(self) -> None:
         ended, cut = self.rows["spans that had ended"], self.rows["spans left open"]
         for address, span in self._diary.spans.items():
             found = self._by_address.get(address, [])
-            lost = bool(found) and bool(found[0].attributes.get(LOST_ATTRIBUTE))
+            lost = bool(found) and bool(found[0].attributes.get(names.TASKOBS_LOST))
             what = (*address, span)
             if span.ended:
                 ended.count(len(found), right=not lost, what=what)
@@ -188,7 +166,7 @@ class Verdict:
         every, killed = self.rows["runs"], self.rows["killed runs, as lost"]
         parents = self.rows["what runs hang on"]
         for address, run in self._diary.runs.items():
-            found = self._told[address]
+            found = self._by_address.get(address, [])
             every.count(len(found), what=(*address, run))
             if run.ending is None:
                 lost = bool(found) and _outcome(found[0]) == "lost"
@@ -217,11 +195,10 @@ class Verdict:
         calm = self.rows["runs without an event"]
         seen: set[Address] = set()
         for address, run in self._diary.runs.items():
-            found = self._told[address]
+            found = self._by_address.get(address, [])
             outcome = _outcome(found[0]) if found else None
-            keys = {address, *((span.trace_id, span.span_id) for span in found)}
-            seen |= keys
-            number = sum(self._events[key] for key in keys)
+            seen.add(address)
+            number = self._events[address]
             what = (*address, run, outcome)
             if run.ending == "failing" and outcome == "lost":
                 failed.count(min(number, 1), what=what)  # killed when it had failed: one or two
