@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, TraceState
@@ -21,6 +21,8 @@ KEY_BYTES: Final = 24
 """A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
 MAX_SPAN: Final = 1024 * 1024
 """Bytes of the longest packed span; a longer one has its long values cut."""
+MAX_START: Final = 64 * 1024
+"""The same for a span that has just started, as both sides keep it until its end."""
 
 # Where things are in the list that a packed span is.
 NAME: Final = 0
@@ -47,6 +49,13 @@ DROPPED_EVENTS: Final = 17
 DROPPED_LINKS: Final = 18
 FIELDS: Final = 19
 
+_DROPPED_AT: Final = {
+    ATTRIBUTES: DROPPED_ATTRIBUTES,
+    EVENTS: DROPPED_EVENTS,
+    LINKS: DROPPED_LINKS,
+}
+_ODD: Final = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What packing an odd span may raise; a time limit, which may strike here too, is none of it."""
 _INT_BITS: Final = 63
 _DEPTH: Final = 8
 _CHARS: Final = 16_384
@@ -73,12 +82,12 @@ _fast: Final = attrgetter(
 
 def pack_start(span: ReadableSpan) -> bytes:
     """Return the payload of a START frame; never raises for a span of the SDK's."""
-    return _packed(span)
+    return _packed(span, MAX_START)
 
 
 def pack_end(span: ReadableSpan) -> bytes:
     """Return the payload of an END frame; never raises for a span of the SDK's."""
-    return _packed(span)
+    return _packed(span, MAX_SPAN)
 
 
 def split(payload: bytes) -> tuple[bytes, bytes]:
@@ -91,13 +100,13 @@ def key_of(context: SpanContext) -> bytes:
     return context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
 
 
-def _packed(span: ReadableSpan) -> bytes:
+def _packed(span: ReadableSpan, limit: int) -> bytes:
     try:
         key, row = _row(span)
         payload = key + pack(row)
-    except Exception:  # noqa: BLE001 - whatever is odd about it, the careful way copes with it
-        return _carefully(span)
-    return payload if len(payload) <= MAX_SPAN else _carefully(span)
+    except _ODD:
+        return _carefully(span, limit)
+    return payload if len(payload) <= limit else _carefully(span, limit)
 
 
 def _row(span: ReadableSpan) -> tuple[bytes, list[object]]:
@@ -188,21 +197,19 @@ def _scope(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, of a
 # The careful way: for what is odd, and for what is too long.
 
 
-def _carefully(span: ReadableSpan) -> bytes:
+def _carefully(span: ReadableSpan, limit: int) -> bytes:
+    """Pack what is odd or too long: the events and links go first, then the attributes."""
     context = span.get_span_context()
     if context is None:
         raise ValueError("a span without a context")  # the SDK makes none
     row = _row_of_properties(span, context)
-    payload = key_of(context) + pack(row)
-    if len(payload) > MAX_SPAN:
-        row[DROPPED_EVENTS] = span.dropped_events + len(span.events)
-        row[DROPPED_LINKS] = span.dropped_links + len(span.links)
-        row[EVENTS] = row[LINKS] = ()
+    for places in ((), (EVENTS, LINKS), (ATTRIBUTES,)):
+        for place in places:
+            row[_DROPPED_AT[place]] += len(row[place])
+            row[place] = type(row[place])()
         payload = key_of(context) + pack(row)
-    if len(payload) > MAX_SPAN:
-        row[DROPPED_ATTRIBUTES] = span.dropped_attributes + len(span.attributes or ())
-        row[ATTRIBUTES] = {}
-        payload = key_of(context) + pack(row)
+        if len(payload) <= limit:
+            break
     return payload
 
 
@@ -244,9 +251,9 @@ def tidy(value: object, depth: int = _DEPTH) -> object:
     if isinstance(value, int) and -(1 << _INT_BITS) <= value < 1 << _INT_BITS:
         return int(value)
     if depth and isinstance(value, Mapping):
-        return _tidy_map(cast("Mapping[Any, Any]", value), depth)
+        return _tidy_map(value, depth)  # pyright: ignore[reportUnknownArgumentType]
     if depth and isinstance(value, Sequence) and not isinstance(value, str):
-        return [tidy(one, depth - 1) for one in cast("Sequence[Any]", value)[:_ITEMS]]
+        return _tidy_list(value, depth)  # pyright: ignore[reportUnknownArgumentType]
     return _text(value)
 
 
@@ -255,8 +262,12 @@ def _tidy_map(value: Mapping[Any, Any], depth: int) -> dict[str, object]:
     return {str(tidy(key, 0)): tidy(one, depth - 1) for key, one in pairs}
 
 
+def _tidy_list(value: Sequence[Any], depth: int) -> list[object]:
+    return [tidy(one, depth - 1) for one in value[:_ITEMS]]
+
+
 def _text(value: object) -> str:
     try:
         return str(value)[:_CHARS].encode("utf-8", "replace").decode()
-    except Exception:  # noqa: BLE001 - a stranger's __str__; or an int of more digits than allowed
+    except _ODD:  # a stranger's __str__; or an int of more digits than allowed
         return f"<{type(value).__name__}>"
