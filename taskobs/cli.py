@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -39,3 +40,22 @@ def demo(
     if no_color or "NO_COLOR" in os.environ:
         context.color = False
     run(Options(page=page, keep=keep, open=open_page))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print all that the relays tell, as JSON.")
+def status(*, as_json: bool) -> None:
+    """Show what the relays of your workers have sent, dropped and kept.
+
+    Those of your own user on this machine, while their workers run.
+    """
+    from taskobs.relay import places
+    from taskobs.relay.status import every, table
+
+    relays = every(os.environ) if places.SUPPORTED else []
+    if as_json:
+        click.echo(json.dumps([relay.as_json() for relay in relays], indent=2, default=repr))
+    elif relays:
+        click.echo(table(relays))
+    else:
+        click.echo("No worker of this user has a relay here.")
