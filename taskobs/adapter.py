@@ -86,7 +86,9 @@ def complete(publish: Publish, message: Mapping[str, Any]) -> None:
     _note_schedule(publish)
     shelf = publish.within.chord_shelf if publish.within else None
     publish.header_runs = shelf if shelf and shelf.serves(publish.task_id) else None
-    publish.stock = partial(stock.of_publish, publish, message["declare"])
+    publish.stock = partial(
+        stock.of_publish, publish.exchange, publish.routing_key, message["declare"]
+    )
 
 
 def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
@@ -95,7 +97,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
     eager = bool(request.is_eager)
     header = partial(_header, request)
-    run = Run(
+    return Run(
         task=task.name,
         name=_name(task.name, kwargs),
         task_id=request.id,
@@ -121,9 +123,8 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
         args=args or (),
         kwargs=kwargs or {},
         chord_shelf=None if eager else shelf_of(task, request),
+        stock=partial(stock.of_run, routing_key, request),
     )
-    run.stock = partial(stock.of_run, run, request)
-    return run
 
 
 def failure(task: Any, run: Run, error: BaseException) -> None:

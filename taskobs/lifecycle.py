@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -23,6 +23,7 @@ from taskobs.facts import Ending, Outcome, Publish, Run, Schedule
 from taskobs.guard import Guard
 from taskobs.hooks import HookFailures
 from taskobs.observers.base import Observer
+from taskobs.openings import Openings
 from taskobs.seam import PublishSeam
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Open:
 
     run: Run
     task: Any
-    stack: ExitStack
+    openings: Openings
     handling: BaseException | None
     """What the caller was handling already: not what ended the run."""
     token: Token[_Open | None] | None = None
@@ -53,6 +54,30 @@ def current_run() -> Run | None:
     """Return the run that this thread or greenlet is in."""
     found = _open_run.get()
     return found.run if found else None
+
+
+class _Sending:
+    """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
+
+    __slots__ = ("_openings", "_publish", "_token")
+
+    def __init__(self, publish: Publish | None, openings: Openings) -> None:
+        self._publish = publish
+        self._openings = openings
+
+    def __enter__(self) -> None:
+        self._token = _open_publish.set(self._publish)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _open_publish.reset(self._token)
+        if self._publish is not None:
+            self._publish.error = error
+        self._openings.close()
 
 
 class Lifecycle:
@@ -111,25 +136,17 @@ class Lifecycle:
 
     # Publishes.
 
-    @contextmanager
-    def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> Generator[None]:
-        with ExitStack() as stack:
-            publish: Publish | None = None
+    def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> _Sending:
+        openings, publish = Openings(self.guard), None
+        try:
             with self.guard:
                 publish = adapter.publish_of(app, task, options, current_run())
                 publish.schedule = self._beat.take()
-                self._open(stack, [observer.publish for observer in self._observers], publish)
-            token = _open_publish.set(publish)
-            try:
-                yield
-            except BaseException as error:
-                if publish is not None:
-                    publish.error = error
-                raise
-            finally:
-                _open_publish.reset(token)
-                with self.guard:
-                    stack.close()
+                openings.open([observer.publish for observer in self._observers], publish)
+        except BaseException:
+            openings.close()
+            raise
+        return _Sending(publish, openings)
 
     def _beat_starts(self, **_: Any) -> None:
         self._beat.install()
@@ -149,15 +166,10 @@ class Lifecycle:
             with self.guard:
                 observer.sending(publish)
 
-    @contextmanager
-    def _canvas(self, kind: str) -> Generator[None]:
-        with ExitStack() as stack:
-            self._open(stack, [observer.canvas for observer in self._observers], kind)
-            try:
-                yield
-            finally:
-                with self.guard:
-                    stack.close()
+    def _canvas(self, kind: str) -> _Sending:
+        openings = Openings(self.guard)
+        openings.open([observer.canvas for observer in self._observers], kind)
+        return _Sending(None, openings)
 
     # Runs.
 
@@ -166,9 +178,9 @@ class Lifecycle:
             self._begin(task, adapter.run_of(task, task.request, args, kwargs, self._clock()))
 
     def _begin(self, task: Any, run: Run) -> _Open:
-        opened = _Open(run, task, ExitStack(), sys.exc_info()[1])
+        opened = _Open(run, task, Openings(self.guard), sys.exc_info()[1])
         opened.token = _open_run.set(opened)
-        self._open(opened.stack, [observer.run for observer in self._observers], run)
+        opened.openings.open([observer.run for observer in self._observers], run)
         if run.chord_shelf is not None and run.span is not None and run.span.sampled:
             with self.guard:  # the backend may fail; the run is open all the same
                 run.chord_shelf.put(run.span.traceparent)
@@ -269,20 +281,8 @@ class Lifecycle:
     def _finish(self, opened: _Open) -> None:
         if opened.token is not None:
             _open_run.reset(opened.token)
-        with self.guard:
-            opened.stack.close()
+        opened.openings.close()
 
     def _opened(self, task_id: str) -> _Open | None:
         opened = _open_run.get()
         return opened if opened is not None and opened.run.task_id == task_id else None
-
-    def _open(
-        self,
-        stack: ExitStack,
-        openers: list[Callable[[Any], AbstractContextManager[object]]],
-        fact: Any,
-    ) -> None:
-        for opener in openers:
-            with self.guard:
-                stack.enter_context(self.guard)  # one that fails to close harms no other
-                stack.enter_context(opener(fact))

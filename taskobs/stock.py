@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from taskobs.facts import Publish, Run
-
 _ACTION: Final = "celery.action"
 _DESTINATION: Final = "messaging.destination"
 _DESTINATION_KIND: Final = "messaging.destination_kind"
@@ -22,13 +20,13 @@ _CONVERSATION: Final = "messaging.conversation_id"
 _PLAIN: Final = ("reply_to", "serializer", "countdown", "eta", "expires")
 
 
-def of_publish(publish: Publish, declare: Any) -> Mapping[str, object]:
+def of_publish(exchange: str | None, routing_key: str | None, declare: Any) -> Mapping[str, object]:
     """Return what stock sets on the span of a publish."""
     attributes: dict[str, object] = {_ACTION: "apply_async"}
-    if publish.routing_key:
-        attributes[_DESTINATION] = publish.routing_key
-    if publish.exchange:
-        attributes["celery.exchange"] = publish.exchange
+    if routing_key:
+        attributes[_DESTINATION] = routing_key
+    if exchange:
+        attributes["celery.exchange"] = exchange
     kinds = {"direct": "queue", "topic": "topic"}
     for queue in declare or ():
         kind = kinds.get(getattr(queue.exchange, "type", ""))
@@ -38,19 +36,19 @@ def of_publish(publish: Publish, declare: Any) -> Mapping[str, object]:
     return attributes
 
 
-def of_run(run: Run, request: Any) -> Mapping[str, object]:
+def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     """Return what stock sets on the span of a run."""
-    return dict(_of_run(run, request))
+    return dict(_of_run(routing_key, request))
 
 
-def _of_run(run: Run, request: Any) -> Iterator[tuple[str, object]]:
+def _of_run(routing_key: str | None, request: Any) -> Iterator[tuple[str, object]]:
     yield _ACTION, "run"
     if request.correlation_id:
         yield _CONVERSATION, request.correlation_id
     if request.delivery_info:
         yield "celery.delivery_info", str(request.delivery_info)
-    if run.routing_key:
-        yield _DESTINATION, run.routing_key
+    if routing_key:
+        yield _DESTINATION, routing_key
     for key in _PLAIN:
         value = getattr(request, key, None)
         if value is not None and value != "":
