@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Condition
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from taskobs.relay.counters import Counters
 
@@ -19,6 +19,8 @@ KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
 MEMORY: Final = 32 * 1024 * 1024
 OVERHEAD: Final = 256
 """What keeping one item costs beside its payload, in bytes, about."""
+_TEND: Final = 30.0
+TOO_OLD: Final = "older than the spool keeps"
 OVERFLOW: Final = "more waits than there is room for"
 
 
@@ -76,7 +78,7 @@ class Store(ABC):
     the thread that found so, while no lock of the store is held.
     """
 
-    durable: bool
+    durable: ClassVar[bool]
     """Whether what ``append`` has taken outlives this process."""
 
     def __init__(self, counters: Counters, released: Released = nobody) -> None:
@@ -84,13 +86,21 @@ class Store(ABC):
         self._released = released
         self._changed = Condition()
         self._hurry = 0
+        self._hurried = 0
+        self._due = 0.0
         self._closed = False
 
+    age: float | None = None
+    """Seconds after which an item is given up; None for as long as there is room."""
+
     @abstractmethod
-    def append(self, items: Sequence[Item]) -> None:
+    def append(
+        self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
+    ) -> None:
         """Keep ``items``; what there is no room for is dropped, oldest first, and counted.
 
-        With a durable store they are safe when this returns. Raises nothing.
+        A durable store also keeps ``starts``, forgets those with the keys ``ended`` and remembers
+        that they have ended, all in one commit: it is safe when this returns. Raises nothing.
         """
 
     def take(self, kind: ItemKind, max_items: int, max_bytes: int, linger: float) -> list[Stored]:
@@ -100,8 +110,11 @@ class Store(ABC):
         item is given, however large; none when the store is closed.
         """
         with self._changed:
-            if not self._wait_for(kind, 1, 0, None):
-                return []
+            self._tend_when_due()
+            while not self._wait_for(kind, 1, 0, _TEND):
+                if self._closed:
+                    return []
+                self._tend_when_due()
             self._wait_for(kind, max_items, max_bytes, linger)
             return [] if self._closed else self._take(kind, max_items, max_bytes)
 
@@ -109,12 +122,27 @@ class Store(ABC):
     def done(self, stored: Sequence[Stored]) -> None:
         """Forget what is out, or given up and counted."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it gives nothing any more."""
+        return self._closed
+
     def hurry(self) -> int:
         """Have all that is there now taken without lingering; returns the mark for ``passed``."""
         with self._changed:
             self._hurry = self._last()
+            self._hurried += 1
             self._changed.notify_all()
             return self._hurry
+
+    def pause(self, seconds: float, *, polite: bool) -> bool:
+        """Wait; unless ``polite``, not longer than until somebody is in a hurry: then True."""
+        with self._changed:
+            hurried = self._hurried
+            self._changed.wait_for(
+                lambda: self._closed or (not polite and self._hurried != hurried), seconds
+            )
+            return self._hurried != hurried and not polite
 
     def passed(self, mark: int) -> bool:
         """Tell whether all that was there when ``mark`` was made is out or given up."""
@@ -126,14 +154,20 @@ class Store(ABC):
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
 
-    def start_put(self, starts: Iterable[Start]) -> None:  # noqa: B027 - only a durable one does
+    def start_put(self, starts: Sequence[Start]) -> None:
         """Keep open spans, if the store is durable."""
+        self.append((), starts=starts)
 
-    def start_del(self, keys: Iterable[bytes]) -> None:  # noqa: B027 - same
+    def start_del(self, keys: Sequence[bytes]) -> None:
         """Forget spans that are open no more."""
+        self.append((), ended=keys)
 
     def starts(self) -> list[Start]:
         """Give the open spans that an earlier relay has kept."""
+        return []
+
+    def ended(self) -> list[bytes]:
+        """Give the keys of the spans that an earlier relay has seen end, oldest first."""
         return []
 
     def close(self) -> None:
@@ -141,6 +175,14 @@ class Store(ABC):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _tend_when_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _TEND
+            self._tend()
+
+    def _tend(self) -> None:  # noqa: B027 - the memory needs none
+        """Do what is due now and then, with the lock held."""
 
     def _wait_for(self, kind: ItemKind, items: int, size: int, timeout: float | None) -> bool:
         """Wait until so much is to be taken, or somebody is in a hurry for what there is."""
@@ -192,8 +234,11 @@ class MemoryStore(Store):
         """Of what waits untaken."""
         self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
 
-    def append(self, items: Sequence[Item]) -> None:
+    def append(
+        self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
+    ) -> None:
         """Keep ``items``; drop the oldest of all for which there is no room."""
+        del starts, ended  # they are in the ledger, and end with this process
         now = time.time()
         with self._changed:
             for item in items:

@@ -1,0 +1,112 @@
+"""What is in a spool's file."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+APPLICATION_ID: Final = 0x7461_736B  # "task"
+VERSION: Final = 1
+_CACHE_KIB: Final = 512
+_PAUSE: Final = 2.0
+
+_TABLES: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE about (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, value BLOB NOT NULL);
+CREATE TABLE item (
+    id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, since REAL NOT NULL,
+    about INTEGER NOT NULL, payload BLOB NOT NULL
+);
+CREATE INDEX item_by_kind ON item (kind, id);
+CREATE TABLE start (
+    key BLOB PRIMARY KEY, payload BLOB NOT NULL, about INTEGER NOT NULL, client BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE ended (id INTEGER PRIMARY KEY, key BLOB NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+
+WAITING: Final = "SELECT kind, count(*), sum(length(payload)), max(id) FROM item GROUP BY kind"
+ADD_ABOUT: Final = "INSERT OR IGNORE INTO about (digest, value) VALUES (?, ?)"
+ADD_ITEM: Final = "INSERT INTO item VALUES (?, ?, ?, ?, ?)"
+ADD_START: Final = "INSERT OR REPLACE INTO start VALUES (?, ?, ?, ?)"
+ADD_ENDED: Final = "INSERT INTO ended (key) VALUES (?)"
+TRIM_ENDED: Final = "DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?"
+NEXT: Final = """
+SELECT item.id, item.since, item.payload, about.value FROM item JOIN about ON about.id = item.about
+WHERE item.kind = ? AND item.id > ? ORDER BY item.id
+"""
+STARTS: Final = """
+SELECT start.key, start.payload, about.value, start.client
+FROM start JOIN about ON about.id = start.about
+"""
+SWEEP_ABOUTS: Final = """
+DELETE FROM about WHERE id NOT IN (SELECT about FROM item UNION SELECT about FROM start)
+"""
+_OURS: Final = """
+(SELECT ours.id FROM main.about ours JOIN old.about theirs ON theirs.digest = ours.digest
+ WHERE theirs.id = it.about)
+"""
+TAKE_OVER: Final = (
+    "INSERT OR IGNORE INTO main.about (digest, value) SELECT digest, value FROM old.about",
+    f"""
+    INSERT INTO main.item
+    SELECT it.id + (SELECT coalesce(max(id), 0) FROM main.item),
+        it.kind, it.since, {_OURS}, it.payload
+    FROM old.item it ORDER BY it.id
+    """,  # noqa: S608 - all of it is written here
+    f"""
+    INSERT OR IGNORE INTO main.start
+    SELECT it.key, it.payload, {_OURS}, it.client FROM old.start it
+    """,  # noqa: S608 - same
+    "INSERT INTO main.ended (key) SELECT key FROM old.ended ORDER BY id",
+)
+"""Copies all that is in the attached file ``old``."""
+
+
+class NotASpoolError(Exception):
+    """A file is a database of somebody else's, or of a later release, or is damaged."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a spool, or make one of an empty file.
+
+    Raises ``NotASpoolError``, or ``sqlite3.Error``; of these ``OperationalError`` tells of the
+    disk or of permissions, others of the file.
+    """
+    db = sqlite3.connect(
+        path, timeout=_PAUSE, isolation_level=None, check_same_thread=False, cached_statements=32
+    )
+    try:
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    if not _figure(db, "schema_version"):
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(_TABLES)
+    else:
+        _check(db)
+        db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+
+
+def _check(db: sqlite3.Connection) -> None:
+    if _figure(db, "application_id") != APPLICATION_ID:
+        raise NotASpoolError("it is another program's database")
+    if _figure(db, "user_version") != VERSION:
+        raise NotASpoolError("another release has written it")
+    problem = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if problem != "ok":
+        raise NotASpoolError(f"it is damaged: {problem}")
+
+
+def _figure(db: sqlite3.Connection, pragma: str) -> int:
+    return int(db.execute(f"PRAGMA {pragma}").fetchone()[0])
