@@ -91,6 +91,10 @@ class RelayClient:
         """Whether nobody listens at the address, nor ever will again."""
         return self._gone
 
+    def hello(self) -> dict[str, object]:
+        """Return what the relay is told of this process."""
+        return self._hello()
+
     # Sending.
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
@@ -141,6 +145,17 @@ class RelayClient:
         number = self._asked
         return self._ask(encode(Kind.FLUSH, pack(number)), lambda: self._flushed >= number, timeout)
 
+    def settle(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds until all is written; False if some is left."""
+        end = time.monotonic() + timeout
+        self._write()
+        while (self._outbox or self._rest is not None) and not self._gone and not self._closed:
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._wait(left)
+        return True
+
     def goodbye(self, timeout: float) -> bool:
         """Hand over what waits, within ``timeout`` seconds, and close; False if some is left.
 
@@ -163,12 +178,25 @@ class RelayClient:
         self._drop_socket()
         self._forget()
 
-    def leftover(self, kind: Kind) -> list[bytes]:
-        """Return, once, the payloads of this kind that a relay that is gone may not have got."""
-        if self._gone:
-            for frame in self._outbox.empty():
-                self._left.setdefault(frame[HEAD.size - 1], []).append(frame[HEAD.size :])
-        return self._left.pop(int(kind), [])
+    def leftover(self, kind: Kind, prefix: bytes = b"") -> list[bytes]:
+        """Return, once, the payloads that a relay that is gone may not have got.
+
+        Those of this kind that begin with ``prefix``; the others are kept for whom they belong to.
+        """
+        if not self._gone:
+            return []
+        for frame in self._outbox.empty():
+            self._left.setdefault(frame[HEAD.size - 1], []).append(frame[HEAD.size :])
+        left = self._left.pop(int(kind), [])
+        others = [payload for payload in left if not payload.startswith(prefix)]
+        if others:
+            self._left.setdefault(int(kind), []).extend(others)
+        return [payload for payload in left if payload.startswith(prefix)]
+
+    def _wait(self, left: float) -> None:
+        """Let something happen, for a slice of the seconds that are left."""
+        if not self._write(min(left, _SLICE)) or self._socket is None:
+            time.sleep(min(left, 0.005))
 
     # Writing. One at a time: who finds itself under _WRITER is the writer. This is a dict's
     # setdefault and not a lock because the SIGUSR1 of a soft time limit raises between any two
@@ -355,6 +383,5 @@ class RelayClient:
             if self._socket is not None and asked_on != self._connections:
                 asked_on = self._connections
                 self._outbox.insist(question)
-            if not self._write(min(left, _SLICE)) or self._socket is None:
-                time.sleep(min(left, 0.005))
+            self._wait(left)
         return answered()
