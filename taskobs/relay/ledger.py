@@ -58,6 +58,8 @@ class Ledger:
         self._owners: dict[bytes, Process] = {}
         self._ended = Recent(ENDED_KEYS)
         self._size = 0
+        self.processes = 0
+        """How many processes are connected."""
         self.journal = Journal()
         self.parent_gone = False
         """Nobody will tell any more how a run has ended, so none is waited for."""
@@ -66,11 +68,6 @@ class Ledger:
     def open(self) -> int:
         """How many spans are open."""
         return len(self._owners)
-
-    @property
-    def processes(self) -> int:
-        """How many processes are connected."""
-        return sum(one.left is None for one in self._processes.values())
 
     @property
     def waiting(self) -> bool:
@@ -86,6 +83,7 @@ class Ledger:
             found = process.known(client, pid, self._parent, about)
             self._processes[client, pid] = found
         found.about = about
+        self.processes += not found.connections
         found.connections += 1
         found.said_goodbye, found.left = False, None
         return found
@@ -94,6 +92,7 @@ class Ledger:
         """Note the end of one of a process's connections."""
         owner.connections -= 1
         if not owner.connections:
+            self.processes -= 1
             owner.left, owner.left_ns = self._clock(), self._wall()
 
     def started(self, owner: Process, key: bytes, packed: bytes) -> None:
@@ -124,11 +123,14 @@ class Ledger:
 
     # What nobody says.
 
-    def lost(self) -> list[Closed]:
-        """Close what was open in processes that have ended, but for runs that are waited for."""
+    def lost(self, *, final: bool = False) -> list[Closed]:
+        """Close what was open in processes that have ended, but for runs that are waited for.
+
+        With ``final``: all that is open in any process that is not connected.
+        """
         now = self._clock()
         gone = [one for one in self._processes.values() if one.left is not None]
-        hurry = len(self._processes) > PROCESSES
+        hurry = final or len(self._processes) > PROCESSES
         closed: list[Closed] = []
         for owner in gone:
             if hurry or owner.over(now, self._alive):

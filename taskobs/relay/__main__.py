@@ -1,0 +1,66 @@
+"""``python -m taskobs.relay``: started by a worker, not by hand."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from types import FrameType
+from typing import Final
+
+from taskobs.relay import settings
+from taskobs.relay.assembly import Relay
+from taskobs.relay.settings import ConfigurationError, RelaySettings
+
+REFUSED: Final = 2
+"""The exit status when it can't work as it is told to."""
+_log: Final = logging.getLogger("taskobs.relay")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one worker until it has ended; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m taskobs.relay", description=__doc__)
+    parser.add_argument("--listen-fd", type=int, required=True, help="a socket that listens")
+    parser.add_argument("--worker", default="", help="its name; the rest comes as JSON on stdin")
+    given = parser.parse_args(arguments)
+    _ignore(signal.SIGINT, signal.SIGHUP)
+    logging.basicConfig(format="[%(asctime)s: %(levelname)s/relay] %(message)s")
+    try:
+        told = settings.parse(sys.stdin.buffer.read(), worker=given.worker)
+        listener = socket.socket(fileno=given.listen_fd)
+        relay = Relay(listener, told)
+    except (ConfigurationError, OSError, ImportError, ValueError) as error:
+        _log.error("taskobs relay: it can't be started: %s", error)
+        return REFUSED
+    _title(told)
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        relay.terminate()
+
+    signal.signal(signal.SIGTERM, terminate)
+    relay.run()
+    return 0
+
+
+def _ignore(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _title(told: RelaySettings) -> None:
+    """Have ``ps`` say whose relay this is, where setproctitle is installed."""
+    with suppress(ImportError):
+        import_module("setproctitle").setproctitle(f"taskobs relay of {told.worker or told.parent}")
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    # A thread may still be in a call to a backend that hangs; all it had is counted.
+    os._exit(status)

@@ -1,0 +1,95 @@
+"""A relay put together from its parts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from typing import Final
+
+from taskobs.relay.counters import Counters
+from taskobs.relay.ending import Ending, Worker
+from taskobs.relay.envelopes_out import EnvelopeSender
+from taskobs.relay.export import SpanSender, quieten
+from taskobs.relay.intake import Intake
+from taskobs.relay.ledger import Ledger
+from taskobs.relay.mailbox import Mailbox
+from taskobs.relay.server import Server
+from taskobs.relay.settings import RelaySettings
+from taskobs.relay.spool import open_store
+from taskobs.relay.store import KINDS, ItemKind
+
+_LAST_METRICS: Final = 2.0
+"""Seconds that the last export of metrics may take."""
+
+
+class Relay:
+    """One worker's relay. ``run`` blocks until the worker has ended and all is out."""
+
+    def __init__(self, listener: socket.socket, told: RelaySettings) -> None:
+        """Open the store.
+
+        Raises:
+            ImportError: the exporter of the protocol is not installed.
+            ValueError: a variable that the exporter reads has a value that it can't use.
+        """
+        quieten()
+        self._told = told
+        self._counters = counters = Counters()
+        self._mailbox = Mailbox()
+        exporter = {
+            "protocol": told.protocol,
+            "endpoint": told.endpoint,
+            "headers": told.headers,
+        }
+        self._store = open_store(
+            told.spool, told.worker, counters, self._mailbox.released, owner=told.parent
+        )
+        self._senders = (
+            SpanSender(self._store, counters, exporter),
+            EnvelopeSender(self._store, counters),
+        )
+        self._ledger = Ledger(counters, parent=told.parent)
+        self._intake = Intake(
+            store=self._store,
+            ledger=self._ledger,
+            counters=counters,
+            on_fact=lambda _: None,
+            status=self.status,
+        )
+        self._server = Server(
+            listener,
+            worker=Worker(told.parent),
+            intake=self._intake,
+            ledger=self._ledger,
+            store=self._store,
+            counters=counters,
+            mailbox=self._mailbox,
+            ending=Ending(told.grace),
+        )
+        for kind in KINDS:
+            counters.gauge("pending", partial(self._waiting, kind), kind)
+        counters.gauge("open", lambda: self._ledger.open, "span")
+        counters.gauge("clients", lambda: self._ledger.processes)
+
+    def _waiting(self, kind: ItemKind) -> int:
+        return self._store.pending(kind).items
+
+    def status(self) -> dict[str, object]:
+        """Say what there is to say: whose relay it is, and what it counts."""
+        return {"worker": self._told.worker, "pid": os.getpid(), **self._counters.snapshot()}
+
+    def terminate(self) -> None:
+        """End soon; see ``Server.terminate``."""
+        self._server.terminate()
+
+    def run(self) -> None:
+        """Serve until the worker has ended and all is out, or given up."""
+        self._intake.restore()
+        for sender in self._senders:
+            sender.start()
+        self._server.run()
+        for sender in self._senders:
+            sender.stop(0.0)
+        self._store.close()
+        self._mailbox.close()

@@ -1,0 +1,269 @@
+"""What becomes of each frame: into the ledger, the store and the counters, and answers back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NoReturn
+
+from taskobs.relay import frames
+from taskobs.relay.connection import (
+    MAX_FLUSHES,
+    MAX_SENTRY_CLIENTS,
+    NO_FRAMES,
+    Connection,
+    HangUpError,
+)
+from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
+from taskobs.relay.frames import NUMBERED, FrameError, Kind
+from taskobs.relay.ledger import Closed, Ledger
+from taskobs.relay.packing import KEY_BYTES, split
+from taskobs.relay.process import Process
+from taskobs.relay.recent import Recent
+from taskobs.relay.store import Item, Store
+
+VERSION: Final = 1
+CLIENT_BYTES: Final = 16
+SENTRY_KEY_BYTES: Final = 8
+MAX_SMALL: Final = 64 * 1024
+"""Bytes of a payload that is neither a span nor an envelope."""
+EVENT_IDS: Final = 10_000
+_EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+_NAMES: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
+NO_CLIENT: Final = "nobody said which Sentry it is for"
+
+
+class Intake:
+    """Takes frames of all connections, and hands on what they hold once a turn.
+
+    ``on_fact`` is given the payload of each FACT, and raises ``ValueError`` for one that isn't
+    any; ``status`` is what STATUS is answered with. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        counters: Counters,
+        on_fact: Callable[[bytes], object],
+        status: Callable[[], object],
+    ) -> None:
+        self._store, self._ledger, self._counters = store, ledger, counters
+        self._on_fact, self._status = on_fact, status
+        self._items: list[Item] = []
+        self._event_ids = Recent(EVENT_IDS)
+        self.flush_asked = False
+        """A FLUSH has come; whoever looks resets it."""
+
+    def frame(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
+        """Take one frame.
+
+        Raises:
+            HangUpError: it isn't what a client sends, or not what it may send now.
+        """
+        self._counters.add(BYTES, "frame", len(payload) + frames.HEAD.size)
+        try:
+            if kind is Kind.STATUS:
+                connection.send(Kind.STATUS_REPLY, frames.pack(self._status()))
+            elif connection.process is None:
+                self._hello(connection, kind, payload, now)
+            else:
+                self._of(connection, connection.process, kind, payload)
+        except FrameError as error:
+            raise HangUpError(NO_FRAMES, f"{kind.name}: {error}") from error
+
+    def _of(self, connection: Connection, process: Process, kind: Kind, payload: bytes) -> None:
+        if kind in NUMBERED:
+            self._counters.add(RECEIVED, _NAMES[kind])
+        match kind:
+            case Kind.END:
+                self._end(connection, process, payload)
+            case Kind.START:
+                key, packed = _keyed(payload)
+                self._ledger.started(process, key, packed)
+            case Kind.FACT:
+                self._fact(connection, payload)
+            case Kind.ENVELOPE:
+                self._envelope(connection, payload)
+            case Kind.SENTRY:
+                self._sentry(connection, payload)
+            case Kind.DROPPED:
+                self._counters.dropped("frame", _number(payload), "a process's buffer was full")
+            case Kind.FLUSH:
+                self._flush(connection, _number(payload))
+            case Kind.GOODBYE:
+                process.said_goodbye = connection.leaving = True
+            case _:
+                _wrong("not what a client sends now")
+
+    # One kind each.
+
+    def _hello(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
+        if kind is not Kind.HELLO:
+            _wrong("comes before HELLO")
+        given = frames.unpack(payload, MAX_SMALL)
+        match given:
+            case {
+                "v": int(version),
+                "pid": int(pid),
+                "role": str(role),
+                "resource": dict(),
+                "schema_url": str(schema_url),
+                "client": bytes(client),
+                "name": str(name),
+            } if version == VERSION and len(client) == CLIENT_BYTES:
+                about = frames.pack([given["resource"], schema_url])
+            case _:
+                _wrong("not as this release has it")
+        process = self._ledger.joined(client, connection.pid if connection.pid > 0 else pid, about)
+        process.role, process.name = role[:64], name[:256]
+        connection.greeted(process, now)
+
+    def _end(self, connection: Connection, process: Process, payload: bytes) -> None:
+        key, packed = _keyed(payload)
+        if self._ledger.ended(key):
+            self._keep(connection, Item("span", packed, process.about))
+        else:
+            connection.arrived(settled=True)
+
+    def _fact(self, connection: Connection, payload: bytes) -> None:
+        if len(payload) > MAX_SMALL:
+            _wrong("too long")
+        try:
+            self._on_fact(payload)
+        except ValueError as error:
+            _wrong(str(error))
+        connection.arrived(settled=True)
+
+    def _envelope(self, connection: Connection, payload: bytes) -> None:
+        key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
+        about = connection.sentry.get(key)
+        event_id = _event_id(envelope)
+        if about is None:
+            self._counters.dropped("envelope", 1, NO_CLIENT)
+        elif event_id in self._event_ids:
+            self._counters.add(DUPLICATE, "envelope")
+        else:
+            if event_id:
+                self._event_ids.add(event_id)
+                self._ledger.journal.ended(event_id)
+            self._keep(connection, Item("envelope", envelope, about))
+            return
+        connection.arrived(settled=True)
+
+    def _sentry(self, connection: Connection, payload: bytes) -> None:
+        match frames.unpack(payload, MAX_SMALL):
+            case {"key": bytes(key), "dsn": str(), "options": dict()} if (
+                len(key) == SENTRY_KEY_BYTES
+            ):
+                connection.sentry[key] = payload
+            case _:
+                _wrong("not as this release has it")
+        if len(connection.sentry) > MAX_SENTRY_CLIENTS:
+            _wrong("too many Sentry clients")
+
+    def _flush(self, connection: Connection, number: int) -> None:
+        connection.flushes.append((number, -1))
+        self.flush_asked = True
+        if len(connection.flushes) > MAX_FLUSHES:
+            _wrong("too many flushes at a time")
+
+    def _keep(self, connection: Connection, item: Item) -> None:
+        number = connection.arrived(settled=self._store.durable)
+        if not self._store.durable:
+            item = item._replace(source=(connection, number))
+        self._items.append(item)
+
+    def restore(self) -> None:
+        """Take over what an earlier relay has kept of open spans, and of what has ended."""
+        ended = self._store.ended()
+        for event_id in ended:
+            if len(event_id) != KEY_BYTES:
+                self._event_ids.add(event_id)
+        self._ledger.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
+
+    # Once a turn.
+
+    def commit(self, lost: Iterable[Closed] = ()) -> None:
+        """Hand on to the store what has come since the last call, and what was ``lost``."""
+        items = self._items
+        items += [Item("span", one.packed, one.about) for one in lost]
+        self._items = []
+        changes = self._ledger.journal.take()
+        if items or (self._store.durable and any(changes)):
+            starts = [self._ledger.start(key) for key in changes.opened]
+            self._store.append(items, starts, changes.ended)
+        forgotten = set(changes.closed).difference(changes.ended)
+        if forgotten and self._store.durable:
+            self._store.start_del(list(forgotten))
+
+    def answer(self, connection: Connection) -> None:
+        """Send what ``commit`` has made true: ACK, FLUSHED, BYE.
+
+        Raises:
+            HangUpError: the client reads no answers.
+        """
+        connection.acknowledge()
+        if connection.flushes:
+            connection.flushes = [
+                (number, mark)
+                for number, mark in map(self._marked, connection.flushes)
+                if not self._flushed(connection, number, mark)
+            ]
+        connection.part()
+
+    def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
+        number, mark = flush
+        return (number, self._store.hurry()) if mark < 0 else flush
+
+    def _flushed(self, connection: Connection, number: int, mark: int) -> bool:
+        done = self._store.durable or self._store.passed(mark)
+        if done:
+            connection.send(Kind.FLUSHED, frames.pack(number))
+        return done
+
+
+def settle(sources: Sequence[object]) -> list[Connection]:
+    """Note what is out or given up; return the connections that it came from."""
+    found: list[Connection] = []
+    for source in sources:
+        match source:
+            case (Connection() as connection, int(number)):
+                connection.settle(number)
+                found.append(connection)
+            case _:
+                pass
+    return found
+
+
+def _keyed(payload: bytes) -> tuple[bytes, bytes]:
+    if len(payload) <= KEY_BYTES:
+        _wrong("too short")
+    return split(payload)
+
+
+def _number(payload: bytes) -> int:
+    number = frames.unpack(payload, 16)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        _wrong("no number")
+    return number
+
+
+def _event_id(envelope: bytes) -> bytes:
+    """Return the id that an envelope says it has; empty if none."""
+    head, _, _ = envelope[:MAX_SMALL].partition(b"\n")
+    try:
+        header = json.loads(head)
+    except (ValueError, RecursionError):
+        return b""
+    match header:
+        case {"event_id": str(found)} if _EVENT_ID.fullmatch(found):
+            return bytes.fromhex(found)
+        case _:
+            return b""
+
+
+def _wrong(what: str) -> NoReturn:
+    raise FrameError(what)

@@ -1,0 +1,82 @@
+"""What a relay is told by the worker that starts it: JSON on its standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+GRACE: Final = 10.0
+MAX_CONFIGURATION: Final = 1024 * 1024
+
+
+class ConfigurationError(ValueError):
+    """The configuration isn't what a worker of this release gives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """How a relay works; what is not here is in the environment, under ``OTEL_*``."""
+
+    worker: str = ""
+    """The worker's node name, ``celery@host``."""
+    parent: int = 0
+    """The process id of the worker's parent process."""
+    protocol: str = "http/protobuf"
+    endpoint: str | None = None
+    """Where spans go, and the headers to send: only what was given as an argument."""
+    headers: Mapping[str, str] | None = None
+    spool: Mapping[str, object] | None = None
+    """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
+    grace: float = GRACE
+    """Seconds that are left for sending what waits, once the worker has ended."""
+
+
+def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
+    """Read a configuration; empty gives the defaults. Unknown names are ignored.
+
+    Raises:
+        ConfigurationError: a value is none that it can have.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the configuration is no JSON: {error}") from error
+    given = _map(found, "the configuration")
+    exporter = _map(given.get("exporter") or {}, "exporter")
+    headers = exporter.get("headers")
+    spool = given.get("spool")
+    return RelaySettings(
+        worker=str(given.get("worker") or worker),
+        parent=int(_number(given, "parent", os.getppid())),
+        protocol=str(exporter.get("protocol") or "http/protobuf"),
+        endpoint=_text(exporter.get("endpoint")),
+        headers=None if headers is None else _headers(headers),
+        spool=None if spool is None else _map(spool, "spool"),
+        grace=_number(given, "grace", GRACE),
+    )
+
+
+def _map(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{name}: a map is needed, not {type(value).__name__}")
+    return cast("Mapping[str, Any]", value)
+
+
+def _headers(value: object) -> Mapping[str, str]:
+    return {str(name): str(text) for name, text in _map(value, "exporter.headers").items()}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(given: Mapping[str, Any], name: str, default: float) -> float:
+    value = given.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ConfigurationError(f"{name}: {value!r} is no number of zero or more")
+    return value
