@@ -78,6 +78,23 @@ LOG_TRACE_ID: Final = "trace_id"
 LOG_SPAN_ID: Final = "span_id"
 LOG_TRACE_FLAGS: Final = "trace_flags"
 
+# Metrics of a worker, which its relay sends; their attributes are among those above, but for two.
+METRIC_RUNS: Final = "taskobs.runs"
+METRIC_RUN_DURATION: Final = "taskobs.run.duration"
+METRIC_RELAY_RECEIVED: Final = "taskobs.relay.received"
+METRIC_RELAY_EXPORTED: Final = "taskobs.relay.exported"
+METRIC_RELAY_DROPPED: Final = "taskobs.relay.dropped"
+METRIC_RELAY_RETRIED: Final = "taskobs.relay.retried"
+METRIC_RELAY_SPOOLED: Final = "taskobs.relay.spooled"
+METRIC_RELAY_LOST: Final = "taskobs.relay.lost"
+METRIC_RELAY_DUPLICATE: Final = "taskobs.relay.duplicate"
+METRIC_RELAY_BYTES: Final = "taskobs.relay.bytes"
+METRIC_RELAY_PENDING: Final = "taskobs.relay.pending"
+METRIC_RELAY_OPEN: Final = "taskobs.relay.open"
+METRIC_RELAY_CLIENTS: Final = "taskobs.relay.clients"
+RELAY_KIND: Final = "taskobs.kind"
+RELAY_REASON: Final = "taskobs.reason"
+
 # The stock instrumentation's scope and metric, kept.
 STOCK_SCOPE: Final = "opentelemetry.instrumentation.celery"
 STOCK_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.11.0"

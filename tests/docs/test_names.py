@@ -28,7 +28,8 @@ def constants(*prefixes: str) -> list[str]:
         ("Message headers", ("HEADER_",)),
         ("Sentry tags", ("TAG_",)),
         ("Log fields", ("LOG_",)),
-        ("Metrics", ("STOCK_HISTOGRAM",)),
+        ("Metrics", ("STOCK_HISTOGRAM", "METRIC_")),
+        ("Attributes of metrics", ("RELAY_",)),
     ],
 )
 def test_names_are_those_on_the_page(heading: str, prefixes: tuple[str, ...]) -> None:
@@ -46,6 +47,7 @@ def test_spans_are_named_as_on_the_page() -> None:
 def test_no_name_was_forgotten() -> None:
     """I add a name to names.py, and this page's tests hear of it."""
     covered = (*ATTRIBUTES, "LINK_", "HEADER_", "TAG_", "LOG_", "STOCK_", "SENTRY_CONTEXT")
+    covered += ("METRIC_", "RELAY_")
     others = {name for name in vars(names) if name.isupper() and not name.startswith(covered)}
     assert others == {"PUBLISH_SPAN", "RUN_SPAN"}
 
