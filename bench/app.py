@@ -1,0 +1,20 @@
+"""The app of the workers that are measured: set up as ``BENCH_SETUP`` says."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from bench.setups import WORKER_SETUPS, Target
+
+app = Celery("bench", broker=os.environ["BENCH_BROKER"])
+app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
+WORKER_SETUPS[os.environ["BENCH_SETUP"]](
+    Target(os.environ["BENCH_ENDPOINT"], os.environ["BENCH_DSN"])
+)
+
+
+@app.task
+def noop() -> None:
+    """Do nothing."""

@@ -1,0 +1,155 @@
+"""Figures as Markdown tables, and how they stand to what is promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from bench.figures import Figure
+from bench.results import Results
+from bench.workers import Worked
+
+WHATS: Final = ("publish", "run", "fail")
+TITLES: Final = {"publish": "publish", "run": "run", "fail": "failing run"}
+BEST: Final = "spans + Sentry, relay"
+PROCESSES: Final = ("parent", "children", "relay")
+
+
+def single_table(single: dict[str, dict[str, Figure]]) -> str:
+    """CPU time of the process, what it adds in units of the floor's, and the relay's beside."""
+    head = ["CPU µs"]
+    for what in WHATS:
+        head += [TITLES[what], "added", "relay's"]
+    rows = [[name, *_single_cells(name, single)] for name in single]
+    return markdown(head, rows)
+
+
+def _single_cells(name: str, single: dict[str, dict[str, Figure]]) -> Iterable[str]:
+    for what in WHATS:
+        found = single[name][what]
+        yield f"{found.median:,.0f} ±{found.spread:.0%}"
+        yield f"{added(single, name, what) / added(single, 'floor', what):.2f}"
+        relay = single[name].get(f"relay: {what}")
+        yield f"{relay.median:,.0f}" if relay else ""
+
+
+def added(single: dict[str, dict[str, Figure]], name: str, what: str) -> float:
+    """What a set-up adds to bare, in microseconds."""
+    return single[name][what].median - single["bare"][what].median
+
+
+def workers_table(workers: dict[str, Worked]) -> str:
+    """Tasks per second, and the CPU time of each process per task."""
+    base = workers["bare"].rate.median
+    head = ["", "tasks/s", "of bare", *(f"CPU µs, {kind}" for kind in PROCESSES), "sum"]
+    rows: list[list[str]] = []
+    for name, worked in workers.items():
+        cpu = [worked.cpu.get(kind, 0.0) for kind in PROCESSES]
+        rate = f"{worked.rate.median:,.0f} ±{worked.rate.spread:.0%}"
+        share = f"{worked.rate.median / base:.1%}"
+        rows.append([name, rate, share, *(f"{c:,.0f}" if c else "" for c in [*cpu, sum(cpu)])])
+    return markdown(head, rows)
+
+
+def memory_table(workers: dict[str, Worked]) -> str:
+    """Resident and private megabytes of each process."""
+    head = ["MB resident (private)", *PROCESSES, "child over bare"]
+    base = workers["bare"].resident["children"]
+    rows: list[list[str]] = []
+    for name, worked in workers.items():
+        cells = [
+            f"{worked.resident[kind]:.1f} ({worked.private[kind]:.1f})"
+            if kind in worked.resident
+            else ""
+            for kind in PROCESSES
+        ]
+        rows.append([name, *cells, f"{worked.resident['children'] - base:+.1f}"])
+    return markdown(head, rows)
+
+
+def starting_table(starting: dict[str, Figure]) -> str:
+    """Milliseconds of each step."""
+    rows = [[step, f"{found.median:,.0f} ±{found.spread:.0%}"] for step, found in starting.items()]
+    return markdown(["", "ms"], rows)
+
+
+def bounds(results: Results) -> str:
+    """What is promised, what was measured, and whether it holds."""
+    rows: list[list[str]] = []
+    for text, found, bound, share in _bounds(results):
+        sign = "at least" if share else "at most"
+        holds = found >= bound if share else found <= bound
+        rows.append([text, f"{found:.2f}", f"{sign} {bound:.2f}", "yes" if holds else "**no**"])
+    return markdown(["", "measured", "promised", "holds"], rows)
+
+
+def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
+    single = results.single
+    if single:
+        run, publish, fail = (_ratios(single, what) for what in WHATS)
+        yield "added by a run, in units of the floor's", run[0], 1.5, False
+        yield "… of the stock pair's", run[1], 1 / 5, False
+        yield "added by a publish, in units of the floor's", publish[0], 1.25, False
+        yield "… of the stock pair's", publish[1], 1 / 3, False
+        yield "added by a failing run, of the stock pair's", fail[1], 1 / 2, False
+        direct = added(single, "spans + Sentry, direct", "run")
+        relay = added(single, BEST, "run")
+        yield "added by a run with the relay, of direct", relay / direct, 1 / 2, False
+        sampled = added(single, "spans, relay", "run")
+        unsampled = added(single, "unsampled, relay", "run")
+        yield "added by an unsampled run, of a sampled one", unsampled / sampled, 1 / 3, False
+        nothing, bare = single["nothing configured"]["run"], single["bare"]["run"]
+        yield "a run with nothing configured, of bare", nothing.median / bare.median, 1.05, False
+    if results.workers:
+        base = results.workers["bare"]
+        most = results.workers["everything, relay"]
+        stopped = results.workers["everything, relay stopped"]
+        yield "throughput with everything on, of bare", *_share(most, base), True
+        yield "… with the relay stopped, of bare", *_share(stopped, base), True
+        over = most.resident["children"] - base.resident["children"]
+        yield "MB of a child over bare", over, 8.0, False
+        yield "MB of the relay", most.resident.get("relay", 0.0), 60.0, False
+    if results.starting:
+        found = results.starting["import taskobs, after that"].median
+        yield "ms of `import taskobs` over `import celery`", found, 40.0, False
+
+
+def _ratios(single: dict[str, dict[str, Figure]], what: str) -> tuple[float, float]:
+    ours = added(single, BEST, what)
+    return ours / added(single, "floor", what), ours / added(single, "stock pair", what)
+
+
+def _share(worked: Worked, base: Worked) -> tuple[float, float]:
+    return worked.rate.median / base.rate.median, 0.95
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table; all columns but the first are numbers."""
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def sections(results: Results) -> dict[str, str]:
+    """Give the generated parts of the page, by the names of their markers."""
+    found = {"machine": results.machine, "bounds": bounds(results)}
+    if results.single:
+        found["single"] = single_table(results.single)
+    if results.workers:
+        found["workers"] = workers_table(results.workers)
+        found["memory"] = memory_table(results.workers)
+    if results.starting:
+        found["starting"] = starting_table(results.starting)
+    return found
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """Return the page with its generated parts anew; raises ValueError without their markers."""
+    for name, part in parts.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"no {begin.strip()} and {end} on the page")
+        text = f"{before}{begin}{part}\n{end}{after}"
+    return text
