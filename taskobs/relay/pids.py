@@ -44,8 +44,8 @@ def _stat(pid: int) -> list[str]:
 def _signalled(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+    except PermissionError:  # it is somebody else's
+        return True
     except (OSError, OverflowError):
-        return pid > 0  # it is somebody else's
-    return True
+        return False
+    return pid > 0
