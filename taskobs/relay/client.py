@@ -115,9 +115,9 @@ class RelayClient:
         """Send the START of a span; it is sent again to a new relay until the span ends."""
         frame = encode(Kind.START, payload)
         outbox = self._outbox
-        outbox.opened(key, frame)
         outbox.offer(frame)
         self._write()
+        outbox.opened(key, frame)  # last: a connection made now would have it twice
 
     def ended(self, key: bytes, payload: bytes) -> None:
         """Send the END of a span."""
@@ -327,10 +327,11 @@ class RelayClient:
         self._outbox.lost()
 
     def _drop_socket(self) -> None:
-        wire, self._socket = self._socket, None
+        wire = self._socket
         if wire is not None:
             with suppress(OSError):
                 wire.close()
+        self._socket = None
 
     # Reading.
 
