@@ -337,7 +337,7 @@ class Spool(Store):
             if self.age is not None:
                 self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
             self._db.execute(tables.TRIM_ENDED, (ENDED,))
-            if len(self._abouts) > _ABOUTS:
+            if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _ABOUTS:
                 self._abouts.clear()
                 self._db.execute(tables.SWEEP_ABOUTS)
             for left in abandoned(self._directory, self.path):

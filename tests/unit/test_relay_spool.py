@@ -1,0 +1,339 @@
+"""What waits on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from taskobs.relay import spool_files
+from taskobs.relay.counters import DROPPED, SPOOLED, Counters
+from taskobs.relay.spool import UNWRITABLE, Place, Spool, open_store
+from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, MemoryStore, Start, weight
+
+SMALL = 1024 * 1024
+WRITER = """
+import sys, itertools
+from pathlib import Path
+from taskobs.relay.counters import Counters
+from taskobs.relay.spool import Place, Spool
+from taskobs.relay.store import Item, Start
+spool = Spool(Counters(), Place(Path(sys.argv[1]), "celery@a"))
+for n in itertools.count():
+    key = b"%024d" % n
+    spool.append([], starts=[Start(key, b"open", b"about", b"client")])
+    spool.append([Item("span", b"%d" % n, b"about")], ended=[key])
+    print(n, flush=True)
+"""
+
+
+def item(payload: bytes, about: bytes = b"about", *, envelope: bool = False) -> Item:
+    return Item("envelope" if envelope else "span", payload, about)
+
+
+def taken(spool: Spool, kind: str = "span") -> list[bytes]:
+    """Take and forget all that waits."""
+    found: list[bytes] = []
+    assert kind in {"span", "envelope"}
+    of = "span" if kind == "span" else "envelope"
+    while spool.pending(of).items:
+        batch = spool.take(of, 100, SMALL, 0)
+        found += [one.item.payload for one in batch]
+        spool.done(batch)
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "spool", "celery@a", owner=os.getpid())
+
+
+def dead_pid() -> int:
+    """Give the id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def spool(place: Place) -> Generator[Spool]:
+    made = Spool(Counters(), place)
+    yield made
+    made.close()
+
+
+def test_what_was_not_sent_is_there_after_a_restart(place: Place) -> None:
+    """The relay ends during an outage, and what it could not send goes out next time."""
+    with closing(Spool(Counters(), place)) as first:
+        first.append([item(b"1"), item(b"2", b"other"), item(b"x", envelope=True), item(b"3")])
+        gone = first.take("span", 1, SMALL, 0)
+        first.done(gone)
+        assert [one.item.payload for one in first.take("span", 1, SMALL, 0)] == [b"2"]
+    with closing(Spool(Counters(), place)) as second:
+        assert second.pending("span").items == 2
+        batch = second.take("span", 10, SMALL, 0)
+        assert [(one.item.payload, one.item.about) for one in batch] == [
+            (b"2", b"other"),
+            (b"3", b"about"),
+        ]
+        assert taken(second, "envelope") == [b"x"]
+
+
+def test_all_that_was_committed_outlives_a_kill(place: Place) -> None:
+    """The kernel kills the relay at any moment: what it had acknowledged is there, once."""
+    script = [sys.executable, "-c", WRITER, str(place.directory)]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            if int(line) == 200:
+                writer.kill()
+                break
+        told = max([200, *map(int, writer.stdout.read().split())])
+    with closing(Spool(Counters(), place)) as spool:
+        ended = len(spool.ended())
+        numbers = [int(payload) for payload in taken(spool)]
+        assert numbers == list(range(len(numbers)))
+        assert told < len(numbers) <= told + 2
+        assert ended == len(numbers)
+        assert len(spool.starts()) <= 1
+
+
+def test_starts_and_what_has_ended_are_kept_for_the_next_relay(place: Place) -> None:
+    """A relay that is started anew knows what was open, and what it has had already."""
+    with closing(Spool(Counters(), place)) as first:
+        kept = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(3)]
+        first.start_put(kept)
+        first.append([item(b"1")], ended=[b"1"])
+        first.start_del([b"2"])
+    with closing(Spool(Counters(), place)) as second:
+        assert second.starts() == [Start(b"0", b"open", b"about", b"client")]
+        assert second.ended() == [b"1"]
+
+
+def test_the_oldest_are_dropped_beyond_the_bytes(place: Place) -> None:
+    """A spool does not fill the disk; what it could not keep is counted."""
+    counters = Counters()
+    place = place._replace(bytes=3 * weight(item(b"1")))
+    with closing(Spool(counters, place)) as spool:
+        spool.append([item(b"%d" % n) for n in range(3)])
+        spool.append([item(b"3"), item(b"4")])
+        assert taken(spool) == [b"2", b"3", b"4"]
+        assert counters.counts()[DROPPED] == {("span", OVERFLOW): 2}
+        assert counters.total(SPOOLED) == 5
+
+
+def test_what_is_being_sent_is_not_dropped(place: Place) -> None:
+    """Nothing is counted as dropped that then goes out."""
+    counters = Counters()
+    with closing(Spool(counters, place._replace(bytes=2 * weight(item(b"1"))))) as spool:
+        spool.append([item(b"1"), item(b"2")])
+        batch = spool.take("span", 1, SMALL, 0)
+        spool.append([item(b"3")])
+        spool.done(batch)
+        assert taken(spool) == [b"3"]
+        assert counters.total(DROPPED) == 1
+
+
+def test_what_is_too_old_is_given_up(place: Place) -> None:
+    """Nobody wants last week's spans."""
+    with closing(Spool(Counters(), place)) as spool:
+        spool.append([item(b"old")])
+    counters = Counters()
+    with closing(Spool(counters, place._replace(age=0.0001))) as spool:
+        assert spool.pending("span") == (0, 0, None)
+        assert counters.counts()[DROPPED] == {("span", TOO_OLD): 1}
+
+
+def test_a_hurry_and_its_mark(spool: Spool) -> None:
+    """A flush knows when what it waits for is out."""
+    spool.append([item(b"1"), item(b"x", envelope=True)])
+    mark = spool.hurry()
+    spool.append([item(b"2")])
+    spool.done(spool.take("span", 1, SMALL, 5))
+    assert not spool.passed(mark)
+    assert taken(spool, "envelope") == [b"x"]
+    assert spool.passed(mark)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + b"\1" * 9000])
+def test_a_file_that_is_no_spool_is_set_aside(
+    place: Place, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else lies where the spool should be: it is renamed, and one line says so."""
+    place.directory.mkdir()
+    path = place.directory / "celery@a.spool"
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING), closing(Spool(Counters(), place)) as spool:
+        spool.append([item(b"1")])
+        assert taken(spool) == [b"1"]
+    [aside] = place.directory.glob("*.set-aside-*")
+    assert aside.read_bytes() == content
+    [line] = caplog.messages
+    assert aside.name in line
+
+
+def test_another_programs_database_is_set_aside(place: Place) -> None:
+    """A database of another program is left as it is, under another name."""
+    place.directory.mkdir()
+    with closing(sqlite3.connect(place.directory / "celery@a.spool")) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    with closing(Spool(Counters(), place)) as spool:
+        assert spool.pending("span").items == 0
+    [aside] = place.directory.glob("*.set-aside-*")
+    with closing(sqlite3.connect(aside)) as db:
+        assert db.execute("SELECT count(*) FROM theirs").fetchone() == (0,)
+
+
+def test_a_file_that_breaks_while_in_use_is_set_aside(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that loses a page costs what was in the file, and the relay goes on."""
+    spool.append([item(b"x" * 3000, b"%d" % n) for n in range(50)])
+    with closing(sqlite3.connect(spool.path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with spool.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 200_000)
+    spool.append([item(b"%d" % n) for n in range(9)])
+    for _ in range(3):
+        if not any("set aside" in line for line in caplog.messages):
+            spool.append([item(b"again")])
+    spool.append([item(b"last")])
+    assert any("set aside" in line for line in caplog.messages)
+    assert taken(spool)[-1] == b"last"
+
+
+def test_two_relays_of_one_name_have_a_file_each(place: Place) -> None:
+    """A worker is restarted while the relay of the one before still drains."""
+    with closing(Spool(Counters(), place)) as first:
+        first.append([item(b"1")])
+        with closing(Spool(Counters(), place)) as second:
+            assert second.path != first.path
+            assert second.pending("span").items == 0
+
+
+def test_what_a_dead_worker_left_is_taken_over(place: Place) -> None:
+    """A pod is gone with its worker; the next one sends what it has left."""
+    with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+        old.append([item(b"1"), item(b"2", b"theirs"), item(b"x", envelope=True)])
+        old.append([], starts=[Start(b"k", b"open", b"theirs", b"client")], ended=[b"e"])
+    with closing(Spool(Counters(), place)) as spool:
+        spool.append([item(b"3")])
+        assert spool.starts() == [Start(b"k", b"open", b"theirs", b"client")]
+        assert spool.ended() == [b"e"]
+        batch = spool.take("span", 10, SMALL, 0)
+        assert [(one.item.payload, one.item.about) for one in batch] == [
+            (b"1", b"about"),
+            (b"2", b"theirs"),
+            (b"3", b"about"),
+        ]
+        assert taken(spool, "envelope") == [b"x"]
+    assert sorted(path.name for path in place.directory.iterdir()) == [
+        "celery@a.lock",
+        "celery@a.spool",
+    ]
+
+
+def test_a_file_whose_worker_lives_is_left_to_it(place: Place) -> None:
+    """A relay is being restarted: what it had open is not another's to tell of."""
+    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+        other.append([item(b"1")])
+    with closing(Spool(Counters(), place)) as spool:
+        assert spool.pending("span").items == 0
+    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+        assert taken(other) == [b"1"]
+
+
+def test_a_file_of_another_host_is_taken_over_when_nobody_has_touched_it_for_a_while(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume goes from one pod to the next, whose process ids say nothing here."""
+    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+        other.append([item(b"1")])
+    lock = place.directory / "other.lock"
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere"}))
+    with closing(Spool(Counters(), place)) as spool:
+        assert spool.pending("span").items == 0
+    monkeypatch.setattr(spool_files, "_STRANGERS_AGE", -1.0)
+    with closing(Spool(Counters(), place)) as spool:
+        assert taken(spool) == [b"1"]
+    assert socket.gethostname() != "elsewhere"
+
+
+def test_a_broken_file_of_a_dead_worker_is_set_aside(place: Place) -> None:
+    """One broken file does not keep a relay from its own."""
+    place.directory.mkdir()
+    left = place.directory / "old.spool"
+    left.write_bytes(b"nonsense" * 1000)
+    os.utime(left, (1, 1))
+    with closing(Spool(Counters(), place)) as spool:
+        spool.append([item(b"1")])
+    assert [path.name.partition("-2")[0] for path in place.directory.glob("old.spool*")] == [
+        "old.spool.set-aside"
+    ]
+
+
+def test_a_directory_that_cannot_be_used_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I mistype the directory: telemetry goes out from memory, and a line says why."""
+    (tmp_path / "file").write_text("")
+    store = open_store({"directory": tmp_path / "file" / "x"}, "celery@a", Counters())
+    assert isinstance(store, MemoryStore)
+    assert "kept in memory" in caplog.text
+    assert isinstance(open_store(None, "celery@a", Counters()), MemoryStore)
+
+
+def test_what_cannot_be_written_is_counted(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    """The disk is full: spans are lost, but not in silence, and the relay goes on."""
+    spool._db.execute("PRAGMA max_page_count = 1")
+    spool.append([item(b"x" * 100_000)])
+    assert spool._counters.counts()[DROPPED] == {("span", UNWRITABLE): 1}
+    assert "full" in caplog.text
+    spool._db.execute("PRAGMA max_page_count = 100000")
+    spool.append([item(b"1")])
+    assert taken(spool) == [b"1"]
+
+
+def test_the_files_are_for_the_user_alone(spool: Spool) -> None:
+    """Spans may hold what others should not read."""
+    spool.append([item(b"1")])
+    assert spool.path.parent.stat().st_mode & 0o077 == 0
+    modes = [path.stat().st_mode & 0o077 for path in spool.path.parent.iterdir()]
+    assert modes == [0] * len(modes)
+
+
+def test_a_workers_name_makes_no_path(place: Place) -> None:
+    """A worker is called ../../etc, and its spool is still in its directory."""
+    with closing(Spool(Counters(), place._replace(worker="../../etc/pass wd"))) as spool:
+        assert spool.path.parent == place.directory
+
+
+def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children come and go, each with a resource of its own: the file does not grow with them."""
+    monkeypatch.setattr("taskobs.relay.spool._ABOUTS", 10)
+    spool.append([item(b"1", b"%d" % n) for n in range(20)])
+    assert len(taken(spool)) == 20
+    spool._due = 0.0
+    spool.append([item(b"2", b"last")])
+    assert [one.item.about for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
+    assert spool._db.execute("SELECT count(*) FROM about").fetchone() == (1,)
+
+
+def test_a_spool_is_fast_enough(spool: Spool) -> None:
+    """A relay with a spool keeps up with its worker: well over a thousand spans a second."""
+    begun = time.process_time()
+    for _ in range(100):
+        spool.append([item(b"x" * 600) for _ in range(20)])
+    assert len(taken(spool)) == 2000
+    assert time.process_time() - begun < 1.0
