@@ -96,7 +96,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     route = request.delivery_info or {}
     exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
     eager = bool(request.is_eager)
-    header = partial(_header, request)
+    header = partial(_header, request.__dict__, _mapping(request.headers))
     return Run(
         task=task.name,
         name=_name(task.name, kwargs),
@@ -237,11 +237,15 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _header(request: Any, name: str) -> str | None:
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, (dict, Mapping)) else {}
+
+
+def _header(flat: Mapping[str, Any], nested: Mapping[str, Any], name: str) -> str | None:
     """Read one header: flat ones are attributes of the request, whatever its ``headers`` are."""
-    value = request.__dict__.get(name)
-    if value is None and isinstance(request.headers, Mapping):
-        value = request.headers.get(name)
+    value = flat.get(name)
+    if value is None:
+        value = nested.get(name)
     if not isinstance(value, str) or len(value) > _HEADER_CHARS:
         return None
     # Lone surrogates are not printable: propagators, which encode what they read, raise on them.

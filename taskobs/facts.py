@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Outcome(str, Enum):
@@ -50,8 +50,7 @@ class Shelf(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SpanAddress:
+class SpanAddress(NamedTuple):
     """The ids of a span, in the form that logs and Sentry show: lower-case hex."""
 
     trace_id: str

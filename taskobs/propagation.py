@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Final
 
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
 from taskobs import names
@@ -48,13 +49,19 @@ def inject(headers: MutableMapping[str, object], context: Context | None = None)
     there are kept, unless the context has a member of the same name.
     """
     before = headers.get(_BAGGAGE)
-    for name in propagate.get_global_textmap().fields:
+    for name in _fields(propagate.get_global_textmap()):
         headers.pop(name, None)
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context=context)
     headers.update(carrier)
     if isinstance(before, str) and before:
         headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
+
+
+@lru_cache(maxsize=8)
+def _fields(propagator: TextMapPropagator) -> frozenset[str]:
+    """Remember the headers of a propagator: the composite one works them out at each call."""
+    return frozenset(propagator.fields)
 
 
 def _merged(ours: str, theirs: str) -> str:
@@ -89,7 +96,9 @@ def write_links(links: Iterable[tuple[str, str]]) -> str:
 
 def read_links(header: str | None) -> list[Link]:
     """Read the links of a header; what is malformed is left out."""
-    found = (_link(part) for part in (header or "").split(",")[:_LINKS])
+    if header is None:
+        return []
+    found = (_link(part) for part in header.split(",")[:_LINKS])
     return [link for link in found if link is not None]
 
 
@@ -108,8 +117,3 @@ def _link(part: str) -> Link | None:
     except ValueError:
         return None
     return Link(context, {names.LINK_KIND: kind}) if context.is_valid else None
-
-
-def has_span(context: Context) -> bool:
-    """Tell whether a context carries a valid span."""
-    return trace.get_current_span(context).get_span_context().is_valid

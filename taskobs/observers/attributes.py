@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from taskobs import names
-from taskobs.facts import Broker, Publish, Run
+from taskobs.facts import Publish, Run
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
@@ -19,36 +19,34 @@ _STACKTRACE_CHARS: Final = 32_768
 Attributes = dict[str, AttributeValue]
 
 
-def _broker_attributes(broker: Broker) -> Attributes:
-    return present(
-        {
-            names.MESSAGING_SYSTEM: broker.system,
-            names.SERVER_ADDRESS: broker.address,
-            names.SERVER_PORT: broker.port or None,
-        }
-    )
-
-
 def of_publish(publish: Publish) -> Attributes:
     """Describe a publish of which only the task is known."""
+    broker, schedule = publish.broker, publish.schedule
     return {
-        **_broker_attributes(publish.broker),
         names.MESSAGING_OPERATION_NAME: "publish",
         names.MESSAGING_OPERATION_TYPE: "send",
         names.CELERY_TASK_NAME: publish.task,
         names.PROCESS_PID: os.getpid(),
-        **present(
-            {names.CELERY_SCHEDULE_ENTRY: publish.schedule.entry if publish.schedule else None}
+        **known(
+            {
+                names.MESSAGING_SYSTEM: broker.system,
+                names.SERVER_ADDRESS: broker.address,
+                names.SERVER_PORT: broker.port or None,
+                names.CELERY_SCHEDULE_ENTRY: schedule.entry if schedule else None,
+            }
         ),
     }
 
 
-def of_message(publish: Publish) -> Attributes:
+def of_message(publish: Publish, stock: Mapping[str, object]) -> Attributes:
     """Describe a publish once its message is routed."""
-    attributes = present(
+    rabbitmq = publish.broker.system == "rabbitmq"
+    return known(
         {
+            **stock,
             names.MESSAGING_MESSAGE_ID: publish.task_id,
             names.MESSAGING_DESTINATION_NAME: _destination(publish),
+            names.MESSAGING_ROUTING_KEY: publish.routing_key if rabbitmq else None,
             names.CELERY_INNER_TASK: publish.name if publish.name != publish.task else None,
             names.CELERY_ROOT_ID: publish.root_id,
             names.CELERY_PARENT_ID: publish.parent_id,
@@ -59,41 +57,47 @@ def of_message(publish: Publish) -> Attributes:
             names.CELERY_PRIORITY: publish.priority,
         }
     )
-    if publish.broker.system == "rabbitmq" and publish.routing_key:
-        attributes[names.MESSAGING_ROUTING_KEY] = publish.routing_key
-    return attributes
 
 
-def of_run(run: Run) -> Attributes:
+def of_run(run: Run, stock: Mapping[str, object]) -> Attributes:
     """Describe a run at its start."""
-    attributes = _broker_attributes(run.broker)
-    attributes.update(
-        present(
-            {
-                names.MESSAGING_OPERATION_NAME: "run",
-                names.MESSAGING_OPERATION_TYPE: "process",
-                names.MESSAGING_MESSAGE_ID: run.task_id,
-                names.MESSAGING_DESTINATION_NAME: _destination(run),
-                names.CELERY_TASK_NAME: run.task,
-                names.CELERY_INNER_TASK: run.name if run.name != run.task else None,
-                names.CELERY_ROOT_ID: run.root_id,
-                names.CELERY_PARENT_ID: run.parent_id,
-                names.CELERY_GROUP_ID: run.group_id,
-                names.CELERY_ATTEMPT: run.attempt,
-                names.CELERY_SCHEDULE_ENTRY: run.schedule_entry,
-                names.CELERY_QUEUE_LATENCY: run.queue_latency,
-                names.CELERY_ETA: run.eta,
-                names.CELERY_EXPIRES: run.expires,
-                names.CELERY_PRIORITY: run.priority,
-                names.CELERY_HOSTNAME: run.hostname,
-                names.CELERY_ORIGIN: run.origin,
-                names.CELERY_EAGER: run.eager or None,
-                names.CELERY_REDELIVERED: run.redelivered or None,
-                names.PROCESS_PID: run.pid or None,
-            }
-        )
+    return known(
+        {
+            **stock,
+            names.MESSAGING_SYSTEM: run.broker.system,
+            names.SERVER_ADDRESS: run.broker.address,
+            names.SERVER_PORT: run.broker.port or None,
+            names.MESSAGING_OPERATION_NAME: "run",
+            names.MESSAGING_OPERATION_TYPE: "process",
+            names.MESSAGING_MESSAGE_ID: run.task_id,
+            names.MESSAGING_DESTINATION_NAME: _destination(run),
+            names.CELERY_TASK_NAME: run.task,
+            names.CELERY_INNER_TASK: run.name if run.name != run.task else None,
+            names.CELERY_ROOT_ID: run.root_id,
+            names.CELERY_PARENT_ID: run.parent_id,
+            names.CELERY_GROUP_ID: run.group_id,
+            names.CELERY_ATTEMPT: run.attempt,
+            names.CELERY_SCHEDULE_ENTRY: run.schedule_entry,
+            names.CELERY_QUEUE_LATENCY: run.queue_latency,
+            names.CELERY_ETA: run.eta,
+            names.CELERY_EXPIRES: run.expires,
+            names.CELERY_PRIORITY: run.priority,
+            names.CELERY_HOSTNAME: run.hostname,
+            names.CELERY_ORIGIN: run.origin,
+            names.CELERY_EAGER: run.eager or None,
+            names.CELERY_REDELIVERED: run.redelivered or None,
+            names.PROCESS_PID: run.pid or None,
+        }
     )
-    return attributes
+
+
+def of_sampling(run: Run) -> Attributes:
+    """Say of a run what a sampler may decide by, when it is not expected to be recorded."""
+    return {
+        names.MESSAGING_OPERATION_NAME: "run",
+        names.MESSAGING_OPERATION_TYPE: "process",
+        names.CELERY_TASK_NAME: run.task,
+    }
 
 
 def _destination(fact: Publish | Run) -> str | None:
@@ -103,7 +107,7 @@ def _destination(fact: Publish | Run) -> str | None:
     return f"{fact.exchange}:{fact.routing_key}" if fact.routing_key else fact.exchange
 
 
-def present(values: Mapping[str, object]) -> Attributes:
+def known(values: Mapping[str, object]) -> Attributes:
     """Leave out what is not known; the rest in a form that a span takes."""
     return {
         key: value if isinstance(value, (str, bool, int, float)) else _sequence(value)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from taskobs.facts import Publish, Run
+
+NOTHING: Final[AbstractContextManager[object]] = nullcontext()
+"""What to return when there is nothing to open."""
 
 
 class Observer:
@@ -17,18 +21,18 @@ class Observer:
 
     def publish(self, publish: Publish) -> AbstractContextManager[object]:
         """Open for a publish, of which only the task's name is known yet."""
-        return nullcontext()
+        return NOTHING
 
     def canvas(self, kind: str) -> AbstractContextManager[object]:
         """Open for the publishes of one group or chord; ``kind`` is its Celery task name."""
-        return nullcontext()
+        return NOTHING
 
     def sending(self, publish: Publish) -> None:
         """The message is complete and about to be sent: its headers may be added to."""
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Open for a run."""
-        return nullcontext()
+        return NOTHING
 
     def failed(self, run: Run) -> None:
         """The run has just failed; stack frames are still whole. ``run.exception`` is set.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.metrics import Histogram
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer
 
 from taskobs import ids, names, propagation
 from taskobs.facts import Outcome, Publish, Run, SpanAddress
@@ -23,12 +23,12 @@ from taskobs.observers.attributes import (
     of_message,
     of_publish,
     of_run,
-    present,
+    of_sampling,
     record_error,
     record_exception,
     type_of,
 )
-from taskobs.observers.base import Observer
+from taskobs.observers.base import NOTHING, Observer
 
 # Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
@@ -59,12 +59,10 @@ class SpanObserver(Observer):
 
     # Publishes.
 
-    @contextmanager
-    def publish(self, publish: Publish) -> Generator[None]:
+    def publish(self, publish: Publish) -> AbstractContextManager[object]:
         """Make the span of a publish current until the message is sent, or refused."""
         if publish.task in _POLLS:
-            yield
-            return
+            return NOTHING
         # The attempts of a task are siblings: all hang on what the first one hangs on.
         parent = publish.retries.parent_span if publish.retries else None
         if publish.schedule is not None:
@@ -76,20 +74,16 @@ class SpanObserver(Observer):
             kind=SpanKind.PRODUCER,
             attributes=of_publish(publish),
         )
-        with _current(span, context if publish.schedule is not None else None):
-            yield
-            if publish.error is not None:
-                record_error(span, publish.error)
+        current = trace.set_span_in_context(span, context if publish.schedule else None)
+        return _Current(current, partial(_end_publish, publish, span))
 
-    @contextmanager
-    def canvas(self, kind: str) -> Generator[None]:
+    def canvas(self, kind: str) -> AbstractContextManager[object]:
         """Give the parts of a group or chord one trace when there is no span to hang them on."""
         if trace.get_current_span().get_span_context().is_valid:
-            yield
-            return
+            return NOTHING
         name = names.PUBLISH_SPAN + kind
-        with _current(self._tracer.start_span(name, attributes={names.CELERY_TASK_NAME: kind})):
-            yield
+        span = self._tracer.start_span(name, attributes={names.CELERY_TASK_NAME: kind})
+        return _Current(trace.set_span_in_context(span), span.end)
 
     def sending(self, publish: Publish) -> None:
         """Describe the span, now that the message is routed, and write the headers."""
@@ -97,7 +91,7 @@ class SpanObserver(Observer):
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(names.PUBLISH_SPAN + encodable(publish.name))
-            span.set_attributes(self._message_attributes(publish))
+            span.set_attributes(of_message(publish, publish.stock() if self._stock else {}))
         self._write_headers(publish, span)
 
     def _write_headers(self, publish: Publish, span: Span) -> None:
@@ -126,76 +120,75 @@ class SpanObserver(Observer):
             links += [(names.LINK_CHORD_HEADER, address) for address in publish.header_runs.get()]
         return links
 
-    def _message_attributes(self, publish: Publish) -> Mapping[str, AttributeValue]:
-        return self._with_stock(of_message(publish), publish.stock)
-
-    def _with_stock(
-        self, attributes: Attributes, stock: Callable[[], Mapping[str, object]]
-    ) -> Mapping[str, AttributeValue]:
-        return {**present(stock()), **attributes} if self._stock else attributes
-
     # Runs.
 
-    @contextmanager
-    def run(self, run: Run) -> Generator[None]:
+    def run(self, run: Run) -> AbstractContextManager[object]:
         """Make the span of a run current until it ends."""
         carried = otel_context.get_current() if run.eager else propagation.extract(run.header)
         if run.task in _POLLS:
             run.parent_span = carried
-            with _attached(carried):
-                yield
-            return
-        span = self._start_run(run, carried)
+            return _Current(carried, _nothing)
+        parent = trace.get_current_span(carried).get_span_context()
+        span = self._start_run(run, carried, parent)
         address = span.get_span_context()
         run.span = SpanAddress(
             f"{address.trace_id:032x}", f"{address.span_id:016x}", address.trace_flags.sampled
         )
         context = trace.set_span_in_context(span, carried)
-        run.parent_span = carried if propagation.has_span(carried) else context
-        started = run.started or self._clock()
-        with _attached(context):
-            try:
-                yield
-            finally:
-                if not run.abandoned:
-                    self._end_run(run, span)
-                    labels = {"task": run.task, "worker": run.hostname or ""}
-                    self._histogram.record(self._clock() - started, labels)
+        run.parent_span = carried if parent.is_valid else context
+        return _Current(context, partial(self._end_run, run, span, run.started or self._clock()))
 
-    def _start_run(self, run: Run, carried: otel_context.Context) -> Span:
+    def _start_run(self, run: Run, carried: otel_context.Context, parent: SpanContext) -> Span:
         links = propagation.read_links(run.header(names.HEADER_LINKS))
-        parent = carried
+        context = carried
         if self._use_links and not run.eager:
-            publish = trace.get_current_span(carried).get_span_context()
-            links += (
-                [Link(publish, {names.LINK_KIND: names.LINK_PUBLISH})] if publish.is_valid else []
-            )
-            parent = otel_context.Context()
+            if parent.is_valid:
+                links.append(Link(parent, {names.LINK_KIND: names.LINK_PUBLISH}))
+            context = otel_context.Context()
+        # Most samplers do as the publish's did: what would not be recorded is not worked out.
+        dropped = context is carried and parent.is_valid and not parent.trace_flags.sampled
         chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
         with ids.given(chosen):
-            return self._tracer.start_span(
+            span = self._tracer.start_span(
                 names.RUN_SPAN + encodable(run.name),
-                context=parent,
+                context=context,
                 kind=SpanKind.CONSUMER,
-                attributes=self._with_stock(of_run(run), run.stock),
+                attributes=of_sampling(run) if dropped else self._run_attributes(run),
                 links=links,
                 start_time=None if run.started is None else int(run.started * 1e9),
             )
+        if dropped and span.is_recording():
+            span.set_attributes(self._run_attributes(run))
+        return span
 
-    def _end_run(self, run: Run, span: Span) -> None:
+    def _run_attributes(self, run: Run) -> Attributes:
+        return of_run(run, run.stock() if self._stock else {})
+
+    def _end_run(self, run: Run, span: Span, started: float) -> None:
+        if run.abandoned:
+            return
         if span.is_recording():
-            outcome = run.outcome or Outcome.SUCCEEDED
-            if outcome in _ERRORS and not run.expected:
-                span.set_status(StatusCode.ERROR, message_of(run.exception))
-            if run.exception is not None:
-                record_exception(span, run.exception)
-                if outcome in _ERRORS and not run.expected:
-                    span.set_attribute(names.ERROR_TYPE, type_of(run.exception))
-            span.set_attributes(self._end_attributes(run, outcome))
+            self._tell_end(run, span)
         span.end()
+        labels = {"task": run.task, "worker": run.hostname or ""}
+        self._histogram.record(self._clock() - started, labels)
+
+    def _tell_end(self, run: Run, span: Span) -> None:
+        outcome = run.outcome or Outcome.SUCCEEDED
+        failed = outcome in _ERRORS and not run.expected
+        if failed:
+            span.set_status(StatusCode.ERROR, message_of(run.exception))
+        if run.exception is not None:
+            record_exception(span, run.exception)
+            if failed:
+                span.set_attribute(names.ERROR_TYPE, type_of(run.exception))
+        span.set_attribute(names.CELERY_OUTCOME, outcome.value)
+        more = self._end_attributes(run, outcome)
+        if more:
+            span.set_attributes(more)
 
     def _end_attributes(self, run: Run, outcome: Outcome) -> Attributes:
-        attributes: Attributes = {names.CELERY_OUTCOME: outcome.value}
+        attributes: Attributes = {}
         if run.expected:
             attributes[names.CELERY_EXPECTED] = True
         if run.reason is not None:
@@ -214,19 +207,31 @@ class SpanObserver(Observer):
         return attributes
 
 
-@contextmanager
-def _current(span: Span, context: otel_context.Context | None = None) -> Generator[None]:
-    with _attached(trace.set_span_in_context(span, context)):
+class _Current:
+    """A context that is current until the exit, which calls ``end`` in it."""
+
+    __slots__ = ("_context", "_end", "_token")
+
+    def __init__(self, context: otel_context.Context, end: Callable[[], object]) -> None:
+        self._context = context
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._token = otel_context.attach(self._context)
+
+    def __exit__(self, *_: object) -> None:
         try:
-            yield
+            self._end()
         finally:
-            span.end()
+            otel_context.detach(self._token)
 
 
-@contextmanager
-def _attached(context: otel_context.Context) -> Generator[None]:
-    token = otel_context.attach(context)
+def _end_publish(publish: Publish, span: Span) -> None:
     try:
-        yield
+        if publish.error is not None:
+            record_error(span, publish.error)
     finally:
-        otel_context.detach(token)
+        span.end()
+
+
+def _nothing() -> None: ...
