@@ -25,6 +25,8 @@ from taskobs.relay.sender import Sender
 from taskobs.relay.store import Item, MemoryStore, Store
 
 PATIENCE = 10.0
+_PORT = 0
+"""Where a backend listens: on any free port, unless a test says otherwise."""
 ABOUT = frames.pack([{"service.name": "shop", "process.pid": 7}, ""])
 
 
@@ -103,7 +105,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", _PORT), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no news."""

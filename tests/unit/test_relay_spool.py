@@ -1,5 +1,8 @@
 """What waits on disk."""
 
+# A few tests look inside.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import json
@@ -19,7 +22,7 @@ import pytest
 from taskobs.relay import spool_files
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.spool import UNWRITABLE, Place, Spool, open_store
-from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, MemoryStore, Start, weight
+from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, MemoryStore, Start, weight
 
 SMALL = 1024 * 1024
 WRITER = """
@@ -41,13 +44,11 @@ def item(payload: bytes, about: bytes = b"about", *, envelope: bool = False) -> 
     return Item("envelope" if envelope else "span", payload, about)
 
 
-def taken(spool: Spool, kind: str = "span") -> list[bytes]:
+def taken(spool: Spool, kind: ItemKind = "span") -> list[bytes]:
     """Take and forget all that waits."""
     found: list[bytes] = []
-    assert kind in {"span", "envelope"}
-    of = "span" if kind == "span" else "envelope"
-    while spool.pending(of).items:
-        batch = spool.take(of, 100, SMALL, 0)
+    while spool.pending(kind).items:
+        batch = spool.take(kind, 100, SMALL, 0)
         found += [one.item.payload for one in batch]
         spool.done(batch)
     return found
