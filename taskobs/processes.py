@@ -19,8 +19,8 @@ _UID: Final = "taskobs.process."
 class Passenger(Protocol):
     """What wants to know of it."""
 
-    def became(self, role: Role) -> None:
-        """Celery has told the role of this process, and its loggers are set up."""
+    def became(self, role: Role, worker: Any = None) -> None:
+        """Celery has told the role of this process; of a worker, also Celery's own object."""
 
     def forked(self) -> None:
         """This is a forked child, before anything else runs in it: take no locks."""
@@ -66,12 +66,12 @@ class Process:
         if self._at_exit is not None:
             self._at_exit.cancel()
 
-    def _worker_started(self, **_: Any) -> None:
+    def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
         self._worker_pid = os.getpid()
-        self._passenger.became(Role.WORKER)
+        self._passenger.became(Role.WORKER, sender)
 
-    def _worker_set_up(self, **_: Any) -> None:
-        self._passenger.became(Role.WORKER)
+    def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
+        self._passenger.became(Role.WORKER, instance)
 
     def _child_started(self, **_: Any) -> None:
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself

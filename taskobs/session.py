@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-from celery import _state
-from opentelemetry import trace
+from typing import TYPE_CHECKING
 
 from taskobs import config
 from taskobs.bounded import run_bounded
@@ -23,7 +19,9 @@ from taskobs.observers.logs import LogFields
 from taskobs.outages import Outages
 from taskobs.pipeline.traces import TracePipeline
 from taskobs.processes import Process, at_process_end
+from taskobs.relayed import WorkerRelay
 from taskobs.roles import Role
+from taskobs.surroundings import app_name, has_provider, sentry_is_active
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +46,7 @@ class Session:
         self._traces: TracePipeline | None = None
         self._sentry: SentryPipeline | None = None
         self._outages = Outages()
+        self._relay = WorkerRelay(settings)
         self._deadline: float | None = None
 
     def __repr__(self) -> str:
@@ -76,12 +75,28 @@ class Session:
         Returns whether all was sent in time.
         """
         timeout = self.settings.shutdown_timeout if timeout is None else timeout
+        return self._deliver(timeout, self._relay.flush)
+
+    def _deliver(self, timeout: float, hand_over: Callable[[float], bool]) -> bool:
+        """Send what this process sends itself, then have done what is to be done at the relay."""
+        end = time.monotonic() + timeout
+        carried = self._relay.carries
+        sent = self._send(timeout)
+        handed = hand_over(max(0.0, end - time.monotonic()))
+        if carried and not self._relay.carries:  # it has gone, and left all to this process
+            sent = self._send(max(0.0, end - time.monotonic()))
+        return sent and handed
+
+    def _send(self, timeout: float) -> bool:
+        """Send what goes to no relay."""
         jobs: list[Callable[[], object]] = []
-        if self._traces is not None:
+        relayed, sentry = self._relay.carries, self._sentry
+        if self._traces is not None and not (relayed and self._traces.ours):
             jobs.append(self._traces.flush)
-        if self._sentry is not None:
-            sentry = self._sentry
+        if sentry is not None and not relayed:
             jobs.append(lambda: sentry.flush(timeout))
+        elif sentry is not None:
+            sentry.flush(timeout)  # what Sentry itself has gathered goes to the relay
         return run_bounded(timeout, *jobs) if jobs else True
 
     def close(self) -> None:
@@ -110,12 +125,12 @@ class Session:
 
     def _start_pipelines(self, undo: ExitStack) -> None:
         settings = self.settings
-        if settings.traces or _has_provider():
-            traces = TracePipeline.start(settings, _app_name(), lambda: at_process_end(self.ending))
+        if settings.traces or has_provider():
+            traces = TracePipeline.start(settings, app_name(), lambda: at_process_end(self.ending))
             undo.callback(lambda: run_bounded(self._left(), traces.stop))
             undo.callback(traces.withdraw)
             self._traces = traces
-        if settings.errors or _sentry_is_active():
+        if settings.errors or sentry_is_active():
             self._start_errors(undo)
 
     def _start_errors(self, undo: ExitStack) -> None:
@@ -160,16 +175,18 @@ class Session:
         process = Process(self)
         process.board()
         undo.callback(process.leave)
+        undo.callback(self._relay.close)
 
     # What becomes of the process: see taskobs.processes.Passenger.
 
-    def became(self, role: Role) -> None:
+    def became(self, role: Role, worker: object = None) -> None:
         """Celery has told the role of this process."""
         self.role = role
-        if self._sentry is None and _sentry_is_active():  # the app initialised it after us
+        if self._sentry is None and sentry_is_active():  # the app initialised it after us
             self._start_errors(self._undo)
         if self._sentry is not None:
             self._watch_outages(role)
+        self._relay.became(role, worker, self._traces, self._sentry)
 
     def _watch_outages(self, role: Role) -> None:
         if role is Role.WORKER:
@@ -184,12 +201,13 @@ class Session:
             self._traces.after_fork()
         if self._sentry is not None:
             self._sentry.after_fork()
+        self._relay.after_fork()
         self._outages.after_fork()
 
     def ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
         left = self._left()
-        if left > 0 and not self.flush(left):
+        if left > 0 and not self._deliver(left, self._relay.end):
             self._deadline = 0.0  # a backend that is dead now gets no second wait
             _log.warning(
                 "taskobs: process %d ends with telemetry unsent: no answer within %.1f s",
@@ -256,19 +274,3 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
         session.start()
     _session = session
     return session
-
-
-def _has_provider() -> bool:
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-
-
-def _sentry_is_active() -> bool:
-    sdk = sys.modules.get("sentry_sdk")
-    return sdk is not None and bool(sdk.get_client().is_active())
-
-
-def _app_name() -> str:
-    """Return the name of the current app, without making one as ``get_current_app()`` would."""
-    state: Any = _state  # its stubs leave out what is private
-    app = state._tls.current_app or state.default_app  # noqa: SLF001  # see above
-    return (app.main if app is not None else None) or "celery"

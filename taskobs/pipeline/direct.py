@@ -9,6 +9,29 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 
+class SpanSwitch(SpanProcessor):
+    """Passes all on to a processor that may be another one later."""
+
+    def __init__(self, to: SpanProcessor) -> None:
+        self.to = to
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Pass a start on."""
+        self.to.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass an end on."""
+        self.to.on_end(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Have what has ended sent."""
+        return self.to.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        """Stop."""
+        self.to.shutdown()
+
+
 class ProcessSpans(SpanProcessor):
     """Hands ended spans to a processor that belongs to this process, made for its first span.
 
@@ -30,6 +53,20 @@ class ProcessSpans(SpanProcessor):
         """In a forked child: leave the parent's processor alone."""
         self._inherited = self._inherited or self._processor
         self._forget()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was handed to this process's processor, which isn't there yet."""
+        return self._processor is None
+
+    def retire(self) -> None:
+        """Send what has ended and end the thread, without waiting; a later span starts anew."""
+        with self._lock:
+            processor, self._processor = self._processor, None
+        if processor is not None:
+            threading.Thread(
+                target=processor.shutdown, name="taskobs-end-direct", daemon=True
+            ).start()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: only what has ended is exported."""

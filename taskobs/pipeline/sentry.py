@@ -15,10 +15,14 @@ from sentry_sdk import scope as sentry_scope
 from sentry_sdk.client import BaseClient
 from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations import logging as sentry_logging
+from sentry_sdk.transport import Transport
 from sentry_sdk.types import Event, Hint
 
 from taskobs import redact
-from taskobs.pipeline.sentry_client import SentrySettings, drain, make_client, renew, shut
+from taskobs.guard import Guard
+from taskobs.pipeline.sentry_client import SentrySettings, drain, make_client, renew, retire, shut
+from taskobs.relay.client import RelayClient
+from taskobs.relay.envelopes import RelayTransport
 
 logger = logging.getLogger("taskobs")
 
@@ -66,6 +70,8 @@ class SentryPipeline:
         self._send_arguments = send_arguments
         self._own = own
         self._client: BaseClient | None = None
+        self._diverted: dict[BaseClient, Transport] = {}
+        self._relay: tuple[RelayClient, Guard] | None = None
         self._set_aside: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._silenced: list[str] = []
         self._linked = False
@@ -120,10 +126,35 @@ class SentryPipeline:
         for client in self._clients():
             if client is not self._own:
                 drain(client, max(0.0, end - time.monotonic()))
+        self.restore()
         self._uninstall()
         if self._own is not None:
             shut(self._own, max(0.0, end - time.monotonic()))
         self._own = self._client = None
+
+    def divert(self, relay: RelayClient, guard: Guard) -> None:
+        """Hand what is sent to a relay; a client with a transport of the user's own keeps it."""
+        self._relay = relay, guard
+        for client in self._clients():
+            self._divert(client)
+
+    def restore(self) -> None:
+        """Let the clients send from this process again."""
+        self._relay = None
+        for client, stock in self._diverted.items():
+            if isinstance(client.transport, RelayTransport):
+                client.transport.kill()
+                client.transport = stock
+        self._diverted.clear()
+
+    def _divert(self, client: BaseClient) -> None:
+        stock = client.transport
+        if self._relay is None or stock is None or isinstance(stock, RelayTransport):
+            return
+        if client.options.get("transport") is None:
+            self._diverted[client] = stock
+            client.transport = RelayTransport(self._relay[0], client.options, guard=self._relay[1])
+            retire(stock)
 
     def after_fork(self) -> None:
         """Make the clients of a forked child independent of its parent's."""
@@ -144,6 +175,7 @@ class SentryPipeline:
             if stock is not None:
                 self._set_aside[client] = stock
             self._client = client
+        self._divert(client)
         if stock is None:
             return
         logger.info("taskobs reports task errors to Sentry; its CeleryIntegration is set aside")

@@ -22,6 +22,8 @@ from sentry_sdk.monitor import Monitor
 from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
+from taskobs.relay.envelopes import RelayTransport
+
 _GRACE: Final = 0.1
 _QUEUE: Final = 1_000
 """Events that may wait to be sent: Sentry's own 100 are lost when 100 tasks fail at once."""
@@ -109,6 +111,12 @@ def shut(client: BaseClient, timeout: float) -> bool:
     return drained and closed
 
 
+def retire(transport: Transport) -> None:
+    """Let a transport of Sentry's own send what it has and end its thread, without waiting."""
+    if getattr(getattr(transport, "_worker", None), "_thread", None) is not None:
+        transport.kill()
+
+
 def renew(client: BaseClient) -> None:
     """Give a client in a forked child a transport, queues and locks of its own.
 
@@ -116,7 +124,9 @@ def renew(client: BaseClient) -> None:
     threads held is waited for, and no thread starts before something is captured. A transport
     of the user's own is not touched.
     """
-    if client.options.get("transport") is None and client.transport is not None:
+    if isinstance(client.transport, RelayTransport):
+        client.transport.after_fork()
+    elif client.options.get("transport") is None and client.transport is not None:
         client.transport = make_transport(client.options)
     if client.monitor is not None:
         client.monitor = Monitor(cast("Transport", client.transport))
@@ -206,7 +216,8 @@ def _pending(client: BaseClient) -> int:
 
 def _idle(client: BaseClient) -> bool:
     """Tell whether the client has nothing to send; starting its thread to say so is avoided."""
-    if _worker(client) is None:  # not Sentry's own transport, or none at all
+    relayed = isinstance(client.transport, RelayTransport)
+    if _worker(client) is None and not relayed:  # not Sentry's own transport, or none at all
         return client.transport is None
     buffers = [getattr(getattr(client, name, None), "_buffer", ()) for name in _BATCHERS]
     flusher = getattr(client, "session_flusher", None)

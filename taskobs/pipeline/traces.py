@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
@@ -20,7 +20,10 @@ from opentelemetry.util._once import Once
 from taskobs import ids
 from taskobs.config import TRACES_SAMPLER, Settings
 from taskobs.errors import MissingExtraError
-from taskobs.pipeline.direct import ProcessSpans
+from taskobs.guard import Guard
+from taskobs.pipeline.direct import ProcessSpans, SpanSwitch
+from taskobs.relay.client import RelayClient
+from taskobs.relay.spans import RelaySpans
 
 _log = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -57,6 +60,7 @@ class TracePipeline:
     def __init__(self, provider: object, spans: ProcessSpans | None) -> None:
         self._provider = provider
         self._spans = spans
+        self._switch = None if spans is None else SpanSwitch(spans)
 
     @property
     def ours(self) -> bool:
@@ -93,9 +97,34 @@ class TracePipeline:
             id_generator=ChosenIds(),
             shutdown_on_exit=False,
         )
-        provider.add_span_processor(spans)
         trace.set_tracer_provider(provider)
-        return cls(provider, spans)
+        made = cls(provider, spans)
+        provider.add_span_processor(made.processor)
+        return made
+
+    @property
+    def processor(self) -> SpanProcessor:
+        """What our provider hands spans to."""
+        assert self._switch is not None  # noqa: S101  # asked for our own provider alone
+        return self._switch
+
+    def divert(self, client: RelayClient, guard: Guard) -> None:
+        """Hand spans to a relay, if the provider is ours; what has ended before is sent now."""
+        if self._spans is not None and self._switch is not None:
+            self._switch.to = RelaySpans(client, self._spans, guard=guard)
+            self._spans.retire()
+
+    def restore(self) -> None:
+        """Send spans from this process again."""
+        if self._spans is not None and self._switch is not None:
+            self._switch.to = self._spans
+
+    def resource(self) -> dict[str, object]:
+        """Return what a relay must know of all spans of this process."""
+        found = getattr(self._provider, "resource", None)
+        if not isinstance(found, Resource):
+            return {}
+        return {"resource": dict(found.attributes), "schema_url": found.schema_url}
 
     def after_fork(self) -> None:
         """In a forked child: leave alone what the parent has started."""
@@ -110,6 +139,7 @@ class TracePipeline:
     def stop(self) -> None:
         """Export what has ended and, if the provider is ours, stop it; may block like ``flush``."""
         if self._spans is not None:
+            self.restore()
             self._spans.shutdown()
         else:
             self.flush()

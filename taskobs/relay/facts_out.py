@@ -18,11 +18,19 @@ class FactObserver(Observer):
     """Sends a FACT for each run that ends here.
 
     Attach it after the spans: observers are closed in the reverse order, and where the run's
-    span is sampled the FACT leaves with its END, in one system call.
+    span is sampled the FACT leaves with its END, in one system call; unless spans go elsewhere
+    (``with_spans=False``).
     """
 
-    def __init__(self, client: RelayClient, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        client: RelayClient,
+        *,
+        with_spans: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._client = client
+        self._with_spans = with_spans
         self._clock = clock
 
     def run(self, run: Run) -> AbstractContextManager[object]:
@@ -37,7 +45,7 @@ class FactObserver(Observer):
         finally:
             if not run.abandoned and not self._client.gone:
                 deliver = self._client.send
-                if run.span is not None and run.span.sampled:
+                if self._with_spans and run.span is not None and run.span.sampled:
                     deliver = self._client.put
                 deliver(Kind.FACT, self._fact(run, started))
 

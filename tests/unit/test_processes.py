@@ -79,7 +79,8 @@ class Passenger:
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def became(self, role: Role) -> None:
+    def became(self, role: Role, worker: object = None) -> None:
+        del worker
         self.told.append(role)
 
     def forked(self) -> None:
