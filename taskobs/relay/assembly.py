@@ -14,11 +14,14 @@ from taskobs.relay.export import SpanSender, quieten
 from taskobs.relay.intake import Intake
 from taskobs.relay.ledger import Ledger
 from taskobs.relay.mailbox import Mailbox
+from taskobs.relay.metrics import start_metrics
+from taskobs.relay.run_stats import RunStats
 from taskobs.relay.server import Server
 from taskobs.relay.settings import RelaySettings
 from taskobs.relay.spool import open_store
 from taskobs.relay.store import KINDS, ItemKind
 
+_LAST_SENDER: Final = 0.5
 _LAST_METRICS: Final = 2.0
 """Seconds that the last export of metrics may take."""
 
@@ -37,7 +40,8 @@ class Relay:
         self._told = told
         self._counters = counters = Counters()
         self._mailbox = Mailbox()
-        exporter = {
+        self._runs = RunStats()
+        self._exporter = exporter = {
             "protocol": told.protocol,
             "endpoint": told.endpoint,
             "headers": told.headers,
@@ -54,7 +58,7 @@ class Relay:
             store=self._store,
             ledger=self._ledger,
             counters=counters,
-            on_fact=lambda _: None,
+            on_fact=self._runs.take,
             status=self.status,
         )
         self._server = Server(
@@ -88,8 +92,15 @@ class Relay:
         self._intake.restore()
         for sender in self._senders:
             sender.start()
+        metrics = start_metrics(
+            self._counters, self._runs, self._exporter, lambda: self._ledger.about
+        )
         self._server.run()
         for sender in self._senders:
             sender.stop(0.0)
+        if metrics is not None:
+            metrics.stop(_LAST_METRICS)
         self._store.close()
+        for sender in self._senders:
+            sender.join(_LAST_SENDER)
         self._mailbox.close()

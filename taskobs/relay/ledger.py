@@ -60,6 +60,8 @@ class Ledger:
         self._size = 0
         self.processes = 0
         """How many processes are connected."""
+        self.about: bytes | None = None
+        """The resource of the worker's parent; as long as that is not known, another's of its."""
         self.journal = Journal()
         self.parent_gone = False
         """Nobody will tell any more how a run has ended, so none is waited for."""
@@ -83,6 +85,8 @@ class Ledger:
             found = process.known(client, pid, self._parent, about)
             self._processes[client, pid] = found
         found.about = about
+        if self.about is None or pid == self._parent:
+            self.about = about
         self.processes += not found.connections
         found.connections += 1
         found.said_goodbye, found.left = False, None
