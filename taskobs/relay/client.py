@@ -26,8 +26,8 @@ PATIENCE: Final = 0.02
 
 _TRY_EVERY: Final = 0.1
 _READ_EVERY: Final = 64
-_READ_BYTES: Final = 65_536
-_READS: Final = 16
+_READ_BYTES: Final = 4_096
+_READS: Final = 4
 _ANSWER: Final = 1_024
 _SLICE: Final = 0.05
 _BUFFER: Final = 1024 * 1024
@@ -134,7 +134,12 @@ class RelayClient:
                 self._outbox.insist(frame)
 
     def open(self) -> None:
-        """Connect now, if not connected, and send what waits."""
+        """Connect if not connected, hear what the relay has to say, and send what waits.
+
+        Called now and then by a process that sends nothing for long, it finds out that the relay
+        was restarted.
+        """
+        self._unread = _READ_EVERY
         self._write()
 
     # The end, or a pause.

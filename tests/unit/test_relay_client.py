@@ -436,6 +436,22 @@ def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: Rel
     assert took < 10
 
 
+def test_an_idle_process_finds_out_that_the_relay_was_restarted(
+    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first relay may not have saved goes to the second, though nothing is sent."""
+    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    client.started(key(1), b"start")
+    client.send(Kind.FACT, b"fact")
+    first = peer.accept()
+    first.wait_for(Kind.FACT)
+    first.close()
+    client.open()
+    second = peer.accept()
+    second.wait_for(Kind.FACT)
+    assert second.frames[1:] == [(Kind.START, b"start"), (Kind.FACT, b"fact")]
+
+
 # Flush and goodbye.
 
 
