@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from taskobs.relay import client as relay_client
-from taskobs.relay import outbox
+from taskobs.relay import link, outbox
 from taskobs.relay.client import RelayClient
 from taskobs.relay.frames import Kind, encode, pack, unpack
 from tests.unit.relay_kit import Beside, Connection, Peer
@@ -40,7 +39,7 @@ def client(peer: Peer) -> Generator[RelayClient]:
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a client connect as often as it likes."""
-    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
 
 
 def key(number: int) -> bytes:
@@ -440,7 +439,7 @@ def test_an_idle_process_finds_out_that_the_relay_was_restarted(
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first relay may not have saved goes to the second, though nothing is sent."""
-    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
     client.started(key(1), b"start")
     client.send(Kind.FACT, b"fact")
     first = peer.accept()
@@ -572,7 +571,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
     """It is only added, and whoever writes takes it along."""
     client.open()
     relay = peer.accept()
-    inner = client._socket  # pyright: ignore[reportPrivateUsage]
+    inner = client._link._socket  # pyright: ignore[reportPrivateUsage]
     assert inner is not None
 
     class Socket:
@@ -591,7 +590,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-    vars(client)["_socket"] = Socket()
+    vars(client._link)["_socket"] = Socket()
     client.send(Kind.FACT, b"outer")
     relay.wait_for(Kind.FACT, 6)
     assert relay.numbered == [b"outer", *(b"inner %d" % left for left in (4, 3, 2, 1, 0))]
@@ -632,7 +631,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A soft time limit raises between any two calls. The task gets it; the relay gets the rest."""
-    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
     done: set[bytes] = set()
     stop = threading.Event()
 
@@ -801,15 +800,14 @@ def test_the_socket_is_not_inherited_by_programs(peer: Peer, client: RelayClient
     """What a task starts has nothing of it."""
     client.open()
     peer.accept()
-    assert client._socket is not None  # pyright: ignore[reportPrivateUsage]
-    assert not os.get_inheritable(client._socket.fileno())  # pyright: ignore[reportPrivateUsage]
+    assert not os.get_inheritable(client._link.fileno())  # pyright: ignore[reportPrivateUsage]
 
 
 def test_announcements_are_made_on_each_connection(
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where envelopes go is known to a new relay before the first comes."""
-    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
     client.announce(b"k", b"where")
     client.announce(b"k", b"where")
     client.send(Kind.ENVELOPE, b"0")

@@ -14,7 +14,7 @@ from sentry_sdk.transport import Transport
 
 from taskobs.facts import Outcome, SpanAddress
 from taskobs.guard import Guard
-from taskobs.relay import client as relay_client
+from taskobs.relay import link
 from taskobs.relay.client import RelayClient
 from taskobs.relay.envelopes import KEY_BYTES, RelayTransport
 from taskobs.relay.facts_out import FactObserver
@@ -30,7 +30,7 @@ ABOUT: dict[str, object] = {"resource": {"service.name": "shop"}, "schema_url": 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a client connect as often as it likes."""
-    monkeypatch.setattr(relay_client, "_TRY_EVERY", 0.0)
+    monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
 
 
 @pytest.fixture
