@@ -67,8 +67,8 @@ class RunStats:
         row: Any = frames.unpack(fact)
         try:
             task, outcome, queue, _, seconds, _, _, _ = row
-        except TypeError as error:
-            raise ValueError("no fact") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError("no fact: it has other fields") from error
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:
             raise ValueError("a fact of no known outcome")
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < _YEAR:

@@ -171,13 +171,13 @@ def wait_out(store: Store) -> None:
         time.sleep(0.01)
 
 
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have attempts follow each other at once; give the numbers of those that failed."""
+def quick(monkeypatch: pytest.MonkeyPatch, wait: float = 0.01) -> list[int]:
+    """Have attempts follow each other after ``wait`` seconds; give the numbers of the failed."""
     failed: list[int] = []
 
     def backoff(attempt: int) -> float:
         failed.append(attempt)
-        return 0.01
+        return wait
 
     monkeypatch.setattr(sender, "backoff", backoff)
     return failed

@@ -47,7 +47,7 @@ def partial(rejected: int, message: str) -> bytes:
     response = ExportTraceServiceResponse()
     response.partial_success.rejected_spans = rejected
     response.partial_success.error_message = message
-    return response.SerializeToString()
+    return bytes(response.SerializeToString())
 
 
 def unused_port() -> int:
@@ -147,7 +147,7 @@ def test_retry_after_is_honoured_even_in_a_hurry(monkeypatch: pytest.MonkeyPatch
 
 def test_a_backoff_is_cut_short_by_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that stops does not wait for half a minute to pass."""
-    monkeypatch.setattr(sender, "backoff", lambda _: 3600.0)
+    quick(monkeypatch, 3600.0)
     with backend(Reply(503)) as there:
         store, _, spans = sent(there)
         store.append(items("a"))
@@ -360,9 +360,9 @@ def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(tmp_path: Path) -> 
             assert not spans.stop(0.1)
         assert counters.total(DROPPED) == 0
     with backend() as there:
-        store, _, spans = sent(there, Spool(Counters(), Place(tmp_path, "celery@a")))
-        with running(spans, store):
-            wait_out(store)
+        again, _, spans = sent(there, Spool(Counters(), Place(tmp_path, "celery@a")))
+        with running(spans, again):
+            wait_out(again)
         assert names(there) == ["a", "b"]
 
 
@@ -464,7 +464,10 @@ def test_a_credential_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
             made.auth = ("cloud", "secret")
             return made
 
-    monkeypatch.setattr("taskobs.relay.http_out.entry_points", lambda **_: [Provider()])
+    def found(**_: str) -> list[Provider]:
+        return [Provider()]
+
+    monkeypatch.setattr("taskobs.relay.http_out.entry_points", found)
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "cloud")
     with backend() as there:
         store, _, spans = sent(there)
