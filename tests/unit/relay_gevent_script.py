@@ -1,6 +1,6 @@
 """A process patched by gevent, in which greenlets share a client; run by test_relay_client."""
 
-from gevent import monkey
+from gevent import monkey  # type: ignore[import-untyped]
 
 monkey.patch_all()
 
@@ -8,6 +8,7 @@ import _socket  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 
@@ -20,7 +21,8 @@ EACH = 300
 def serve(listener: _socket.socket, expected: int) -> int:
     """Read as a process of its own does; give how many facts came, each thread's in order."""
     wire = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
-    splitter, facts = Splitter(), list[bytes]()
+    splitter = Splitter()
+    facts: list[bytes] = []
     while len(facts) < expected:
         data = wire.recv(65_536)
         if not data:
@@ -56,7 +58,8 @@ def main() -> None:
                 if number % 10 == 0:
                     gevent.sleep(0)
 
-        gevent.joinall([gevent.spawn(task, name) for name in range(50)])
+        greenlets: list[Any] = [gevent.spawn(task, name) for name in range(50)]
+        gevent.joinall(greenlets)
         assert client.settle(10)
         assert os.waitpid(pid, 0)[1] == 0
         print("sent")  # noqa: T201

@@ -562,8 +562,8 @@ def test_eight_threads_send_at_once(peer: Peer, client: RelayClient) -> None:
         for thread in threads:
             thread.join()
         assert client.settle(10)
-    for thread in range(8):
-        mine = [line.split() for line in relay.numbered if line.startswith(b"%d " % thread)]
+    for name in range(8):
+        mine = [line.split() for line in relay.numbered if line.startswith(b"%d " % name)]
         assert [int(words[1]) for words in mine] == list(range(each))
 
 
@@ -590,7 +590,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-    vars(client._link)["_socket"] = Socket()
+    vars(client._link)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
     client.send(Kind.FACT, b"outer")
     relay.wait_for(Kind.FACT, 6)
     assert relay.numbered == [b"outer", *(b"inner %d" % left for left in (4, 3, 2, 1, 0))]

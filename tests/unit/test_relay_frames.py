@@ -74,7 +74,7 @@ def test_a_peer_that_drips_bytes_costs_no_more_than_one_that_pours_them() -> Non
 
 def test_values_come_back_as_they_were() -> None:
     """What an attribute may be survives, with its type."""
-    value = [None, True, 1, -(1 << 63), 1.5, "ü", b"\xff", {"a": [1, {"b": []}]}]
+    value: list[object] = [None, True, 1, -(1 << 63), 1.5, "ü", b"\xff", {"a": [1, {"b": []}]}]
     assert unpack(pack(value)) == value
 
 
@@ -140,4 +140,4 @@ def test_a_packer_that_has_raised_is_not_used_again() -> None:
     with pytest.raises((TypeError, ValueError)):
         pack(["half", object()])
     assert unpack(pack(["whole"])) == ["whole"]
-    assert len(frames._idle) < 100
+    assert len(frames._idle) < 100  # pyright: ignore[reportPrivateUsage]
