@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from taskobs.relay.settings import ConfigurationError, RelaySettings
 
 REFUSED: Final = 2
 """The exit status when it can't work as it is told to."""
+DESCRIPTORS: Final = 2_048
 _log: Final = logging.getLogger("taskobs.relay")
 
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--worker", default="", help="its name; the rest comes as JSON on stdin")
     given = parser.parse_args(arguments)
     _ignore(signal.SIGINT, signal.SIGHUP)
+    _raise_limit()
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/relay] %(message)s")
     try:
         told = settings.parse(sys.stdin.buffer.read(), worker=given.worker)
@@ -46,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     relay.run()
     return 0
+
+
+def _raise_limit() -> None:
+    """Have a descriptor for each process of a large worker."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _ignore(*numbers: signal.Signals) -> None:

@@ -21,6 +21,12 @@ from taskobs.relay.store import KINDS, Store
 _log: Final = logging.getLogger("taskobs.relay")
 TICK: Final = 0.25
 """Seconds between two looks at what no socket tells."""
+GATHER: Final = 0.005
+"""Seconds between two turns of work, so that what comes in small pieces is taken together.
+
+That is one commit of the spool, and one ACK, for many frames; a socket holds more than comes in
+such a time.
+"""
 HURRY: Final = 1.0
 """Seconds between two attempts to send what is left at the end."""
 CONNECTIONS: Final = 1_024
@@ -54,7 +60,7 @@ class Server:
         self._clock = clock
         self._connections: dict[Connection, None] = {}
         self._touched: dict[Connection, None] = {}
-        """Those that may have to be answered at the end of this turn."""
+        """Those that have brought something in this turn, and may have to be answered."""
         self._listening = False
         self._due = self._hurry_at = 0.0
         self._selector = selectors.DefaultSelector()
@@ -86,6 +92,9 @@ class Server:
 
     def _turn(self) -> bool:
         """Take what there is and do what follows from it; tell whether this was the last turn."""
+        if self._touched:
+            time.sleep(GATHER)
+            self._touched.clear()
         timeout = max(0.0, min(TICK, self._due - self._clock()))
         for key, mask in self._selector.select(timeout):
             key.data(mask)
@@ -198,8 +207,7 @@ class Server:
         self._touched.update(dict.fromkeys([*settled, *flushing]))
 
     def _answer(self) -> None:
-        touched, self._touched = self._touched, {}
-        for connection in touched:
+        for connection in list(self._touched):
             if connection.closed:
                 continue
             try:

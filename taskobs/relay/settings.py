@@ -77,6 +77,6 @@ def _number(given: Mapping[str, Any], name: str, default: float) -> float:
     value = given.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ConfigurationError(f"{name}: {value!r} is no number of zero or more")
     return value
