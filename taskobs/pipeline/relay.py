@@ -56,7 +56,6 @@ class RelayPipeline:
         made = cls(launcher.address, worker, role)
         made._launcher = launcher  # one of our own
         os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{launcher.address}"
-        made.client.open()
         return made
 
     @classmethod
@@ -70,13 +69,18 @@ class RelayPipeline:
     def carry(
         self, traces: TracePipeline | None, sentry: SentryPipeline | None, guard: Guard
     ) -> None:
-        """Take over what this process records; call it again when there is more of it."""
+        """Take over what this process records; call it again when there is more of it.
+
+        Only now does the worker connect: what the relay is told first has the spans' resource.
+        """
         if traces is not None and self._traces is None:
             self._traces = traces
             traces.divert(self.client, guard)
         if sentry is not None and self._sentry is None:
             self._sentry = sentry
             sentry.divert(self.client, guard)
+        if self._launcher is not None:
+            self.client.open()
 
     @property
     def gone(self) -> bool:
@@ -133,7 +137,8 @@ class RelayPipeline:
 
     def _hello(self) -> dict[str, object]:
         resource = self._traces.resource() if self._traces else {}
-        return {"role": self._role(), "name": self._worker, **resource}
+        known = {"role": self._role(), "name": self._worker}
+        return {**known, "resource": {}, "schema_url": "", **resource}
 
 
 def supported() -> bool:
