@@ -131,7 +131,8 @@ class Mischief:
         self._worker, self._producer, self._backend = worker, producer, backend
         self._diary = diary
         self._delay = 0.0
-        self.killed = self.relay_kills = 0
+        self.killed = 0
+        self.relay_kills: list[float] = []
         self.relays: set[int] = set()
 
     def carry_out(self, say: Say, *, relay: bool) -> None:
@@ -200,7 +201,7 @@ class Mischief:
             for pid in self._find_relays():
                 self.relays.add(pid)
                 os.kill(pid, signal.SIGKILL)
-                self.relay_kills += 1
+                self.relay_kills.append(time.time())
 
     def _kill_relay_in_peace(self) -> None:
         self._backend.refuse()
@@ -262,13 +263,13 @@ def misuse(
             troubles.append("a relay is still there")
         found = Diary.read(diary)
         spans, events = [*backend.spans, *calm.spans], [*backend.events, *calm.events]
-        verdict = Verdict(found, spans, events, worker.log)
+        verdict = Verdict(found, spans, events, worker.log, mischief.relay_kills)
     return Report(
         verdict,
         found,
         killed=mischief.killed,
         relays=mischief.relays,
-        relay_kills=mischief.relay_kills,
+        relay_kills=len(mischief.relay_kills),
         seconds=time.monotonic() - begun,
         troubles=troubles,
     )

@@ -40,7 +40,8 @@ class AskedForError(Exception):
 def write(what: str, span: trace.Span, *more: object) -> None:
     """Write down that this has just happened to a span, or is about to."""
     address = span.get_span_context()
-    words = (what, os.getpid(), f"{address.trace_id:032x}", f"{address.span_id:016x}", *more)
+    ids = (f"{address.trace_id:032x}", f"{address.span_id:016x}")
+    words = (what, os.getpid(), f"{time.time():.6f}", *ids, *more)
     os.write(diary, (" ".join(map(str, words)) + "\n").encode())
 
 
