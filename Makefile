@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage check matrix celery-suite bench chaos docs clean
+.PHONY: help demo test lint coverage check matrix outcomes soak celery-suite bench chaos docs clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ check: lint coverage  ## everything that CI checks beside the tests
 
 matrix: $(VENV)/dev.stamp  ## run the tests over Pythons and releases of Celery, OpenTelemetry, Sentry
 	@$(BIN)/python tools/matrix.py $(ARGS)
+
+outcomes: $(VENV)/dev.stamp  ## run the live tests, and write docs/outcomes.md of what arrived
+	@$(BIN)/python -m tools.outcome_table $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## run 50,000 tasks in one process, and see whether its memory grows
+	@$(BIN)/python tools/soak.py $(ARGS)
 
 celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
 	@$(BIN)/python tools/celery_suite.py $(ARGS)

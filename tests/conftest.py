@@ -63,6 +63,12 @@ def _command(pid: int) -> str:
     return f"{pid}: {words}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the name of a file for what `tests.live.recorder` writes."""
+    told = "write what live tests saw of each row of the outcome table to FILE, as lines of JSON"
+    parser.addoption("--outcomes", metavar="FILE", type=Path, help=told)
+
+
 def pytest_configure() -> None:
     """Have Ctrl-C end the programs of tests, too, when a shell started us in the background.
 
