@@ -119,6 +119,7 @@ class Splitter:
 
 
 _idle: Final[list[Any]] = []
+_USUAL: Final = 16 * 1024
 
 
 def pack(value: object) -> bytes:
@@ -134,9 +135,10 @@ def pack(value: object) -> bytes:
     try:
         packer = _idle.pop()
     except IndexError:
-        packer = _make_packer(buf_size=16 * 1024)
+        packer = _make_packer(buf_size=_USUAL)
     packed: bytes = packer.pack(value)
-    _idle.append(packer)  # one that has raised is not used again
+    if len(packed) <= _USUAL:  # it keeps the room that it once needed
+        _idle.append(packer)  # one that has raised is not used again
     return packed
 
 

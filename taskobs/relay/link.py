@@ -18,7 +18,7 @@ from taskobs.relay.outbox import Outbox
 
 PATIENCE: Final = 0.02
 """Seconds that one write may wait for a relay that doesn't keep up, at most once a second."""
-READ_EVERY: Final = 64
+_READ_EVERY: Final = 64
 """Writes after which it is looked for what the relay has said."""
 
 _TRY_EVERY: Final = 0.1
@@ -56,8 +56,9 @@ class Link:
         self.gone = False
         """Nobody listens at the address, nor ever will again."""
         self.connections = 0
-        self.unread = 0
-        """Writes since the last read."""
+        self.writes = 0
+        """All writes that were tried: who finds it standing still finds its writer dead."""
+        self._read_at = _READ_EVERY
         self.flushed = 0
         """The last flush that the relay has answered."""
         self.bye = False
@@ -72,6 +73,10 @@ class Link:
         """Whether a part of a frame is not written yet."""
         return self._rest is not None
 
+    def read_soon(self) -> None:
+        """Look at the next occasion what the relay has said."""
+        self._read_at = 0
+
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 without one."""
         return self._socket.fileno() if self._socket else -1
@@ -83,8 +88,7 @@ class Link:
         self._torn = True
         try:
             done = self._write_all(answer)
-            self.unread += 1
-            if done and (answer or self.unread >= READ_EVERY):
+            if done and (answer or self.writes >= self._read_at):
                 self._read(answer)
         except (OSError, FrameError):
             self._hang_up()
@@ -110,6 +114,7 @@ class Link:
                 if not frames:
                     return True
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
+            self.writes += 1
             try:
                 sent = wire.send(data, _NO_SIGNAL)
                 self._clogged = False
@@ -187,7 +192,7 @@ class Link:
             OSError: the connection is lost.
             FrameError: this is no relay.
         """
-        self.unread = 0
+        self._read_at = self.writes + _READ_EVERY
         wire = self._socket
         if wire is None:
             return

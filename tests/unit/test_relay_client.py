@@ -688,6 +688,30 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(
     assert len(done) >= sent - struck
 
 
+def test_a_writer_that_was_struck_dead_is_replaced(
+    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should an exception ever leave one behind, it is not for long; one that works goes on."""
+    client.open()
+    writer = client._writer  # pyright: ignore[reportPrivateUsage]
+    clock = iter((100.0, 104.0, 108.0, 112.0, 114.0))
+    writer["writer"] = object()
+    with monkeypatch.context() as patched:
+        patched.setattr("taskobs.relay.client.time.monotonic", lambda: next(clock))
+        client.send(Kind.FACT, b"0")
+        client.send(Kind.FACT, b"1")
+        client._link.writes += 1  # pyright: ignore[reportPrivateUsage]
+        client.send(Kind.FACT, b"2")
+        client.send(Kind.FACT, b"3")
+        assert writer
+        client.send(Kind.FACT, b"4")
+        assert not writer
+    client.send(Kind.FACT, b"5")
+    relay = peer.accept()
+    relay.wait_for(Kind.FACT, 6)
+    assert relay.numbered == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
 def test_a_signal_handler_sends(peer: Peer, client: RelayClient) -> None:
     """In the midst of a send of the same thread."""
     client.open()
