@@ -56,7 +56,7 @@ class Connection:
         """Flushes that are not answered: the client's number, and the store's mark."""
         self.leaving = False
         """It has said GOODBYE."""
-        self._said_bye = False
+        self._owed_bye = False
         self.closed = False
         self._splitter = Splitter()
         self._out = bytearray()
@@ -132,10 +132,14 @@ class Connection:
 
     # Answers.
 
+    def parts(self) -> None:
+        """Note a GOODBYE, which may come again."""
+        self.leaving = self._owed_bye = True
+
     def part(self) -> None:
-        """Say BYE to a client that is leaving, once."""
-        if self.leaving and not self._said_bye:
-            self._said_bye = True
+        """Answer a GOODBYE, if there is one to answer."""
+        if self._owed_bye:
+            self._owed_bye = False
             self.send(Kind.BYE)
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:

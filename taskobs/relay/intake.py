@@ -28,6 +28,8 @@ CLIENT_BYTES: Final = 16
 SENTRY_KEY_BYTES: Final = 8
 MAX_SMALL: Final = 64 * 1024
 """Bytes of a payload that is neither a span nor an envelope."""
+MAX_TURN: Final = 8 * 1024 * 1024
+"""Bytes of spans and envelopes that are held before the store has them."""
 EVENT_IDS: Final = 10_000
 _EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 _NAMES: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
@@ -53,6 +55,7 @@ class Intake:
         self._store, self._ledger, self._counters = store, ledger, counters
         self._on_fact, self._status = on_fact, status
         self._items: list[Item] = []
+        self._size = 0
         self._event_ids = Recent(EVENT_IDS)
         self.flush_asked = False
         """A FLUSH has come; whoever looks resets it."""
@@ -94,7 +97,8 @@ class Intake:
             case Kind.FLUSH:
                 self._flush(connection, _number(payload))
             case Kind.GOODBYE:
-                process.said_goodbye = connection.leaving = True
+                process.said_goodbye = True
+                connection.parts()
             case _:
                 _wrong("not what a client sends now")
 
@@ -175,6 +179,9 @@ class Intake:
         if not self._store.durable:
             item = item._replace(source=(connection, number))
         self._items.append(item)
+        self._size += len(item.payload)
+        if self._size > MAX_TURN:
+            self.commit()
 
     def restore(self) -> None:
         """Take over what an earlier relay has kept of open spans, and of what has ended."""
@@ -190,7 +197,7 @@ class Intake:
         """Hand on to the store what has come since the last call, and what was ``lost``."""
         items = self._items
         items += [Item("span", one.packed, one.about) for one in lost]
-        self._items = []
+        self._items, self._size = [], 0
         changes = self._ledger.journal.take()
         if items or (self._store.durable and any(changes)):
             starts = [self._ledger.start(key) for key in changes.opened]

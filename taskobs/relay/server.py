@@ -30,7 +30,7 @@ such a time.
 HURRY: Final = 1.0
 """Seconds between two attempts to send what is left at the end."""
 CONNECTIONS: Final = 1_024
-HELD: Final = 32 * 1024 * 1024
+HELD: Final = 16 * 1024 * 1024
 """Bytes of unfinished frames, over all connections."""
 _AT_ONCE: Final = 64
 
@@ -134,7 +134,7 @@ class Server:
         return self._ledger.lost(final=self._ending.draining)
 
     def _bound_held(self) -> None:
-        if sum(connection.held for connection in self._connections) > HELD:
+        while sum(connection.held for connection in self._connections) > HELD:
             largest = max(self._connections, key=lambda connection: connection.held)
             self._hang_up_if(largest, "too much is unfinished", f"{largest.held} bytes")
 

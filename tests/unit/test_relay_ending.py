@@ -187,8 +187,11 @@ def test_a_client_that_has_parted_has_to_go(pair: tuple[Connection, socket.socke
     """After BYE a connection is over, also for a client that doesn't end it."""
     connection, theirs = pair
     connection.greeted(process(), 0.0)
-    connection.leaving = True
+    connection.parts()
     connection.part()
+    connection.part()
+    assert theirs.recv(100) == encode(Kind.BYE)
+    connection.parts()  # it asks again
     connection.part()
     assert theirs.recv(100) == encode(Kind.BYE)
     assert connection.overdue(limits.LEAVE_WITHIN + 1)

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from taskobs import names
 from taskobs.demo.receiver import Receiver
 from taskobs.demo.wire import ReceivedSpan
 from taskobs.relay import frames, packing
+from taskobs.relay.client import RelayClient
 from taskobs.relay.frames import Kind, encode, pack
 from tests.unit.relay_kit import PATIENCE
 from tests.unit.relay_process import RESOURCE, Client, Forked, RelayProcess, wait_until_true
@@ -312,6 +313,42 @@ def test_it_refuses_what_it_cannot_work_with() -> None:
             assert relay.wait() == 2
         assert relay.log.count("it can't be started") == 4
         assert "Traceback" not in relay.log
+
+
+# With the client that workers have.
+
+
+def hello(role: str) -> dict[str, object]:
+    return {"role": role, "name": "celery@host", "resource": RESOURCE, "schema_url": ""}
+
+
+def test_a_client_outlives_its_relay(receiver: Receiver, relay: RelayProcess) -> None:
+    """The relay is killed twice while my worker works: each span arrives, each once."""
+    receiver.behave("/v1/traces", status=503)
+    client = RelayClient(relay.address, lambda: hello("worker"))
+    spans = [span(f"span {number}") for number in range(30)]
+    for number, one in enumerate(spans):
+        client.started(*keyed(start(one)))
+        if number in {10, 20}:
+            relay.restart()
+        if number >= 5:
+            ended = spans[number - 5]
+            assert isinstance(ended, Span)
+            ended.end()
+            client.ended(*keyed((Kind.END, packing.pack_end(ended))))
+    receiver.behave("/v1/traces")
+    assert client.flush(PATIENCE)
+    assert client.goodbye(PATIENCE)
+    client.close()
+    assert relay.wait() == 0
+    names_of = [one.name for one in receiver.spans]
+    assert sorted(names_of) == sorted(one.name for one in spans)
+    lost = {one.name for one in receiver.spans if names.TASKOBS_LOST in one.attributes}
+    assert lost == {one.name for one in spans[-5:]}
+
+
+def keyed(frame: tuple[Kind, bytes]) -> tuple[bytes, bytes]:
+    return frame[1][: packing.KEY_BYTES], frame[1]
 
 
 # Small, and not to be overrun.
