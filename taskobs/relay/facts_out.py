@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from taskobs.facts import Outcome, Run
 from taskobs.observers.base import Observer
@@ -35,32 +35,50 @@ class FactObserver(Observer):
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Open for a run, and tell of it at its end."""
-        return self._tell(run)
+        return _Open(self, run, run.started or self._clock())
 
-    @contextmanager
-    def _tell(self, run: Run) -> Generator[None]:
-        started = run.started or self._clock()
-        try:
-            yield
-        finally:
-            if not run.abandoned and not self._client.gone:
-                deliver = self._client.send
-                if self._with_spans and run.span is not None and run.span.sampled:
-                    deliver = self._client.put
-                deliver(Kind.FACT, self._fact(run, started))
+    def tell(self, run: Run, started: float) -> None:
+        """Send the fact of a run that has ended; nothing if its process ends with it."""
+        client = self._client
+        if run.abandoned or client.gone:
+            return
+        fact = self._fact(run, started)
+        if self._with_spans and run.span is not None and run.span.sampled:
+            client.put(Kind.FACT, fact)
+        else:
+            client.send(Kind.FACT, fact)
 
     def _fact(self, run: Run, started: float) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED
-        return pack(
-            [
-                # The name of an unknown task is a stranger's choice: no label of a metric.
-                tidy(run.task) if outcome is not Outcome.UNKNOWN else "",
-                outcome.value,
-                tidy(run.queue),
-                started,
-                max(0.0, self._clock() - started),
-                run.queue_latency,
-                run.attempt,
-                run.pid or os.getpid(),
-            ]
-        )
+        fact = [
+            # The name of an unknown task is a stranger's choice: no label of a metric.
+            run.task if outcome is not Outcome.UNKNOWN else "",
+            outcome.value,
+            run.queue,
+            started,
+            max(0.0, self._clock() - started),
+            run.queue_latency,
+            run.attempt,
+            run.pid or os.getpid(),
+        ]
+        try:
+            return pack(fact)
+        except (OverflowError, TypeError, ValueError):
+            return pack(tidy(fact))
+
+
+class _Open:
+    """An open run; a class, as a generator costs as much again as the rest."""
+
+    __slots__ = ("_observer", "_run", "_started")
+
+    def __init__(self, observer: FactObserver, run: Run, started: float) -> None:
+        self._observer = observer
+        self._run = run
+        self._started = started
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._observer.tell(self._run, self._started)
