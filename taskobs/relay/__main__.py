@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _raise_limit()
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/relay] %(message)s")
     try:
-        told = settings.parse(sys.stdin.buffer.read(), worker=given.worker)
+        told = settings.parse(
+            sys.stdin.buffer.read(settings.MAX_CONFIGURATION), worker=given.worker
+        )
         listener = socket.socket(fileno=given.listen_fd)
         relay = Relay(listener, told)
     except (ConfigurationError, OSError, ImportError, ValueError) as error:

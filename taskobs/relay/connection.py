@@ -70,6 +70,12 @@ class Connection:
         return self._splitter.held
 
     @property
+    def weight(self) -> int:
+        """Bytes that are kept for it, about, beside what is open in its process."""
+        about = len(self.process.about) if self.process else 0
+        return self.held + len(self._out) + about + sum(map(len, self.sentry.values()))
+
+    @property
     def writing(self) -> bool:
         """Whether there are answers that the client has not read."""
         return bool(self._out)

@@ -19,7 +19,7 @@ OPEN_BYTES: Final = 4 * 1024 * 1024
 """What one process may have open; beyond, its oldest spans are forgotten."""
 ALL_OPEN_BYTES: Final = 16 * 1024 * 1024
 ENDED_KEYS: Final = 50_000
-PROCESSES: Final = 2_048
+PROCESSES: Final = 1_024
 """Processes that are known at a time; beyond, those that are not connected are closed at once."""
 PARENTS_WORD: Final = 20.0
 """Seconds that the worker's parent gets to tell how a run ended; billiard tells it 10 s late."""
@@ -98,6 +98,8 @@ class Ledger:
         if not owner.connections:
             self.processes -= 1
             owner.left, owner.left_ns = self._clock(), self._wall()
+            if not owner.open:
+                self._remove(owner)
 
     def started(self, owner: Process, key: bytes, packed: bytes) -> None:
         """Note an open span; one that has ended already, or is another's, is left alone."""
@@ -140,8 +142,11 @@ class Ledger:
             if hurry or owner.over(now, self._alive):
                 closed += self._close(owner, patient=not hurry and self._awaited(owner, now))
                 if not owner.open:
-                    del self._processes[owner.client, owner.pid]
+                    self._remove(owner)
         return closed
+
+    def _remove(self, owner: Process) -> None:
+        self._processes.pop((owner.client, owner.pid), None)
 
     def _awaited(self, owner: Process, now: float) -> bool:
         """Whether the worker's parent may still tell how this process's runs have ended."""
@@ -175,6 +180,9 @@ class Ledger:
                 self.journal.closed(start.key)
             else:
                 self._put(owner, start.key, start.payload)
+        for owner in self._processes.values():
+            if owner.parent != self._parent:  # of a worker that ended some time ago
+                owner.left_ns = lost.latest_start(owner.open.values())
 
     def _restored(self, start: Start) -> Process | None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from taskobs import names
@@ -49,6 +51,15 @@ def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
     row[END_NS] = max(end_ns, row[START_NS])
     row[STATUS], row[STATUS_DESCRIPTION] = ERROR, reason
     return frames.pack(row)
+
+
+def latest_start(spans: Iterable[bytes]) -> int:
+    """Return when the last of these packed spans began: then, at least, its process was there."""
+    latest = 0
+    for packed in spans:
+        with suppress(FrameError):
+            latest = max(latest, _row(packed)[START_NS])
+    return latest
 
 
 def _is_open_run(row: list[Any]) -> bool:

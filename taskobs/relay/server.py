@@ -31,7 +31,7 @@ HURRY: Final = 1.0
 """Seconds between two attempts to send what is left at the end."""
 CONNECTIONS: Final = 1_024
 HELD: Final = 16 * 1024 * 1024
-"""Bytes of unfinished frames, over all connections."""
+"""Bytes that are kept for connections, of unfinished frames for one, over all of them."""
 _AT_ONCE: Final = 64
 
 
@@ -134,9 +134,9 @@ class Server:
         return self._ledger.lost(final=self._ending.draining)
 
     def _bound_held(self) -> None:
-        while sum(connection.held for connection in self._connections) > HELD:
-            largest = max(self._connections, key=lambda connection: connection.held)
-            self._hang_up_if(largest, "too much is unfinished", f"{largest.held} bytes")
+        while sum(connection.weight for connection in self._connections) > HELD:
+            largest = max(self._connections, key=lambda connection: connection.weight)
+            self._hang_up_if(largest, "too much is kept for it", f"{largest.weight} bytes")
 
     def _pending(self) -> int:
         return sum(self._store.pending(kind).items for kind in KINDS)

@@ -216,8 +216,10 @@ def test_open_spans_are_bounded_over_all_processes(world: World) -> None:
 def test_processes_that_have_gone_are_forgotten(world: World) -> None:
     """A worker with max-tasks-per-child goes through thousands of processes."""
     for pid in range(100, 200):
-        world.died(world.joined(pid))
-    world.lost(after=5)
+        one = world.joined(pid)
+        world.ledger.started(one, key(pid), packed())
+        world.died(one)
+    assert len(world.lost(after=5)) == 100
     assert world.ledger._processes == {}  # pyright: ignore[reportPrivateUsage]
 
 
@@ -267,7 +269,15 @@ def test_runs_of_another_worker_are_not_waited_for(world: World) -> None:
     world.ledger = world.another(parent=99)
     world.ledger.restore(kept, [])
     world.dead.add(CHILD)
-    assert len(world.lost(after=1)) == 1
+    (row,) = world.lost(after=1)
+    assert row[packing.END_NS] == row[packing.START_NS]  # it was there then, and not known later
+
+
+def test_a_process_that_comes_and_goes_leaves_nothing(world: World) -> None:
+    """A live process that connects under ever new names fills no memory."""
+    for number in range(100):
+        world.ledger.left(world.ledger.joined(number.to_bytes(16, "big"), CHILD, ABOUT))
+    assert world.ledger._processes == {}  # pyright: ignore[reportPrivateUsage]
 
 
 def test_recent_keys_are_bounded() -> None:
