@@ -51,11 +51,21 @@ class Shelf(Protocol):
 
 
 class SpanAddress(NamedTuple):
-    """The ids of a span, in the form that logs and Sentry show: lower-case hex."""
+    """The ids of a span, written as text when they are asked for."""
 
-    trace_id: str
-    span_id: str
+    trace: int
+    span: int
     sampled: bool
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace, as logs and Sentry show it: lower-case hex."""
+        return f"{self.trace:032x}"
+
+    @property
+    def span_id(self) -> str:
+        """The id of the span, as logs and Sentry show it: lower-case hex."""
+        return f"{self.span:016x}"
 
     @property
     def traceparent(self) -> str:

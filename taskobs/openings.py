@@ -28,17 +28,23 @@ class Openings:
     def open(self, openers: Iterable[Opener], fact: object) -> None:
         """Enter what each opener gives for the fact; one that fails harms no other."""
         for opener in openers:
-            with self._guard:
+            try:
                 manager = opener(fact)
                 manager.__enter__()
                 self._open.append(manager)
+            except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                if not self._guard.swallows(error):
+                    raise
 
     def close(self) -> None:
         """Exit them all; what no guard may swallow is raised when all are closed."""
         try:
             while self._open:
-                with self._guard:
+                try:
                     self._open.pop().__exit__(None, None, None)
+                except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                    if not self._guard.swallows(error):
+                        raise
         finally:
             if self._open:
                 self.close()

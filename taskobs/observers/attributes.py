@@ -15,6 +15,7 @@ from taskobs.facts import Publish, Run
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
+_PLAIN: Final = frozenset({str, bool, int, float})
 
 Attributes = dict[str, AttributeValue]
 
@@ -110,13 +111,15 @@ def _destination(fact: Publish | Run) -> str | None:
 def known(values: Mapping[str, object]) -> Attributes:
     """Leave out what is not known; the rest in a form that a span takes."""
     return {
-        key: value if isinstance(value, (str, bool, int, float)) else _sequence(value)
+        key: value if type(value) in _PLAIN else _plain(value)
         for key, value in values.items()
         if value is not None and value != ""
     }
 
 
-def _sequence(value: object) -> AttributeValue:
+def _plain(value: object) -> AttributeValue:
+    if isinstance(value, (str, bool, int, float)):
+        return value
     if isinstance(value, (list, tuple)):
         return [str(item) for item in cast("Sequence[object]", value)]
     return str(value)

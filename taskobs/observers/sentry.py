@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, cast
 
 import sentry_sdk
 from sentry_sdk.client import BaseClient
+from sentry_sdk.scope import Scope
 from sentry_sdk.types import Event, Hint
 from sentry_sdk.utils import current_stacktrace, event_from_exception
 
 from taskobs import names, redact
 from taskobs.facts import Outcome, Publish, Run
-from taskobs.observers.base import Observer
+from taskobs.observers.base import NOTHING, Observer
 
 OPERATION: Final = "queue.task.celery"
 """Sentry's name for the run of a Celery task."""
@@ -29,7 +30,6 @@ _CLIENT_OPTIONS: Final = "client_options" in inspect.signature(event_from_except
 _STACK_VARIABLES: Final = (
     "include_local_variables" in inspect.signature(current_stacktrace).parameters
 )
-_NOTHING: Final = nullcontext()
 
 
 class Clients(Protocol):
@@ -54,12 +54,12 @@ class SentryObserver(Observer):
         """Open nothing; take note of a client that the app initialised after us."""
         del publish
         self._pipeline.client()
-        return _NOTHING
+        return NOTHING
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Open an isolation scope: what the run sets, leaves and captures stays its own."""
         client = self._pipeline.client()
-        return _NOTHING if client is None else self._scope(run, client)
+        return NOTHING if client is None else self._scope(run, client)
 
     def failed(self, run: Run) -> None:
         """Capture the run's exception, once, and leave the event's id in ``run.event_id``."""
@@ -73,19 +73,9 @@ class SentryObserver(Observer):
         elif mark.captured is not run.exception:
             self._capture(mark, client, run.exception)
 
-    @contextmanager
-    def _scope(self, run: Run, client: BaseClient) -> Generator[_Mark]:
+    def _scope(self, run: Run, client: BaseClient) -> _RunScope:
         _forget_last_seen(client)
-        mark = _Mark(run, send_arguments=self._send_arguments)
-        token = _current.set(mark)
-        try:
-            with sentry_sdk.isolation_scope() as scope:
-                scope.clear_breadcrumbs()
-                scope.set_transaction_name(run.name, source="task")
-                scope.add_event_processor(mark)
-                yield mark
-        finally:
-            _current.reset(token)
+        return _RunScope(_Mark(run, send_arguments=self._send_arguments))
 
     def _capture(self, mark: _Mark, client: BaseClient, exception: BaseException) -> None:
         mark.captured = exception
@@ -106,6 +96,36 @@ class SentryObserver(Observer):
                 options["include_local_variables"] = False  # not even rendered
             arguments["client_options"] = options
         return event_from_exception(exception, **arguments)
+
+
+class _RunScope:
+    """Forks both of Sentry's scopes for a run, and puts back what was there before.
+
+    ``sentry_sdk.isolation_scope()`` does the same, as a generator: half as much again.
+    """
+
+    __slots__ = ("_current", "_isolation", "_mark", "_token")
+
+    def __init__(self, mark: _Mark) -> None:
+        self._mark = mark
+        self._current = sentry_sdk.get_current_scope()
+        self._isolation = sentry_sdk.get_isolation_scope()
+
+    def __enter__(self) -> _Mark:
+        mark = self._mark
+        scope = self._isolation.fork()
+        scope.clear_breadcrumbs()
+        scope.set_transaction_name(mark.run.name, source="task")
+        scope.add_event_processor(mark)
+        self._token = _current.set(mark)
+        Scope.set_current_scope(self._current.fork())
+        Scope.set_isolation_scope(scope)
+        return mark
+
+    def __exit__(self, *_: object) -> None:
+        Scope.set_isolation_scope(self._isolation)
+        Scope.set_current_scope(self._current)
+        _current.reset(self._token)
 
 
 class _Mark:

@@ -131,9 +131,7 @@ class SpanObserver(Observer):
         parent = trace.get_current_span(carried).get_span_context()
         span = self._start_run(run, carried, parent)
         address = span.get_span_context()
-        run.span = SpanAddress(
-            f"{address.trace_id:032x}", f"{address.span_id:016x}", address.trace_flags.sampled
-        )
+        run.span = SpanAddress(address.trace_id, address.span_id, address.trace_flags.sampled)
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return _Current(context, partial(self._end_run, run, span, run.started or self._clock()))
@@ -148,7 +146,7 @@ class SpanObserver(Observer):
         # Most samplers do as the publish's did: what would not be recorded is not worked out.
         dropped = context is carried and parent.is_valid and not parent.trace_flags.sampled
         chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
-        with ids.given(chosen):
+        with NOTHING if chosen is None else ids.given(chosen):
             span = self._tracer.start_span(
                 names.RUN_SPAN + encodable(run.name),
                 context=context,

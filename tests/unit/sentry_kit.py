@@ -72,7 +72,7 @@ def make_run(**changes: Any) -> Run:
 
 
 def address() -> SpanAddress:
-    return SpanAddress(trace_id=TRACE_ID, span_id=SPAN_ID, sampled=True)
+    return SpanAddress(int(TRACE_ID, 16), int(SPAN_ID, 16), sampled=True)
 
 
 def raised(exception: BaseException, *, argument: object = None) -> BaseException:

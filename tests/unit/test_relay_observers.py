@@ -297,7 +297,7 @@ def test_a_fact_leaves_with_the_end_of_its_span(
 ) -> None:
     """Where a span follows at once; at once where none does."""
     client.open()
-    run = make_run(span=SpanAddress("0" * 31 + "1", "0" * 15 + "1", sampled=sampled))
+    run = make_run(span=SpanAddress(1, 1, sampled=sampled))
     with FactObserver(client).run(run):
         pass
     relay = peer.accept()

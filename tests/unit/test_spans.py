@@ -101,7 +101,7 @@ def test_a_run(observer: SpanObserver, recorder: Recorder) -> None:
         pid=42,
     )
     with observer.run(run):
-        assert run.span == SpanAddress(f"{7:032x}", f"{1:016x}", sampled=True)
+        assert run.span == SpanAddress(7, 1, sampled=True)
         run.outcome, run.exception = Outcome.FAILED, ValueError("no")
         run.event_id = "e1"
     assert [snapshot(span) for span in recorder.spans] == [
