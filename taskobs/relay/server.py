@@ -64,6 +64,8 @@ class Server:
         self._listening = False
         self._due = self._hurry_at = 0.0
         self._selector = selectors.DefaultSelector()
+        self._selector.register(mailbox.reader, selectors.EVENT_READ, self._mail)
+        listener.settimeout(0)
 
     @property
     def connections(self) -> int:
@@ -78,17 +80,19 @@ class Server:
 
     def run(self) -> int:
         """Serve; return how many items are left unsent at the end."""
-        self._listener.settimeout(0)
-        self._selector.register(self._mailbox.reader, selectors.EVENT_READ, self._mail)
         try:
             while not self._turn():
                 pass
         finally:
-            for connection in list(self._connections):
-                self._end(connection)
-            self._selector.close()
-            self._listener.close()
+            self.close()
         return self._pending()
+
+    def close(self) -> None:
+        """Hang up on all, and listen no more."""
+        for connection in list(self._connections):
+            self._end(connection)
+        self._selector.close()
+        self._listener.close()
 
     def _turn(self) -> bool:
         """Take what there is and do what follows from it; tell whether this was the last turn."""
