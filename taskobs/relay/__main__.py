@@ -15,7 +15,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Final
 
-from taskobs.relay import settings
+from taskobs.relay import settings, slim  # noqa: F401 # pyright: ignore[reportUnusedImport] - first
 from taskobs.relay.assembly import Relay
 from taskobs.relay.settings import ConfigurationError, RelaySettings
 

@@ -21,9 +21,11 @@ from tests.unit.relay_out_kit import Backend, Reply, backend, quick, running, wa
 LIMITS = "X-Sentry-Rate-Limits"
 LIGHT = """
 import sys
+import taskobs.relay.__main__
 from taskobs.relay.envelopes_out import Post
 Post("http://key@127.0.0.1:9/1", {})
-print([name for name in ("gevent", "eventlet", "httpcore", "celery") if name in sys.modules])
+large = ("gevent", "eventlet", "httpcore", "psutil", "charset_normalizer", "celery")
+print([name for name in large if name in sys.modules])
 """
 
 
