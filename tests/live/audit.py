@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskobs import names
+from tests.live.process import LIMIT
 from tests.live.shop import Shop, open_shop, tags
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class AuditedShop(Shop):
     expected_spans: Counter[str] = field(default_factory=Counter[str])
     expected_events: Counter[str] = field(default_factory=Counter[str])
 
-    def spans(self, task_id: str, number: int, *, timeout: float = 30.0) -> list[ReceivedSpan]:
+    def spans(self, task_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedSpan]:
         """Wait for exactly ``number`` spans (publish and run) of a task; all, oldest first."""
         self.expected_spans[task_id] = number
         return super().spans(task_id, number, timeout=timeout)
 
-    def events(self, task_id: str, number: int, *, timeout: float = 30.0) -> list[ReceivedEvent]:
+    def events(self, task_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedEvent]:
         """Wait for exactly ``number`` Sentry events of a task; 0 is left to `audit`."""
         self.expected_events[task_id] = number
         return super().events(task_id, number, timeout=timeout)
@@ -48,7 +49,7 @@ class AuditedShop(Shop):
     def audit(self) -> None:
         """Stop the producer and the worker warmly, and compare all that came with the claims."""
         assert self.producer.close() == 0
-        assert self.worker.stop(timeout=60) == 0
+        assert self.worker.stop() == 0
         spans, events = self.receiver.spans, self.receiver.events
         spans_came = Counter(str(s.attributes.get(names.MESSAGING_MESSAGE_ID)) for s in spans)
         events_came = Counter(str(tags(event).get(names.TAG_TASK_ID)) for event in events)

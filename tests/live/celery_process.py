@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.live.process import Program, ProgramError, wait_until
+from tests.live.process import LIMIT, Program, ProgramError, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ProgramT = TypeVar("ProgramT", bound=Program)
 ROOT = Path(__file__).parents[2]
 SHOP = "tests.live.apps.shop"
+SHUTDOWN_TIMEOUT = 30.0
+"""Seconds: more than the setting's default, for what no test is about: a slow machine."""
 TROUBLE = "taskobs: telemetry failed"
 """What the guard logs; no live test passes with it in a log, unless it expects it."""
 
@@ -72,7 +74,7 @@ class Producer:
         self._requests, self._answers = requests, answers
         self._numbers = count(1)
 
-    def run(self, source: str, *, timeout: float = 60.0) -> Any:  # any JSON
+    def run(self, source: str, *, timeout: float = LIMIT) -> Any:  # any JSON
         """Run ``source`` with the app's module as ``app``; give what it left in ``result``.
 
         Names stay from call to call. Raises `ProgramError` with the traceback if it raised.
@@ -93,7 +95,12 @@ class Producer:
             raise ProgramError(given["error"])
         return given["result"]
 
-    def close(self, *, timeout: float = 30.0) -> int:
+    def wait_active(self, task_id: str) -> None:
+        """Wait until a worker says that it runs a task; a solo one can't say."""
+        running = "str(app.app.control.inspect(timeout=10, limit=1).active())"
+        self.run(f"import time\nwhile {task_id!r} not in {running}: time.sleep(0.05)")
+
+    def close(self, *, timeout: float = LIMIT) -> int:
         """Let it end as a script does, at its last line; gives the exit status."""
         (self._requests / "end").touch()
         return self.program.wait(timeout=timeout)
@@ -180,6 +187,7 @@ class LiveApp:
             **broker.env,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            "TASKOBS_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
             **(extra or {}),
         }
 

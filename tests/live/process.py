@@ -20,6 +20,9 @@ TICK = 0.05
 """Seconds between two looks at something that can't be waited on."""
 PATIENCE = 10.0
 """Seconds that a program gets at the end of a ``with`` to stop by itself."""
+LIMIT = 120.0
+"""Seconds after which something won't come any more. It comes in one or two where nothing else
+runs; a busy machine takes long, and no test is about that."""
 LASTING: set[int] = set()
 """The processes that may be there after a test."""
 
@@ -93,7 +96,7 @@ class Program:
         last = "\n".join(self.log.splitlines()[-lines:])
         return f"--- the end of {self.log_file} ---\n{last}"
 
-    def wait_ready(self, ready: Callable[[], bool], *, timeout: float = 60.0) -> None:
+    def wait_ready(self, ready: Callable[[], bool], *, timeout: float = LIMIT) -> None:
         """Wait until ``ready()``; raises `ProgramError` if it ends or ``timeout`` seconds pass."""
         if not wait_until(lambda: not self.running or ready(), timeout=timeout):
             msg = f"{self.name} was not ready after {timeout} s\n{self.tail()}"
@@ -102,7 +105,7 @@ class Program:
             msg = f"{self.name} ended at its start with {self.process.returncode}\n{self.tail()}"
             raise ProgramError(msg)
 
-    def wait_log(self, text: str, *, timeout: float = 30.0) -> None:
+    def wait_log(self, text: str, *, timeout: float = LIMIT) -> None:
         """Wait until the log holds ``text``."""
         if not wait_until(lambda: text in self.log, timeout=timeout):
             msg = f"{self.name} did not log {text!r} within {timeout} s\n{self.tail()}"
@@ -112,7 +115,7 @@ class Program:
         """Send it ``"TERM"``, ``"QUIT"``, ``"INT"``, ``"KILL"``, …; its children get nothing."""
         self.process.send_signal(signal.Signals[f"SIG{name}"])
 
-    def wait(self, *, timeout: float = 30.0) -> int:
+    def wait(self, *, timeout: float = LIMIT) -> int:
         """Wait for its end and give the exit status; negative for a signal."""
         try:
             return self.process.wait(timeout)
@@ -120,7 +123,7 @@ class Program:
             msg = f"{self.name} did not end within {timeout} s\n{self.tail()}"
             raise ProgramError(msg) from None
 
-    def stop(self, name: str = "TERM", *, timeout: float = 30.0) -> int:
+    def stop(self, name: str = "TERM", *, timeout: float = LIMIT) -> int:
         """Signal it and wait for its end; gives the exit status."""
         if self.running:
             self.signal(name)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from tests.live.process import Program, wait_until
+from tests.live.process import LIMIT, Program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -33,6 +33,8 @@ REQUIRED = ENVIRONMENT.get("TASKOBS_REQUIRE_SERVICES") == "1"
 HOST = "127.0.0.1"
 PORTS = range(10_000, 32_000)
 """Ports that Linux gives to no connection unless asked: those begin at 32768."""
+GIVEN: set[int] = set()
+"""Ports that a test of this process has, or had."""
 DATABASES = 4096
 """Redis databases: each test takes the next one."""
 CACHE = Path(ENVIRONMENT.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskobs-ci"
@@ -44,16 +46,21 @@ class Missing(Exception):  # noqa: N818  # it is no error: the test is skipped
 
 
 def free_port() -> int:
-    """Give a port of the loopback that nobody uses, and that no connection will be given.
+    """Give a port of the loopback that nobody uses, and that nobody else will be given.
 
     A port that the system chooses may be the near end of somebody's next connection, before the
-    server that it is meant for listens, or after a test took it for one that refuses.
+    server that it is meant for listens, or after a test took it for one that refuses. Processes
+    that share the tests choose from ports of their own.
     """
+    worker = int(ENVIRONMENT.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = PORTS[worker :: int(ENVIRONMENT.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
     while True:
-        port = secrets.choice(PORTS)
+        port = secrets.choice(mine)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
-            return port
+            if port not in GIVEN:
+                GIVEN.add(port)
+                return port
 
 
 def find_program(name: str, *, variable: str, places: tuple[Path, ...] = (), install: str) -> str:
@@ -76,7 +83,7 @@ def fetch(
     data = None if body is None else json.dumps(body).encode()
     sent = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url, data=data, headers=sent, method=method)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310
         text = answer.read()
     return json.loads(text) if text else None
 
@@ -201,7 +208,7 @@ def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
         ) as server,
     ):
         names.wait_ready(lambda: listens(ports["epmd"]))
-        server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]), timeout=90)
+        server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]))
         yield RabbitMQ(ports["amqp"], management)
 
 
@@ -219,7 +226,7 @@ class Jaeger:
         answer = fetch(f"{self.query}/api{path}?{urlencode(parameters)}")
         return answer["data"]
 
-    def trace(self, trace_id: str, *, spans: int = 1, timeout: float = 20.0) -> dict[str, Any]:
+    def trace(self, trace_id: str, *, spans: int = 1, timeout: float = LIMIT) -> dict[str, Any]:
         """Wait until a trace has ``spans`` spans, and give it; raises AssertionError."""
         found: list[dict[str, Any]] = []
 
@@ -290,7 +297,7 @@ class BugsinkProject:
     number: int
     server: Bugsink
 
-    def events(self, number: int = 1, *, timeout: float = 20.0) -> list[dict[str, Any]]:
+    def events(self, number: int = 1, *, timeout: float = LIMIT) -> list[dict[str, Any]]:
         """Wait for ``number`` events and give all, in full, as Sentry's JSON, oldest first."""
         assert wait_until(lambda: len(self._listed()) >= number, timeout=timeout, tick=0.2), (
             f"{len(self._listed())} of {number} events came"

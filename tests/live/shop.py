@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskobs import names
 from tests.live.celery_process import LiveApp
+from tests.live.process import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +41,7 @@ class Shop:
     worker: Worker
     producer: Producer
 
-    def run(self, source: str, *, timeout: float = 60.0) -> Any:
+    def run(self, source: str, *, timeout: float = LIMIT) -> Any:
         """Run Python in the producer, with the shop as ``app``; gives its ``result``."""
         return self.producer.run(source, timeout=timeout)
 
@@ -48,21 +49,21 @@ class Shop:
         """Publish, such as ``"fail.delay()"``, wait for the end of the task, and give its id."""
         return str(
             self.run(
-                f"sent = app.{publish}\nsent.get(timeout=30, propagate=False)\nresult = sent.id"
+                f"sent = app.{publish}\nsent.get(timeout=90, propagate=False)\nresult = sent.id"
             )
         )
 
-    def spans(self, task_id: str, number: int, *, timeout: float = 15.0) -> list[ReceivedSpan]:
+    def spans(self, task_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedSpan]:
         """Wait for ``number`` spans (publish and run) of a task and give all, oldest first."""
         return self._spans(
             lambda span: span.attributes.get(names.MESSAGING_MESSAGE_ID) == task_id, number, timeout
         )
 
-    def trace(self, trace_id: str, number: int, *, timeout: float = 15.0) -> list[ReceivedSpan]:
+    def trace(self, trace_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedSpan]:
         """Wait for ``number`` spans of a trace and give all, oldest first."""
         return self._spans(lambda span: span.trace_id == trace_id, number, timeout)
 
-    def events(self, task_id: str, number: int, *, timeout: float = 15.0) -> list[ReceivedEvent]:
+    def events(self, task_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedEvent]:
         """Wait for ``number`` Sentry events that are tagged with a task, and give all."""
 
         def tagged(events: Iterable[ReceivedEvent]) -> list[ReceivedEvent]:

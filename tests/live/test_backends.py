@@ -11,7 +11,7 @@ import pytest
 
 from taskobs import names
 from tests.live.celery_process import SHOP, Broker, LiveApp
-from tests.live.process import wait_until
+from tests.live.process import LIMIT, wait_until
 from tests.live.shop import QUICK
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Seen:
 
     def run(self, call: str) -> str:
         """Publish, wait for the end, and give the id of the task."""
-        source = f"sent = app.{call}\nsent.get(timeout=30, propagate=False)\nresult = sent.id"
+        source = f"sent = app.{call}\nsent.get(timeout=90, propagate=False)\nresult = sent.id"
         return str(self.producer.run(source))
 
     def search(self, spans: int, **tags: str) -> list[Span]:
@@ -45,7 +45,7 @@ class Seen:
             found[:] = [span for trace in traces for span in trace["spans"]]
             return len(found) >= spans
 
-        assert wait_until(arrived, timeout=30, tick=0.1), found
+        assert wait_until(arrived, timeout=LIMIT, tick=0.1), found
         assert len(found) == spans
         assert {span["traceID"] for span in found} == {found[0]["traceID"]}
         return sorted(found, key=lambda span: int(span["startTime"]))
@@ -56,7 +56,7 @@ class Seen:
 
     def event(self, task_id: str, number: int) -> dict[str, Any]:
         """Give the one event of a task; ``number`` is how many the project has by then."""
-        events = self.project.events(number, timeout=30)
+        events = self.project.events(number)
         [event] = [e for e in events if e["tags"][names.TAG_TASK_ID] == task_id]
         return event
 
@@ -160,6 +160,6 @@ def test_only_failures_are_events(seen: Seen) -> None:
     seen.run("retry_then_ok.delay(1)")
     seen.run("expected.delay()")
     failed = {seen.run("fail.delay()"), seen.run("exhausted.delay()")}
-    events = seen.project.events(before + 2, timeout=30)[before:]
+    events = seen.project.events(before + 2)[before:]
     assert {event["tags"][names.TAG_TASK_ID] for event in events} == failed
     assert [event["tags"][names.TAG_OUTCOME] for event in events] == ["failed", "failed"]

@@ -11,6 +11,7 @@ import pytest
 from taskobs import names
 from taskobs.demo.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.process import LIMIT
 from tests.live.shop import QUICK, Shop
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tests.live import services
 
 APP = "tests.live.apps.canvas"
-WAIT = "sent = given.apply_async(); result = sent.get(timeout=30)"
+WAIT = "sent = given.apply_async(); result = sent.get(timeout=90)"
 IMPORTS = "from celery import chain, chord, group\n"
 NAMES = IMPORTS + "globals().update((n, getattr(app, n)) for n in app.__all__ if n != 'app')"
 ENDS = {"redis": ("prefork", "solo"), "rabbitmq": ("prefork", "solo"), "polled": ("prefork",)}
@@ -59,7 +60,7 @@ def trace_of(shop: Shop, source: str, expected: Sequence[str], *, value: Any = N
     shop.receiver.clear()
     got = shop.run(source)
     assert value is None or got == value
-    arrived = shop.receiver.wait_for(lambda r: len(r.spans) >= len(expected), timeout=10)
+    arrived = shop.receiver.wait_for(lambda r: len(r.spans) >= len(expected), LIMIT)
     spans = sorted(shop.receiver.spans, key=lambda span: span.start_ns)
     short = Counter(span.name.replace(f"{APP.rpartition('.')[0]}.", "") for span in spans)
     assert arrived and short == Counter(expected), short  # noqa: PT018  # both say it together
@@ -178,7 +179,7 @@ def test_a_retried_header_task_is_linked_by_its_last_run(shop: Shop) -> None:
     """One of my chord's header tasks needs a second attempt: that one is what the chord got."""
     # Not at once: Celery's file backend lets the two attempts write one result at a time into
     # each other, and nobody can read it.
-    header = "add.s(1, 1), retry_then_ok.s(1, countdown=1)"
+    header = "add.s(1, 1), retry_then_ok.s(1, countdown=3)"
     spans = chord_of(shop, header, both(ADD, RETRY, RETRY, TOTAL), value=4)
     first, second = spans.runs(RETRY)
     assert linked(second, names.LINK_RETRY_OF) == [first.span_id]
@@ -272,13 +273,14 @@ def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
     spans = trace_of(shop, source, both(FAIL, ERRBACK))
     assert spans.caller(spans.run(ERRBACK)) is spans.run(FAIL)
     assert [s.name for s in spans.all if s.status == "error"] == [f"run {_full(FAIL)}"]
+    shop.events(str(spans.run(FAIL).attributes[names.MESSAGING_MESSAGE_ID]), 1)
 
 
 def test_a_failed_header_task_is_one_event(shop: Shop) -> None:
     """One header task of my chord fails: its errback runs, one event comes, nothing else."""
     source = (
         "given = chord([add.s(1, 1), fail.s()], total.s().on_error(tidy.s()))\n"
-        "sent = given.apply_async(); sent.get(timeout=30, propagate=False)"
+        "sent = given.apply_async(); sent.get(timeout=90, propagate=False)"
     )
     expected = ["publish celery.chord", *both(ADD, FAIL, ERRBACK)]
     spans = trace_of(shop, source, expected)

@@ -18,7 +18,7 @@ from taskobs.demo.receiver import Receiver
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BOUND = 60
+BOUND = 240
 """Seconds; it takes about ten where nothing else runs."""
 HEX = "[0-9a-f]"
 

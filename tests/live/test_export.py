@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as ser
 
 from taskobs.demo import wire
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.process import LIMIT
 
 PUBLISH = "result = app.add.delay(1, 2).id"
 
@@ -85,7 +86,7 @@ def test_headers_and_compression(publish: Any) -> None:
             OTEL_EXPORTER_OTLP_HEADERS="api-key=s3cret,x-team=shop",
             OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
         )
-        arrival = arrivals.get(timeout=10)
+        arrival = arrivals.get(timeout=LIMIT)
     assert arrival.spans == [f"publish {task}"]
     headers = {name.lower(): value for name, value in arrival.headers.items()}
     assert (headers["api-key"], headers["x-team"]) == ("s3cret", "shop")
@@ -105,7 +106,7 @@ def test_tls_with_a_certificate_of_my_own(publish: Any, tmp_path: Path) -> None:
             REQUESTS_CA_BUNDLE="",  # a machine's own wins over the exporter's, in requests
             CURL_CA_BUNDLE="",
         )
-        arrival = arrivals.get(timeout=10)
+        arrival = arrivals.get(timeout=LIMIT)
     assert arrival.spans == [f"publish {task}"]
 
 
@@ -129,6 +130,6 @@ def test_grpc(publish: Any) -> None:
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
             OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         )
-        assert arrivals.get(timeout=10) == [f"publish {task}"]
+        assert arrivals.get(timeout=LIMIT) == [f"publish {task}"]
     finally:
         server.stop(None).wait()

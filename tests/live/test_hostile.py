@@ -62,7 +62,7 @@ def send(
 def runs(shop: AuditedShop, headers: Mapping[str, object]) -> None:
     """See that a task with these headers runs, and is a trace of its own."""
     task_id = send(shop, f"{SHOP}.add", [1, 2], headers)
-    assert shop.run(f"result = app.app.AsyncResult({task_id!r}).get(timeout=30)") == 3
+    assert shop.run(f"result = app.app.AsyncResult({task_id!r}).get(timeout=90)") == 3
     [run] = shop.spans(task_id, 1)
     assert (run.parent_id, run.status, outcome(run)) == ("", "unset", "succeeded")
     assert shop.events(task_id, 0) == []

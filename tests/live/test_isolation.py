@@ -11,6 +11,7 @@ import pytest
 from taskobs import names
 from taskobs.demo.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.process import LIMIT
 from tests.live.shop import QUICK, Shop, tags, trace_of
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ def crowd(
             f"for name in {NAMES!r}: app.mingle.apply_async(task_id=name)\n"
             f"from celery.result import AsyncResult\n"
             f"for name in {NAMES!r}: AsyncResult(name, app=app.app).get("
-            "timeout=60, propagate=False)\n"
+            "timeout=90, propagate=False)\n"
             f"later = [app.fail.delay(str(number)) for number in range({SIZE})]\n"
-            "for sent in later: sent.get(timeout=60, propagate=False)\n",
-            timeout=100,
+            "for sent in later: sent.get(timeout=90, propagate=False)\n",
+            timeout=2 * LIMIT,
         )
         assert producer.close() == 0
-        assert worker.stop(timeout=60) == 0
+        assert worker.stop() == 0
         yield shop
 
 

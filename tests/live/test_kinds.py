@@ -11,6 +11,7 @@ from taskobs import names
 from taskobs.demo.receiver import Receiver
 from tests.live.audit import AuditedShop
 from tests.live.celery_process import SHOP, Broker, LiveApp
+from tests.live.process import LIMIT, wait_until
 from tests.live.shop import QUICK, tags, trace_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ def test_hooks_and_the_request_class_are_called(kinds: AuditedShop) -> None:
     for number, end in ((3, "succeeded"), (0, "failed")):
         task_id = kinds.call(f"loud.delay({number})")
         assert outcome_of(kinds, task_id) == end
+        kinds.worker.wait_log(f"request: {task_id} accepted")
+        if end == "failed":  # the worker's main process hears of it after the run's span has left
+            kinds.worker.wait_log(f"request: {task_id} failed")
         said = [
             line.split("task: ")[-1] for line in kinds.worker.log.splitlines() if task_id in line
         ]
@@ -99,21 +103,27 @@ def changing(live: LiveApp, receiver: Receiver, redis_broker: Broker) -> Audited
 
 def test_autoscale(changing: AuditedShop) -> None:
     """I let the pool grow and shrink: what its processes did is there when they are gone."""
-    sent = changing.run("result = [app.slow.delay(3).id for _ in range(3)]")
-    changing.worker.wait_log("Scaling down", timeout=60)
+    place = changing.live.folder / "held"
+    place.mkdir()
+    sent = changing.run(f"result = [app.hold.delay({str(place)!r}).id for _ in range(3)]")
+    together = wait_until(lambda: len(list(place.iterdir())) == len(sent), timeout=LIMIT)
+    assert together, changing.worker.tail()
+    (place / "go").touch()
+    changing.worker.wait_log("Scaling down")
     failed = changing.call("fail.delay()")
     assert changing.producer.close() == 0
     assert changing.worker.stop() == 0
     assert [outcome_of(changing, task_id) for task_id in sent] == ["succeeded"] * 3
-    runs = [span for span in changing.receiver.spans if span.name == f"run {SHOP}.slow"]
-    assert len({run.attributes[names.PROCESS_PID] for run in runs}) > 1
+    runs = [span for span in changing.receiver.spans if span.name == f"run {SHOP}.hold"]
+    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == len(sent)
     assert outcome_of(changing, failed) == "failed"
 
 
 def test_pool_restart(changing: AuditedShop) -> None:
     """I restart the pool by remote control: what was done before and after is there."""
     before = [changing.call(call) for call in ("add.delay(1, 2)", "fail.delay()")]
-    changing.run("result = app.app.control.pool_restart(reply=True)")
+    restart = "app.app.control.pool_restart(reply=True, timeout=90, limit=1)"
+    assert "ok" in str(changing.run(f"result = {restart}"))
     after = [changing.call(call) for call in ("add.delay(1, 2)", "fail.delay()")]
     assert changing.producer.close() == 0
     assert changing.worker.stop() == 0

@@ -24,7 +24,7 @@ task = app.echo_request.s().set(headers={"x-user": "ada", "baggage": "own=1"})
 task.stamp(order="42")
 sent = task.apply_async()
 context.detach(token)
-result = {**sent.get(timeout=30), "id": sent.id}
+result = {**sent.get(timeout=90), "id": sent.id}
 """
     seen = each_shop.run(source)
     publish, run = each_shop.spans(seen["id"], 2)
@@ -43,8 +43,8 @@ def test_what_a_run_publishes_carries_on(each_shop: AuditedShop) -> None:
     """I publish a task from a task, and its spans hang on the run that published it."""
     source = """
 sent = app.calls_add.delay(1, 2)
-inner = app.app.AsyncResult(sent.get(timeout=30))
-inner.get(timeout=30)
+inner = app.app.AsyncResult(sent.get(timeout=90))
+inner.get(timeout=90)
 result = [sent.id, inner.id]
 """
     outer_id, inner_id = each_shop.run(source)
@@ -68,7 +68,7 @@ try:
     sent = app.{call}
 finally:
     app.app.conf.task_protocol = 2
-sent.get(timeout=30, propagate=False)
+sent.get(timeout=90, propagate=False)
 result = sent.id
 """
     task_id = each_shop.run(source)
@@ -89,9 +89,9 @@ def test_sampled_out(each_shop: AuditedShop) -> None:
 from opentelemetry import trace
 with trace.get_tracer("web").start_as_current_span("GET /") as span:
     seen, failed = app.echo_request.delay(), app.fail.delay()
-failed.get(timeout=30, propagate=False)
+failed.get(timeout=90, propagate=False)
 trace_id = f"{span.get_span_context().trace_id:032x}"
-result = [trace_id, seen.get(timeout=30), seen.id, failed.id]
+result = [trace_id, seen.get(timeout=90), seen.id, failed.id]
 """
     trace_id, seen, seen_id, failed_id = unsampled.run(source)
     assert seen["trace_id"] == trace_id

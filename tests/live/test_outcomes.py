@@ -62,7 +62,7 @@ try:
 finally:
     before_task_publish.disconnect(note)
     after_task_publish.disconnect(note)
-assert sent.get(timeout=30) == 3
+assert sent.get(timeout=90) == 3
 result = [sent.id, *moments]
 """
     task_id, before, after = each_shop.run(source)

@@ -9,6 +9,7 @@ import pytest
 
 from taskobs import names
 from tests.live.audit import WAREHOUSE, outcome
+from tests.live.process import LIMIT
 from tests.live.shop import tags, trace_of
 
 if TYPE_CHECKING:
@@ -34,17 +35,17 @@ def test_one_event_each(
 ids = []
 for _ in range(2):
     sent = app.app.send_task("{WAREHOUSE}.charge", ("{CARD}",), {{"code": "{CARD}"}})
-    sent.get(timeout=30, propagate=False)
+    sent.get(timeout=90, propagate=False)
     ids.append(sent.id)
 for quiet in (app.add.delay(1, 2), app.expected.delay(), app.retry_then_ok.delay(1)):
-    quiet.get(timeout=30, propagate=False)
+    quiet.get(timeout=90, propagate=False)
 app.ignore.delay(), app.reject.delay()
 result = ids
 """
     ids = producer.run(source)
-    assert receiver.wait_for(lambda r: len(r.events) >= 2, timeout=30)
+    assert receiver.wait_for(lambda r: len(r.events) >= 2, LIMIT)
     assert producer.close() == 0
-    assert worker.stop(timeout=60) == 0
+    assert worker.stop() == 0
     reported = [str(tags(event).get(names.TAG_TASK_ID)) for event in receiver.events]
     assert sorted(reported) == sorted(ids)
     consumed = [span for span in receiver.spans if span.kind == "consumer"]
@@ -61,7 +62,7 @@ def test_hook_that_ends_the_worker(live: LiveApp, receiver: Receiver, redis_brok
     worker = live.worker(redis_broker, "-I", WAREHOUSE, pool="solo")
     producer = live.producer(redis_broker)
     task_id = producer.run(f"result = app.app.send_task('{WAREHOUSE}.broken_on_failure').id")
-    assert worker.wait(timeout=60) != 0
+    assert worker.wait() != 0
     [run] = [span for span in receiver.spans if span.kind == "consumer"]
     assert (run.status, outcome(run)) == ("error", "failed")
     event, of_the_worker = receiver.events

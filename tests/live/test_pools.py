@@ -65,7 +65,7 @@ def outcome(span: ReceivedSpan) -> object:
 
 def one_run(shop: AuditedShop, task_id: str) -> ReceivedSpan:
     """Give the one run span of a task, which hangs on its one publish span, which is no error."""
-    publish, run = shop.spans(task_id, 2, timeout=90)  # a spawned child takes its time
+    publish, run = shop.spans(task_id, 2)
     assert (publish.kind, run.kind) == ("producer", "consumer")
     assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
     assert (publish.parent_id, publish.status) == ("", "unset")
@@ -134,29 +134,34 @@ def test_ignore_and_reject(pooled: AuditedShop, task: str, ends: str) -> None:
 def never_ran(shop: AuditedShop, task_id: str, ends: str) -> None:
     run = one_run(shop, task_id)
     assert (run.status, outcome(run)) == ("unset", ends)
-    assert seconds(run) < 0.5
+    assert seconds(run) < 2
     assert shop.events(task_id, 0) == []
+
+
+def revoked(shop: AuditedShop, task: str, revoke: str) -> None:
+    """Publish a task for later and revoke it meanwhile, and see that it never ran.
+
+    A busy worker may run it before it hears of that: then another one, for much later.
+    """
+    for countdown in (3, 30):
+        publish = f"given = {task}.apply_async(countdown={countdown})"
+        task_id = shop.run(f"{publish}\nresult = given.id")
+        shop.worker.wait_received(task_id)
+        shop.run(revoke)
+        if outcome(one_run(shop, task_id)) == "revoked":
+            break
+    never_ran(shop, task_id, "revoked")
 
 
 def test_revoked_before_its_run(pooled: AuditedShop) -> None:
     """I revoke a task before its turn, and see that it never ran."""
-    task_id = pooled.run("given = app.add.apply_async((1, 2), countdown=2); result = given.id")
-    pooled.worker.wait_received(task_id)
-    pooled.run("given.revoke()")
-    never_ran(pooled, task_id, "revoked")
+    revoked(pooled, "app.add.s(1, 2)", "given.revoke()")
 
 
 def test_revoked_by_a_stamp(pooled: AuditedShop) -> None:
     """I revoke whatever carries a stamp, and see that it never ran."""
-    source = """
-task = app.add.s(1, 2)
-task.stamp(order="42")
-result = task.apply_async(countdown=2).id
-"""
-    task_id = pooled.run(source)
-    pooled.worker.wait_received(task_id)
-    pooled.run("app.app.control.revoke_by_stamped_headers({'order': ['42']})")
-    never_ran(pooled, task_id, "revoked")
+    pooled.run("task = app.add.s(1, 2)\ntask.stamp(order='42')")
+    revoked(pooled, "task", "app.app.control.revoke_by_stamped_headers({'order': ['42']})")
 
 
 def test_expired(pooled: AuditedShop) -> None:
@@ -217,7 +222,7 @@ def test_hard_time_limit(pooled: AuditedShop) -> None:
     assert (run.status, outcome(run)) == ("error", "lost")
     kinds = ("billiard.exceptions.TimeLimitExceeded", "gevent.timeout.Timeout")
     assert run.attributes[names.ERROR_TYPE] in kinds
-    assert 0.9 < seconds(run) < 10
+    assert 0.9 < seconds(run) < 29
     one_event(pooled, task_id, run)
 
 
@@ -236,20 +241,15 @@ def test_killed_child(pooled: AuditedShop, how: str, signal: str | None, code: i
 @on("spawn", "gevent", "eventlet")
 def test_revoked_while_running(pooled: AuditedShop) -> None:
     """I terminate a running task: it is no error; greenlets, unlike processes, get no signal."""
-    source = """
-import time
-given = app.slow.delay(90)
-while given.id not in str(app.app.control.inspect().active()): time.sleep(.01)
-given.revoke(terminate=True)
-result = given.id
-"""
-    task_id = pooled.run(source)
+    task_id = pooled.run("given = app.slow.delay(300); result = given.id")
+    pooled.producer.wait_active(task_id)
+    pooled.run("given.revoke(terminate=True)")
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("unset", "revoked")
     assert run.attributes[names.CELERY_REASON] == "terminated"
     inline = run.attributes[names.PROCESS_PID] == pooled.worker.pid
     assert run.attributes.get(names.CELERY_SIGNAL) == (None if inline else "SIGTERM")
-    assert seconds(run) < 80
+    assert seconds(run) < 280
     assert pooled.events(task_id, 0) == []
 
 
@@ -267,18 +267,21 @@ def test_a_warm_stop_loses_nothing(
     worker = live.worker(redis_broker, pool=pool, app=CROWD, env=env)
     producer = live.producer(redis_broker, app=CROWD)
     ended, running = producer.run(
-        "ended = app.slow_fail.delay(0); ended.get(timeout=30, propagate=False)\n"
+        "ended = app.slow_fail.delay(0); ended.get(timeout=90, propagate=False)\n"
         "result = ended.id, app.slow_fail.delay(1).id"
     )
     worker.wait_received(running)
     assert producer.close() == 0
     assert worker.stop() == 0
+    # Each child sends its own when it ends, and either may be the first.
     runs = [span for span in receiver.spans if span.name == f"run {failed}"]
-    assert [run.attributes[names.MESSAGING_MESSAGE_ID] for run in runs] == [ended, running]
+    assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
+        [ended, running]
+    )
     assert [outcome(run) for run in runs] == ["failed", "failed"]
-    assert [trace_of(event) for event in receiver.events] == [
+    assert sorted(trace_of(event) for event in receiver.events) == sorted(
         (run.trace_id, run.span_id) for run in runs
-    ]
+    )
 
 
 @pytest.mark.parametrize("parameter", ["redis-solo"])
@@ -300,12 +303,16 @@ def test_terminated_while_it_waits_for_a_thread(
 ) -> None:
     """I terminate a task that waits in the worker for a thread, and see that it never ran."""
     shop = open_audited(live, redis_broker, receiver, *pool_of(parameter))
+    place = live.folder / "held"
+    place.mkdir()
     *running, task_id = shop.run(
-        "given = app.slow.delay(2), app.slow.delay(2), app.add.delay(1, 2)\n"
+        f"given = *(app.hold.delay({str(place)!r}) for _ in range(2)), app.add.delay(1, 2)\n"
         "result = [sent.id for sent in given]"
     )
     shop.worker.wait_received(task_id)
-    shop.run("given[-1].revoke(terminate=True)")
+    revoke = "app.app.control.revoke(given[-1].id, terminate=True, reply=True, timeout=90, limit=1)"
+    assert "ok" in str(shop.run(f"result = {revoke}"))
+    (place / "go").touch()
     for other in running:
         assert outcome(one_run(shop, other)) == "succeeded"
     never_ran(shop, task_id, "revoked")

@@ -9,6 +9,7 @@ import pytest
 from taskobs import names
 from tests.live import services
 from tests.live.celery_process import SHOP, Broker
+from tests.live.process import LIMIT
 from tests.live.services import HOST, free_port
 from tests.live.shop import QUICK, tags, trace_of
 
@@ -36,7 +37,7 @@ result = failures
 
 def refused(receiver: Receiver, number: int) -> list[ReceivedSpan]:
     """Wait for the spans of refused publishes and hold them to what such a span says."""
-    assert receiver.wait_for(lambda r: len(r.spans) >= number, timeout=30)
+    assert receiver.wait_for(lambda r: len(r.spans) >= number, LIMIT)
     for span in receiver.spans:
         assert (span.name, span.kind) == (f"publish {SHOP}.add", "producer")
         assert (span.status, span.parent_id) == ("error", "")
@@ -70,7 +71,7 @@ def test_broker_that_goes_away(
     with services.redis(folder) as server:
         producer = live.producer(Broker("redis", server.url(), redis_broker.backend), env=QUICK)
         producer.run("app.add.delay(1, 2)")
-        assert receiver.wait_for(lambda r: len(r.spans) == 1, timeout=30)
+        assert receiver.wait_for(lambda r: len(r.spans) == 1, LIMIT)
         [before] = receiver.spans
         assert before.status == "unset"
         receiver.clear()
@@ -89,7 +90,7 @@ def test_broker_that_goes_away(
 
 def by_name(receiver: Receiver, number: int) -> Mapping[str, ReceivedSpan]:
     """Wait for spans of different names; the prefix and the module of a task are left out."""
-    assert receiver.wait_for(lambda r: len(r.spans) >= number, timeout=30)
+    assert receiver.wait_for(lambda r: len(r.spans) >= number, LIMIT)
     assert len(receiver.spans) == number
     return {span.name.removeprefix(f"run {SHOP}."): span for span in receiver.spans}
 
@@ -168,7 +169,7 @@ with trace.get_tracer("web").start_as_current_span("GET /"):
     result = app.retry_then_ok.delay(2).get()
 """
     assert eager(live, source, always=True) == 3
-    assert receiver.wait_for(lambda r: len(r.spans) >= 6, timeout=30)
+    assert receiver.wait_for(lambda r: len(r.spans) >= 6, LIMIT)
     web, outer, inner, *attempts = sorted(receiver.spans, key=lambda span: span.start_ns)
     assert {span.trace_id for span in receiver.spans} == {web.trace_id}
     assert [span.name.rpartition(".")[2] for span in (outer, inner)] == ["calls_add", "add"]

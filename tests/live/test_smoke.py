@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.live.process import LIMIT
 from tests.live.shop import trace_of
 
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from tests.live.services import Bugsink, Jaeger
     from tests.live.shop import Shop
 
-ADD = "result = app.add.delay(1, 2).get(timeout=30)"
-FAIL = "given = app.fail.delay(); given.get(timeout=30, propagate=False); result = given.id"
+ADD = "result = app.add.delay(1, 2).get(timeout=90)"
+FAIL = "given = app.fail.delay(); given.get(timeout=90, propagate=False); result = given.id"
 
 
 def test_a_task_is_one_trace(live: LiveApp, broker: Broker, receiver: Receiver) -> None:
@@ -23,7 +24,7 @@ def test_a_task_is_one_trace(live: LiveApp, broker: Broker, receiver: Receiver) 
     assert producer.run(ADD) == 3
     assert producer.close() == 0
     worker.stop()
-    assert receiver.wait_for(lambda r: len(r.spans) >= 2, timeout=10)
+    assert receiver.wait_for(lambda r: len(r.spans) >= 2, LIMIT)
     by_name = {span.name: span for span in receiver.spans}
     publish, run = by_name[f"publish {live.task('add')}"], by_name[f"run {live.task('add')}"]
     assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
@@ -34,7 +35,7 @@ def test_any_machine_runs_a_worker(live: LiveApp, file_broker: Broker, receiver:
     """I have no broker at hand, and a folder does."""
     live.worker(file_broker, concurrency=1)
     assert live.producer(file_broker).run(ADD) == 3
-    assert receiver.wait_for(lambda r: len(r.spans) >= 2, timeout=10)
+    assert receiver.wait_for(lambda r: len(r.spans) >= 2, LIMIT)
 
 
 def test_jaeger_shows_the_trace(live: LiveApp, redis_broker: Broker, jaeger: Jaeger) -> None:
@@ -42,7 +43,7 @@ def test_jaeger_shows_the_trace(live: LiveApp, redis_broker: Broker, jaeger: Jae
     live.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = jaeger.endpoint
     live.worker(redis_broker)
     producer = live.producer(redis_broker)
-    trace_id = producer.run("result = app.echo_request.delay().get(timeout=30)")["trace_id"]
+    trace_id = producer.run("result = app.echo_request.delay().get(timeout=90)")["trace_id"]
     producer.close()
     names = {span["operationName"] for span in jaeger.trace(trace_id, spans=2)["spans"]}
     assert names == {f"publish {live.task('echo_request')}", f"run {live.task('echo_request')}"}

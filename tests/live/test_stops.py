@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 
 from taskobs import names
-from tests.live.process import wait_until
+from taskobs.demo.receiver import Receiver
+from tests.live.celery_process import Broker, Producer
+from tests.live.process import LIMIT, wait_until
 from tests.live.services import HOST, free_port
 from tests.live.shop import tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskobs.demo.receiver import Receiver
-    from tests.live.celery_process import Broker, LiveApp, Producer, Worker
+    from tests.live import services
+    from tests.live.celery_process import LiveApp, Worker
+    from tests.live.process import Program
 
 BATCH = """
 sent = [app.fail.delay() if n % 4 == 0 else app.slow.delay({seconds}) for n in range({number})]
 """
-GET = "for one in sent: one.get(timeout=60, propagate=False)\n"
+GET = "for one in sent: one.get(timeout=90, propagate=False)\n"
 STATES = "result = {one.id: one.state for one in sent}"
 OFF = {"TASKOBS_ENABLED": "0"}
 SHUTDOWN_TIMEOUT = 3.0
-"""Seconds: the default of the setting, which these tests keep."""
-NOISE = 3.0
+"""Seconds: the default of the setting."""
+NOISE = 30.0
 """Seconds by which one stop may take longer than another on a busy machine."""
 
 
@@ -53,7 +59,7 @@ def test_a_warm_stop_loses_nothing(
 ) -> None:
     """I stop my worker in the middle of its work, and all that it did is told, once."""
     worker, producer = live.worker(broker, pool=pool), live.producer(broker)
-    producer.run(BATCH.format(number=40, seconds=0.05) + "sent[5].get(timeout=30)")
+    producer.run(BATCH.format(number=40, seconds=0.05) + "sent[5].get(timeout=90)")
     assert worker.stop() == 0
     states = producer.run(STATES)
     assert sum(state == "SUCCESS" for state in states.values()) >= 4
@@ -79,72 +85,123 @@ def test_a_soft_stop_tells_of_what_it_waited_for(
     live: LiveApp, receiver: Receiver, redis_broker: Broker
 ) -> None:
     """I let Celery wait for running tasks before it stops cold, and they are told."""
-    env = {"APP_CONFIG": json.dumps({"worker_soft_shutdown_timeout": 3})}
+    env = {"APP_CONFIG": json.dumps({"worker_soft_shutdown_timeout": 8})}
     worker, producer = live.worker(redis_broker, env=env), live.producer(redis_broker)
-    running = producer.run("sent = [app.slow.delay(1)]; result = sent[0].id")
-    worker.wait_received(running)
-    worker.stop("QUIT")
+    place = live.folder / "held"
+    place.mkdir()
+    running = producer.run(f"sent = [app.hold.delay({str(place)!r})]; result = sent[0].id")
+    producer.wait_active(running)  # what is received only is not waited for
+    worker.signal("QUIT")
+    worker.wait_log("Initiating Soft Shutdown")
+    (place / "go").touch()
+    worker.wait()
     assert producer.run(STATES) == {running: "SUCCESS"}
     told(receiver, {running: "SUCCESS"})
 
 
 DEAD = ("refuses", "hangs")
+ALIVE = "alive"
+BLOCKING = "1000"
+"""Seconds that the exporter itself tries for: longer than any wait of these tests."""
 
 
 def dead(receiver: Receiver, how: str) -> dict[str, str]:
     """Give the settings of backends that refuse connections, or accept and never answer."""
+    env = {
+        "OTEL_EXPORTER_OTLP_TIMEOUT": BLOCKING,
+        "TASKOBS_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
+    }
     if how == "hangs":
         receiver.behave(hang=True)
     if how != "refuses":
-        return {}
+        return {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "SENTRY_DSN": receiver.dsn}
     gone = f"{HOST}:{free_port()}"
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{gone}", "SENTRY_DSN": f"http://demo@{gone}/1"}
+    gone_too = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{gone}", "SENTRY_DSN": f"http://x@{gone}/1"}
+    return {**env, **gone_too}
 
 
-def seconds_of(producer: Producer, number: int) -> float:
-    """Publish tasks, every 4th fails, wait for their ends, and give how long that took."""
-    source = "import time\nbegan = time.monotonic()" + BATCH.format(number=number, seconds=0) + GET
-    return float(producer.run(source + "result = time.monotonic() - began"))
+def work(producer: Producer, number: int) -> None:
+    """Publish tasks at once, every 4th fails, and wait for their ends."""
+    producer.run(BATCH.format(number=number, seconds=0) + GET)
 
 
-def seconds_to_stop(worker: Worker) -> float:
-    """Stop a worker warmly, and give how long that took."""
-    began = time.monotonic()
-    assert worker.stop() == 0
-    return time.monotonic() - began
+def typical_seconds(producers: Mapping[str, Producer], rounds: int) -> dict[str, float]:
+    """Call tasks in turn, every 4th fails, and give the median of what a call of each took."""
+    taken: dict[str, list[float]] = {how: [] for how in producers}
+    for number in range(rounds):
+        call = "fail.delay()" if number % 4 == 0 else "add.delay(1, 2)"
+        for how, producer in producers.items():
+            source = f"began = time.monotonic()\napp.{call}.get(timeout=90, propagate=False)\n"
+            taken[how].append(producer.run(source + "result = time.monotonic() - began"))
+    return {how: median(seconds) for how, seconds in taken.items()}
 
 
+def seconds_to_end(programs: Mapping[str, Program]) -> dict[str, float]:
+    """Tell all programs to end, at the same time, and give how long each took."""
+    began, taken = time.monotonic(), dict[str, float]()
+    for program in programs.values():
+        program.signal("TERM")
+
+    def ended() -> bool:
+        for how, program in programs.items():
+            if not program.running:
+                taken.setdefault(how, time.monotonic() - began)
+        return len(taken) == len(programs)
+
+    assert wait_until(ended, timeout=LIMIT), taken
+    assert {program.wait() for program in programs.values()} == {0}
+    return taken
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12),
+    reason="Python 3.12 starts no thread while it ends, so only the exporter bounds it",
+)
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_dead_backends_slow_nothing_down(
-    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+    live: LiveApp, receiver: Receiver, redis_server: services.Redis, pool: str
 ) -> None:
     """My collector and my Sentry are down: tasks run as fast, and the worker stops soon."""
-    taken: dict[str, float] = {}
-    stopped: dict[str, float] = {}
-    for how in ("off", "alive", *DEAD):
-        env = OFF if how == "off" else dead(receiver, how)
-        worker = live.worker(redis_broker, pool=pool, env=env)
-        producer = live.producer(redis_broker, env=env)
-        seconds_of(producer, 4)
-        taken[how] = seconds_of(producer, 100)
-        stopped[how] = seconds_to_stop(worker)
-        began = time.monotonic()
-        assert producer.close() == 0
-        assert time.monotonic() - began < SHUTDOWN_TIMEOUT + NOISE
+    workers: dict[str, Worker] = {}
+    producers: dict[str, Producer] = {}
+    with Receiver() as hanging:
+        for how in (ALIVE, *DEAD):
+            broker = Broker("redis", url := redis_server.url(), url)
+            env = dead(hanging if how == "hangs" else receiver, how)
+            workers[how] = live.worker(broker, pool=pool, env=env, ready=False)
+            producers[how] = live.producer(broker, env=env)
+        for producer in producers.values():
+            producer.run("import time")
+            work(producer, 100)
+        taken = typical_seconds(producers, 40)
+        stopped = seconds_to_end(workers)
+        with ThreadPoolExecutor() as at_once:
+            assert set(at_once.map(Producer.close, producers.values())) == {0}
     for how in DEAD:
-        assert taken[how] <= 3 * taken["alive"] + 1, taken
-        assert stopped[how] - stopped["off"] <= SHUTDOWN_TIMEOUT + NOISE, stopped
+        assert taken[how] <= 3 * taken[ALIVE] + 0.1, taken
+        assert stopped[how] <= stopped[ALIVE] + SHUTDOWN_TIMEOUT + NOISE, stopped
+    assert len(receiver.events) == 25 + 10
 
 
+@pytest.mark.parametrize("relay", ["0", "1"])
 def test_a_dead_collector_does_not_keep_a_slot(
-    live: LiveApp, receiver: Receiver, redis_broker: Broker
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, relay: str
 ) -> None:
     """Children come and go while my collector hangs, and the next task still has its child."""
-    env = {**dead(receiver, "hangs"), "TASKOBS_SHUTDOWN_TIMEOUT": "1"}
+    env = {
+        **dead(receiver, "hangs"),
+        "TASKOBS_SHUTDOWN_TIMEOUT": "1",
+        "TASKOBS_RELAY": relay,
+    }
     worker = live.worker(redis_broker, "--max-tasks-per-child=1", concurrency=1, env=env)
     producer = live.producer(redis_broker, env=env)
-    assert seconds_of(producer, 3) < 3 * (1 + NOISE)
-    assert seconds_to_stop(worker) < 1 + 2 * NOISE
+    producer.run("app.fail.delay().get(timeout=90, propagate=False)")
+    call = "app.echo_request.delay().get(timeout=90)['pid']"
+    pids = producer.run(f"result = [{call} for _ in range(2)]", timeout=2 * LIMIT)
+    assert len({worker.pid, *pids}) == 3
+    if relay == "0":  # each child before the last one has waited for the collector, in vain
+        assert worker.log.count("ends with telemetry unsent") >= 2
+    assert worker.stop() == 0
 
 
 def threads(pid: int) -> int:
@@ -158,10 +215,10 @@ def test_the_parent_has_no_thread_of_ours(
     """My worker's main process has the threads that it has without taskobs."""
     bare = live.worker(redis_broker, env=OFF)
     producer = live.producer(redis_broker, env={"OTEL_BSP_SCHEDULE_DELAY": "100"})
-    seconds_of(producer, 8)
+    work(producer, 8)
     number = threads(bare.pid)
     bare.stop()
     worker = live.worker(redis_broker, env={"OTEL_BSP_SCHEDULE_DELAY": "100"})
-    seconds_of(producer, 8)
-    assert receiver.wait_for(lambda r: len(r.spans) >= 8 + 8 + 8, timeout=20)
-    assert wait_until(lambda: threads(worker.pid) == number, timeout=5), threads(worker.pid)
+    work(producer, 8)
+    assert receiver.wait_for(lambda r: len(r.spans) >= 8 + 8 + 8, LIMIT)
+    assert wait_until(lambda: threads(worker.pid) == number, timeout=LIMIT), threads(worker.pid)

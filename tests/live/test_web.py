@@ -13,7 +13,7 @@ import pytest
 
 from taskobs import names
 from tests.live.celery_process import ROOT, SHOP
-from tests.live.process import Program
+from tests.live.process import LIMIT, Program
 from tests.live.services import HOST, free_port, listens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> str:
     """Ask the server for a page."""
     url = f"http://{HOST}:{port}/{path}"
     request = urllib.request.Request(url, headers=dict(headers or {}))
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310
         return str(answer.read().decode())
 
 

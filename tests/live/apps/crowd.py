@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "app", "fail", "mingle", "slow_fail"]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 everybody = Barrier(int(os.environ.get("CROWD", "1")))
 loggers = (logging.getLogger("crowd"), get_task_logger("crowd"))
 

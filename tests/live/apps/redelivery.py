@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "die_once", "meet_again"]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def comes_again(task: Task[Any, Any]) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, chain, chord, group
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     from celery import Task
 
 NOW = datetime.now(timezone.utc).isoformat()
+PATIENCE = 120.0
 app = Celery("shop", broker=os.environ["APP_BROKER"], backend=os.environ["APP_BACKEND"])
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("APP_BROKER_OPTIONS", "{}")),
     broker_connection_retry_on_startup=True,
     task_remote_tracebacks=False,
     worker_hijack_root_logger=True,
+    # A child that takes longer to start is killed: after 4 s, which a spawned one may well take.
+    worker_proc_alive_timeout=PATIENCE,
     # A test's own wishes, such as {"task_acks_late": true}.
     **json.loads(os.environ.get("APP_CONFIG", "{}")),
 )
@@ -102,13 +106,24 @@ def slow(seconds: float) -> str:
     return "slept"
 
 
-@app.task(soft_time_limit=1)
+@app.task(bind=True)
+def hold(self: Task[Any, Any], place: str) -> str:
+    """Leave a file named by the id in a folder, and stay until there is one named ``go``."""
+    folder = Path(place)
+    (folder / str(self.request.id)).touch()
+    deadline = time.monotonic() + PATIENCE
+    while not (folder / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return "held"
+
+
+@app.task(soft_time_limit=3)
 def soft_limit() -> None:
-    """Run into the soft time limit."""
+    """Run into the soft time limit; it counts from before the body, where a busy machine may be."""
     time.sleep(30)
 
 
-@app.task(soft_time_limit=1)
+@app.task(soft_time_limit=3)
 def soft_limit_handled() -> str:
     """Run into the soft time limit and make the best of it."""
     try:
