@@ -96,6 +96,7 @@ class RelayPipeline:
         """Look after the relay; call it every second or so, in the worker. Returns at once."""
         if self._launcher is not None:
             self._launcher.poll()
+            self.client.open()  # hears of a relay that was started again, and tells it all
 
     def after_fork(self) -> None:
         """In a forked child: be one more client of the same relay."""
