@@ -17,7 +17,7 @@ from taskobs.relay.counters import Counters
 ItemKind = Literal["span", "envelope"]
 KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
 MEMORY: Final = 32 * 1024 * 1024
-OVERHEAD: Final = 256
+OVERHEAD: Final = 400
 """What keeping one item costs beside its payload, in bytes, about."""
 _TEND: Final = 30.0
 TOO_OLD: Final = "older than the spool keeps"
