@@ -2,7 +2,7 @@
 
 A worker of this process gets its messages from a broker in memory; what it tells goes to a receiver
 in a process of its own. Prints what is resident, and the number of Python's memory blocks, now and
-then; the first fifth is for warming up.
+then; the first half is for warming up: caches fill slowly.
 
 Exit status: 0 if memory is flat; 1 if it grows.
 """
@@ -136,8 +136,8 @@ def marks(shop: Shop, runs: int, every: int) -> Generator[Mark]:
 
 
 def grown(seen: Sequence[Mark], limit: float) -> str:
-    """Say how memory has grown, after the first fifth, if it has; ``limit`` is in MiB."""
-    warm = [mark for mark in seen if mark.runs >= seen[-1].runs / 5]
+    """Say how memory has grown, after the first half, if it has; ``limit`` is in MiB."""
+    warm = [mark for mark in seen if mark.runs >= seen[-1].runs / 2]
     first, last = warm[0], warm[-1]
     more = (last.resident - first.resident) / MEBIBYTE
     left = (last.blocks - first.blocks) / (last.runs - first.runs)

@@ -58,6 +58,20 @@ def file_broker_in(folder: Path) -> Broker:
     return Broker("file", "filesystem://", f"file://{folder / 'results'}", options)
 
 
+POOL_NAMES = {"prefork": "prefork, fork", "spawn": "prefork, spawn"}
+"""Those by which the outcome table calls them differently."""
+
+
+SPAWN = {"worker_pool_start_method": "spawn", "worker_proc_alive_timeout": LIMIT}
+"""A child that is spawned imports everything; Celery waits for that 4 s, and starts another."""
+
+
+def with_spawn(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Add the settings by which prefork spawns its children."""
+    config = json.loads((env or {}).get("APP_CONFIG", "{}"))
+    return {**(env or {}), "APP_CONFIG": json.dumps({**config, **SPAWN})}
+
+
 class Worker(Program):
     """A ``celery worker`` that is ready; see `LiveApp.worker`."""
 
@@ -119,6 +133,8 @@ class LiveApp:
         if dsn:
             self.env["SENTRY_DSN"] = dsn
         self.trouble_expected = False
+        self.started: list[tuple[str, str]] = []
+        """What was started over which kind of broker: a pool's name, or ``producer``, ``beat``."""
         self._programs: list[Program] = []
         self._stack = ExitStack()
         self._numbers = count(1)
@@ -136,13 +152,18 @@ class LiveApp:
     ) -> Worker:
         """Start a worker and wait until it is ready; ``args`` go to ``celery worker``.
 
-        A ``script`` is a module that calls ``worker_main()`` in place of that command.
+        The pool ``spawn`` is prefork whose children are spawned. A ``script`` is a module that
+        calls ``worker_main()`` in place of that command.
         """
+        called = POOL_NAMES.get(pool, pool)
+        if pool == "spawn":
+            pool, env = "prefork", with_spawn(env)
         name = f"w{next(self._numbers)}"
         command = [sys.executable, "-m", *([script] if script else ["celery", "-A", app])]
         command += ["worker", "-n", f"{name}@%h", "-l", "INFO", "-P", pool, "-c", str(concurrency)]
         command += ["--without-mingle", "--without-gossip", *args]
         worker = self._start(Worker, command, name, broker, env)
+        self.started.append((called, broker.kind))
         if ready:
             worker.wait_ready(lambda: " ready." in worker.log)
         return worker
@@ -158,6 +179,7 @@ class LiveApp:
         name = f"beat{next(self._numbers)}"
         command = [sys.executable, "-m", "celery", "-A", app, "beat", "-l", "INFO"]
         command += ["-s", str(self.folder / f"{name}.schedule"), "--pidfile=", *args]
+        self.started.append(("beat", broker.kind))
         return self._start(Program, command, name, broker, env)
 
     def producer(
@@ -170,6 +192,7 @@ class LiveApp:
         answers.mkdir()
         command = [sys.executable, "-m", "tests.live.apps.producer", app]
         command += [str(requests), str(answers), str(os.getpid())]
+        self.started.append(("producer", broker.kind))
         return Producer(self._start(Program, command, name, broker, env), requests, answers)
 
     @staticmethod

@@ -15,6 +15,7 @@ from taskobs.demo.receiver import Receiver
 from tests.live import services
 from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp, file_broker_in
+from tests.live.recorder import recording
 from tests.live.shop import Shop, open_shop
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.live)
             if servers & set(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.services)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Hold each test that names a row of the outcome table to it."""
+    if not (isinstance(item, pytest.Function) and item.get_closest_marker("row")):
+        return (yield)
+    with recording(item, item.config.getoption("outcomes")):
+        return (yield)
 
 
 @contextmanager

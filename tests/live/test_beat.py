@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from taskobs import names
 from taskobs.demo.receiver import Receiver
 from tests.live.celery_process import SHOP, Broker, LiveApp
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK
 
+OWN = "tests.live.apps.own_sentry"
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 """An entry that ran last then is due at once, whatever its interval."""
 
@@ -43,8 +46,9 @@ def check_ins(receiver: Receiver, slug: str) -> list[Any]:
 
 def closed(receiver: Receiver, slug: str, number: int = 2) -> list[str]:
     """Wait for the check-ins of one tick; gives what was told, in the order of the states."""
-    came = receiver.wait_for(lambda _: len(check_ins(receiver, slug)) >= number, LIMIT)
-    assert came, receiver.items
+    assert receiver.wait_for(lambda _: len(check_ins(receiver, slug)) >= number, LIMIT), (
+        receiver.items
+    )
     found = check_ins(receiver, slug)
     assert len({one["check_in_id"] for one in found}) == 1
     return sorted(str(one["status"]) for one in found)
@@ -119,6 +123,26 @@ def test_check_ins_follow_a_tick_to_its_last_attempt(
     for one in check_ins(receiver, "well"):
         assert one["monitor_config"] == {**config, **options["well"]}
         assert one.get("duration") is None or 0 <= one["duration"] < LIMIT
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_check_ins_through_a_client_of_the_apps_own(
+    redis_broker: Broker, live: LiveApp, receiver: Receiver, order: str
+) -> None:
+    """I initialise Sentry myself, and ask for check-ins: each tick is told once, by my client."""
+    env = schedule(well={"task": "add", "args": [1, 2]}, badly={"task": "fail"})
+    env = {**with_crons(env), "APP_SENTRY_INIT": order, "APP_SENTRY_DSN": receiver.dsn}
+    del live.env["SENTRY_DSN"]
+    worker = live.worker(redis_broker, app=OWN, env=env)
+    beat = live.beat(redis_broker, app=OWN, env=env)
+    assert closed(receiver, "well") == ["in_progress", "ok"]
+    assert closed(receiver, "badly") == ["error", "in_progress"]
+    assert beat.stop() == 0
+    assert worker.stop() == 0
+    assert len([item for item in receiver.items if item.kind == "check_in"]) == 2 * 2
+    # Sentry imports celery-redbeat, which stumbles over other schedulers.
+    events = [event for event in receiver.events if "redbeat" not in str(event.data)]
+    assert [event.data["transaction"] for event in events] == [f"{SHOP}.fail"]
 
 
 def test_no_check_ins_unless_asked_for(

@@ -24,7 +24,11 @@ APP = "tests.live.apps.canvas"
 WAIT = "sent = given.apply_async(); result = sent.get(timeout=90)"
 IMPORTS = "from celery import chain, chord, group\n"
 NAMES = IMPORTS + "globals().update((n, getattr(app, n)) for n in app.__all__ if n != 'app')"
-ENDS = {"redis": ("prefork", "solo"), "rabbitmq": ("prefork", "solo"), "polled": ("prefork",)}
+ENDS = {
+    "redis": ("prefork", "spawn", "solo", "threads", "gevent", "eventlet"),
+    "rabbitmq": ("prefork", "solo"),
+    "polled": ("prefork",),
+}
 """Each broker's pools; ``polled`` has a result backend that can't join chords by itself."""
 
 
@@ -129,6 +133,7 @@ def see_links(callback: ReceivedSpan, runs: Sequence[ReceivedSpan]) -> None:
     assert sorted(links) == sorted(run.span_id for run in runs)
 
 
+@pytest.mark.row("canvas", "chain")
 def test_a_chain_is_one_trace(shop: Shop) -> None:
     """Each link of my chain hangs on the one before, and all have the root's id."""
     spans = trace_of(
@@ -147,6 +152,7 @@ def test_a_chain_is_one_trace(shop: Shop) -> None:
     assert third.attributes[names.CELERY_PARENT_ID] == second.attributes[names.MESSAGING_MESSAGE_ID]
 
 
+@pytest.mark.row("canvas", "group")
 def test_a_group_is_one_trace(shop: Shop) -> None:
     """My group is one trace with one parent, though my script has no span."""
     spans = trace_of(
@@ -165,6 +171,7 @@ def chord_of(shop: Shop, header: str, expected: Sequence[str], **more: Any) -> S
     return trace_of(shop, source, ["publish celery.chord", *expected], **more)
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_chord_is_one_trace(shop: Shop) -> None:
     """From my chord's callback I find each of the runs that it waited for."""
     header = "add.s(1, 1), add.s(2, 2), times.s(3, 3)"
@@ -175,6 +182,7 @@ def test_a_chord_is_one_trace(shop: Shop) -> None:
     assert {spans.caller(run).name for run in runs} == {"publish celery.chord"}
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_retried_header_task_is_linked_by_its_last_run(shop: Shop) -> None:
     """One of my chord's header tasks needs a second attempt: that one is what the chord got."""
     # Not at once: Celery's file backend lets the two attempts write one result at a time into
@@ -186,6 +194,7 @@ def test_a_retried_header_task_is_linked_by_its_last_run(shop: Shop) -> None:
     see_links(spans.run(TOTAL), [spans.run(ADD), second])
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_chord_body_that_is_a_chain(shop: Shop) -> None:
     """Only the first task of my chord's body waited for the header."""
     spans = chord_of(
@@ -200,6 +209,7 @@ def test_a_chord_body_that_is_a_chain(shop: Shop) -> None:
     assert spans.caller(spans.run(TIMES)) is spans.run(TOTAL)
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_chord_in_a_chord(shop: Shop) -> None:
     """The callback of my inner chord is a header task of the outer one."""
     inner = "chord([add.s(1, 1), add.s(2, 2)], times_all.s())"
@@ -210,6 +220,7 @@ def test_a_chord_in_a_chord(shop: Shop) -> None:
     see_links(spans.run(TOTAL), [spans.run(PRODUCT), spans.run(TIMES)])
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_chord_of_chains(shop: Shop) -> None:
     """What my callback waited for is the end of each chain in the header."""
     header = "add.s(1, 1) | times.s(3), add.s(2, 2) | times.s(4)"
@@ -217,6 +228,7 @@ def test_a_chord_of_chains(shop: Shop) -> None:
     see_links(spans.run(TOTAL), spans.runs(TIMES))
 
 
+@pytest.mark.row("canvas", "map/starmap/chunks")
 def test_map_and_starmap_name_the_inner_task(shop: Shop) -> None:
     """I look for my task's name, not for Celery's."""
     spans = trace_of(shop, f"given = total.map([[1, 2], [3]])\n{WAIT}", both(TOTAL), value=[3, 3])
@@ -225,12 +237,14 @@ def test_map_and_starmap_name_the_inner_task(shop: Shop) -> None:
     trace_of(shop, f"given = add.starmap([[1, 2], [3, 4]])\n{WAIT}", both(ADD), value=[3, 7])
 
 
+@pytest.mark.row("canvas", "map/starmap/chunks")
 def test_chunks_are_one_trace(shop: Shop) -> None:
     """My chunks are a group, in one trace."""
     source = f"given = add.chunks([[1, 2], [3, 4], [5, 6]], 2).group()\n{WAIT}"
     trace_of(shop, source, ["publish celery.group", *both(ADD, ADD)], value=[[3, 7], [11]])
 
 
+@pytest.mark.row("canvas", "replace")
 @pytest.mark.parametrize("other", ["add.s(3, 4)", "add.s(1, 2) | times.s(3)"])
 def test_a_replacement_hangs_on_what_it_replaces(shop: Shop, other: str) -> None:
     """My task is replaced by another, or by a chain, and the trace tells."""
@@ -244,6 +258,7 @@ def test_a_replacement_hangs_on_what_it_replaces(shop: Shop, other: str) -> None
     assert spans.caller(spans.run(ADD)) is replaced
 
 
+@pytest.mark.row("canvas", "replace")
 def test_a_replacement_by_a_chord(shop: Shop) -> None:
     """My task is replaced by a chord."""
     source = f"given = becomes.s(chord([add.s(1, 1), add.s(2, 2)], total.s()))\n{WAIT}"
@@ -252,6 +267,7 @@ def test_a_replacement_by_a_chord(shop: Shop) -> None:
     assert {spans.caller(run).name for run in spans.runs(ADD)} == {f"run {_full(BECOMES)}"}
 
 
+@pytest.mark.row("canvas", "replace")
 def test_a_replacement_by_a_group(shop: Shop) -> None:
     """My task is replaced by a group, which Celery makes a chord with a callback of its own."""
     source = f"given = becomes.s(group(add.s(1, 1), add.s(2, 2)))\n{WAIT}"
@@ -260,6 +276,7 @@ def test_a_replacement_by_a_group(shop: Shop) -> None:
     see_links(spans.run(*gathered), spans.runs(ADD))
 
 
+@pytest.mark.row("canvas", "link")
 def test_a_link_hangs_on_what_it_follows(shop: Shop) -> None:
     """The callback that I link to a task is in its trace."""
     source = "given = add.signature((1, 2), link=times.s(5)); sent = given.apply_async()"
@@ -267,6 +284,7 @@ def test_a_link_hangs_on_what_it_follows(shop: Shop) -> None:
     assert spans.caller(spans.run(TIMES)) is spans.run(ADD)
 
 
+@pytest.mark.row("canvas", "link_error")
 def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
     """The errback that I link to a task is in its trace, and does not fail itself."""
     source = "given = fail.signature(link_error=tidy.s()); given.apply_async()"
@@ -276,6 +294,7 @@ def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
     shop.events(str(spans.run(FAIL).attributes[names.MESSAGING_MESSAGE_ID]), 1)
 
 
+@pytest.mark.row("canvas", "chord")
 def test_a_failed_header_task_is_one_event(shop: Shop) -> None:
     """One header task of my chord fails: its errback runs, one event comes, nothing else."""
     source = (

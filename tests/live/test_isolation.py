@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
     from tests.live import services
 
+pytestmark = pytest.mark.row("concurrent", whole=True)
 CROWD = "tests.live.apps.crowd"
 SIZE = 100
 NAMES = [f"member-{number:03}" for number in range(SIZE)]

@@ -89,15 +89,17 @@ def test_nothing_else_came(kinds: AuditedShop) -> None:
     kinds.audit()
 
 
-@pytest.fixture
-def changing(live: LiveApp, receiver: Receiver, redis_broker: Broker) -> AuditedShop:
+@pytest.fixture(params=["prefork"])
+def changing(
+    request: pytest.FixtureRequest, live: LiveApp, receiver: Receiver, redis_broker: Broker
+) -> AuditedShop:
     """A worker whose pool grows, shrinks and starts anew; nothing leaves its processes early."""
     env = {
         **ALWAYS,
         "AUTOSCALE_KEEPALIVE": "1",
         "APP_CONFIG": json.dumps({"worker_pool_restarts": True}),
     }
-    worker = live.worker(redis_broker, "--autoscale=3,1", env=env)
+    worker = live.worker(redis_broker, "--autoscale=3,1", pool=request.param, env=env)
     return AuditedShop(live, redis_broker, receiver, worker, live.producer(redis_broker, env=QUICK))
 
 
@@ -119,6 +121,8 @@ def test_autoscale(changing: AuditedShop) -> None:
     assert outcome_of(changing, failed) == "failed"
 
 
+@pytest.mark.row("stops", "pool restart")
+@pytest.mark.parametrize("changing", ["prefork", "spawn"], indirect=True)
 def test_pool_restart(changing: AuditedShop) -> None:
     """I restart the pool by remote control: what was done before and after is there."""
     before = [changing.call(call) for call in ("add.delay(1, 2)", "fail.delay()")]

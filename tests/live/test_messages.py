@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.live.audit import AuditedShop
 
 
+@pytest.mark.row("baggage, headers, stamps")
 def test_baggage_headers_and_stamps_arrive(each_shop: AuditedShop) -> None:
     """I send baggage, a header and a stamp of my own with a task, and it gets each of them."""
     source = """
@@ -57,6 +58,7 @@ result = [sent.id, inner.id]
         assert span.attributes[names.CELERY_PARENT_ID] == outer_id
 
 
+@pytest.mark.row("protocol 1")
 @pytest.mark.parametrize(
     ("call", "ends"), [("add.delay(1, 2)", "succeeded"), ("fail.delay()", "failed")]
 )
@@ -80,6 +82,7 @@ result = sent.id
     assert [trace_of(event) for event in events] == [(run.trace_id, run.span_id)][: len(events)]
 
 
+@pytest.mark.row("sampled out")
 def test_sampled_out(each_shop: AuditedShop) -> None:
     """I record no traces, and errors still come with the ids of the trace they belong to."""
     unsampled = each_shop.live.producer(
@@ -104,6 +107,7 @@ result = [trace_id, seen.get(timeout=90), seen.id, failed.id]
         assert each_shop.spans(task_id, 0) == []
 
 
+@pytest.mark.row("eager", "inside a run")
 def test_eager_run_inside_a_run(each_shop: AuditedShop) -> None:
     """I run a task eagerly in another one, and its span hangs on the other's."""
     task_id = each_shop.call("eager_inner.delay(1)")
@@ -117,6 +121,7 @@ def test_eager_run_inside_a_run(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == each_shop.events(inner_id, 0) == []
 
 
+@pytest.mark.row("eager", "inside a run")
 def test_eager_failure_inside_a_run(each_shop: AuditedShop) -> None:
     """I let an eager run's error through, and hear of the one error once."""
     task_id = each_shop.call("eager_fail.delay()")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tests.live.audit import AuditedShop
 
 PREFORK = ["redis-prefork", "rabbitmq-prefork"]
+RETRIED = [
+    pytest.param("retry_then_ok", marks=pytest.mark.row("retry", "retry")),
+    pytest.param("autoretry_then_ok", marks=pytest.mark.row("retry", "autoretry_for")),
+]
 TAGS = {value for name, value in vars(names).items() if name.startswith("TAG_")}
 
 
@@ -32,6 +36,7 @@ def links(span: ReceivedSpan) -> dict[object, str]:
     return {link.attributes[names.LINK_KIND]: link.span_id for link in span.links}
 
 
+@pytest.mark.row("success")
 def test_success(each_shop: AuditedShop) -> None:
     """I see the publish and the run of my task in one trace, and nothing in Sentry."""
     task_id = each_shop.call("add.delay(1, 2)")
@@ -47,6 +52,7 @@ def test_success(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("send_task")
 def test_send_task_of_a_name_that_only_the_worker_knows(each_shop: AuditedShop) -> None:
     """I send a task by its name, and its publish lasts from before the send to its end."""
     source = f"""
@@ -73,6 +79,7 @@ result = [sent.id, *moments]
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("exception")
 def test_exception(each_shop: AuditedShop) -> None:
     """I get one event, with every tag, that leads to the run's span, and is led to from there."""
     task_id = each_shop.call("fail.delay()")
@@ -112,6 +119,7 @@ def test_arguments_stay_at_home(each_shop: AuditedShop) -> None:
     assert code.encode() not in told
 
 
+@pytest.mark.row("throws")
 def test_expected_exception(each_shop: AuditedShop) -> None:
     """I announce an exception in ``throws``: it is noted, and alarms nobody."""
     task_id = each_shop.call("expected.delay()")
@@ -122,7 +130,7 @@ def test_expected_exception(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
-@pytest.mark.parametrize("task", ["retry_then_ok", "autoretry_then_ok"])
+@pytest.mark.parametrize("task", RETRIED)
 def test_retry_then_success(each_shop: AuditedShop, task: str) -> None:
     """I see each attempt of a retried task beside the first, linked to the one before."""
     task_id = each_shop.call(f"{task}.delay(2)")
@@ -149,6 +157,7 @@ def test_retry_then_success(each_shop: AuditedShop, task: str) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("exhausted")
 def test_retries_exhausted(each_shop: AuditedShop) -> None:
     """I hear of a task that is out of retries once: of its last attempt."""
     task_id = each_shop.call("exhausted.delay()")
@@ -161,6 +170,7 @@ def test_retries_exhausted(each_shop: AuditedShop) -> None:
     assert str(tags(event)[names.TAG_ATTEMPT]) == "2"
 
 
+@pytest.mark.row("ignore, reject", "Ignore")
 def test_ignore(each_shop: AuditedShop) -> None:
     """I ignore a run, and it is no error."""
     task_id = each_shop.run("result = app.ignore.delay().id")
@@ -170,6 +180,7 @@ def test_ignore(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("ignore, reject", "Reject")
 def test_reject(each_shop: AuditedShop) -> None:
     """I reject a message for good, and it is no error."""
     task_id = each_shop.run("result = app.reject.delay().id")
@@ -180,6 +191,7 @@ def test_reject(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("ignore, reject", "Reject, requeue")
 def test_reject_and_requeue(each_shop: AuditedShop) -> None:
     """I put a message back, and see both of its deliveries under its publish."""
     task_id = each_shop.call("reject.delay(requeue=True)")
@@ -192,6 +204,7 @@ def test_reject_and_requeue(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("soft time limit")
 @pytest.mark.parametrize("each_shop", PREFORK, indirect=True)
 def test_soft_time_limit(each_shop: AuditedShop) -> None:
     """I get one event of a task that ran into its soft limit, in a group for that task."""
@@ -213,6 +226,7 @@ def test_soft_time_limit_that_the_task_handles(each_shop: AuditedShop) -> None:
     assert each_shop.events(task_id, 0) == []
 
 
+@pytest.mark.row("result")
 def test_result_that_cannot_be_stored(each_shop: AuditedShop) -> None:
     """I return what JSON can't hold, and hear of it once."""
     task_id = each_shop.call("unserializable.delay()")

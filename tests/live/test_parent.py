@@ -12,6 +12,12 @@ from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
 from tests.live.celery_process import Broker, LiveApp, Producer, Worker
 from tests.live.process import LIMIT
 
+DEATHS = [
+    pytest.param("KILL", "SIGKILL", None, marks=pytest.mark.row("child dies", "SIGKILL")),
+    pytest.param("SEGV", "SIGSEGV", None, marks=pytest.mark.row("child dies", "segfault")),
+    pytest.param("exit", None, 7, marks=pytest.mark.row("child dies", "os._exit")),
+]
+"""How a child dies, the signal's name, and the exit code."""
 SECRET = "pa55word-of-nobody"  # noqa: S105  # an argument that must not show up anywhere
 
 
@@ -66,6 +72,7 @@ def only_event(receiver: Receiver, run: ReceivedSpan) -> ReceivedEvent:
     return event
 
 
+@pytest.mark.row("hard time limit")
 def test_a_hard_time_limit_is_one_lost_run(shop: tuple[Worker, Producer, Receiver]) -> None:
     """My task ran into its hard limit, and I see when it began, when it ended, and why."""
     worker, producer, receiver = shop
@@ -78,10 +85,7 @@ def test_a_hard_time_limit_is_one_lost_run(shop: tuple[Worker, Producer, Receive
     only_event(receiver, run)
 
 
-@pytest.mark.parametrize(
-    ("how", "signal", "code"),
-    [("KILL", "SIGKILL", None), ("SEGV", "SIGSEGV", None), ("exit", None, 7)],
-)
+@pytest.mark.parametrize(("how", "signal", "code"), DEATHS)
 def test_a_killed_child_is_one_lost_run(
     shop: tuple[Worker, Producer, Receiver], how: str, signal: str | None, code: int | None
 ) -> None:
@@ -95,6 +99,7 @@ def test_a_killed_child_is_one_lost_run(
     only_event(receiver, run)
 
 
+@pytest.mark.row("leaves")
 def test_leaving_the_process_is_one_lost_run(shop: tuple[Worker, Producer, Receiver]) -> None:
     """My task called sys.exit(): before billiard 4.3 its code does not reach the parent."""
     worker, producer, receiver = shop
@@ -106,6 +111,7 @@ def test_leaving_the_process_is_one_lost_run(shop: tuple[Worker, Producer, Recei
     only_event(receiver, run)
 
 
+@pytest.mark.row("revoked, expired", "revoked by id")
 def test_a_revoked_task_has_a_run_of_no_length(shop: tuple[Worker, Producer, Receiver]) -> None:
     """I revoked a task before its turn, and see that it never ran."""
     worker, producer, receiver = shop
@@ -124,6 +130,7 @@ def test_a_revoked_task_has_a_run_of_no_length(shop: tuple[Worker, Producer, Rec
     assert receiver.events == ()
 
 
+@pytest.mark.row("terminated")
 def test_a_task_revoked_while_running_names_the_signal(
     shop: tuple[Worker, Producer, Receiver],
 ) -> None:
@@ -139,6 +146,7 @@ def test_a_task_revoked_while_running_names_the_signal(
     assert receiver.events == ()
 
 
+@pytest.mark.row("revoked, expired", "expired")
 def test_an_expired_task_has_a_run_of_no_length(shop: tuple[Worker, Producer, Receiver]) -> None:
     """My task came too late to be of use, and I see it."""
     worker, producer, receiver = shop
@@ -149,6 +157,7 @@ def test_an_expired_task_has_a_run_of_no_length(shop: tuple[Worker, Producer, Re
     assert receiver.events == ()
 
 
+@pytest.mark.row("unknown", "unknown name")
 def test_an_unknown_task_is_one_event(shop: tuple[Worker, Producer, Receiver]) -> None:
     """A producer is newer than its worker, and I see which task is missing, not its arguments."""
     worker, producer, receiver = shop
@@ -160,6 +169,7 @@ def test_an_unknown_task_is_one_event(shop: tuple[Worker, Producer, Receiver]) -
     assert SECRET not in str(only_event(receiver, run).data)
 
 
+@pytest.mark.row("unknown", "undecodable")
 def test_an_undecodable_message_is_one_event(shop: tuple[Worker, Producer, Receiver]) -> None:
     """Somebody sends pickle to a worker that takes JSON."""
     worker, producer, receiver = shop

@@ -11,7 +11,23 @@ from taskobs import names
 from taskobs.demo.receiver import Receiver
 from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp
-from tests.live.shop import tags, trace_of
+from tests.live.shop import QUICK, tags, trace_of
+from tests.live.test_messages import (
+    test_baggage_headers_and_stamps_arrive,
+    test_eager_failure_inside_a_run,
+    test_eager_run_inside_a_run,
+    test_sampled_out,
+    test_task_protocol_1,
+)
+from tests.live.test_outcomes import (
+    RETRIED,
+    test_reject_and_requeue,
+    test_result_that_cannot_be_stored,
+    test_retries_exhausted,
+    test_send_task_of_a_name_that_only_the_worker_knows,
+)
+from tests.live.test_parent import DEATHS
+from tests.live.test_schedule import OVERDUE, entry, test_queue_latency_counts_from_the_eta
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,10 +35,22 @@ if TYPE_CHECKING:
     from taskobs.demo.wire import ReceivedSpan
     from tests.live import services
 
+# These run on every pool here, and over each broker where they come from.
+__all__ = [
+    "test_baggage_headers_and_stamps_arrive",
+    "test_eager_failure_inside_a_run",
+    "test_eager_run_inside_a_run",
+    "test_queue_latency_counts_from_the_eta",
+    "test_reject_and_requeue",
+    "test_result_that_cannot_be_stored",
+    "test_retries_exhausted",
+    "test_sampled_out",
+    "test_send_task_of_a_name_that_only_the_worker_knows",
+    "test_task_protocol_1",
+]
 CROWD = "tests.live.apps.crowd"
-SPAWN = {"APP_CONFIG": json.dumps({"worker_pool_start_method": "spawn"})}
 # pytest groups tests by a pool's place in the list: what a test leaves out must come last.
-POOLS = ["redis-spawn", "redis-gevent", "redis-eventlet", "redis-threads", "redis-solo"]
+POOLS = [f"redis-{pool}" for pool in ("prefork", "spawn", "gevent", "eventlet", "threads", "solo")]
 GARBLED = """
 from kombu import Producer
 headers = {"task": app.add.name, "id": "garbled"}
@@ -40,10 +68,9 @@ def on(*pools: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pooled", [f"redis-{pool}" for pool in pools], indirect=True)
 
 
-def pool_of(parameter: str) -> tuple[str, dict[str, str]]:
-    """Give what ``-P`` takes, and the worker's variables."""
-    pool = parameter.removeprefix("redis-")
-    return ("prefork", SPAWN) if pool == "spawn" else (pool, {})
+def pool_of(parameter: str) -> str:
+    """Give the pool that a parameter names."""
+    return parameter.removeprefix("redis-")
 
 
 @pytest.fixture(scope="module", params=POOLS)
@@ -53,10 +80,16 @@ def pooled(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Generator[AuditedShop]:
     """A worker with each pool in turn, and a producer."""
-    (pool, env), url = pool_of(request.param), redis_server.url()
+    pool, url = pool_of(request.param), redis_server.url()
     folder = tmp_path_factory.mktemp(request.param)
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
-        yield open_audited(app, Broker("redis", url, url), receiver, pool, env=env)
+        yield open_audited(app, Broker("redis", url, url), receiver, pool)
+
+
+@pytest.fixture(scope="module")
+def each_shop(pooled: AuditedShop) -> AuditedShop:
+    """What tests of other modules ask for."""
+    return pooled
 
 
 def outcome(span: ReceivedSpan) -> object:
@@ -87,6 +120,7 @@ def seconds(span: ReceivedSpan) -> float:
     return (span.end_ns - span.start_ns) / 1e9
 
 
+@pytest.mark.row("success")
 def test_success(pooled: AuditedShop) -> None:
     """I see the run of my task under its publish, and nothing in Sentry."""
     task_id = pooled.call("add.delay(1, 2)")
@@ -95,6 +129,7 @@ def test_success(pooled: AuditedShop) -> None:
     assert pooled.events(task_id, 0) == []
 
 
+@pytest.mark.row("exception")
 def test_exception(pooled: AuditedShop) -> None:
     """I get one event, with every tag, that leads to the run's span."""
     task_id = pooled.call("fail.delay()")
@@ -103,6 +138,7 @@ def test_exception(pooled: AuditedShop) -> None:
     assert "boom" in one_event(pooled, task_id, run)
 
 
+@pytest.mark.row("throws")
 def test_expected_exception(pooled: AuditedShop) -> None:
     """I announce an exception in ``throws``: it is noted, and alarms nobody."""
     task_id = pooled.call("expected.delay()")
@@ -112,9 +148,10 @@ def test_expected_exception(pooled: AuditedShop) -> None:
     assert pooled.events(task_id, 0) == []
 
 
-def test_retry_then_success(pooled: AuditedShop) -> None:
+@pytest.mark.parametrize("task", RETRIED)
+def test_retry_then_success(pooled: AuditedShop, task: str) -> None:
     """I see each attempt of a retried task beside the first."""
-    task_id = pooled.call("retry_then_ok.delay(2)")
+    task_id = pooled.call(f"{task}.delay(2)")
     spans = pooled.spans(task_id, 6)
     assert [span.parent_id for span in spans] == ["", *[spans[0].span_id] * 5]
     assert {span.status for span in spans} == {"unset"}
@@ -122,7 +159,13 @@ def test_retry_then_success(pooled: AuditedShop) -> None:
     assert pooled.events(task_id, 0) == []
 
 
-@pytest.mark.parametrize(("task", "ends"), [("ignore", "ignored"), ("reject", "rejected")])
+@pytest.mark.parametrize(
+    ("task", "ends"),
+    [
+        pytest.param("ignore", "ignored", marks=pytest.mark.row("ignore, reject", "Ignore")),
+        pytest.param("reject", "rejected", marks=pytest.mark.row("ignore, reject", "Reject")),
+    ],
+)
 def test_ignore_and_reject(pooled: AuditedShop, task: str, ends: str) -> None:
     """I ignore a run, or reject its message, and neither is an error."""
     task_id = pooled.run(f"result = app.{task}.delay().id")
@@ -153,23 +196,27 @@ def revoked(shop: AuditedShop, task: str, revoke: str) -> None:
     never_ran(shop, task_id, "revoked")
 
 
+@pytest.mark.row("revoked, expired", "revoked by id")
 def test_revoked_before_its_run(pooled: AuditedShop) -> None:
     """I revoke a task before its turn, and see that it never ran."""
     revoked(pooled, "app.add.s(1, 2)", "given.revoke()")
 
 
+@pytest.mark.row("revoked, expired", "revoked by a stamp")
 def test_revoked_by_a_stamp(pooled: AuditedShop) -> None:
     """I revoke whatever carries a stamp, and see that it never ran."""
     pooled.run("task = app.add.s(1, 2)\ntask.stamp(order='42')")
     revoked(pooled, "task", "app.app.control.revoke_by_stamped_headers({'order': ['42']})")
 
 
+@pytest.mark.row("revoked, expired", "expired")
 def test_expired(pooled: AuditedShop) -> None:
     """My task came too late to be of use, and I see it."""
     task_id = pooled.run("result = app.add.apply_async((1, 2), expires=-1).id")
     never_ran(pooled, task_id, "expired")
 
 
+@pytest.mark.row("unknown", "unknown name")
 def test_unknown_task(pooled: AuditedShop) -> None:
     """A producer is newer than its worker, and I see which task is missing, not its arguments."""
     task_id = pooled.run(f"result = app.app.send_task('no.such.task', ({SECRET!r},)).id")
@@ -179,6 +226,7 @@ def test_unknown_task(pooled: AuditedShop) -> None:
     assert SECRET not in one_event(pooled, task_id, run)
 
 
+@pytest.mark.row("unknown", "undecodable")
 def test_undecodable_message(pooled: AuditedShop) -> None:
     """Somebody sends pickle to a worker that takes JSON."""
     task_id = pooled.run("result = app.add.apply_async((1, 2), serializer='pickle').id")
@@ -187,7 +235,8 @@ def test_undecodable_message(pooled: AuditedShop) -> None:
     one_event(pooled, task_id, run)
 
 
-@on("spawn", "gevent", "eventlet", "threads")
+@pytest.mark.row("leaves")
+@on("prefork", "spawn", "gevent", "eventlet", "threads")
 def test_leaving_the_process(pooled: AuditedShop) -> None:
     """My task calls sys.exit(), which ends a pool's process, and elsewhere the run alone."""
     task_id = pooled.run("result = app.system_exit.delay().id")
@@ -196,6 +245,7 @@ def test_leaving_the_process(pooled: AuditedShop) -> None:
     one_event(pooled, task_id, run)
 
 
+@pytest.mark.row("unknown", "cut short")
 def test_garbled_message(pooled: AuditedShop) -> None:
     """Somebody cuts a message short, and I see which task it was for."""
     task_id = pooled.run(GARBLED.replace("SECRET", SECRET))
@@ -205,7 +255,8 @@ def test_garbled_message(pooled: AuditedShop) -> None:
     assert SECRET not in one_event(pooled, task_id, run)
 
 
-@on("spawn")
+@pytest.mark.row("soft time limit")
+@on("prefork", "spawn")
 def test_soft_time_limit(pooled: AuditedShop) -> None:
     """I get one event of a task that ran into its soft limit."""
     task_id = pooled.call("soft_limit.delay()")
@@ -214,7 +265,8 @@ def test_soft_time_limit(pooled: AuditedShop) -> None:
     assert "SoftTimeLimitExceeded" in one_event(pooled, task_id, run)
 
 
-@on("spawn", "gevent")
+@pytest.mark.row("hard time limit")
+@on("prefork", "spawn", "gevent")
 def test_hard_time_limit(pooled: AuditedShop) -> None:
     """My task ran into its hard limit, and I see when it began, when it ended, and why."""
     task_id = pooled.call("hard_limit.delay()")
@@ -226,8 +278,8 @@ def test_hard_time_limit(pooled: AuditedShop) -> None:
     one_event(pooled, task_id, run)
 
 
-@pytest.mark.parametrize(("how", "signal", "code"), [("KILL", "SIGKILL", None), ("exit", None, 7)])
-@on("spawn")
+@pytest.mark.parametrize(("how", "signal", "code"), DEATHS)
+@on("prefork", "spawn")
 def test_killed_child(pooled: AuditedShop, how: str, signal: str | None, code: int | None) -> None:
     """The OOM killer took my task, and it is one run and one event, tagged as any other."""
     task_id = pooled.run(f"result = app.die.delay({how!r}).id")
@@ -238,7 +290,8 @@ def test_killed_child(pooled: AuditedShop, how: str, signal: str | None, code: i
     one_event(pooled, task_id, run)
 
 
-@on("spawn", "gevent", "eventlet")
+@pytest.mark.row("terminated")
+@on("prefork", "spawn", "gevent", "eventlet")
 def test_revoked_while_running(pooled: AuditedShop) -> None:
     """I terminate a running task: it is no error; greenlets, unlike processes, get no signal."""
     task_id = pooled.run("given = app.slow.delay(300); result = given.id")
@@ -253,18 +306,32 @@ def test_revoked_while_running(pooled: AuditedShop) -> None:
     assert pooled.events(task_id, 0) == []
 
 
+@pytest.mark.row("beat", "beat")
+def test_tick_of_beat(pooled: AuditedShop) -> None:
+    """My schedule comes round, and beat's publish and the run are a trace."""
+    beat = pooled.live.beat(pooled.broker, "-l", "DEBUG", env={**QUICK, **entry(OVERDUE)})
+    beat.wait_log("sent. id->")
+    assert beat.stop() == 0
+    [tick] = [s for s in pooled.receiver.spans if names.CELERY_SCHEDULE_ENTRY in s.attributes][:1]
+    task_id = str(tick.attributes[names.MESSAGING_MESSAGE_ID])
+    run = one_run(pooled, task_id)
+    assert (run.status, outcome(run)) == ("unset", "succeeded")
+    assert pooled.events(task_id, 0) == []
+
+
 def test_nothing_else_came(pooled: AuditedShop) -> None:
     """I stop the worker, and all that it sent are the spans and events of the tests above."""
     pooled.audit()
 
 
+@pytest.mark.row("stops", "warm")
 @pytest.mark.parametrize("parameter", POOLS)
 def test_a_warm_stop_loses_nothing(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
 ) -> None:
     """I stop the worker while tasks run: when it has ended, their spans and events are there."""
-    (pool, env), failed = pool_of(parameter), live.task("slow_fail", app=CROWD)
-    worker = live.worker(redis_broker, pool=pool, app=CROWD, env=env)
+    failed = live.task("slow_fail", app=CROWD)
+    worker = live.worker(redis_broker, pool=pool_of(parameter), app=CROWD)
     producer = live.producer(redis_broker, app=CROWD)
     ended, running = producer.run(
         "ended = app.slow_fail.delay(0); ended.get(timeout=90, propagate=False)\n"
@@ -284,12 +351,13 @@ def test_a_warm_stop_loses_nothing(
     )
 
 
+@pytest.mark.row("leaves")
 @pytest.mark.parametrize("parameter", ["redis-solo"])
 def test_leaving_the_process_where_there_is_one(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
 ) -> None:
     """My task calls sys.exit() in a worker that has no pool: that ends, and tells of the run."""
-    shop = open_audited(live, redis_broker, receiver, *pool_of(parameter))
+    shop = open_audited(live, redis_broker, receiver, pool_of(parameter))
     task_id = shop.run("result = app.system_exit.delay().id")
     assert shop.worker.wait() != 0
     run = one_run(shop, task_id)
@@ -297,12 +365,13 @@ def test_leaving_the_process_where_there_is_one(
     one_event(shop, task_id, run)
 
 
+@pytest.mark.row("revoked, expired", "revoked by id")
 @pytest.mark.parametrize("parameter", ["redis-threads"])
 def test_terminated_while_it_waits_for_a_thread(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
 ) -> None:
     """I terminate a task that waits in the worker for a thread, and see that it never ran."""
-    shop = open_audited(live, redis_broker, receiver, *pool_of(parameter))
+    shop = open_audited(live, redis_broker, receiver, pool_of(parameter))
     place = live.folder / "held"
     place.mkdir()
     *running, task_id = shop.run(

@@ -48,6 +48,7 @@ def refused(receiver: Receiver, number: int) -> list[ReceivedSpan]:
     return list(receiver.spans)
 
 
+@pytest.mark.row("broker refuses")
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def test_broker_that_refuses(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, scheme: str
@@ -104,6 +105,7 @@ def eager(live: LiveApp, source: str, *, always: bool = False) -> Any:
     return given
 
 
+@pytest.mark.row("eager", "apply")
 def test_apply_nests_and_restores(live: LiveApp, receiver: Receiver) -> None:
     """I run tasks eagerly, in one another, and each hangs on whatever called it."""
     source = """
@@ -144,7 +146,14 @@ assert current() == 0
     assert trace_of(event) == (spans["fail"].trace_id, spans["fail"].span_id)
 
 
-@pytest.mark.parametrize("call", ["fail.apply()", "fail.apply(throw=True)", "fail.delay()"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("fail.apply()", marks=pytest.mark.row("eager", "apply")),
+        pytest.param("fail.apply(throw=True)", marks=pytest.mark.row("eager", "apply")),
+        pytest.param("fail.delay()", marks=pytest.mark.row("eager", "task_always_eager")),
+    ],
+)
 def test_eager_failure(live: LiveApp, receiver: Receiver, call: str) -> None:
     """I run a failing task eagerly, by my call or by my settings, and hear of it once."""
     source = f"try: app.{call}\nexcept ValueError: result = 'raised'"
@@ -160,6 +169,7 @@ def test_eager_failure(live: LiveApp, receiver: Receiver, call: str) -> None:
     assert tags(event)[names.TAG_TASK] == f"{SHOP}.fail"
 
 
+@pytest.mark.row("eager", "task_always_eager")
 def test_task_always_eager(live: LiveApp, receiver: Receiver) -> None:
     """I set ``task_always_eager``: what I publish is run at once, under what published it."""
     source = """

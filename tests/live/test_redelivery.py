@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from taskobs import names
 from tests.live.audit import AuditedShop
 from tests.live.shop import QUICK, trace_of
@@ -19,9 +21,11 @@ HASTY = {"visibility_timeout": 5, "unacked_restore_interval": 1, "unacked_restor
 """Seconds: enough for the second run to end before its message comes a third time."""
 
 
-def open_shop(live: LiveApp, broker: Broker, receiver: Receiver) -> AuditedShop:
+def open_shop(
+    live: LiveApp, broker: Broker, receiver: Receiver, pool: str = "prefork"
+) -> AuditedShop:
     """Start a worker and a producer."""
-    worker = live.worker(broker, app=AGAIN, env=QUICK)
+    worker = live.worker(broker, app=AGAIN, pool=pool, env=QUICK)
     return AuditedShop(live, broker, receiver, worker, live.producer(broker, app=AGAIN, env=QUICK))
 
 
@@ -36,11 +40,13 @@ def two_runs(shop: AuditedShop, task_id: str) -> list[ReceivedSpan]:
     return runs
 
 
+@pytest.mark.row("redelivery", "reject_on_worker_lost")
+@pytest.mark.parametrize("pool", ["prefork", "spawn"])
 def test_killed_child_whose_message_goes_back(
-    live: LiveApp, receiver: Receiver, broker: Broker
+    live: LiveApp, receiver: Receiver, broker: Broker, pool: str
 ) -> None:
     """I let the messages of killed runs go back: I see each delivery, and hear of the loss."""
-    shop = open_shop(live, broker, receiver)
+    shop = open_shop(live, broker, receiver, pool)
     task_id = shop.call("die_once.delay()")
     lost, again = two_runs(shop, task_id)
     assert lost.attributes[names.CELERY_OUTCOME] == "lost"
@@ -51,13 +57,18 @@ def test_killed_child_whose_message_goes_back(
     shop.audit()
 
 
-def test_visibility_timeout(live: LiveApp, receiver: Receiver, redis_broker: Broker) -> None:
+@pytest.mark.row("redelivery", "visibility timeout")
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])
+def test_visibility_timeout(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
     """I run longer than Redis' visibility timeout, and see that the task ran twice, and where."""
-    shop = open_shop(live, replace(redis_broker, options=HASTY), receiver)
+    shop = open_shop(live, replace(redis_broker, options=HASTY), receiver, pool)
     task_id = shop.call(f"meet_again.delay({str(live.folder / 'place')!r})")
     runs = two_runs(shop, task_id)
     assert [run.status for run in runs] == ["unset"] * 2
     assert [run.attributes[names.CELERY_OUTCOME] for run in runs] == ["succeeded"] * 2
-    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == 2
+    processes = {run.attributes[names.PROCESS_PID] for run in runs}
+    assert len(processes - {shop.worker.pid}) == (2 if pool in ("prefork", "spawn") else 0)
     assert shop.events(task_id, 0) == []
     shop.audit()

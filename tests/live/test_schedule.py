@@ -42,7 +42,14 @@ def entry(told: Mapping[str, object]) -> dict[str, str]:
     return {"APP_BEAT": json.dumps({"tick": told}), "APP_CONFIG": config}
 
 
-@pytest.mark.parametrize("when", LATER)
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("countdown", marks=pytest.mark.row("later", "countdown")),
+        pytest.param("eta", marks=pytest.mark.row("later", "ETA")),
+        pytest.param("elsewhere", marks=pytest.mark.row("later", "ETA")),
+    ],
+)
 def test_queue_latency_counts_from_the_eta(each_shop: AuditedShop, when: str) -> None:
     """I ask for a task in a second, and that second is no latency of my queue."""
     source = f"""
@@ -80,14 +87,34 @@ def ticks(receiver: Receiver, number: int) -> Sequence[tuple[ReceivedSpan, Recei
     return pairs()
 
 
-@pytest.mark.parametrize("kind", ["separate", "embedded"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("separate", marks=pytest.mark.row("beat", "beat")),
+        pytest.param("embedded", marks=pytest.mark.row("beat", "embedded beat")),
+    ],
+)
 def test_each_tick_of_beat_is_a_trace(
     live: LiveApp, receiver: Receiver, broker: Broker, kind: str
 ) -> None:
     """Each time that my schedule comes round, there is one trace of its publish and its run."""
+    see_ticks(live, receiver, broker, kind, "prefork")
+
+
+@pytest.mark.row("beat", "embedded beat")
+@pytest.mark.parametrize("pool", ["spawn", "solo", "threads"])
+def test_each_tick_of_beat_inside_another_pools_worker(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
+    """I run beat inside a worker that does not fork, and its ticks are traces too."""
+    see_ticks(live, receiver, redis_broker, "embedded", pool)
+
+
+def see_ticks(live: LiveApp, receiver: Receiver, broker: Broker, kind: str, pool: str) -> None:
+    """Let a schedule come round three times, and stop everything."""
     env = {**QUICK, **entry(TICKING)}
     schedule = ("-B", "-s", str(live.folder / "schedule")) if kind == "embedded" else ()
-    worker = live.worker(broker, *schedule, env=env)
+    worker = live.worker(broker, *schedule, pool=pool, env=env)
     beat = None if schedule else live.beat(broker, env=env)
     found = ticks(receiver, 3)
     assert len({publish.trace_id for publish, _ in found}) == len(found)

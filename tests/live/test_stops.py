@@ -53,6 +53,7 @@ def told(receiver: Receiver, states: Mapping[str, str]) -> None:
         assert event.event_id in {run.attributes.get(names.SENTRY_EVENT_ID) for run in runs}
 
 
+@pytest.mark.row("stops", "warm")
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
 def test_a_warm_stop_loses_nothing(
     live: LiveApp, receiver: Receiver, broker: Broker, pool: str
@@ -68,12 +69,19 @@ def test_a_warm_stop_loses_nothing(
     assert sum(span.name.startswith(names.PUBLISH_SPAN) for span in receiver.spans) == 40
 
 
-@pytest.mark.parametrize("limit", ["--max-tasks-per-child=1", "--max-memory-per-child=1"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(f"--{name}=1", marks=pytest.mark.row("stops", name))
+        for name in ("max-tasks-per-child", "max-memory-per-child")
+    ],
+)
+@pytest.mark.parametrize("pool", ["prefork", "spawn"])
 def test_recycled_children_lose_nothing(
-    live: LiveApp, receiver: Receiver, broker: Broker, limit: str
+    live: LiveApp, receiver: Receiver, broker: Broker, limit: str, pool: str
 ) -> None:
     """Each task has a child of its own, and each is told, once."""
-    worker, producer = live.worker(broker, limit), live.producer(broker)
+    worker, producer = live.worker(broker, limit, pool=pool), live.producer(broker)
     states = producer.run(BATCH.format(number=8, seconds=0) + GET + STATES)
     assert worker.stop() == 0
     told(receiver, states)
@@ -81,12 +89,15 @@ def test_recycled_children_lose_nothing(
     assert len({run.attributes[names.PROCESS_PID] for run in runs}) == 8
 
 
+@pytest.mark.row("stops", "soft")
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads", "gevent", "eventlet"])
 def test_a_soft_stop_tells_of_what_it_waited_for(
-    live: LiveApp, receiver: Receiver, redis_broker: Broker
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
 ) -> None:
     """I let Celery wait for running tasks before it stops cold, and they are told."""
     env = {"APP_CONFIG": json.dumps({"worker_soft_shutdown_timeout": 8})}
-    worker, producer = live.worker(redis_broker, env=env), live.producer(redis_broker)
+    worker = live.worker(redis_broker, pool=pool, env=env)
+    producer = live.producer(redis_broker)
     place = live.folder / "held"
     place.mkdir()
     running = producer.run(f"sent = [app.hold.delay({str(place)!r})]; result = sent[0].id")
@@ -97,6 +108,28 @@ def test_a_soft_stop_tells_of_what_it_waited_for(
     worker.wait()
     assert producer.run(STATES) == {running: "SUCCESS"}
     told(receiver, {running: "SUCCESS"})
+
+
+@pytest.mark.row("stops", "cold")
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "solo", "threads", "gevent", "eventlet"])
+def test_a_cold_stop_tells_of_what_has_ended(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
+    """I stop my worker cold while a task runs: what had ended before is told, once."""
+    worker, producer = live.worker(redis_broker, pool=pool), live.producer(redis_broker)
+    producer.run(BATCH.format(number=8, seconds=0) + GET)
+    states = producer.run(STATES)
+    running = producer.run("result = app.slow.delay(30).id")
+    worker.wait_received(running)
+    worker.stop("QUIT")
+    runs = [run for run in receiver.spans if run.name.startswith(names.RUN_SPAN)]
+    ended = Counter(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs)
+    assert ended - Counter([running]) == Counter(states)
+    events = Counter(tags(event).get(names.TAG_TASK_ID) for event in receiver.events)
+    assert events - Counter([running]) == Counter(
+        task_id for task_id, state in states.items() if state == "FAILURE"
+    )
+    assert producer.close() == 0
 
 
 DEAD = ("refuses", "hangs")
