@@ -202,7 +202,9 @@ def _bounded(action: Callable[[], object], seconds: float) -> bool:
 
 
 def _worker(client: BaseClient) -> object:
-    return getattr(client.transport, "_worker", None)
+    transport = client.transport
+    sender = transport.stock if isinstance(transport, RelayTransport) else transport
+    return getattr(sender, "_worker", None)
 
 
 def _thread(client: BaseClient) -> Thread | None:
@@ -216,8 +218,10 @@ def _pending(client: BaseClient) -> int:
 
 def _idle(client: BaseClient) -> bool:
     """Tell whether the client has nothing to send; starting its thread to say so is avoided."""
-    relayed = isinstance(client.transport, RelayTransport)
-    if _worker(client) is None and not relayed:  # not Sentry's own transport, or none at all
+    if isinstance(client.transport, RelayTransport):
+        if client.transport.gone:
+            return False
+    elif _worker(client) is None:  # not Sentry's own transport, or none at all
         return client.transport is None
     buffers = [getattr(getattr(client, name, None), "_buffer", ()) for name in _BATCHERS]
     flusher = getattr(client, "session_flusher", None)

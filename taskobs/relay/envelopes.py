@@ -61,6 +61,16 @@ class RelayTransport(Transport):
             tidy({"key": self._key, "dsn": str(options["dsn"]), "options": _relevant(options)})
         )
 
+    @property
+    def gone(self) -> bool:
+        """Whether there is no relay any more, and ``stock`` sends what it may not have got."""
+        return self._client.gone
+
+    @property
+    def stock(self) -> Transport | None:
+        """Sentry's own transport, once it came to that."""
+        return self._stock
+
     def after_fork(self) -> None:
         """In a forked child: leave alone what the parent has started."""
         self._stock = None
