@@ -17,7 +17,7 @@ from celery.utils.dispatch import Signal
 from opentelemetry import trace
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.live.process import LASTING
+from tests.live.process import LASTING, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 OURS = ("taskobs", "OtelBatchSpanRecordProcessor", "sentry-sdk")
-PATIENCE = 2.0
+PATIENCE = 30.0
 """Seconds that a thread or process which is on its way out may still take."""
 
 
@@ -92,6 +92,7 @@ def nothing_left() -> Generator[None]:
     for thread in our_threads() - threads:
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread} still runs"
+    wait_until(lambda: not children() - processes - LASTING, timeout=PATIENCE)
     left = [_command(pid) for pid in children() - processes - LASTING]
     assert not left, f"processes still run: {left}"
 

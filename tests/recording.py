@@ -79,7 +79,7 @@ class Recorder(SpanProcessor):
         assert len(found) == 1, f"{len(found)} spans are named {name!r}: {self.names}"
         return found[0]
 
-    def wait(self, *names: str, timeout: float = 20.0) -> None:
+    def wait(self, *names: str, timeout: float = 60.0) -> None:
         """Wait until each name has ended as often as it is given."""
         wanted = {name: names.count(name) for name in names}
 

@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 from taskobs.demo import shop
 
-WAIT = 15.0
+WAIT = 60.0
 INTERVAL = 0.02
 ORDERS = (
     (1001, ["tea", "teapot", "cups"], "4242 4242 4242 4242"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-GRACE = 25.0
+GRACE = 60.0
 """Seconds between TERM and KILL; Celery takes about 6 on this broker, 9 with a dead backend."""
 HURRY = 3.0
 """The same, after an error or Ctrl-C."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from types import FrameType
 
-READY_TIMEOUT = 30.0
-ORDERS_TIMEOUT = 40.0
+READY_TIMEOUT = 90.0
+ORDERS_TIMEOUT = 120.0
 SHOP = "taskobs.demo.shop"
 DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED", "TASKOBS_LOG_IDS")
 

@@ -21,7 +21,7 @@ def _refuse(event, arguments):
 sys.addaudithook(_refuse)
 sys.path.insert(0, "")
 """
-PATIENCE: Final = 60.0
+PATIENCE: Final = 240.0
 
 
 def environment(receiver: Receiver) -> dict[str, str]:
@@ -34,6 +34,7 @@ def environment(receiver: Receiver) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "SENTRY_DSN": receiver.dsn,
+        "TASKOBS_SHUTDOWN_TIMEOUT": "30",
         "TASKOBS_STRICT": "1",
     }
 

@@ -57,5 +57,5 @@ def publish() -> None:
     sys.stdout.write(f"{time.perf_counter() - started}\n")
 
 
-session = taskobs.init(shutdown_timeout=1.0)
+session = taskobs.init()
 {"fork": fork, "multi": multi, "publish": publish}[sys.argv[1]]()

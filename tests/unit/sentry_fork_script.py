@@ -26,7 +26,7 @@ def main(dsn: str, mode: str) -> None:
         hold_all(sentry_sdk.get_client())
     else:
         sentry_sdk.capture_message("parent 0")
-        pipeline.flush(5.0)  # leaves a kept-alive connection behind
+        pipeline.flush(60.0)  # leaves a kept-alive connection behind
         for number in range(1, 5):
             sentry_sdk.capture_message(f"parent {number}")
     children = [fork(pipeline, number) for number in range(4)]
@@ -34,7 +34,7 @@ def main(dsn: str, mode: str) -> None:
     if any(failed):
         sys.exit(f"children ended with {failed}")
     if mode != "locked":
-        pipeline.close(10.0)
+        pipeline.close(60.0)
     os._exit(0)
 
 
@@ -57,7 +57,7 @@ def fork(pipeline: SentryPipeline, number: int) -> int:
         return child
     pipeline.after_fork()
     sentry_sdk.capture_message(f"child {number}")
-    os._exit(0 if pipeline.flush(10.0) else 3)
+    os._exit(0 if pipeline.flush(60.0) else 3)
 
 
 if __name__ == "__main__":

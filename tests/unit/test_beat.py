@@ -54,7 +54,7 @@ def headers_sent(app: Celery) -> dict[str, Any]:
     """Take the first message from the queue and give its headers; the others are dropped."""
     with app.connection_for_read() as connection:
         queue: Any = connection.SimpleQueue("celery")
-        message: Any = queue.get(timeout=5)
+        message: Any = queue.get(timeout=60)
         message.ack()
         queue.clear()
     return dict(message.headers)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TRACES = "/v1/traces"
 ENVELOPE = "/api/1/envelope/"
 EVENT_ID = "a" * 32
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

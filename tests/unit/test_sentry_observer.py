@@ -242,7 +242,7 @@ def test_a_hundred_runs_on_threads_never_mix(start: Start) -> None:
         with observer.run(run):
             sentry_sdk.set_tag("number", number)
             sentry_sdk.add_breadcrumb(message=f"crumb {number}")
-            gate.wait(30)
+            gate.wait(90)
             run.exception = raised(ValueError(f"error {number}"))
             observer.failed(run)
 
@@ -363,11 +363,11 @@ def test_a_hostile_argument_neither_breaks_nor_slows(start: Start, position: int
     run = make_run(args=[hostile()[position], "last"], kwargs={"value": hostile()[position]})
     with observer.run(run):
         run.exception = raised(ValueError("x"))
-        began = time.perf_counter()
+        began = time.thread_time()  # what others do meanwhile does not count
         observer.failed(run)
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
     context = kept.events[0]["contexts"]["celery"]
-    assert took < 0.5
+    assert took < 1
     assert len(str(context)) < 60_000
     assert context["args"][1] == "last"
 

@@ -133,6 +133,6 @@ def result_of() -> Callable[[Any], Any]:
     """Give what a result becomes, or the exception that it raises."""
 
     def get(result: Any) -> Any:
-        return result.get(timeout=10, interval=0.005, propagate=False)
+        return result.get(timeout=60, interval=0.005, propagate=False)
 
     return get
