@@ -65,6 +65,8 @@ def test_results_that_go_away_and_come_back(
         assert shop.producer.close() == 0
         assert worker.stop() == 0
     told = [
-        s.attributes[names.MESSAGING_MESSAGE_ID] for s in receiver.spans if s.kind == "consumer"
+        str(s.attributes[names.MESSAGING_MESSAGE_ID])
+        for s in receiver.spans
+        if s.kind == "consumer"
     ]
     assert sorted(told) == sorted([quick, slow, *fine, failed, later])
