@@ -263,6 +263,8 @@ def misuse(
             troubles.append("a relay is still there")
         found = Diary.read(diary)
         spans, events = [*backend.spans, *calm.spans], [*backend.events, *calm.events]
+        kept = "\n".join(json.dumps({**event.data, "id": event.event_id}) for event in events)
+        (folder / "events.jsonl").write_text(kept)
         verdict = Verdict(found, spans, events, worker.log, mischief.relay_kills)
     return Report(
         verdict,

@@ -237,14 +237,15 @@ class Verdict:
             elif run.ending is None or outcome == "lost":
                 lost.count(number, what=what)
             else:
-                calm.count(number + 1, what=what)
+                calm.count(1 + number, what=what)  # none is what is wanted once
         for same in self._run_spans:  # killed before the task's first line
             key = (same[0].trace_id, same[0].span_id)
             if key not in seen and _outcome(same[0]) == "lost":
                 seen.add(key)
                 lost.count(self._events[key], what=key)
         for key in self._events.keys() - seen:
-            calm.count(2, what=(key, dict(self._tagged[key])))
+            if names.TAG_TASK_ID in self._tagged[key]:  # else it is of the worker itself
+                calm.count(2, what=(key, dict(self._tagged[key])))
 
 
 def _outcome(span: ReceivedSpan) -> object:
