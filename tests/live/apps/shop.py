@@ -249,6 +249,13 @@ def child_span(name: str) -> str:
         return f"{span.get_span_context().span_id:016x}"
 
 
+@app.task
+def slow_span(name: str, seconds: float) -> None:
+    """Take that long inside of a span of the user's own."""
+    with trace.get_tracer("shop").start_as_current_span(name):
+        time.sleep(seconds)
+
+
 def make_chain() -> Any:  # a signature
     """Give a chain of three: 1 + 2 + 3 + 4."""
     return chain(add.s(1, 2), add.s(3), add.s(4))
