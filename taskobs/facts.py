@@ -174,6 +174,8 @@ class Run:
     outcome: Outcome | None = None
     exception: BaseException | None = None
     """What ended the run; for a retried run, what made it retry."""
+    traceback: str | None = None
+    """The exception's, where Celery has written it already."""
     expected: bool = False
     """True for an exception that the task lists in ``throws``."""
     reason: str | None = None

@@ -186,13 +186,17 @@ class Lifecycle:
                 run.chord_shelf.put(run.span.traceparent)
         return opened
 
-    def _run_failed(self, *, task_id: str, exception: BaseException, **_: Any) -> None:
+    def _run_failed(
+        self, *, task_id: str, exception: BaseException, einfo: Any = None, **_: Any
+    ) -> None:
         opened = self._opened(task_id)
-        if opened is not None:
-            # Celery is in its `except` block: there is the exception itself, with its frames,
-            # where the signal has a copy that can be pickled.
-            handled = sys.exc_info()[1]
-            self._fail(opened, exception if handled is None else handled)
+        if opened is None:
+            return
+        # Celery is in its `except` block: there is the exception itself, with its frames,
+        # where the signal has a copy that can be pickled.
+        handled = sys.exc_info()[1]
+        written = einfo.traceback if einfo is not None and handled is exception else None
+        self._fail(opened, exception if handled is None else handled, written)
 
     def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
         opened = self._opened(request.id)
@@ -240,10 +244,11 @@ class Lifecycle:
             self._fail(opened, error)
             opened.run.outcome = outcome
 
-    def _fail(self, opened: _Open, error: BaseException) -> None:
+    def _fail(self, opened: _Open, error: BaseException, traceback: str | None = None) -> None:
         if any(error is reported for reported in opened.reported):
             return
         opened.reported.append(error)
+        opened.run.traceback = traceback
         with self.guard:
             adapter.failure(opened.task, opened.run, error)
         if opened.run.outcome is not Outcome.FAILED or opened.run.expected:

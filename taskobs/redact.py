@@ -7,7 +7,7 @@ calls no code of the objects it is given: no ``__repr__``, ``__len__`` or ``__it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -47,7 +47,7 @@ def brief(value: object, also_secret: frozenset[str] = frozenset()) -> object:
 
 def drop_variables(event: dict[str, object], *, everywhere: bool) -> None:
     """Take the frame variables out of an event: all, or those of Celery's and our own frames."""
-    for frame in _frames(event):
+    for frame in frames(event):
         if everywhere or belongs_to_celery(frame.get("module")):
             frame.pop("vars", None)
 
@@ -94,7 +94,8 @@ def _celery_logger(record: dict[str, object], key: str) -> bool:
     return isinstance(name, str) and (name == "celery" or name.startswith("celery."))
 
 
-def _frames(event: dict[str, object]) -> Iterator[dict[str, object]]:
+def frames(event: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    """Yield the frames of all stacks of an event."""
     stacks = [event.get("stacktrace")]
     for section in ("exception", "threads"):
         values = table(event.get(section)).get("values")

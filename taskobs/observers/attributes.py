@@ -111,7 +111,7 @@ def _destination(fact: Publish | Run) -> str | None:
 def known(values: Mapping[str, object]) -> Attributes:
     """Leave out what is not known; the rest in a form that a span takes."""
     return {
-        key: value if type(value) in _PLAIN else _plain(value)
+        key: cast("AttributeValue", value) if type(value) in _PLAIN else _plain(value)
         for key, value in values.items()
         if value is not None and value != ""
     }
@@ -132,15 +132,14 @@ def record_error(span: Span, error: BaseException) -> None:
     record_exception(span, error)
 
 
-def record_exception(span: Span, error: BaseException) -> None:
+def record_exception(span: Span, error: BaseException, text: str | None = None) -> None:
     """Add the ``exception`` event of the conventions, of bounded size.
 
+    ``text`` is the traceback if it is written already: formatting is most of the cost.
     https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
     """
-    try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception:  # noqa: BLE001  # a task's own __str__ or __cause__ may do anything
-        text = type_of(error)
+    if text is None:
+        text = _traceback_of(error)
     span.add_event(
         "exception",
         {
@@ -149,6 +148,13 @@ def record_exception(span: Span, error: BaseException) -> None:
             "exception.stacktrace": encodable(text[-_STACKTRACE_CHARS:]),
         },
     )
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # noqa: BLE001  # a task's own __str__ or __cause__ may do anything
+        return type_of(error)
 
 
 def message_of(error: BaseException | None) -> str | None:

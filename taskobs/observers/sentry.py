@@ -12,10 +12,11 @@ import sentry_sdk
 from sentry_sdk.client import BaseClient
 from sentry_sdk.scope import Scope
 from sentry_sdk.types import Event, Hint
-from sentry_sdk.utils import current_stacktrace, event_from_exception
+from sentry_sdk.utils import current_stacktrace
 
 from taskobs import names, redact
 from taskobs.facts import Outcome, Publish, Run
+from taskobs.failures import event_of, settle
 from taskobs.observers.base import NOTHING, Observer
 
 OPERATION: Final = "queue.task.celery"
@@ -26,7 +27,6 @@ _CONTEXT_FIELDS: Final = (
     *("parent_id", "group_id", "exchange", "routing_key", "eta", "expires", "priority"),
     *("redelivered", "eager", "origin", "queue_latency"),
 )
-_CLIENT_OPTIONS: Final = "client_options" in inspect.signature(event_from_exception).parameters
 _STACK_VARIABLES: Final = (
     "include_local_variables" in inspect.signature(current_stacktrace).parameters
 )
@@ -80,22 +80,13 @@ class SentryObserver(Observer):
     def _capture(self, mark: _Mark, client: BaseClient, exception: BaseException) -> None:
         mark.captured = exception
         run = mark.run
-        event, hint = self._event(client, exception)
+        event, hint = event_of(exception, client, variables=self._send_arguments)
         event["tags"] = {names.TAG_OUTCOME: (run.outcome or Outcome.FAILED).value}
         if run.span is not None:
             event["contexts"] = {"trace": _trace_context(run.span.trace_id, run.span.span_id)}
         if _is_soft_limit(exception):
             event["fingerprint"] = ["celery", SOFT_LIMIT, run.task]
         run.event_id = sentry_sdk.capture_event(event, hint=hint)
-
-    def _event(self, client: BaseClient, exception: BaseException) -> tuple[Event, Hint]:
-        arguments: dict[str, Any] = {"mechanism": {"type": "taskobs", "handled": False}}
-        if _CLIENT_OPTIONS:
-            options = dict(client.options)
-            if not self._send_arguments:
-                options["include_local_variables"] = False  # not even rendered
-            arguments["client_options"] = options
-        return event_from_exception(exception, **arguments)
 
 
 class _RunScope:
@@ -147,6 +138,7 @@ class _Mark:
         if event.get("type") != "transaction":
             self._discreet(told)
             self._describe(told)
+            settle(told)
         tags = redact.table(told.setdefault("tags", {}))
         for name, value in _tags(self.run).items():
             if value is None:

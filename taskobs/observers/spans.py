@@ -177,7 +177,7 @@ class SpanObserver(Observer):
         if failed:
             span.set_status(StatusCode.ERROR, message_of(run.exception))
         if run.exception is not None:
-            record_exception(span, run.exception)
+            record_exception(span, run.exception, run.traceback)
             if failed:
                 span.set_attribute(names.ERROR_TYPE, type_of(run.exception))
         span.set_attribute(names.CELERY_OUTCOME, outcome.value)
