@@ -62,14 +62,11 @@ POOL_NAMES = {"prefork": "prefork, fork", "spawn": "prefork, spawn"}
 """Those by which the outcome table calls them differently."""
 
 
-SPAWN = {"worker_pool_start_method": "spawn", "worker_proc_alive_timeout": LIMIT}
-"""A child that is spawned imports everything; Celery waits for that 4 s, and starts another."""
-
-
 def with_spawn(env: Mapping[str, str] | None) -> dict[str, str]:
-    """Add the settings by which prefork spawns its children."""
+    """Add the setting by which prefork spawns its children."""
     config = json.loads((env or {}).get("APP_CONFIG", "{}"))
-    return {**(env or {}), "APP_CONFIG": json.dumps({**config, **SPAWN})}
+    config["worker_pool_start_method"] = "spawn"
+    return {**(env or {}), "APP_CONFIG": json.dumps(config)}
 
 
 class Worker(Program):
