@@ -27,11 +27,11 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     task_remote_tracebacks=False,
     worker_hijack_root_logger=True,
-    # A child that takes longer to start is killed: after 4 s, which a spawned one may well take.
+    # A child that takes longer to start is killed: by default after 4 s.
     worker_proc_alive_timeout=PATIENCE,
-    # A test's own wishes, such as {"task_acks_late": true}.
-    **json.loads(os.environ.get("APP_CONFIG", "{}")),
 )
+# A test's own wishes, such as {"task_acks_late": true}.
+app.conf.update(json.loads(os.environ.get("APP_CONFIG", "{}")))
 app.conf.beat_schedule |= {
     name: {**entry, "last_run_at": datetime.fromisoformat(entry.get("last_run_at", NOW))}
     for name, entry in json.loads(os.environ.get("APP_BEAT", "{}")).items()
