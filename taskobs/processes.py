@@ -25,6 +25,9 @@ class Passenger(Protocol):
     def forked(self) -> None:
         """This is a forked child, before anything else runs in it: take no locks."""
 
+    def worker_ended(self) -> None:
+        """The worker in this process has stopped; it may be another program's from now on."""
+
     def ending(self) -> None:
         """The process ends now; whatever isn't sent within a bound is lost."""
 
@@ -42,6 +45,7 @@ class Process:
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_started),
             (signals.celeryd_after_setup, self._worker_set_up),
+            (signals.worker_shutdown, self._worker_stopped),
             (signals.worker_process_init, self._child_started),
             (signals.worker_process_shutdown, self._child_ends),
             (signals.beat_init, self._beat_started),
@@ -72,6 +76,9 @@ class Process:
 
     def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
         self._passenger.became(Role.WORKER, instance)
+
+    def _worker_stopped(self, **_: Any) -> None:
+        self._passenger.worker_ended()
 
     def _child_started(self, **_: Any) -> None:
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself

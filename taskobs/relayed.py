@@ -87,7 +87,8 @@ class WorkerRelay:
         return self._pipeline is None or self._pipeline.end(timeout)
 
     def close(self) -> None:
-        """Put the direct pipeline back."""
+        """Put the direct pipeline back; the next worker in this process has a relay of its own."""
+        self._on = self._on or self._pipeline is not None
         self._undo.close()
         self._pipeline = None
 

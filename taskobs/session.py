@@ -204,6 +204,12 @@ class Session:
         self._relay.after_fork()
         self._outages.after_fork()
 
+    def worker_ended(self) -> None:
+        """Send what is left, and end the relay: a worker that got SIGHUP is executed anew next."""
+        self.ending()
+        self._relay.close()
+        self._deadline = 0.0 if self._deadline == 0.0 else None
+
     def ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
         left = self._left()

@@ -289,3 +289,21 @@ def test_a_relay_that_stands_still_delays_no_task(
     assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
         ids + more + most
     )
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_that_is_restarted_in_place_loses_nothing(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
+    """I send SIGHUP: my worker executes itself anew, with a relay of its own, and all is told."""
+    worker, producer = live.worker(redis_broker, pool=pool), live.producer(redis_broker)
+    relay = relay_of(worker)
+    ids = producer.run(MANY)
+    worker.signal("HUP")
+    assert wait_until(lambda: worker.log.count(" ready.") == 2, timeout=LIMIT)
+    assert wait_until(lambda: gone(relay), timeout=LIMIT)
+    told_once(receiver, ids)
+    again = producer.run("sent = app.add.delay(1, 2); sent.get(timeout=90); result = sent.id")
+    one_run(receiver, again)
+    assert len([pid for pid in children(worker.pid) if is_relay(pid)]) == 1
+    assert worker.stop() == 0

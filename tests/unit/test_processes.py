@@ -91,6 +91,9 @@ class Passenger:
     def forked(self) -> None:
         self.told.append("forked")
 
+    def worker_ended(self) -> None:
+        self.told.append("worker ended")
+
     def ending(self) -> None:
         self.told.append("ending")
 
@@ -105,10 +108,11 @@ def test_celery_tells_what_the_process_is() -> None:
         signals.worker_process_init.send(None)  # the solo pool: in the worker itself
         signals.beat_init.send(None)
         signals.worker_process_shutdown.send(None)
+        signals.worker_shutdown.send(None)
     finally:
         process.leave()
     signals.beat_init.send(None)
-    assert passenger.told == [Role.WORKER, Role.BEAT, "ending"]
+    assert passenger.told == [Role.WORKER, Role.BEAT, "ending", "worker ended"]
 
 
 # What an earlier test of this process has loaded or started may object to forks.

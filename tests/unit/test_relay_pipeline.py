@@ -124,6 +124,26 @@ def test_a_worker_told_twice_has_one_relay(start: Callable[..., Session], home: 
     assert len(sockets(home)) == 1
 
 
+def test_a_worker_that_has_stopped_needs_no_relay(
+    start: Callable[..., Session], receiver: Receiver, app: Celery, home: Path
+) -> None:
+    """My program goes on after its worker: it sends for itself, until it has a worker again."""
+    session = start()
+    first = relay_pid(session)
+    span("in the worker")
+    signals.worker_shutdown.send(None)
+    assert names_of(receiver) == ["in the worker"]
+    assert sockets(home) == []
+    span("after it")
+    assert session.flush(PATIENCE)
+    assert names_of(receiver) == ["after it", "in the worker"]
+    signals.worker_init.send(Worker(app))
+    assert relay_pid(session) != first
+    span("again")
+    session.close()
+    assert names_of(receiver) == ["after it", "again", "in the worker"]
+
+
 @pytest.mark.parametrize("settings", [{"relay": False}, {"otlp_endpoint": None}], ids=repr)
 def test_where_it_is_not_wanted_there_is_none(
     start: Callable[..., Session], home: Path, settings: dict[str, Any]
