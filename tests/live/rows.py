@@ -52,6 +52,8 @@ LOST: Final = shape(1, "ERROR lost", 1)
 NEVER_RAN: Final = shape(1, (), 0)
 REVOKED: Final = shape(1, "revoked", 0)
 UNKNOWN: Final = shape(1, "ERROR unknown", 1)
+OF_THE_WORKER: Final = shape(0, (), 1)
+"""An event that is of no task: a worker that broke as it ended."""
 RETRIED: Final = shape(3, ("retried", "retried", "succeeded"), 0)
 EXHAUSTED: Final = shape(2, ("retried", "ERROR failed"), 1)
 
@@ -132,10 +134,7 @@ RESTORED: Final = (
         EVENTLET: "kombu stands still when it would fetch a message again, also without taskobs",
     },
 )
-BUSY: Final = only_on(
-    tuple(pool for pool in POOLS if pool != SOLO),
-    "the worker fetches nothing while it runs a task",
-)
+WAITING: Final = only_on((*PREFORK, THREADS), "Celery's soft stop lets no task of this pool go on")
 CROWDED: Final = only_on((THREADS, GEVENT, EVENTLET), "a process runs one task at a time")
 
 ROWS: Final = (
@@ -273,8 +272,8 @@ ROWS: Final = (
         sentry="none lost",
         cases=(
             case("warm", FAILED, also=(OK, NEVER_RAN)),
-            case("soft", OK, only=BUSY),
-            case("cold", OK, FAILED, also=(NEVER_RAN, REVOKED, LOST)),
+            case("soft", OK, only=WAITING),
+            case("cold", OK, FAILED, also=(NEVER_RAN, REVOKED, LOST, shape(1, "ERROR lost", 0))),
             case("max-tasks-per-child", OK, FAILED, only=CHILDREN),
             case("max-memory-per-child", OK, FAILED, only=CHILDREN),
             case("pool restart", OK, FAILED, only=RESTARTED),
@@ -409,7 +408,7 @@ ROWS: Final = (
         publish="ok",
         runs="ERROR, outcome lost",
         sentry="1",
-        cases=(case("leaves", LOST, also=(shape(0, (), 1),)),),
+        cases=(case("leaves", LOST, also=(OF_THE_WORKER,)),),
         beside=True,
     ),
     Row(

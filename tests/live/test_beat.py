@@ -12,6 +12,7 @@ from taskobs.demo.receiver import Receiver
 from tests.live.celery_process import SHOP, Broker, LiveApp
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK
+from tests.live.test_schedule import REDBEAT
 
 OWN = "tests.live.apps.own_sentry"
 LONG_AGO = "2020-01-01T00:00:00+00:00"
@@ -140,8 +141,7 @@ def test_check_ins_through_a_client_of_the_apps_own(
     assert beat.stop() == 0
     assert worker.stop() == 0
     assert len([item for item in receiver.items if item.kind == "check_in"]) == 2 * 2
-    # Sentry imports celery-redbeat, which stumbles over other schedulers.
-    events = [event for event in receiver.events if "redbeat" not in str(event.data)]
+    events = [event for event in receiver.events if REDBEAT not in str(event.data)]
     assert [event.data["transaction"] for event in events] == [f"{SHOP}.fail"]
 
 

@@ -90,7 +90,7 @@ def test_recycled_children_lose_nothing(
 
 
 @pytest.mark.row("stops", "soft")
-@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads", "gevent", "eventlet"])
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])
 def test_a_soft_stop_tells_of_what_it_waited_for(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
 ) -> None:
@@ -124,8 +124,10 @@ def test_a_cold_stop_tells_of_what_has_ended(
     worker.stop("QUIT")
     runs = [run for run in receiver.spans if run.name.startswith(names.RUN_SPAN)]
     ended = Counter(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs)
-    assert ended - Counter([running]) == Counter(states)
-    events = Counter(tags(event).get(names.TAG_TASK_ID) for event in receiver.events)
+    assert ended - Counter([running]) == Counter(states.keys())
+    # Threads and greenlets can't be stopped: Celery itself breaks then, and that is an event.
+    of_tasks = [event for event in receiver.events if event.data.get("logger") != "celery.worker"]
+    events = Counter(tags(event).get(names.TAG_TASK_ID) for event in of_tasks)
     assert events - Counter([running]) == Counter(
         task_id for task_id, state in states.items() if state == "FAILURE"
     )
