@@ -1,0 +1,149 @@
+"""What observing may cost, in calls of functions: the same on each machine, however busy it is.
+
+The unit is the floor, a bare span made by hand through the SDK, counted in the same process, so
+that most of what another release of Python or of the SDK changes cancels out. Exporting is not
+counted. When a budget is exceeded, profile before you raise it: ``make bench`` has the times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import sentry_sdk
+from celery import Celery
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
+from taskobs.observers.sentry import SentryObserver
+from taskobs.pipeline.sentry import SentryPipeline
+from tests.budget.counting import Job, calls, floor, garbage, publishing, running
+from tests.recording import PrivateApp
+from tests.unit.sentry_kit import Settings, user_init
+
+BUDGETS = {
+    # what: (spans, spans + Sentry, not sampled), in floors: the most that was measured with the
+    # oldest and the newest releases and Python 3.10 to 3.13, and a tenth more.
+    "publish": (4.2, 4.4, None),
+    "run": (5.2, 6.3, 2.7),
+    "failing run": (6.4, 54.0, 3.0),
+}
+SUCCESSES = ("publish", "run")
+
+
+@pytest.fixture
+def app() -> Generator[Celery]:
+    """Give an app with a task that succeeds and one that fails."""
+    app = PrivateApp("budget", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(task_ignore_result=True)
+
+    @app.task(name="noop")
+    def noop() -> None: ...
+
+    @app.task(name="failing")
+    def failing() -> None:
+        raise ValueError("as asked")
+
+    yield app
+    app.close()
+
+
+@pytest.fixture(autouse=True)
+def silence() -> Generator[None]:
+    """Leave out what handlers of the test runner do with Celery's records."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def job(app: Celery, what: str, *, sampled: bool = True) -> Job:
+    if what == "publish":
+        return publishing(app, "noop")
+    return running(app, "failing" if what == "failing run" else "noop", sampled=sampled)
+
+
+def provider() -> TracerProvider:
+    return TracerProvider(resource=Resource({}), shutdown_on_exit=False)
+
+
+@contextmanager
+def observed(*, errors: bool = False) -> Generator[None]:
+    """Observe as ``taskobs.init()`` does, up to what would be exported."""
+    instrumentor = TaskInstrumentor()
+    instrumentor.instrument(
+        skip_dep_check=True, tracer_provider=provider(), meter_provider=NoOpMeterProvider()
+    )
+    with ExitStack() as undo:
+        undo.callback(instrumentor.uninstrument)
+        if errors:
+            user_init()
+            undo.callback(sentry_sdk.get_isolation_scope().clear)
+            undo.callback(sentry_sdk.get_global_scope().set_client, None)
+            pipeline = SentryPipeline.start(Settings())
+            undo.callback(pipeline.close, 1.0)
+            observer = SentryObserver(pipeline)
+            shared_lifecycle().attach(observer)
+            undo.callback(shared_lifecycle().detach, observer)
+        yield
+
+
+def hold(app: Celery, what: str, found: float, budget: float | None) -> None:
+    """Fail if what is added to bare Celery is more than ``budget`` times what the floor adds."""
+    bare = calls(job(app, what))
+    with_spans = "publish" if what == "publish" else "run"
+    unit = -calls(job(app, with_spans))
+    with floor(provider().get_tracer("floor")):
+        unit += calls(job(app, with_spans))
+    added = found - bare
+    assert budget is not None
+    assert added / unit <= budget, (
+        f"observing a {what} now makes {added:.0f} calls of functions, {added / unit:.2f} times as "
+        f"many as a bare span ({unit:.0f}); the budget is {budget} times: make it cheaper, or say "
+        "in tests/budget/test_budget.py why it may cost more"
+    )
+
+
+@pytest.mark.parametrize("what", BUDGETS)
+def test_spans_are_within_their_budget(app: Celery, what: str) -> None:
+    """What spans add to my publish, my run and my failing run stays as small as it is."""
+    with observed():
+        found = calls(job(app, what))
+    hold(app, what, found, BUDGETS[what][0])
+
+
+@pytest.mark.parametrize("what", BUDGETS)
+def test_spans_and_errors_are_within_their_budget(app: Celery, what: str) -> None:
+    """What spans and Sentry add to my publish, my run and my failing run stays as it is."""
+    with observed(errors=True):
+        found = calls(job(app, what))
+    if what == "failing run" and not hasattr(sentry_sdk, "Hub"):
+        pytest.skip("Sentry 3 reads the source of each frame itself: that is its own cost")
+    hold(app, what, found, BUDGETS[what][1])
+
+
+@pytest.mark.parametrize("what", ["run", "failing run"])
+def test_a_run_that_is_not_sampled_costs_little(app: Celery, what: str) -> None:
+    """What is not recorded is not worked out either."""
+    with observed():
+        found = calls(job(app, what, sampled=False))
+    hold(app, what, found, BUDGETS[what][2])
+
+
+@pytest.mark.parametrize("what", SUCCESSES)
+def test_nothing_is_left_for_the_garbage_collector(app: Celery, what: str) -> None:
+    """What a publish or a run needs goes when it ends: no cycles that Python has to look for."""
+    with observed(errors=True):
+        found = garbage(job(app, what))
+    assert found < 1, f"a {what} leaves {found:.1f} objects in reference cycles"
+
+
+def test_without_observers_nothing_is_added(app: Celery) -> None:
+    """With nothing configured, a run of mine makes not one call more."""
+    bare = calls(job(app, "run"))
+    with observed():
+        pass
+    assert calls(job(app, "run")) == bare
