@@ -273,7 +273,12 @@ ROWS: Final = (
         cases=(
             case("warm", FAILED, also=(OK, NEVER_RAN)),
             case("soft", OK, only=WAITING),
-            case("cold", OK, FAILED, also=(NEVER_RAN, REVOKED, LOST, shape(1, "ERROR lost", 0))),
+            case(
+                "cold",
+                OK,
+                FAILED,
+                also=(NEVER_RAN, REVOKED, LOST, shape(1, "ERROR lost", 0), OF_THE_WORKER),
+            ),
             case("max-tasks-per-child", OK, FAILED, only=CHILDREN),
             case("max-memory-per-child", OK, FAILED, only=CHILDREN),
             case("pool restart", OK, FAILED, only=RESTARTED),
