@@ -296,7 +296,9 @@ def test_a_worker_that_is_restarted_in_place_loses_nothing(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
 ) -> None:
     """I send SIGHUP: my worker executes itself anew, with a relay of its own, and all is told."""
-    worker, producer = live.worker(redis_broker, pool=pool), live.producer(redis_broker)
+    # What `python -m celery` executes anew is a file of Celery's that can't be run by itself.
+    worker = live.worker(redis_broker, pool=pool, script="tests.live.apps.script")
+    producer = live.producer(redis_broker)
     relay = relay_of(worker)
     ids = producer.run(MANY)
     worker.signal("HUP")
