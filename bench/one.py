@@ -12,14 +12,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery, signals
 from celery.app import trace as celery_trace
+from opentelemetry import trace
 
 from bench import proc
 from bench.setups import SETUPS, Target
 
+DATABASE: Final[dict[str, str | int]] = {
+    "db.system.name": "postgresql",
+    "db.namespace": "shop",
+    "db.query.text": "SELECT id, state, total FROM orders WHERE customer_id = %s ORDER BY id",
+    "server.address": "db.example",
+    "server.port": 5432,
+}
 app = Celery("bench", broker="memory://", backend="cache+memory://")
 app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
 
@@ -27,6 +35,15 @@ app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
 @app.task
 def noop() -> None:
     """Do nothing."""
+
+
+@app.task
+def spanned() -> None:
+    """Make ten spans, as instrumentations of databases and HTTP clients do."""
+    tracer = trace.get_tracer("bench")
+    for _ in range(10):
+        with tracer.start_as_current_span("SELECT shop.orders", attributes=DATABASE):
+            pass
 
 
 @app.task
@@ -77,7 +94,8 @@ def main() -> None:
     if "relay" in name:
         signals.worker_init.send(sender=None)  # this process plays the worker
     sampled = "00" if "unsampled" in name else "01"
-    jobs = {"publish": publish, "run": runner(noop, sampled), "fail": runner(failing, sampled)}
+    tasks = {"run": noop, "spans": spanned, "fail": failing}
+    jobs = {"publish": publish, **{what: runner(task, sampled) for what, task in tasks.items()}}
     for job in jobs.values():
         job(20)
     flush()

@@ -9,8 +9,13 @@ from bench.figures import Figure
 from bench.results import Results
 from bench.workers import Worked
 
-WHATS: Final = ("publish", "run", "fail")
-TITLES: Final = {"publish": "publish", "run": "run", "fail": "failing run"}
+WHATS: Final = ("publish", "run", "spans", "fail")
+TITLES: Final = {
+    "publish": "publish",
+    "run": "run",
+    "spans": "run with ten spans",
+    "fail": "failing run",
+}
 BEST: Final = "spans + Sentry, relay"
 PROCESSES: Final = ("parent", "children", "relay")
 
@@ -86,15 +91,20 @@ def bounds(results: Results) -> str:
 def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
     single = results.single
     if single:
-        run, publish, fail = (_ratios(single, what) for what in WHATS)
+        run, publish, fail = (_ratios(single, what) for what in ("run", "publish", "fail"))
         yield "added by a run, in units of the floor's", run[0], 1.5, False
         yield "… of the stock pair's", run[1], 1 / 5, False
         yield "added by a publish, in units of the floor's", publish[0], 1.25, False
         yield "… of the stock pair's", publish[1], 1 / 3, False
         yield "added by a failing run, of the stock pair's", fail[1], 1 / 2, False
-        direct = added(single, "spans + Sentry, direct", "run")
-        relay = added(single, BEST, "run")
-        yield "added by a run with the relay, of direct", relay / direct, 1 / 2, False
+        for what in ("run", "spans"):
+            title = TITLES[what]
+            direct, relay = single["spans, direct"][what], single["spans, relay"][what]
+            share = relay.median / direct.median
+            yield f"a {title} with the relay, of one with direct", share, 1 / 2, False
+            made = single["spans, sent nowhere"][what].median
+            share = (relay.median - made) / (direct.median - made)
+            yield f"… its sending alone, of direct's, {title}", share, 1 / 2, False
         sampled = added(single, "spans, relay", "run")
         unsampled = added(single, "unsampled, relay", "run")
         yield "added by an unsampled run, of a sampled one", unsampled / sampled, 1 / 3, False

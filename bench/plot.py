@@ -27,14 +27,14 @@ def draw(results: Results, file: Path) -> None:
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "taskobs", "font.size": 9})
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(12, 3.2), layout="constrained")
-    axes = figure.subplots(1, 4)
+    figure: Any = Figure(figsize=(14, 3.2), layout="constrained")
+    axes = figure.subplots(1, 5)
     for axis, what in zip(axes, WHATS, strict=False):
         values = {name: added(results.single, name, what) for name in SHOWN}
         _bars(axis, f"{TITLES[what]}: CPU µs added", values)
     rates = {name: worked.rate.median for name, worked in results.workers.items()}
-    _bars(axes[3], "tasks per second, prefork", rates)
-    for axis in axes[1:3]:
+    _bars(axes[4], "tasks per second, prefork", rates)
+    for axis in axes[1:4]:
         axis.set_yticklabels([])
     figure.savefig(file, metadata={"Date": None})
 

@@ -100,6 +100,18 @@ def nothing_configured(_: Target) -> Flush:
     return lambda: None
 
 
+def not_sent(_: Target) -> Flush:
+    """Observe with taskobs: spans, through a provider of the user's that sends nothing."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    import taskobs
+
+    trace.set_tracer_provider(TracerProvider())
+    taskobs.init()
+    return lambda: None
+
+
 def taskobs_with(*, sentry: bool = False, everything: bool = False, **options: Any) -> Setup:
     """Give a set-up of taskobs: spans, and what is asked for beside them."""
 
@@ -126,6 +138,7 @@ SETUPS: dict[str, Setup] = {
     "nothing configured": nothing_configured,
     "unsampled, direct": taskobs_with(sample_rate=0, relay=False),
     "unsampled, relay": taskobs_with(sample_rate=0, relay=True),
+    "spans, sent nowhere": not_sent,
     "spans, direct": taskobs_with(relay=False),
     "spans, relay": taskobs_with(relay=True),
     "spans + Sentry, direct": taskobs_with(sentry=True, relay=False),
