@@ -14,6 +14,7 @@ from celery import Celery, chain, chord
 from celery.utils.log import get_task_logger
 
 import taskobs
+from taskobs.demo import folder
 
 if TYPE_CHECKING:
     from celery.app.task import Task
@@ -28,7 +29,8 @@ LOG_FORMAT = (
 for name in ("messages", "control", "results"):
     (FOLDER / name).mkdir(parents=True, exist_ok=True)
 
-app = Celery("shop", broker="filesystem://", backend=(FOLDER / "results").as_uri())
+folder.register()
+app = Celery("shop", broker=f"{folder.SCHEME}://", backend=(FOLDER / "results").as_uri())
 app.conf.update(
     broker_transport_options={
         "data_folder_in": str(FOLDER / "messages"),
@@ -100,7 +102,7 @@ def book_carrier(self: Task[..., object], order: int) -> None:
     work(0.04)
     if not self.request.retries:
         error = CarrierTimeoutError("no answer from the carrier")
-        raise self.retry(exc=error, countdown=0.15)
+        raise self.retry(exc=error, countdown=0.5)
     logger.info("order %s: carrier booked", order)
 
 
