@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
@@ -108,10 +108,10 @@ def _destination(fact: Publish | Run) -> str | None:
     return f"{fact.exchange}:{fact.routing_key}" if fact.routing_key else fact.exchange
 
 
-def known(values: Mapping[str, object]) -> Attributes:
+def known(values: Mapping[str, Any]) -> Attributes:
     """Leave out what is not known; the rest in a form that a span takes."""
     return {
-        key: cast("AttributeValue", value) if type(value) in _PLAIN else _plain(value)
+        key: value if type(value) in _PLAIN else _plain(value)
         for key, value in values.items()
         if value is not None and value != ""
     }

@@ -103,7 +103,7 @@ class SpanObserver(Observer):
             anchor = trace.get_current_span(again.parent_span)
             propagation.inject(headers, trace.set_span_in_context(anchor))
         else:
-            propagation.inject(headers)
+            propagation.inject(headers, otel_context.get_current())
         links = self._links_to_send(publish, span)
         if links:
             headers[names.HEADER_LINKS] = propagation.write_links(links)
