@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskobs import names
-from taskobs.relay import places
+from taskobs.relay import places, status
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import tags, trace_of
 
@@ -142,6 +142,9 @@ result = [one.id for one in sent]
     [inner] = [span for span in receiver.spans if span.name == "inner"]
     assert inner.parent_id == one_run(receiver, ids[0]).span_id
 
+    [told] = [one.told for one in status.every(os.environ) if one.worker_pid == worker.pid]
+    assert (told["pid"], told["exported"]["envelope"]) == (relay, 1)
+
     pool_children = [pid for pid in children(worker.pid) if pid != relay]
     assert bool(pool_children) == (pool in ("prefork", "spawn"))
     for pid in (worker.pid, *pool_children):
@@ -232,7 +235,8 @@ def test_a_relay_that_is_killed_is_replaced(
         producer.run(MANY.partition("for one in")[0])  # under way when it dies
         os.kill(relay, signal.SIGKILL)
         ids += producer.run(MANY.partition("\n")[2].partition("\n")[2])
-        assert wait_until(lambda killed=relay: gone(killed) or not is_relay(killed), timeout=LIMIT)
+        killed = relay
+        assert wait_until(lambda: relay_of(worker) != killed, timeout=LIMIT)  # noqa: B023  # at once
     assert "the relay died, signal 9" in worker.log
     assert worker.stop() == 0
     runs = [span for span in receiver.spans if span.kind == "consumer"]
