@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from taskobs.demo import folder as folders
 from tests.live.process import LIMIT, Program, ProgramError, wait_until
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def file_broker_in(folder: Path) -> Broker:
         "control_folder": str(folder / "control"),
         "polling_interval": 0.05,
     }
-    return Broker("file", "filesystem://", f"file://{folder / 'results'}", options)
+    return Broker("file", f"{folders.SCHEME}://", f"file://{folder / 'results'}", options)
 
 
 POOL_NAMES = {"prefork": "prefork, fork", "spawn": "prefork, spawn"}

@@ -15,12 +15,14 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from opentelemetry import baggage, trace
 
 import taskobs
+from taskobs.demo import folder
 
 if TYPE_CHECKING:
     from celery import Task
 
 NOW = datetime.now(timezone.utc).isoformat()
 PATIENCE = 120.0
+folder.register()
 app = Celery("shop", broker=os.environ["APP_BROKER"], backend=os.environ["APP_BACKEND"])
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("APP_BROKER_OPTIONS", "{}")),
