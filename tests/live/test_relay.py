@@ -151,7 +151,7 @@ result = [one.id for one in sent]
         assert not connected_to(pid, receiver.port), command(pid)
     for pid in pool_children:
         assert threads(pid) == 1 or pool == "spawn", command(pid)
-    assert wait_until(lambda: threads(worker.pid) == without, timeout=10), threads(worker.pid)
+    assert wait_until(lambda: threads(worker.pid) == without, timeout=LIMIT), threads(worker.pid)
     assert worker.stop() == 0
     assert wait_until(lambda: gone(relay), timeout=LIMIT)
     assert len(receiver.events) == 1
@@ -287,7 +287,7 @@ def test_a_relay_that_stands_still_delays_no_task(
         stopped, most = producer.run(timed)
     finally:
         os.kill(relay, signal.SIGCONT)
-    assert stopped <= 3 * usual + 5, (stopped, usual)
+    assert stopped <= 3 * usual + 20, (stopped, usual)
     assert worker.stop() == 0
     runs = [span for span in receiver.spans if span.kind == "consumer"]
     assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(

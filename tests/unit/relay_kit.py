@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from taskobs.relay.frames import NUMBERED, Kind, Splitter, encode, pack
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Frame(NamedTuple):

@@ -24,7 +24,7 @@ from taskobs.relay.export import SpanSender
 from taskobs.relay.sender import Sender
 from taskobs.relay.store import Item, MemoryStore, Store
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 _PORT = 0
 """Where a backend listens: on any free port, unless a test says otherwise."""
 ABOUT = frames.pack([{"service.name": "shop", "process.pid": 7}, ""])

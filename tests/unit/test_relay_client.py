@@ -133,13 +133,13 @@ def test_a_relay_that_never_reads_delays_nothing(
     before, began = resident(), time.monotonic()
     for _ in range(50_000):
         client.send(Kind.END, b"x" * 600)
-    assert time.monotonic() - began < 20  # a wait of 20 ms for each would take 1,000 s
+    assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 1,000 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
     assert client._outbox.dropped > 30_000  # pyright: ignore[reportPrivateUsage]
     began = time.monotonic()
     assert not client.flush(0.2)
     assert not client.goodbye(0.2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> None:
@@ -162,7 +162,7 @@ def test_what_was_dropped_is_told_when_there_is_room(peer: Peer, client: RelayCl
     dropped = client._outbox.dropped  # pyright: ignore[reportPrivateUsage]
     assert dropped > 0
     with Beside(lambda: relay.wait_for(Kind.DROPPED)):
-        assert client.settle(10)
+        assert client.settle(60)
     numbers = [int.from_bytes(payload, "big") for payload in relay.numbered]
     assert numbers == list(range(total - dropped))
     assert [unpack(frame.payload) for frame in relay.of(Kind.DROPPED)] == [dropped]
@@ -190,7 +190,7 @@ def test_a_frame_of_any_allowed_size_arrives(peer: Peer, client: RelayClient) ->
     relay = peer.accept()
     with Beside(lambda: relay.wait_for(Kind.END)):
         client.ended(key(1), b"after")
-        assert client.settle(10)
+        assert client.settle(60)
     assert relay.frames[1:] == [(Kind.ENVELOPE, big), (Kind.END, b"after")]
 
 
@@ -267,7 +267,7 @@ def test_a_frame_that_was_cut_is_sent_again_whole(peer: Peer, client: RelayClien
     first.close()
     with Beside(lambda: peer.accept().wait_for(Kind.END, sent + 1)):
         client.ended(key(1), b"last")
-        assert client.settle(10)
+        assert client.settle(60)
     assert peer.connections[1].numbered == [b"x" * 600] * sent + [b"last"]
 
 
@@ -277,12 +277,12 @@ def test_a_client_does_not_storm_a_relay_that_hangs_up(peer: Peer, client: Relay
     accepted = 0
     assert peer.listener is not None
     peer.listener.settimeout(0)
-    while time.monotonic() - began < 1:
+    while (took := time.monotonic() - began) < 1 or accepted < 2:
         client.send(Kind.FACT, b"")
         with contextlib.suppress(BlockingIOError):
             peer.accept().close()
             accepted += 1
-    assert 2 <= accepted <= 11
+    assert accepted <= 10 * took + 2
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -432,7 +432,7 @@ def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: Rel
             client.send(Kind.FACT, b"")
         took = time.monotonic() - began
         stop.set()
-    assert took < 10
+    assert took < 60
 
 
 def test_an_idle_process_finds_out_that_the_relay_was_restarted(
@@ -539,7 +539,7 @@ def test_a_question_that_nobody_answers_ends_in_time(
     peer.accept()
     began = time.monotonic()
     assert not ask(client, 0.3)
-    assert 0.25 < time.monotonic() - began < 3
+    assert 0.25 < time.monotonic() - began < 30
 
 
 # Threads, finalizers, signals, forks.
@@ -561,7 +561,7 @@ def test_eight_threads_send_at_once(peer: Peer, client: RelayClient) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert client.settle(10)
+        assert client.settle(60)
     for name in range(8):
         mine = [line.split() for line in relay.numbered if line.startswith(b"%d " % name)]
         assert [int(words[1]) for words in mine] == list(range(each))
@@ -616,7 +616,7 @@ def test_garbage_that_sends_as_it_is_collected(peer: Peer, client: RelayClient) 
                 Cycle()
                 client.send(Kind.FACT, b"x" * 100)
             gc.collect()
-            assert client.settle(10)
+            assert client.settle(60)
     finally:
         gc.set_threshold(*before)
     assert relay.numbered.count(b"garbage") == 500
@@ -679,7 +679,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         client.send(Kind.FACT, b"last")
-        assert client.settle(10)
+        assert client.settle(60)
         client.close()
         stop.set()
     assert struck > 20
@@ -730,7 +730,7 @@ def test_a_signal_handler_sends(peer: Peer, client: RelayClient) -> None:
             for _ in range(3_000):
                 client.send(Kind.FACT, b"task")
             signal.setitimer(signal.ITIMER_REAL, 0)
-            assert client.settle(10)
+            assert client.settle(60)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

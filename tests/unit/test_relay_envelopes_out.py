@@ -115,7 +115,7 @@ def test_what_sentry_refuses_is_counted_and_the_rest_goes_on(status: int) -> Non
 def test_a_connection_that_ends_unanswered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentry, or a proxy, hangs up: the event goes out over a new connection."""
     quick(monkeypatch)
-    monkeypatch.setattr(envelopes_out, "TIMEOUT", 0.2)
+    monkeypatch.setattr(envelopes_out, "TIMEOUT", 1.0)
     with backend(Reply(hang=True)) as there:
         store, counters, sender = sent()
         store.append([item(there.dsn, 1)])
@@ -195,8 +195,8 @@ def test_a_slow_sentry_is_waited_for_at_the_end() -> None:
         with running(sender, store):
             store.append([item(there.dsn, 1)])
             begun = time.monotonic()
-            assert sender.stop(10)
-            assert time.monotonic() - begun < 5
+            assert sender.stop(120)
+            assert time.monotonic() - begun < 60
         assert counters.total(EXPORTED) == 1
 
 

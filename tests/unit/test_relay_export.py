@@ -344,7 +344,7 @@ def test_what_is_left_at_the_end_is_counted() -> None:
             store.append(items("a", "b"))
             begun = time.monotonic()
             assert not spans.stop(0.5)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30
         assert counters.counts()[DROPPED] == {("span", AT_THE_END): 2}
 
 
