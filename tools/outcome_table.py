@@ -161,7 +161,7 @@ def details(row: Row, found: Cells, runs: Sequence[str]) -> Iterator[str]:
     for case in row.cases:
         for place in case.places:
             cell = found[row.key, case.name, place]
-            tests = " ".join(f"`{test}`" for test in cell.tests)
+            tests = " ".join(f"`{test}`" for test in cell.tests).replace("|", "\\|")
             labels = ", ".join(letter(runs, run) for run in cell.versions)
             ends = "<br>".join(cell.arrived)
             over = ", ".join(cell.brokers)

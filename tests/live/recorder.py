@@ -35,7 +35,7 @@ BROKERS = {
     "amqp": "RabbitMQ",
     "polled": "Redis, results in files",
     "file": "a folder",
-    "memory": "none",
+    "memory": "memory",
 }
 PACKAGES = {
     "Celery": "celery",
