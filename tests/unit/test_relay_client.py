@@ -853,6 +853,7 @@ def test_announcements_are_made_on_each_connection(
 
 def test_greenlets_share_a_client() -> None:
     """In a process that gevent has patched: nobody waits for the hub, nobody's frame is torn."""
+    pytest.importorskip("gevent")
     script = Path(__file__).with_name("relay_gevent_script.py")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script)],
