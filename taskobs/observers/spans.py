@@ -146,7 +146,7 @@ class SpanObserver(Observer):
         # Most samplers do as the publish's did: what would not be recorded is not worked out.
         dropped = context is carried and parent.is_valid and not parent.trace_flags.sampled
         chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
-        with NOTHING if chosen is None else ids.given(chosen):
+        with ids.given(chosen):
             span = self._tracer.start_span(
                 names.RUN_SPAN + encodable(run.name),
                 context=context,
