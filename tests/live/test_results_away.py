@@ -11,6 +11,7 @@ from taskobs import names
 from tests.live import services
 from tests.live.audit import AuditedShop, outcome
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.process import LIMIT, wait_until
 from tests.live.services import free_port
 from tests.live.shop import QUICK
 
@@ -28,7 +29,7 @@ result = [one.id for one in sent]
 """
 CHORD = """
 from celery import chord
-header = [app.add.s(1, 1), app.slow.s(3)]
+header = [app.add.s(1, 1), app.hold.s(place)]
 given = chord(header, app.total.s()).apply_async()
 result = [one.id for one in given.parent]
 """
@@ -40,16 +41,17 @@ def test_results_that_go_away_and_come_back(
 ) -> None:
     """My result backend stops while a chord is under way: each run is told, then and later."""
     port, env = free_port(), {**QUICK, "APP_CONFIG": json.dumps(CONFIG)}
-    places = [tmp_path / "before", tmp_path / "after"]
+    places = [tmp_path / name for name in ("before", "after", "held")]
     for place in places:
         place.mkdir()
     with services.redis(places[0], port) as results:
         broker = Broker("redis", redis_broker.url, results.url())
         worker = live.worker(broker, pool=pool, env=env)
         shop = AuditedShop(live, broker, receiver, worker, live.producer(broker, env=env))
-        quick, slow = shop.run(CHORD)
+        quick, slow = shop.run(f"place = {str(places[2])!r}{CHORD}")
         assert outcome(shop.spans(quick, 2)[1]) == "succeeded"
-        worker.wait_received(slow)
+        assert wait_until((places[2] / slow).exists, timeout=LIMIT)
+    (places[2] / "go").touch()
     *fine, failed = shop.run(BATCH)
     for task_id in fine:
         assert outcome(shop.spans(task_id, 2)[1]) == "succeeded"
