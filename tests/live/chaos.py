@@ -31,8 +31,9 @@ BATCH = 0.2
 """Seconds between two batches of publishes."""
 LOST_LATE = 25.0
 """Seconds that a killed run may take until the worker tells: billiard waits for 10."""
-BUSY_SHARE = 0.75
-"""How many of the kills are aimed at a process that is within a task."""
+A_WHILE = 0.02
+BUSY_SHARE = 0.8
+"""How many of the kills are aimed at a process that has been within a task for a while."""
 PUBLISH = "for name, args in sent: getattr(app, name).delay(*args)"
 INSPECT = """
 inspect = app.app.control.inspect(timeout=2)
@@ -185,7 +186,9 @@ class Mischief:
     def _kill_child(self) -> None:
         relays = self._find_relays()
         children = sorted(processes_of(self._worker.pid).keys() - relays.keys())
-        busy = sorted(Diary.read(self._diary).busy.intersection(children))
+        # A run that takes a while is still there when the signal is.
+        long_since = Diary.read(self._diary).busy(time.time() - A_WHILE)
+        busy = sorted(long_since.intersection(children))
         aimed = busy if busy and self._random.random() < BUSY_SHARE else children
         if aimed:
             with contextlib.suppress(ProcessLookupError):

@@ -83,10 +83,9 @@ class Diary:
             run = self.runs[address]
             run.ending, run.last = what, when
 
-    @property
-    def busy(self) -> set[int]:
-        """The processes that were within a task when they wrote last, dead ones too."""
-        return {run.pid for run in self.runs.values() if run.ending is None}
+    def busy(self, before: float) -> set[int]:
+        """Give the processes, dead ones too, that are in a run which began before that time."""
+        return {run.pid for run in self.runs.values() if run.ending is None and run.last < before}
 
 
 @dataclass
