@@ -83,8 +83,6 @@ class Row:
     runs: str
     sentry: str
     cases: tuple[Case, ...]
-    beside: bool = False
-    """True for what the table does not have, and the tests show as well."""
 
 
 @dataclass(frozen=True)
@@ -414,7 +412,6 @@ ROWS: Final = (
         runs="ERROR, outcome lost",
         sentry="1",
         cases=(case("leaves", LOST, also=(OF_THE_WORKER,)),),
-        beside=True,
     ),
     Row(
         key="result",
@@ -423,7 +420,6 @@ ROWS: Final = (
         runs="ERROR",
         sentry="1",
         cases=(case("result", FAILED),),
-        beside=True,
     ),
 )
 CASES: Final = {(row.key, one.name): one for row in ROWS for one in row.cases}
@@ -431,7 +427,7 @@ CASES: Final = {(row.key, one.name): one for row in ROWS for one in row.cases}
 
 def case_of(key: str, name: str | None = None) -> tuple[str, str]:
     """Give a case's row and name as a mark's arguments tell them; raises `KeyError`."""
-    [row] = [row for row in ROWS if row.key == key] or [None]
+    row = {row.key: row for row in ROWS}.get(key)
     if row is None:
         raise KeyError(f"no row {key!r}; there are {[row.key for row in ROWS]}")
     found = (key, name or row.cases[0].name)
