@@ -235,7 +235,7 @@ class Verdict:
                 failed.count(number, what=what)
             elif run.ending is None or outcome == "lost":
                 lost.count(number, what=what)
-            else:
+            elif found:  # a run without a span may have been lost at its end
                 calm.count(1 + number, what=what)  # none is what is wanted once
         for same in self._run_spans:  # killed before the task's first line
             key = (same[0].trace_id, same[0].span_id)
