@@ -124,7 +124,8 @@ COMBINATIONS: Final = (
     Combination("newest", "3.11"),
     Combination("newest", "3.12"),
     Combination("newest", "3.13"),
-    Combination("oldest", "3.13", oldest=True, more=REDIS),
+    # The first release of msgpack that has a wheel for it.
+    Combination("oldest", "3.13", oldest=True, more=REDIS, except_for={"msgpack": "1.1.0"}),
     Combination("Celery 5.4", "3.11", held=series("5.4")),
     Combination("Celery 5.5", "3.12", held=series("5.5")),
     Combination("Celery 5.6", "3.13", held=series("5.6")),
@@ -240,7 +241,7 @@ COLUMNS: Final = {
     "kombu, billiard": ("kombu", "billiard"),
     "OpenTelemetry": ("opentelemetry-sdk", "opentelemetry-instrumentation-celery"),
     "Sentry SDK": ("sentry-sdk",),
-    "wrapt, click": ("wrapt", "click"),
+    "wrapt, click, msgpack": ("wrapt", "click", "msgpack"),
     "gRPC": ("grpcio",),
 }
 

@@ -78,9 +78,6 @@ def test_stock_attributes_are_those_on_the_page() -> None:
     source = Path(ROOT / "taskobs/stock.py").read_text(encoding="utf-8")
     code = source.partition("from __future__")[2]
     found = set(re.findall(r'"((?:celery|messaging)\.\w+)"', code))
-    plain = re.search(r"_PLAIN: Final = \((.*?)\)", code)
-    assert plain
-    found |= {f"celery.{name}" for name in re.findall(r'"(\w+)"', plain[1])}
     ours = set(constants(*ATTRIBUTES))
     listed = set(first_column(section(PAGE, "Stock attributes")))
     assert listed == found - ours
