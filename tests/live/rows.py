@@ -329,7 +329,9 @@ ROWS: Final = (
             ),
             case("map/starmap/chunks", OK, also=(NEVER_RAN,)),
             case(
-                "replace", OK, also=(shape(1, "ignored", 0), shape(2, ("ignored", "succeeded"), 0))
+                "replace",
+                shape(2, ("ignored", "succeeded"), 0),  # what replaces a task takes its id
+                also=(OK,),
             ),
             case("link", OK),
             case("link_error", OK, FAILED),
