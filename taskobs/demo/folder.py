@@ -27,7 +27,7 @@ class Channel(kombu_filesystem.Channel):
         del kwargs
         name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
         whole = Path(self.data_folder_out) / name
-        # Kombu before 5.5 looks for the queue's name and ".msg" anywhere in a file's name.
+        # Kombu before 5.7 looks for the queue's name and ".msg" anywhere in a file's name.
         draft = whole.with_name(f"{uuid.uuid4()}.draft")
         draft.write_text(dumps(payload), encoding="utf-8")
         draft.rename(whole)
