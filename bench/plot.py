@@ -31,7 +31,7 @@ def draw(results: Results, file: Path) -> None:
     axes = figure.subplots(1, 5)
     for axis, what in zip(axes, WHATS, strict=False):
         values = {name: added(results.single, name, what) for name in SHOWN}
-        _bars(axis, f"{TITLES[what]}: CPU µs added", values)
+        _bars(axis, f"{TITLES[what]}: + CPU µs", values)
     rates = {name: worked.rate.median for name, worked in results.workers.items()}
     _bars(axes[4], "tasks per second, prefork", rates)
     for axis in axes[1:4]:
