@@ -124,8 +124,7 @@ COMBINATIONS: Final = (
     Combination("newest", "3.11"),
     Combination("newest", "3.12"),
     Combination("newest", "3.13"),
-    # The first release of msgpack that has a wheel for it.
-    Combination("oldest", "3.13", oldest=True, more=REDIS, except_for={"msgpack": "1.1.0"}),
+    Combination("oldest", "3.13", oldest=True, more=REDIS),
     Combination("Celery 5.4", "3.11", held=series("5.4")),
     Combination("Celery 5.5", "3.12", held=series("5.5")),
     Combination("Celery 5.6", "3.13", held=series("5.6")),
