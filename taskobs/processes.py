@@ -10,10 +10,19 @@ from typing import Any, Final, Protocol
 
 from billiard.util import Finalize
 from celery import signals
+from celery.concurrency import get_implementation
 
 from taskobs.roles import Role
 
 _UID: Final = "taskobs.process."
+
+
+def runs_no_tasks(worker: Any) -> bool:
+    """Whether a worker, Celery's own object, leaves all tasks to the processes of its pool."""
+    pool = getattr(worker, "pool_cls", None)
+    if isinstance(pool, str):
+        pool = get_implementation(pool)
+    return bool(getattr(pool, "uses_semaphore", False))
 
 
 class Passenger(Protocol):

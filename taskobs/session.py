@@ -18,7 +18,7 @@ from taskobs.lifecycle import current_run
 from taskobs.observers.logs import LogFields
 from taskobs.outages import Outages
 from taskobs.pipeline.traces import TracePipeline
-from taskobs.processes import Process, at_process_end
+from taskobs.processes import Process, at_process_end, runs_no_tasks
 from taskobs.relayed import WorkerRelay
 from taskobs.roles import Role
 from taskobs.surroundings import app_name, has_provider, sentry_is_active
@@ -186,6 +186,8 @@ class Session:
             self._start_errors(self._undo)
         if self._sentry is not None:
             self._watch_outages(role)
+            if runs_no_tasks(worker):
+                self._sentry.leave_broker_alone()
         self._relay.became(role, worker, self._traces, self._sentry)
 
     def _watch_outages(self, role: Role) -> None:

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from sentry_sdk import scope as sentry_scope
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.integrations.celery import CeleryIntegration
+from sentry_sdk.integrations.redis import RedisIntegration
 from sentry_sdk.transport import HttpTransport
 
 from taskobs.observers.sentry import SentryObserver
@@ -376,3 +377,18 @@ def test_a_lock_held_at_the_fork_does_not_stop_the_child(sink: _Server) -> None:
     """Whatever another thread of the parent was doing, the child flushes and ends."""
     subprocess.run([sys.executable, CHILD, sink.dsn, "locked"], check=True, timeout=120)
     assert sink.messages() == ["child 0", "child 1", "child 2", "child 3"]
+
+
+def test_a_workers_own_redis_commands_are_no_breadcrumbs() -> None:
+    """I use Redis as a broker, and Sentry notes the commands of my tasks, not the worker's."""
+    user_init(integrations=[RedisIntegration()])
+    client = sentry_sdk.get_client()
+    pipeline = SentryPipeline.start(Settings())
+    pipeline.leave_broker_alone()
+    pipeline.leave_broker_alone()
+    assert client.get_integration(RedisIntegration) is None
+    pipeline.after_fork()
+    assert client.get_integration(RedisIntegration) is not None
+    pipeline.leave_broker_alone()
+    pipeline.close(0.0)
+    assert client.get_integration(RedisIntegration) is not None
