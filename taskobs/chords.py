@@ -40,7 +40,9 @@ class BackendShelf:
     def put(self, address: str) -> None:
         """Leave the address of this run's span; a later attempt's replaces it."""
         if self._index is not None and self._index < _MOST:
-            self._backend.set(self._key(self._index), address)
+            # Redis' `set` tries for 20 s in an outage, which a task would wait for; `_set` once.
+            store = getattr(self._backend, "_set", self._backend.set)
+            store(self._key(self._index), address)
 
     def get(self) -> Sequence[str]:
         """Return the addresses of the header's runs, at most 128."""
