@@ -1,4 +1,4 @@
-"""Figures as Markdown tables, and how they stand to what is promised."""
+"""Figures as Markdown tables, and how they stand to what is aimed at."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def starting_table(starting: dict[str, Figure]) -> str:
 
 
 def bounds(results: Results) -> str:
-    """What is promised, what was measured, and whether it holds."""
+    """What is aimed at, what was measured, and whether it is met."""
     rows: list[list[str]] = []
     for text, found, bound, share in _bounds(results):
         sign = "at least" if share else "at most"
         holds = found >= bound if share else found <= bound
         rows.append([text, f"{found:.2f}", f"{sign} {bound:.2f}", "yes" if holds else "**no**"])
-    return markdown(["", "measured", "promised", "holds"], rows)
+    return markdown(["", "measured", "aim", "met"], rows)
 
 
 def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
