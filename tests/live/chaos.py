@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.live.celery_process import TROUBLE, Broker, LiveApp
-from tests.live.diary import Diary, Verdict
+from tests.live.diary import Diary, Kills, Verdict
 from tests.live.fickle import Backend
 from tests.live.process import wait_until
 
@@ -132,7 +132,7 @@ class Mischief:
         self._worker, self._producer, self._backend = worker, producer, backend
         self._diary = diary
         self._delay = 0.0
-        self.killed = 0
+        self.killed: list[int] = []
         self.relay_kills: list[float] = []
         self.relays: set[int] = set()
 
@@ -191,9 +191,10 @@ class Mischief:
         busy = sorted(long_since.intersection(children))
         aimed = busy if busy and self._random.random() < BUSY_SHARE else children
         if aimed:
+            chosen = self._random.choice(aimed)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._random.choice(aimed), signal.SIGKILL)
-                self.killed += 1
+                os.kill(chosen, signal.SIGKILL)
+                self.killed.append(chosen)
 
     def _find_relays(self) -> dict[int, str]:
         found = processes_of(self._worker.pid)
@@ -268,11 +269,12 @@ def misuse(
         spans, events = [*backend.spans, *calm.spans], [*backend.events, *calm.events]
         kept = "\n".join(json.dumps({**event.data, "id": event.event_id}) for event in events)
         (folder / "events.jsonl").write_text(kept)
-        verdict = Verdict(found, spans, events, worker.log, mischief.relay_kills)
+        kills = Kills(frozenset(mischief.killed), tuple(mischief.relay_kills))
+        verdict = Verdict(found, spans, events, worker.log, kills)
     return Report(
         verdict,
         found,
-        killed=mischief.killed,
+        killed=len(mischief.killed),
         relays=mischief.relays,
         relay_kills=len(mischief.relay_kills),
         seconds=time.monotonic() - begun,

@@ -131,11 +131,18 @@ class Row:
         return ", ".join([f"{self.once} of {self.wanted}", *bad])
 
 
-class Verdict:
-    """What arrived, held against a diary and the worker's log.
+@dataclass(frozen=True)
+class Kills:
+    """Who was killed."""
 
-    ``relay_kills`` are in seconds since the epoch.
-    """
+    of_children: frozenset[int] = frozenset()
+    """Their process ids."""
+    of_relays: tuple[float, ...] = ()
+    """When, in seconds since the epoch."""
+
+
+class Verdict:
+    """What arrived, held against a diary and the worker's log."""
 
     def __init__(
         self,
@@ -143,9 +150,11 @@ class Verdict:
         spans: Sequence[ReceivedSpan],
         events: Sequence[ReceivedEvent],
         log: str,
-        relay_kills: Sequence[float] = (),
+        kills: Kills,
     ) -> None:
-        self._relay_kills = relay_kills
+        self._relay_kills = kills.of_relays
+        last = {run.pid: address for address, run in diary.runs.items()}
+        self._cut_short = {last[pid] for pid in kills.of_children if pid in last}
         self._killed = {run.pid for run in diary.runs.values() if run.ending is None}
         self.rows: dict[str, Row] = defaultdict(Row)
         self._diary = diary
@@ -220,23 +229,10 @@ class Verdict:
                 row.twice += surplus
 
     def _judge_events(self) -> None:
-        failed, lost = self.rows["events of failures"], self.rows["events of lost runs"]
-        calm = self.rows["runs without an event"]
-        seen: set[Address] = set()
         for address, run in self._diary.runs.items():
-            found = self._by_address.get(address, [])
-            outcome = _outcome(found[0]) if found else None
-            seen.add(address)
-            number = self._events[address]
-            what = (*address, run, outcome)
-            if run.ending == "failing" and outcome == "lost":
-                failed.count(min(number, 1), what=what)  # killed when it had failed: one or two
-            elif run.ending == "failing":
-                failed.count(number, what=what)
-            elif run.ending is None or outcome == "lost":
-                lost.count(number, what=what)
-            elif found:  # a run without a span may have been lost at its end
-                calm.count(1 + number, what=what)  # none is what is wanted once
+            self._judge_events_of(address, run)
+        seen = set(self._diary.runs)
+        lost, calm = self.rows["events of lost runs"], self.rows["runs without an event"]
         for same in self._run_spans:  # killed before the task's first line
             key = (same[0].trace_id, same[0].span_id)
             if key not in seen and _outcome(same[0]) == "lost":
@@ -245,6 +241,24 @@ class Verdict:
         for key in self._events.keys() - seen:
             if names.TAG_TASK_ID in self._tagged[key]:  # else it is of the worker itself
                 calm.count(2, what=(key, dict(self._tagged[key])))
+
+    def _judge_events_of(self, address: Address, run: Run) -> None:
+        failed, lost = self.rows["events of failures"], self.rows["events of lost runs"]
+        calm = self.rows["runs without an event"]
+        found = self._by_address.get(address, [])
+        outcome = _outcome(found[0]) if found else None
+        number, what = self._events[address], (*address, run, outcome)
+        # Killed when it had ended, and before the worker knew: to Celery it is lost, and that is
+        # an event beside its own, if it had one.
+        cut = run.ending is not None and (address in self._cut_short or outcome == "lost")
+        if run.ending == "failing":
+            failed.count(min(number, 1) if cut else number, what=what)
+        elif run.ending is None or outcome == "lost":
+            lost.count(number, what=what)
+        elif cut:
+            calm.count(max(number, 1), what=what)
+        elif found:  # a run without a span may have been lost at its end
+            calm.count(1 + number, what=what)  # none is what is wanted once
 
 
 def _outcome(span: ReceivedSpan) -> object:
