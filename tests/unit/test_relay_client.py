@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -44,6 +45,11 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def key(number: int) -> bytes:
     return number.to_bytes(24, "big")
+
+
+def within_the_client(frame: FrameType | None) -> bool:
+    """Tell whether a signal found the client at work, and not a lock of coverage's taken."""
+    return frame is not None and "/taskobs/relay/" in frame.f_code.co_filename
 
 
 def descriptors() -> int:
@@ -627,7 +633,7 @@ class StruckError(Exception):
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # struck before it had a name
-def test_an_exception_that_strikes_anywhere_loses_nothing(
+def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901  # two sides, one story
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A soft time limit raises between any two calls. The task gets it; the relay gets the rest."""
@@ -651,14 +657,15 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(
         for thread in threads:
             thread.join()
 
-    def strike(*_: object) -> None:
-        raise StruckError
+    def strike(_: int, frame: FrameType | None) -> None:
+        if within_the_client(frame):
+            raise StruckError
 
     struck, sent = 0, 0
 
     def work() -> None:
         nonlocal sent
-        signal.setitimer(signal.ITIMER_REAL, 0.0003 + (sent % 97) * 1e-6)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + (sent % 97) * 1e-6, 0.000101)
         for _ in range(40):
             sent += 1
             client.ended(key(sent), b"%d" % sent)
@@ -675,6 +682,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(
                 with contextlib.suppress(StruckError):
                     work()
                     struck = before
+                signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
@@ -718,10 +726,11 @@ def test_a_signal_handler_sends(peer: Peer, client: RelayClient) -> None:
     relay = peer.accept()
     handled = 0
 
-    def handle(*_: object) -> None:
+    def handle(_: int, frame: FrameType | None) -> None:
         nonlocal handled
-        handled += 1
-        client.send(Kind.FACT, b"handler")
+        if within_the_client(frame):
+            handled += 1
+            client.send(Kind.FACT, b"handler")
 
     previous = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
