@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from taskobs import config
 from taskobs.bounded import run_bounded
 from taskobs.config import Settings
+from taskobs.embedded import EmbeddedBeat
 from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
 from taskobs.lifecycle import current_run
 from taskobs.observers.logs import LogFields
@@ -39,8 +40,9 @@ class Session:
     ``close()`` takes it away again; as a context manager it closes at the exit.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, arguments: Mapping[str, object] | None = None) -> None:
         self.settings = settings
+        self._embedded = EmbeddedBeat(arguments or {})
         self.role = Role.PRODUCER
         self._undo = ExitStack()
         self._traces: TracePipeline | None = None
@@ -175,6 +177,7 @@ class Session:
         process = Process(self)
         process.board()
         undo.callback(process.leave)
+        undo.callback(self._embedded.remove)
         undo.callback(self._relay.close)
 
     # What becomes of the process: see taskobs.processes.Passenger.
@@ -188,6 +191,8 @@ class Session:
             self._watch_outages(role)
             if runs_no_tasks(worker):
                 self._sentry.leave_broker_alone()
+        if role is Role.WORKER:
+            self._embedded.install()
         self._relay.became(role, worker, self._traces, self._sentry)
 
     def _watch_outages(self, role: Role) -> None:
@@ -277,7 +282,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     settings = config.resolve(arguments, os.environ)
     for warning in config.misspelt(os.environ):
         _log.warning("taskobs: %s", warning)
-    session = Session(settings)
+    session = Session(settings, arguments)
     if settings.enabled:
         session.start()
     _session = session

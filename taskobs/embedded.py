@@ -1,0 +1,58 @@
+"""A worker's embedded beat whose process is spawned: it doesn't import the app's module.
+
+Which start method it gets depends on the order in which Celery starts the parts of a worker with
+``worker_pool_start_method="spawn"``: beat is forked before the pool is there, spawned after.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from taskobs.wrapping import Wrappers
+
+
+class EmbeddedBeat:
+    """Has a spawned beat call ``init()`` with the arguments that its worker's had."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+        self._wrappers = Wrappers()
+
+    def install(self) -> None:
+        """Wrap what makes the embedded beat; for a worker's main process, before it is made."""
+        from celery import beat
+
+        self._wrappers.wrap(beat, "EmbeddedService", self._made)
+
+    def remove(self) -> None:
+        """Unwrap it."""
+        self._wrappers.remove()
+
+    def _made(
+        self, make: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        service = make(*args, **kwargs)
+        service.taskobs = _Setup(self._arguments)
+        return service
+
+
+class _Setup:
+    """Sets taskobs up where it is unpickled."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = dict(arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[bytes]]:
+        try:
+            told = pickle.dumps(self._arguments)
+        except Exception:  # noqa: BLE001  # an odd mapping: the variables alone must do
+            told = pickle.dumps({})
+        return _set_up, (told,)
+
+
+def _set_up(arguments: bytes) -> None:
+    from taskobs.session import init
+
+    init(**pickle.loads(arguments))  # noqa: S301  # from our own worker, over its own pipe
