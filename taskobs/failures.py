@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import linecache
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Final, cast
 
 from sentry_sdk.client import BaseClient
@@ -11,6 +13,11 @@ from sentry_sdk.types import Event, Hint
 from sentry_sdk.utils import event_from_exception
 
 from taskobs import redact
+
+# With its first event Sentry reads the metadata of all packages, which imports this: not then,
+# as a fork in the midst of an import leaves the child stuck.
+with suppress(ImportError):
+    import_module("importlib.metadata._adapters")
 
 _SOURCE_LINES: Final = 5
 """Lines of source before and after that of a frame, as many as Sentry's own."""
