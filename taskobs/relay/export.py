@@ -11,9 +11,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.relay.answers import Answer, Verdict
 from taskobs.relay.counters import Counters
-from taskobs.relay.rebuild import MalformedError, Rebuilder
+from taskobs.relay.rebuild import Rebuilder
 from taskobs.relay.sender import MALFORMED, UNSENDABLE, Limits, Sender
 from taskobs.relay.store import ItemKind, Store, Stored
+from taskobs.relay.values import MalformedError
 
 GRPC: Final = "grpc"
 _MODULES: Final = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn, cast
+from collections.abc import Hashable, Sequence
+from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -17,10 +17,10 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
-from opentelemetry.util.types import AttributeValue
 
-from taskobs.relay import frames, packing
+from taskobs.relay import frames, packing, values
 from taskobs.relay.frames import FrameError
+from taskobs.relay.values import MalformedError
 
 _KINDS: Final = {kind.value: kind for kind in SpanKind}
 _CODES: Final = {code.value: code for code in StatusCode}
@@ -29,36 +29,51 @@ _NO_STATE: Final = TraceState()
 _UNSET: Final = Status(StatusCode.UNSET)
 _CACHED: Final = 256
 """Resources and scopes that are kept: a worker has one resource a process, and some scopes."""
-_DEPTH: Final = 8
-_INT64: Final = 1 << 63
-_UINT64: Final = 1 << 64
-
-
-class MalformedError(ValueError):
-    """A packed span, or what it is about, isn't what ``packing`` makes."""
+_NOTHING: Final = (0, 0, 0)
 
 
 class RebuiltSpan(ReadableSpan):
-    """A span that has ended elsewhere, with the counts of what was dropped there."""
+    """A span that has ended elsewhere."""
 
-    def __init__(self, *, dropped: Sequence[int], **fields: Any) -> None:  # noqa: ANN401 - the SDK's
-        super().__init__(**fields)
-        self._dropped = dropped
+    dropped: Sequence[int] = _NOTHING
+    """How many attributes, events and links were dropped there."""
 
     @property
     def dropped_attributes(self) -> int:
         """How many attributes didn't fit."""
-        return self._dropped[0]
+        return self.dropped[0]
 
     @property
     def dropped_events(self) -> int:
         """How many events didn't fit."""
-        return self._dropped[1]
+        return self.dropped[1]
 
     @property
     def dropped_links(self) -> int:
         """How many links didn't fit."""
-        return self._dropped[2]
+        return self.dropped[2]
+
+
+class _Resource(Resource):
+    """A resource that is equal to itself alone, of which there is one for each that differs.
+
+    The encoder groups spans by it, and the SDK's makes JSON of all it holds for each hash.
+    """
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Scope(InstrumentationScope):
+    """A scope that is equal to itself alone, as ``_Resource`` is."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, value: object) -> bool:
+        return self is value
 
 
 class _Event(Event):
@@ -82,7 +97,7 @@ class Rebuilder:
 
     def __init__(self) -> None:
         self._resources: dict[bytes, Resource] = {}
-        self._scopes: dict[bytes, InstrumentationScope] = {}
+        self._scopes: dict[Hashable, InstrumentationScope] = {}
 
     def span(self, packed: bytes, about: bytes) -> ReadableSpan:
         """Return a span; ``packed`` and ``about`` are those of a ``store.Item``.
@@ -106,7 +121,7 @@ class Rebuilder:
                 attributes, schema_url = frames.unpack(about)
             except (ValueError, TypeError) as error:
                 raise MalformedError(f"no resource: {error}") from error
-            found = Resource(_attributes(attributes), _text(schema_url or ""))
+            found = _Resource(values.attributes(attributes), values.text(schema_url or ""))
             _keep(self._resources, about, found)
         return found
 
@@ -131,41 +146,43 @@ class Rebuilder:
             *dropped,
         ) = row
         if len(row) != packing.FIELDS:
-            _wrong(f"{len(row)} fields")
+            values.wrong(f"{len(row)} fields")
         context = _context(trace_id, span_id, flags, state, remote=False)
         parent = None
         if parent_id is not None:
             parent = _context(trace_id, parent_id, flags, state, remote=bool(parent_remote))
-        return RebuiltSpan(
-            name=_text(name),
+        span = RebuiltSpan(
+            name=values.text(name),
             context=context,
             parent=parent,
             resource=resource,
-            attributes=_attributes(attributes),
+            attributes=values.attributes(attributes),
             events=[_event(*event) for event in events],
             links=[_link(link) for link in links],
             kind=_KINDS[kind],
             status=_status(code, description),
-            start_time=_number(start),
-            end_time=_number(end),
+            start_time=values.number(start),
+            end_time=values.number(end),
             instrumentation_scope=self._scope(scope),
-            dropped=[_count(number) for number in dropped],
         )
+        if any(dropped):
+            span.dropped = [values.count(number) for number in dropped]
+        return span
 
     def _scope(self, scope: Any) -> InstrumentationScope | None:  # noqa: ANN401 - as unpacked
         if scope is None:
             return None
-        about = frames.pack(scope)
-        found = self._scopes.get(about)
+        name, version, schema_url, attributes = scope
+        key = (name, version, schema_url, frames.pack(attributes) if attributes else None)
+        found = self._scopes.get(key)
         if found is None:
-            name, version, schema_url, attributes = scope
-            texts = (_text(name), _optional(version), _optional(schema_url))
-            found = InstrumentationScope(*texts, _attributes(attributes) if attributes else None)
-            _keep(self._scopes, about, found)
+            texts = (values.text(name), values.optional(version), values.optional(schema_url))
+            found = _Scope(*texts, values.attributes(attributes) if attributes else None)
+            _keep(self._scopes, key, found)
         return found
 
 
-def _keep(cache: dict[bytes, Any], key: bytes, value: object) -> None:
+def _keep(cache: dict[Any, Any], key: Hashable, value: object) -> None:
     if len(cache) >= _CACHED:
         cache.clear()
     cache[key] = value
@@ -173,7 +190,7 @@ def _keep(cache: dict[bytes, Any], key: bytes, value: object) -> None:
 
 def _context(trace_id: Any, span_id: Any, flags: Any, state: Any, *, remote: bool) -> SpanContext:  # noqa: ANN401 - as unpacked
     if len(trace_id) != 16 or len(span_id) != 8:  # noqa: PLR2004 - the standard's sizes
-        _wrong("ids of other lengths")
+        values.wrong("ids of other lengths")
     return SpanContext(
         int.from_bytes(trace_id, "big"),
         int.from_bytes(span_id, "big"),
@@ -184,16 +201,16 @@ def _context(trace_id: Any, span_id: Any, flags: Any, state: Any, *, remote: boo
 
 
 def _event(name: Any, timestamp: Any, attributes: Any, dropped: Any) -> Event:  # noqa: ANN401 - as unpacked
-    event = _Event(_text(name), _attributes(attributes), _number(timestamp))
-    event.dropped = _count(dropped)
+    event = _Event(values.text(name), values.attributes(attributes), values.number(timestamp))
+    event.dropped = values.count(dropped)
     return event
 
 
 def _link(packed: Any) -> Link:  # noqa: ANN401 - as unpacked
     trace_id, span_id, flags, state, attributes, dropped, remote = packed
     context = _context(trace_id, span_id, flags, state, remote=bool(remote))
-    link = _Link(context, _attributes(attributes))
-    link.dropped = _count(dropped)
+    link = _Link(context, values.attributes(attributes))
+    link.dropped = values.count(dropped)
     return link
 
 
@@ -202,48 +219,4 @@ def _status(code: Any, description: Any) -> Status:  # noqa: ANN401 - as unpacke
         return _UNSET
     status = _CODES[code]
     # The SDK warns of a description beside another code than ERROR, and leaves it out.
-    return Status(status, _optional(description) if status is StatusCode.ERROR else None)
-
-
-def _attributes(attributes: Any) -> dict[str, AttributeValue]:  # noqa: ANN401 - as unpacked
-    pairs = attributes.items()  # whatever has none is refused
-    return {_text(key): _value(value, _DEPTH) for key, value in pairs if value is not None}
-
-
-def _value(value: Any, depth: int) -> Any:  # noqa: ANN401 - as unpacked
-    if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        return str(value)  # OTLP has signed ones of 64 bits
-    if isinstance(value, list):
-        if not depth:
-            _wrong("attributes nested too deep")
-        return [_value(one, depth - 1) for one in cast("Iterable[Any]", value)]
-    if isinstance(value, dict):
-        if not depth:
-            _wrong("attributes nested too deep")
-        pairs = cast("Mapping[Any, Any]", value)
-        return {_text(key): _value(one, depth - 1) for key, one in pairs.items()}
-    return value
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 - as unpacked
-    if not isinstance(value, str):
-        _wrong(f"{type(value).__name__} in the place of a text")
-    return value
-
-
-def _optional(value: Any) -> str | None:  # noqa: ANN401 - as unpacked
-    return None if value is None else _text(value)
-
-
-def _number(value: Any) -> int:  # noqa: ANN401 - as unpacked
-    if not isinstance(value, int) or not 0 <= value < _UINT64:
-        _wrong("no time")
-    return value
-
-
-def _count(value: Any) -> int:  # noqa: ANN401 - as unpacked
-    return min(_number(value), 0xFFFF_FFFF)
-
-
-def _wrong(what: str) -> NoReturn:
-    raise MalformedError(f"no packed span: {what}")
+    return Status(status, values.optional(description) if status is StatusCode.ERROR else None)

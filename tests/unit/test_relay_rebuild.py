@@ -21,7 +21,8 @@ from opentelemetry.trace import (
 )
 
 from taskobs.relay import frames, packing
-from taskobs.relay.rebuild import MalformedError, Rebuilder
+from taskobs.relay.rebuild import Rebuilder
+from taskobs.relay.values import MalformedError
 
 RESOURCE = Resource({"service.name": "shop", "process.pid": 7, "tags": ("a", "b")}, "http://schema")
 ABOUT = frames.pack(
@@ -79,6 +80,20 @@ def test_resources_and_scopes_are_shared(ended: list[ReadableSpan]) -> None:
     first, second = (rebuilder.span(packing.pack_end(ended[1])[24:], ABOUT) for _ in range(2))
     assert first.resource is second.resource
     assert first.instrumentation_scope is second.instrumentation_scope
+
+
+def test_spans_are_grouped_without_reading_their_resource_again(
+    ended: list[ReadableSpan],
+) -> None:
+    """A batch of spans of two processes arrives as two resources, each of which is named once."""
+    rebuilder = Rebuilder()
+    other = frames.pack([{"service.name": "other"}, ""])
+    packed = packing.split(packing.pack_end(ended[1]))[1]
+    spans = [rebuilder.span(packed, about) for about in (ABOUT, other) * 3]
+    assert type(spans[0].resource).__hash__ is object.__hash__
+    assert type(spans[0].instrumentation_scope).__hash__ is object.__hash__
+    groups = encode_spans(spans).resource_spans
+    assert [len(group.scope_spans[0].spans) for group in groups] == [3, 3]
 
 
 def odd(at: int, value: object) -> bytes:
