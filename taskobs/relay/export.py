@@ -67,7 +67,7 @@ class SpanSender(Sender):
     """Exports spans in batches."""
 
     kind: ClassVar[ItemKind] = "span"
-    limits: ClassVar[Limits] = Limits(items=512, bytes=1024 * 1024, linger=0.5)
+    limits: ClassVar[Limits] = Limits(items=512, bytes=1024 * 1024, linger=1.0)
 
     def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
         """Raises what ``make_carrier`` does."""

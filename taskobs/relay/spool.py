@@ -18,6 +18,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay import spool_tables as tables
 from taskobs.relay.counters import SPOOLED, Counters
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.spool_files import SpoolFile, abandoned, lock_one, set_aside
 from taskobs.relay.store import (
     KINDS,
@@ -26,7 +27,6 @@ from taskobs.relay.store import (
     TOO_OLD,
     Item,
     ItemKind,
-    MemoryStore,
     Pending,
     Released,
     Start,
@@ -128,14 +128,14 @@ class Spool(Store):
         """Commit all of it; what cannot be written is dropped and counted."""
         if not (items or starts or ended):
             return
-        with self._changed:
+        with self._lock:
             try:
                 self._write(items, starts, ended)
                 self._make_room()
             except sqlite3.Error as error:
                 self._drop(items, UNWRITABLE, str(error))
                 self._trouble(error)
-            self._changed.notify_all()
+            self._wake()
         sources = [item.source for item in items if item.source is not None]
         if sources:
             self._released(sources)
@@ -166,7 +166,7 @@ class Spool(Store):
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
-        with self._changed:
+        with self._lock:
             taken = self._taken[kind]
             size = self._bytes[kind] + sum(weight(one.item) for one in taken.values())
             return Pending(self._count[kind] + len(taken), size, self._oldest(kind))
@@ -174,7 +174,7 @@ class Spool(Store):
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
         super().close()
-        with self._changed:
+        with self._lock:
             if self._file.locked:
                 with suppress(sqlite3.Error):
                     self._db.close()
@@ -217,12 +217,12 @@ class Spool(Store):
     @contextmanager
     def _trying(self) -> Generator[None]:
         """Hold the lock; note what goes wrong with the file, and go on."""
-        with self._changed:
+        with self._lock:
             try:
                 yield
             except sqlite3.Error as error:
                 self._trouble(error)
-            self._changed.notify_all()
+            self._wake()
 
     def _trouble(self, error: sqlite3.Error) -> None:
         """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
@@ -381,7 +381,7 @@ class Spool(Store):
         except sqlite3.Error as error:
             self._trouble(error)
             if not self._closed:
-                self._changed.wait(_PAUSE)
+                self._ready[kind].wait(_PAUSE)
             return []
 
     def _read(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
@@ -415,10 +415,11 @@ class Spool(Store):
             return next(iter(self._taken[kind]))
         if not self._count[kind]:
             return None
-        found = "SELECT min(id) FROM item WHERE kind = ? AND id > ?"
         where = (KINDS.index(kind), self._cursor[kind])
-        number = self._db.execute(found, where).fetchone()[0]
-        return None if number is None else int(number)
+        with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
+            number = self._db.execute(tables.FIRST, where).fetchone()[0]
+            return None if number is None else int(number)
+        return None
 
     def _last(self) -> int:
         return self._newest
@@ -428,8 +429,10 @@ class Spool(Store):
         number = taken.id if taken else self._first(kind, taken=False)
         if number is None:
             return None
-        row = self._db.execute("SELECT since FROM item WHERE id = ?", (number,)).fetchone()
-        return None if row is None else float(row[0])
+        with suppress(sqlite3.Error):
+            row = self._db.execute("SELECT since FROM item WHERE id = ?", (number,)).fetchone()
+            return None if row is None else float(row[0])
+        return None
 
 
 def _rows(keys: Iterable[bytes]) -> list[tuple[bytes]]:

@@ -38,6 +38,7 @@ NEXT: Final = """
 SELECT item.id, item.since, item.payload, about.value FROM item JOIN about ON about.id = item.about
 WHERE item.kind = ? AND item.id > ? ORDER BY item.id
 """
+FIRST: Final = "SELECT min(id) FROM item WHERE kind = ? AND id > ?"
 STARTS: Final = """
 SELECT start.key, start.payload, about.value, start.client
 FROM start JOIN about ON about.id = start.about

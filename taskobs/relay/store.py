@@ -1,22 +1,17 @@
-"""Where finished telemetry waits to be sent: in memory, within a bound.
-
-``taskobs.relay.spool`` keeps the same on disk.
-"""
+"""Where finished telemetry waits to be sent: ``memory`` and ``spool`` are the two ways."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from threading import Condition
+from threading import Condition, Lock
 from typing import ClassVar, Final, Literal, NamedTuple
 
 from taskobs.relay.counters import Counters
 
 ItemKind = Literal["span", "envelope"]
 KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
-MEMORY: Final = 32 * 1024 * 1024
 OVERHEAD: Final = 400
 """What keeping one item costs beside its payload, in bytes, about."""
 _TEND: Final = 30.0
@@ -84,8 +79,13 @@ class Store(ABC):
     def __init__(self, counters: Counters, released: Released = nobody) -> None:
         self._counters = counters
         self._released = released
-        self._changed = Condition()
-        self._hurry = 0
+        self._lock = Lock()
+        self._ready = {kind: Condition(self._lock) for kind in KINDS}
+        self._wanted: dict[ItemKind, tuple[int, int]] = {}
+        """What its taker waits for, items and bytes: it is woken for no less."""
+        self._hurry: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        """The newest id that is to be taken without lingering; 0 if there is none."""
+        self._rushed = Condition(self._lock)
         self._hurried = 0
         self._due = 0.0
         self._closed = False
@@ -109,7 +109,7 @@ class Store(ABC):
         What is taken is not given again; it waits on until ``done`` is told of it. At least one
         item is given, however large; none when the store is closed.
         """
-        with self._changed:
+        with self._lock:
             self._tend_when_due()
             while not self._wait_for(kind, 1, 0, _TEND):
                 if self._closed:
@@ -129,24 +129,26 @@ class Store(ABC):
 
     def hurry(self) -> int:
         """Have all that is there now taken without lingering; returns the mark for ``passed``."""
-        with self._changed:
-            self._hurry = self._last()
+        with self._lock:
+            last = self._last()
+            self._hurry = dict.fromkeys(KINDS, last)
             self._hurried += 1
-            self._changed.notify_all()
-            return self._hurry
+            self._rushed.notify_all()
+            self._wake()
+            return last
 
     def pause(self, seconds: float, *, polite: bool) -> bool:
         """Wait; unless ``polite``, not longer than until somebody is in a hurry: then True."""
-        with self._changed:
+        with self._lock:
             hurried = self._hurried
-            self._changed.wait_for(
+            self._rushed.wait_for(
                 lambda: self._closed or (not polite and self._hurried != hurried), seconds
             )
             return self._hurried != hurried and not polite
 
     def passed(self, mark: int) -> bool:
         """Tell whether all that was there when ``mark`` was made is out or given up."""
-        with self._changed:
+        with self._lock:
             first = [self._first(kind, taken=True) for kind in KINDS]
         return not any(one is not None and one <= mark for one in first)
 
@@ -172,9 +174,10 @@ class Store(ABC):
 
     def close(self) -> None:
         """Wake who waits and give nothing any more; what is durable stays."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            for waiting in (self._rushed, *self._ready.values()):
+                waiting.notify_all()
 
     def _tend_when_due(self) -> None:
         if time.monotonic() >= self._due:
@@ -184,19 +187,32 @@ class Store(ABC):
     def _tend(self) -> None:  # noqa: B027 - the memory needs none
         """Do what is due now and then, with the lock held."""
 
-    def _wait_for(self, kind: ItemKind, items: int, size: int, timeout: float | None) -> bool:
+    def _wait_for(self, kind: ItemKind, items: int, size: int, timeout: float) -> bool:
         """Wait until so much is to be taken, or somebody is in a hurry for what there is."""
+        self._wanted[kind] = items, size
+        self._ready[kind].wait_for(lambda: self._closed or self._enough(kind), timeout)
+        found = not self._closed and self._enough(kind)
+        del self._wanted[kind]
+        return found
 
-        def enough() -> bool:
-            if self._closed:
-                return True
-            count, waiting = self._untaken(kind)
-            if count and (count >= items or 0 < size <= waiting):
-                return True
+    def _enough(self, kind: ItemKind) -> bool:
+        items, size = self._wanted[kind]
+        count, waiting = self._untaken(kind)
+        return bool(count) and (count >= items or 0 < size <= waiting or self._rushes(kind))
+
+    def _rushes(self, kind: ItemKind) -> bool:
+        if self._hurry[kind]:
             first = self._first(kind, taken=False)
-            return first is not None and first <= self._hurry
+            if first is not None and first <= self._hurry[kind]:
+                return True
+            self._hurry[kind] = 0  # what comes is newer
+        return False
 
-        return self._changed.wait_for(enough, timeout) and not self._closed
+    def _wake(self) -> None:
+        """Wake takers that have what they wait for, with the lock held."""
+        for kind in self._wanted:
+            if self._enough(kind):
+                self._ready[kind].notify_all()
 
     @abstractmethod
     def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]: ...
@@ -215,98 +231,6 @@ class Store(ABC):
         sources = [one.item.source for one in stored if one.item.source is not None]
         if sources:
             self._released(sources)
-
-
-class MemoryStore(Store):
-    """Keeps items in memory, at most ``limit`` bytes; they end with the process."""
-
-    durable = False
-
-    def __init__(
-        self, counters: Counters, released: Released = nobody, *, limit: int = MEMORY
-    ) -> None:
-        super().__init__(counters, released)
-        self._limit = limit
-        self._next = 1
-        self._waiting: dict[ItemKind, deque[Stored]] = {kind: deque() for kind in KINDS}
-        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
-        self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
-        """Of what waits untaken."""
-        self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
-
-    def append(
-        self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
-    ) -> None:
-        """Keep ``items``; drop the oldest of all for which there is no room."""
-        del starts, ended  # they are in the ledger, and end with this process
-        now = time.time()
-        with self._changed:
-            for item in items:
-                self._waiting[item.kind].append(Stored(self._next, now, item))
-                self._bytes[item.kind] += weight(item)
-                self._next += 1
-            dropped = self._make_room()
-            self._changed.notify_all()
-        for kind in KINDS:
-            number = sum(one.item.kind == kind for one in dropped)
-            self._counters.dropped(kind, number, OVERFLOW)
-        self._release(dropped)
-
-    def done(self, stored: Sequence[Stored]) -> None:
-        """Forget what is out, or given up and counted."""
-        with self._changed:
-            for one in stored:
-                kind = one.item.kind
-                if self._taken[kind].pop(one.id, None) is not None:
-                    self._taken_bytes[kind] -= weight(one.item)
-        self._release(stored)
-
-    def pending(self, kind: ItemKind) -> Pending:
-        """Count what waits, with what is being sent."""
-        with self._changed:
-            taken, waiting = self._taken[kind], self._waiting[kind]
-            oldest = next(iter(taken.values()), waiting[0] if waiting else None)
-            return Pending(
-                len(taken) + len(waiting),
-                self._bytes[kind] + self._taken_bytes[kind],
-                oldest.since if oldest else None,
-            )
-
-    def _make_room(self) -> list[Stored]:
-        dropped: list[Stored] = []
-        while sum(self._bytes.values()) + sum(self._taken_bytes.values()) > self._limit:
-            queues = [queue for queue in self._waiting.values() if queue]
-            if not queues:
-                break
-            one = min(queues, key=lambda queue: queue[0].id).popleft()
-            self._bytes[one.item.kind] -= weight(one.item)
-            dropped.append(one)
-        return dropped
-
-    def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch: list[Stored] = []
-        waiting, size = self._waiting[kind], 0
-        while waiting and len(batch) < max_items:
-            size += weight(waiting[0].item)
-            if batch and size > max_bytes:
-                break
-            one = waiting.popleft()
-            batch.append(one)
-            self._taken[kind][one.id] = one
-            self._bytes[kind] -= weight(one.item)
-            self._taken_bytes[kind] += weight(one.item)
-        return batch
-
-    def _untaken(self, kind: ItemKind) -> tuple[int, int]:
-        return len(self._waiting[kind]), self._bytes[kind]
-
-    def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
-        if taken and self._taken[kind]:
-            return next(iter(self._taken[kind]))
-        return self._waiting[kind][0].id if self._waiting[kind] else None
-
-    def _last(self) -> int:
-        return self._next - 1
 
 
 def weight(item: Item) -> int:

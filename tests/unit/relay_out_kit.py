@@ -21,8 +21,9 @@ from taskobs.demo import wire
 from taskobs.relay import frames, packing, sender
 from taskobs.relay.counters import Counters
 from taskobs.relay.export import SpanSender
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.sender import Sender
-from taskobs.relay.store import Item, MemoryStore, Store
+from taskobs.relay.store import Item, Store
 
 PATIENCE = 60.0
 _PORT = 0

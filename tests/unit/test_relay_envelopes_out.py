@@ -14,8 +14,9 @@ from taskobs.demo.receiver import Receiver
 from taskobs.relay import envelopes_out, frames
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.envelopes_out import EnvelopeSender
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.sender import MALFORMED
-from taskobs.relay.store import Item, MemoryStore
+from taskobs.relay.store import Item
 from tests.unit.relay_out_kit import Backend, Reply, backend, quick, running, wait_out
 
 LIMITS = "X-Sentry-Rate-Limits"

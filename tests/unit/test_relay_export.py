@@ -22,9 +22,10 @@ from taskobs.relay.answers import Verdict
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.export import SpanSender
 from taskobs.relay.http_out import HttpCarrier
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.sender import AT_THE_END, MALFORMED, Limits
 from taskobs.relay.spool import Place, Spool
-from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, MemoryStore
+from taskobs.relay.store import OVERFLOW, TOO_OLD, Item
 from tests.unit.relay_out_kit import (
     ABOUT,
     PATIENCE,

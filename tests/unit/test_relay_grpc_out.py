@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.export import SpanSender
-from taskobs.relay.store import MemoryStore
+from taskobs.relay.memory import MemoryStore
 from tests.unit.relay_out_kit import items, quick, running, wait_out
 
 CODES = grpc.StatusCode

@@ -17,9 +17,9 @@ from taskobs.relay.frames import Kind, pack
 from taskobs.relay.intake import MAX_TURN, Intake
 from taskobs.relay.ledger import Ledger
 from taskobs.relay.mailbox import Mailbox
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.packing import KEY_BYTES
 from taskobs.relay.server import Server
-from taskobs.relay.store import MemoryStore
 from tests.unit.relay_process import Client
 
 

@@ -21,8 +21,9 @@ import pytest
 
 from taskobs.relay import spool_files
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
+from taskobs.relay.memory import MemoryStore
 from taskobs.relay.spool import UNWRITABLE, Place, Spool, open_store
-from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, MemoryStore, Start, weight
+from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
 
 SMALL = 1024 * 1024
 WRITER = """

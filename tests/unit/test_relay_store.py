@@ -9,7 +9,8 @@ import time
 import pytest
 
 from taskobs.relay.counters import DROPPED, Counters
-from taskobs.relay.store import OVERFLOW, Item, MemoryStore, Stored, weight
+from taskobs.relay.memory import MemoryStore
+from taskobs.relay.store import OVERFLOW, Item, ItemKind, Stored, weight
 from tests.unit.relay_out_kit import PATIENCE
 
 SMALL = 1024 * 1024
@@ -123,6 +124,32 @@ def test_a_taker_wakes_when_something_comes_and_when_the_store_is_closed() -> No
     taker.join(PATIENCE)
     assert not taker.is_alive()
     assert payloads(taken[0]) == [b"1"]
+
+
+class Watched(MemoryStore):
+    """Counts how often another thread than that of the test looks at what there is."""
+
+    looks = 0
+
+    def _untaken(self, kind: ItemKind) -> tuple[int, int]:
+        if threading.current_thread() is not threading.main_thread():
+            self.looks += 1
+        return super()._untaken(kind)
+
+
+def test_a_taker_is_not_woken_for_less_than_it_waits_for() -> None:
+    """A thousand spans in a second cost the relay two wakeups of its sender, not a thousand."""
+    store = Watched(Counters())
+    taken: list[Stored] = []
+    taker = threading.Thread(
+        target=lambda: taken.extend(store.take("span", 200, SMALL, PATIENCE)), daemon=True
+    )
+    taker.start()
+    for _ in range(200):
+        store.append([item(b"1"), item(b"2", envelope=True)])
+    taker.join(PATIENCE)
+    assert len(taken) == 200
+    assert store.looks < 20
 
 
 def test_a_snapshot_has_counts_and_figures_of_the_moment() -> None:
