@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from taskobs import config
+from taskobs.absent import absent
 from taskobs.bounded import run_bounded
 from taskobs.config import Settings
 from taskobs.embedded import EmbeddedBeat
@@ -136,8 +137,9 @@ class Session:
             self._start_errors(undo)
 
     def _start_errors(self, undo: ExitStack) -> None:
-        from taskobs.observers.sentry import SentryObserver  # 0.8 s, if wanted
-        from taskobs.pipeline.sentry import SentryPipeline
+        with absent("gevent", "eventlet"):  # which Sentry asks whether they have patched anything
+            from taskobs.observers.sentry import SentryObserver
+            from taskobs.pipeline.sentry import SentryPipeline
 
         undo.callback(self._outages.close)
         self._sentry = SentryPipeline.start(self.settings, self._outages.repeats)

@@ -20,6 +20,7 @@ from sentry_sdk.types import Event, Hint
 
 from taskobs import redact
 from taskobs.guard import Guard
+from taskobs.pipeline.integrations import Integrations
 from taskobs.pipeline.sentry_client import SentrySettings, drain, make_client, renew, retire, shut
 from taskobs.relay.client import RelayClient
 from taskobs.relay.envelopes import RelayTransport
@@ -73,6 +74,8 @@ class SentryPipeline:
         self._client: BaseClient | None = None
         self._diverted: dict[BaseClient, Transport] = {}
         self._relay: tuple[RelayClient, Guard] | None = None
+        self._integrations: Integrations | None = None
+        self._broker_apart = False
         self._not_here: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._set_aside: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._silenced: list[str] = []
@@ -98,7 +101,17 @@ class SentryPipeline:
             sentry_sdk.get_global_scope().set_client(own)
         pipeline = cls(send_arguments=settings.send_arguments, own=own, repeats=repeats)
         pipeline._install()
+        pipeline._integrate()
         return pipeline
+
+    def _integrate(self) -> None:
+        if self._own is not None:
+            self._integrations = Integrations(self._own, self._integration_came)
+            self._integrations.enable()
+
+    def _integration_came(self) -> None:
+        if self._broker_apart:
+            self.leave_broker_alone()
 
     def client(self) -> BaseClient | None:
         """Return the client in use, adopting one that the app has initialised meanwhile.
@@ -164,6 +177,7 @@ class SentryPipeline:
         It costs a worker a tenth of its time to note each. Forked children, which run the tasks,
         have it back.
         """
+        self._broker_apart = True
         for client in self._clients():
             redis = client.integrations.pop(_REDIS_INTEGRATION, None)
             if redis is not None:
@@ -173,6 +187,7 @@ class SentryPipeline:
         for client, redis in list(self._not_here.items()):
             client.integrations.setdefault(_REDIS_INTEGRATION, redis)
         self._not_here.clear()
+        self._broker_apart = False
 
     def after_fork(self) -> None:
         """Make the clients of a forked child independent of its parent's."""
@@ -217,6 +232,8 @@ class SentryPipeline:
         self.client()
 
     def _uninstall(self) -> None:
+        if self._integrations is not None:
+            self._integrations.stop()
         self._mind_redis()
         for client, stock in list(self._set_aside.items()):
             client.integrations.setdefault(STOCK_INTEGRATION, stock)

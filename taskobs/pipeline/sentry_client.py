@@ -6,6 +6,7 @@ with a default, so that a release that renames them costs a comfort and not an e
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -14,7 +15,6 @@ from threading import Thread
 from typing import Any, Final, Protocol, cast
 
 import sentry_sdk
-from sentry_sdk import integrations as sentry_integrations
 from sentry_sdk.client import BaseClient
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations import DidNotEnable, Integration
@@ -22,6 +22,8 @@ from sentry_sdk.monitor import Monitor
 from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
+from taskobs.absent import absent
+from taskobs.pipeline import integrations
 from taskobs.relay.envelopes import RelayTransport
 
 _GRACE: Final = 0.1
@@ -60,16 +62,15 @@ class SentrySettings(Protocol):
 
 
 def make_client(settings: SentrySettings) -> BaseClient:
-    """Make a client for errors only: no tracing, and without Sentry's own Celery integration.
+    """Make a client for errors only: no tracing, and only the integrations that need no library.
 
-    The stock integration's class is instantiated by Sentry all the same, and leaves wrappers in
-    Celery that fall through.
+    ``Integrations`` enables the others, but for Sentry's own with Celery.
     """
     wanted: dict[str, object] = {
         "dsn": settings.sentry_dsn,
         "environment": settings.environment,
         "release": settings.release,
-        "disabled_integrations": _stock_integration(),
+        "auto_enabling_integrations": not integrations.AVAILABLE,
         "shutdown_timeout": 0,  # draining is bounded here, not by Sentry's atexit hook
         "transport_queue_size": _QUEUE,
         "enable_backpressure_handling": False,  # serves tracing only, with a thread
@@ -84,7 +85,9 @@ def make_client(settings: SentrySettings) -> BaseClient:
             "http_bodies": [],
         }
     known: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
-    with _without_redbeat():
+    if not integrations.AVAILABLE:  # whatever there is, but two for each failure
+        known["disabled_integrations"] = _stock_integration()
+    with _without_spotlights_django():
         return sentry_sdk.Client(**known)
 
 
@@ -107,7 +110,6 @@ def shut(client: BaseClient, timeout: float) -> bool:
     closed = _bounded(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
     if sender is not None:
         sender.join(max(0.0, end - time.monotonic()))
-    _allow_stock_integration()
     return drained and closed
 
 
@@ -149,37 +151,26 @@ def _again(batcher: Any) -> object:  # noqa: ANN401 - one of three classes, some
 
 
 @contextmanager
-def _without_redbeat() -> Generator[None]:
-    """Keep Sentry from importing redbeat, whose import alone takes part in every beat's start.
+def _without_spotlights_django() -> Generator[None]:
+    """Keep Sentry from importing Django for Spotlight, its tool for developers, in any process.
 
-    Its receiver logs an error in a beat that has another scheduler.
+    Another client, which may want it, reads that module anew.
     """
-    name = "redbeat"
-    if name in sys.modules:
+    spotlight = "sentry_sdk.spotlight"
+    if not {"django.conf", spotlight}.isdisjoint(sys.modules) or "SENTRY_SPOTLIGHT" in os.environ:
         yield
         return
-    sys.modules[name] = cast("Any", None)  # what makes an import fail
-    try:
+    with absent("django.conf"):
         yield
-    finally:
-        del sys.modules[name]
+    sys.modules.pop(spotlight, None)
 
 
 def _stock_integration() -> list[type[Integration]]:
     try:
-        with _without_redbeat():
-            from sentry_sdk.integrations.celery import CeleryIntegration
+        from sentry_sdk.integrations.celery import CeleryIntegration
     except DidNotEnable:
         return []
     return [CeleryIntegration]
-
-
-def _allow_stock_integration() -> None:
-    """Let a later client have the integration: Sentry remembers what was disabled once."""
-    installed: set[str] = getattr(sentry_integrations, "_installed_integrations", set())
-    processed: set[str] = getattr(sentry_integrations, "_processed_integrations", set())
-    if "celery" not in installed:
-        processed.discard("celery")
 
 
 def _bounded(action: Callable[[], object], seconds: float) -> bool:
