@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 from weakref import WeakSet
 
+import sentry_sdk
 import wrapt
 from sentry_sdk import client as sentry_client
 from sentry_sdk import integrations as sentry_integrations
@@ -92,11 +93,14 @@ class Integrations:
 
     def imported(self, module: ModuleType) -> None:
         """Enable what waits for a library."""
-        if module.__name__ in self._waiting:
+        if module.__name__ in self._waiting and self._is_current():
             if module.__name__ == _DJANGO:
                 self._wrappers.wrap(module, "setup", self._django_is_set_up)
             else:
                 self._in_use(module.__name__)
+
+    def _is_current(self) -> bool:
+        return sentry_sdk.get_global_scope().client is self._client
 
     def _wait_for(self, library: str) -> None:
         if library in sys.modules:
@@ -122,6 +126,8 @@ class Integrations:
 
     def _enable(self, path: str) -> None:
         module, name = path.rsplit(".", 1)
+        if module in sys.modules and not hasattr(sys.modules[module], name):
+            return  # whoever imports it now, such as Sentry for another client, has the library so
         with self._guard:
             try:
                 made = getattr(import_module(module), name)()

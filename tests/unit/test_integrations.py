@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sentry_sdk
 
 ROOT = Path(__file__).parents[2]
 DSN = "http://k@127.0.0.1:1/1"
@@ -19,7 +20,7 @@ import json, sys, warnings; warnings.simplefilter("ignore")
 from celery import Celery
 app = Celery("shop", broker="memory://"); app.set_current()
 import sentry_sdk, taskobs
-def enabled(): return sorted(sentry_sdk.get_client().integrations)
+def enabled(): return sorted(getattr(sentry_sdk.get_client(), "integrations", ()))
 """
 OURS = START.replace("sentry_sdk, ", "") + f"taskobs.init(sentry_dsn={DSN!r}); import sentry_sdk\n"
 HEAVY = ("gevent", "eventlet", "django.conf", "fastapi", "flask", "sqlalchemy", "starlette")
@@ -115,6 +116,17 @@ print(json.dumps([hasattr(django.setup, "__wrapped__"), enabled()]))
     assert {"celery", "flask", "django"} <= set(found)
 
 
+@needs_web
+@pytest.mark.parametrize("by", ["init", "hand"])
+def test_sentry_initialised_by_the_app_later_is_undisturbed(by: str) -> None:
+    """I call ``sentry_sdk.init()`` after ``taskobs.init()``: I have what I would have alone."""
+    alone = f"sentry_sdk.init(dsn={DSN!r})\nprint(json.dumps(enabled()))"
+    if by == "hand":
+        alone = f"from sentry_sdk.integrations.fastapi import FastApiIntegration\n{alone}"
+    done = run(OURS + alone)
+    assert set(run(START + alone)) == {*done, "celery"}
+
+
 def test_trouble_does_not_reach_an_import(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,8 +134,9 @@ def test_trouble_does_not_reach_an_import(
     from taskobs.pipeline import integrations
 
     client: Any = type("Client", (), {"integrations": {}, "options": {}})()
-    monkeypatch.setattr(integrations, "_KNOWN", ["sentry_sdk.integrations.argv.Missing"])
+    monkeypatch.setattr(integrations, "_KNOWN", ["sentry_sdk.integrations.argv.broken.Missing"])
     monkeypatch.setattr(integrations, "_LIBRARIES", {"argv": "late"})
+    monkeypatch.setattr(sentry_sdk.get_global_scope(), "client", client)
     came: list[None] = []
     waiting = integrations.Integrations(client, lambda: came.append(None))
     waiting.enable()
