@@ -16,6 +16,7 @@ from taskobs.pipeline.traces import TracePipeline
 from taskobs.relay import places
 from taskobs.relay.client import RelayClient
 from taskobs.relay.launcher import Launcher
+from taskobs.relay.shm import SharedMemory
 
 if TYPE_CHECKING:
     from taskobs.pipeline.sentry import SentryPipeline
@@ -34,11 +35,20 @@ class RelayPipeline:
     inherit it. ``close`` puts the direct pipeline back.
     """
 
-    def __init__(self, address: str, worker: str, role: Callable[[], str]) -> None:
-        self.client = RelayClient(address, self._hello)
+    def __init__(
+        self,
+        address: str,
+        worker: str,
+        role: Callable[[], str],
+        memory: SharedMemory | None,
+        launcher: Launcher | None = None,
+    ) -> None:
+        heir = launcher is not None
+        self.client = RelayClient(address, self._hello, memory=memory, heir=heir)
+        self._memory = memory
         self._worker = worker
         self._role = role
-        self._launcher: Launcher | None = None
+        self._launcher = launcher
         self._traces: TracePipeline | None = None
         self._sentry: SentryPipeline | None = None
 
@@ -53,18 +63,20 @@ class RelayPipeline:
         launcher = Launcher(_configuration(settings, worker, ours=ours), warn=_warn)
         if not launcher.start():
             return None
-        made = cls(launcher.address, worker, role)
-        made._launcher = launcher  # one of our own
-        os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{launcher.address}"
+        memory = launcher.memory
+        made = cls(launcher.address, worker, role, memory, launcher)
+        shared = memory.descriptor if memory else ""
+        os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{shared}:{launcher.address}"
         return made
 
     @classmethod
     def join(cls, role: Callable[[], str]) -> RelayPipeline | None:
         """Find the relay of the worker that has spawned this process; None without one."""
-        pid, _, address = os.environ.get(RELAY_ADDRESS, "").partition(":")
+        pid, shared, address = [*os.environ.get(RELAY_ADDRESS, "").split(":", 2), "", ""][:3]
         if pid != str(os.getppid()) or not address:
             return None
-        return cls(address, "", role)
+        memory = SharedMemory.of(int(pid), int(shared)) if shared.isdecimal() else None
+        return cls(address, "", role, memory)
 
     def carry(
         self, traces: TracePipeline | None, sentry: SentryPipeline | None, guard: Guard
@@ -131,6 +143,8 @@ class RelayPipeline:
                 carried.restore()
         self._traces = self._sentry = None
         self.client.close()
+        if self._memory is not None:
+            self._memory.close()
         if self._launcher is not None:
             self._launcher.close()
             with suppress(KeyError):

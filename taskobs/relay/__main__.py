@@ -18,6 +18,7 @@ from typing import Final
 from taskobs.relay import settings, slim  # noqa: F401 # pyright: ignore[reportUnusedImport] - first
 from taskobs.relay.assembly import Relay
 from taskobs.relay.settings import ConfigurationError, RelaySettings
+from taskobs.relay.shm import SharedMemory
 
 REFUSED: Final = 2
 """The exit status when it can't work as it is told to."""
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one worker until it has ended; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m taskobs.relay", description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="a socket that listens")
+    parser.add_argument("--memory-fd", type=int, help="what it shares with the worker's processes")
     parser.add_argument("--worker", default="", help="its name; the rest comes as JSON on stdin")
     given = parser.parse_args(arguments)
     _ignore(signal.SIGINT, signal.SIGHUP)
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdin.buffer.read(settings.MAX_CONFIGURATION), worker=given.worker
         )
         listener = socket.socket(fileno=given.listen_fd)
-        relay = Relay(listener, told)
+        relay = Relay(listener, told, _shared(given.memory_fd))
     except (ConfigurationError, OSError, ImportError, ValueError) as error:
         _log.error("taskobs relay: it can't be started: %s", error)
         return REFUSED
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     relay.run()
     return 0
+
+
+def _shared(descriptor: int | None) -> SharedMemory | None:
+    memory = None if descriptor is None else SharedMemory(descriptor)
+    return memory if memory is not None and memory.whole else None
 
 
 def _raise_limit() -> None:

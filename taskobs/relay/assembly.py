@@ -18,6 +18,8 @@ from taskobs.relay.metrics import start_metrics
 from taskobs.relay.run_stats import RunStats
 from taskobs.relay.server import Server
 from taskobs.relay.settings import RelaySettings
+from taskobs.relay.shm import SharedMemory
+from taskobs.relay.slots import Slots
 from taskobs.relay.spool import open_store
 from taskobs.relay.store import KINDS, ItemKind
 
@@ -29,7 +31,9 @@ _LAST_METRICS: Final = 2.0
 class Relay:
     """One worker's relay. ``run`` blocks until the worker has ended and all is out."""
 
-    def __init__(self, listener: socket.socket, told: RelaySettings) -> None:
+    def __init__(
+        self, listener: socket.socket, told: RelaySettings, shared: SharedMemory | None = None
+    ) -> None:
         """Open the store.
 
         Raises:
@@ -65,6 +69,7 @@ class Relay:
             listener,
             worker=Worker(told.parent),
             intake=self._intake,
+            slots=Slots(shared, intake=self._intake, ledger=self._ledger, counters=counters),
             ledger=self._ledger,
             store=self._store,
             counters=counters,

@@ -1,4 +1,7 @@
-"""A process's end of the relay's socket: it never blocks a task and never raises into one.
+"""A process's way to the relay: it never blocks a task and never raises into one.
+
+Spans and facts are written to memory that is shared with the relay (``slot``). What doesn't fit
+there, envelopes, and questions go over a socket.
 
 There is no thread and no lock. Whoever sends adds a frame to the outbox and, if nobody else
 is at it, writes what is there to a non-blocking socket: so a frame may be sent from any thread,
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -17,12 +20,16 @@ from taskobs.relay.frames import HEAD, FrameError, Kind, encode, pack
 from taskobs.relay.link import Link
 from taskobs.relay.outbox import Outbox
 from taskobs.relay.packing import tidy
+from taskobs.relay.shm import SharedMemory
+from taskobs.relay.slot import Slot, bequeathed
 
 PROTOCOL: Final = 1
 _SLICE: Final = 0.02
 _STUCK: Final = 5.0
 """Seconds after which a writer that writes nothing is no more."""
 _WRITER: Final = "writer"
+_END: Final = int(Kind.END)
+_FACT: Final = int(Kind.FACT)
 _ODD: Final = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -36,6 +43,8 @@ class RelayClient:
     ``hello`` tells of the process (role, name, resource) and is called for each connection.
     When nobody listens at ``address``, nor ever will again, ``gone`` becomes true and
     ``on_gone`` is called once; ``leftover`` returns what the relay may not have got.
+    Without ``memory``, everything goes over the socket. The ``heir``, the worker's parent, is also
+    given what was told in it by processes that have ended.
     """
 
     def __init__(
@@ -43,10 +52,13 @@ class RelayClient:
         address: str,
         hello: Callable[[], dict[str, object]],
         *,
+        memory: SharedMemory | None = None,
+        heir: bool = False,
         on_gone: Callable[[], object] = _nothing,
     ) -> None:
         self.address = address
         self._hello = hello
+        self._memory, self._heir = memory, heir
         self._on_gone = on_gone
         self._announced: dict[bytes, bytes] = {}
         self._told_gone = False
@@ -61,6 +73,9 @@ class RelayClient:
         self._id = b""
         self._asked = 0
         self._left: dict[int, list[bytes]] = {}
+        self._slot: Slot | None = None
+        # Whoever gets the one permit asks for a slot; the others use the socket until then.
+        self._permits = [] if self._memory is None else [self._memory]
 
     @property
     def gone(self) -> bool:
@@ -75,20 +90,23 @@ class RelayClient:
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Send a frame, now if possible; it is dropped and counted if too much waits."""
-        self.put(kind, payload)
+        self._queue(kind, payload)
         self._write()
 
-    def put(self, kind: Kind, payload: bytes = b"") -> None:
-        """Have a frame sent with the next one."""
-        try:
-            frame = encode(kind, payload)
-        except FrameError:
-            self._outbox.dropped += 1
-        else:
-            self._outbox.offer(frame)
+    def fact(self, payload: bytes, *, soon: bool = True) -> None:
+        """Send a FACT; over the socket with the next frame, if it needs not be ``soon``."""
+        slot = self._slot or self._taken()
+        if slot is not None and slot.append(_FACT, payload):
+            return
+        self._queue(Kind.FACT, payload)
+        if soon:
+            self._write()
 
     def started(self, key: bytes, payload: bytes) -> None:
-        """Send the START of a span; it is sent again to a new relay until the span ends."""
+        """Tell of a span that is open; any later relay hears of it too, until the span ends."""
+        slot = self._slot or self._taken()
+        if slot is not None and slot.opened(key, payload):
+            return
         frame = encode(Kind.START, payload)
         outbox = self._outbox
         outbox.offer(frame)
@@ -96,11 +114,36 @@ class RelayClient:
         outbox.opened(key, frame)  # last: a connection made now would have it twice
 
     def ended(self, key: bytes, payload: bytes) -> None:
-        """Send the END of a span."""
-        outbox = self._outbox
-        outbox.offer(encode(Kind.END, payload))
-        outbox.closed(key)
-        self._write()
+        """Tell of a span that has ended."""
+        slot = self._slot or self._taken()
+        if slot is None or not slot.append(_END, payload):
+            self._outbox.offer(encode(Kind.END, payload))
+            self._closed_span(slot, key)
+            self._write()
+            return
+        self._closed_span(slot, key)
+        if slot.pressing:
+            slot.pressing = False
+            self.send(Kind.LOOK)
+
+    def _closed_span(self, slot: Slot | None, key: bytes) -> None:
+        if slot is None or not slot.closed(key):
+            self._outbox.closed(key)
+
+    def _queue(self, kind: Kind, payload: bytes) -> None:
+        try:
+            frame = encode(kind, payload)
+        except FrameError:
+            self._outbox.dropped += 1
+        else:
+            self._outbox.offer(frame)
+
+    def _taken(self) -> Slot | None:
+        """Return this process's slot, taken at the first call."""
+        if self._permits and not self._closed:
+            with suppress(IndexError):  # another thread was faster
+                self._slot = Slot.take(self._permits.pop(), self._introduction())
+        return self._slot
 
     def announce(self, key: bytes, payload: bytes) -> None:
         """Send a SENTRY frame, now and at the start of each later connection."""
@@ -149,6 +192,7 @@ class RelayClient:
 
         A process that has sent nothing doesn't connect to say so.
         """
+        self._leave_slot()
         if not self._outbox and not self._link.connections:
             self.close()
             return True
@@ -159,11 +203,21 @@ class RelayClient:
     def close(self) -> None:
         """Hang up; what is not written yet is lost, and so is what is sent from now on."""
         self._closed = True
+        self._leave_slot()
         self._link.drop()
+
+    def _leave_slot(self) -> None:
+        self._permits = []
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._link.gone = self._link.gone or slot.gone
+            if self._link.gone:
+                self._keep(slot.unread())
+            slot.close()
 
     def after_fork(self) -> None:
         """In a forked child: be a client of its own, that hasn't connected yet."""
-        gone = self._link.gone
+        gone, self._heir = self._link.gone, False
         self._link.drop()
         self._begin()
         self._link.gone = gone
@@ -175,6 +229,9 @@ class RelayClient:
         """
         if not self._link.gone:
             return []
+        self._keep(self._slot.unread() if self._slot else ())
+        if self._heir and self._memory is not None:
+            self._keep(bequeathed(self._memory))
         for frame in self._outbox.empty():
             self._left.setdefault(frame[HEAD.size - 1], []).append(frame[HEAD.size :])
         left = self._left.pop(int(kind), [])
@@ -182,6 +239,10 @@ class RelayClient:
         if others:
             self._left.setdefault(int(kind), []).extend(others)
         return [payload for payload in left if payload.startswith(prefix)]
+
+    def _keep(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        for number, payload in frames:
+            self._left.setdefault(number, []).append(payload)
 
     def _wait(self, left: float) -> None:
         """Let something happen, for a slice of the seconds that are left."""
@@ -199,6 +260,8 @@ class RelayClient:
         """
         writer = self._writer
         done = True
+        if self._slot is not None and self._slot.gone:
+            self._link.gone = True
         while done and not self._link.gone and not self._closed:
             me = object()
             try:
@@ -246,8 +309,11 @@ class RelayClient:
         return answered()
 
     def _greeting(self) -> list[bytes]:
+        return [encode(Kind.HELLO, self._introduction()), *list(self._announced.values())]
+
+    def _introduction(self) -> bytes:
         self._id = self._id or os.urandom(16)
         hello: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id}
         with suppress(*_ODD):
             hello = {**self._hello(), **hello}
-        return [encode(Kind.HELLO, pack(tidy(hello))), *list(self._announced.values())]
+        return pack(tidy(hello))

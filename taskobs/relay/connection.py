@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections import OrderedDict
 from typing import Final
 
 from taskobs.relay import frames
 from taskobs.relay.frames import FrameError, Kind, Splitter
 from taskobs.relay.process import Process
+from taskobs.relay.source import Source
 
 CHUNK: Final = 256 * 1024
 MAX_UNREAD: Final = 64 * 1024
@@ -37,13 +37,14 @@ class HangUpError(Exception):
         self.reason, self.detail = reason, detail
 
 
-class Connection:
+class Connection(Source):
     """Reads frames, keeps answers until the client reads them, knows what is acknowledged.
 
     ``acknowledge`` gives all numbered frames up to the first that is not settled yet.
     """
 
     def __init__(self, sock: socket.socket, now: float) -> None:
+        super().__init__()
         sock.settimeout(0)
         self.socket = sock
         self.process: Process | None = None
@@ -60,7 +61,6 @@ class Connection:
         self.closed = False
         self._splitter = Splitter()
         self._out = bytearray()
-        self._unsettled: OrderedDict[int, None] = OrderedDict()
         self._acknowledged = 0
         self._since = now
 
@@ -118,20 +118,14 @@ class Connection:
 
     # Numbered frames.
 
-    def arrived(self, *, settled: bool) -> int:
-        """Count a numbered frame; return its number."""
+    def _number(self) -> int:
         self.numbered += 1
-        if not settled:
-            self._unsettled[self.numbered] = None
         return self.numbered
-
-    def settle(self, number: int) -> None:
-        """Note that a frame is out, given up, or safe on disk."""
-        self._unsettled.pop(number, None)
 
     def acknowledge(self) -> None:
         """Tell the client how far all is settled, unless it still has answers to read."""
-        safe = next(iter(self._unsettled)) - 1 if self._unsettled else self.numbered
+        first = self._first_unsettled()
+        safe = self.numbered if first is None else first - 1
         if safe > self._acknowledged and not self._out:
             self._acknowledged = safe
             self.send(Kind.ACK, frames.pack(safe))

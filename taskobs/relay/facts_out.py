@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from taskobs.facts import Outcome, Run
 from taskobs.observers.base import Observer
 from taskobs.relay.client import RelayClient
-from taskobs.relay.frames import Kind, pack
+from taskobs.relay.frames import pack
 from taskobs.relay.packing import tidy
 
 
@@ -42,11 +42,8 @@ class FactObserver(Observer):
         client = self._client
         if run.abandoned or client.gone:
             return
-        fact = self._fact(run, started)
-        if self._with_spans and run.span is not None and run.span.sampled:
-            client.put(Kind.FACT, fact)
-        else:
-            client.send(Kind.FACT, fact)
+        with_its_span = self._with_spans and run.span is not None and run.span.sampled
+        client.fact(self._fact(run, started), soon=not with_its_span)
 
     def _fact(self, run: Run, started: float) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     FLUSH = 8
     GOODBYE = 9
     STATUS = 10
+    LOOK = 11
     # From the relay.
     ACK = 32
     FLUSHED = 33

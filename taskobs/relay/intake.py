@@ -16,11 +16,12 @@ from taskobs.relay.connection import (
     HangUpError,
 )
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
-from taskobs.relay.frames import NUMBERED, FrameError, Kind
+from taskobs.relay.frames import FrameError, Kind
 from taskobs.relay.ledger import Closed, Ledger
 from taskobs.relay.packing import KEY_BYTES, split
 from taskobs.relay.process import Process
 from taskobs.relay.recent import Recent
+from taskobs.relay.source import Source
 from taskobs.relay.store import Item, Store
 
 VERSION: Final = 1
@@ -32,7 +33,6 @@ MAX_TURN: Final = 8 * 1024 * 1024
 """Bytes of spans and envelopes that are held before the store has them."""
 EVENT_IDS: Final = 10_000
 _EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
-_NAMES: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
 NO_CLIENT: Final = "nobody said which Sentry it is for"
 
 
@@ -57,8 +57,8 @@ class Intake:
         self._items: list[Item] = []
         self._size = 0
         self._event_ids = Recent(EVENT_IDS)
-        self.flush_asked = False
-        """A FLUSH has come; whoever looks resets it."""
+        self.look_asked = False
+        """Somebody has more to tell than what came over its connection; who looks resets it."""
 
     def frame(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
         """Take one frame.
@@ -77,9 +77,21 @@ class Intake:
         except FrameError as error:
             raise HangUpError(NO_FRAMES, f"{kind.name}: {error}") from error
 
+    def written(self, source: Source, process: Process, kind: int, payload: bytes) -> None:
+        """Take a frame that a process has written into its slot.
+
+        Raises:
+            FrameError: it isn't what a process writes there.
+        """
+        self._counters.add(BYTES, "frame", len(payload))
+        if kind == Kind.END:
+            self._end(source, process, payload)
+        elif kind == Kind.FACT:
+            self._fact(source, payload)
+        else:
+            _wrong(f"kind {kind} in a slot")
+
     def _of(self, connection: Connection, process: Process, kind: Kind, payload: bytes) -> None:
-        if kind in NUMBERED:
-            self._counters.add(RECEIVED, _NAMES[kind])
         match kind:
             case Kind.END:
                 self._end(connection, process, payload)
@@ -94,8 +106,8 @@ class Intake:
                 self._sentry(connection, payload)
             case Kind.DROPPED:
                 self._counters.dropped("frame", _number(payload), "a process's buffer was full")
-            case Kind.FLUSH:
-                self._flush(connection, _number(payload))
+            case Kind.FLUSH | Kind.LOOK:
+                self._look(connection, kind, payload)
             case Kind.GOODBYE:
                 process.said_goodbye = True
                 connection.parts()
@@ -107,7 +119,15 @@ class Intake:
     def _hello(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
         if kind is not Kind.HELLO:
             _wrong("comes before HELLO")
-        given = frames.unpack(payload, MAX_SMALL)
+        connection.greeted(self.joined(payload, connection.pid), now)
+
+    def joined(self, hello: bytes, sender: int, started: int = 0) -> Process:
+        """Note a process that says HELLO; ``sender`` is its pid, if that is known.
+
+        Raises:
+            FrameError: it isn't what this release says.
+        """
+        given = frames.unpack(hello, MAX_SMALL)
         match given:
             case {
                 "v": int(version),
@@ -121,27 +141,30 @@ class Intake:
                 about = frames.pack([given["resource"], schema_url])
             case _:
                 _wrong("not as this release has it")
-        process = self._ledger.joined(client, connection.pid if connection.pid > 0 else pid, about)
+        process = self._ledger.joined(client, sender if sender > 0 else pid, about, started)
         process.role, process.name = role[:64], name[:256]
-        connection.greeted(process, now)
+        return process
 
-    def _end(self, connection: Connection, process: Process, payload: bytes) -> None:
+    def _end(self, source: Source, process: Process, payload: bytes) -> None:
+        self._counters.add(RECEIVED, "span")
         key, packed = _keyed(payload)
         if self._ledger.ended(key):
-            self._keep(connection, Item("span", packed, process.about))
+            self._keep(source, Item("span", packed, process.about))
         else:
-            connection.arrived(settled=True)
+            source.arrived(settled=True)
 
-    def _fact(self, connection: Connection, payload: bytes) -> None:
+    def _fact(self, source: Source, payload: bytes) -> None:
+        self._counters.add(RECEIVED, "fact")
         if len(payload) > MAX_SMALL:
             _wrong("too long")
         try:
             self._on_fact(payload)
         except ValueError as error:
             _wrong(str(error))
-        connection.arrived(settled=True)
+        source.arrived(settled=True)
 
     def _envelope(self, connection: Connection, payload: bytes) -> None:
+        self._counters.add(RECEIVED, "envelope")
         key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
         about = connection.sentry.get(key)
         event_id = _event_id(envelope)
@@ -168,16 +191,17 @@ class Intake:
         if len(connection.sentry) > MAX_SENTRY_CLIENTS:
             _wrong("too many Sentry clients")
 
-    def _flush(self, connection: Connection, number: int) -> None:
-        connection.flushes.append((number, -1))
-        self.flush_asked = True
+    def _look(self, connection: Connection, kind: Kind, payload: bytes) -> None:
+        self.look_asked = True
+        if kind is Kind.FLUSH:
+            connection.flushes.append((_number(payload), -1))
         if len(connection.flushes) > MAX_FLUSHES:
             _wrong("too many flushes at a time")
 
-    def _keep(self, connection: Connection, item: Item) -> None:
-        number = connection.arrived(settled=self._store.durable)
+    def _keep(self, source: Source, item: Item) -> None:
+        number = source.arrived(settled=self._store.durable)
         if not self._store.durable:
-            item = item._replace(source=(connection, number))
+            item = item._replace(source=(source, number))
         self._items.append(item)
         self._size += len(item.payload)
         if self._size > MAX_TURN:
@@ -235,11 +259,12 @@ class Intake:
 def settle(sources: Sequence[object]) -> list[Connection]:
     """Note what is out or given up; return the connections that it came from."""
     found: list[Connection] = []
-    for source in sources:
-        match source:
-            case (Connection() as connection, int(number)):
-                connection.settle(number)
-                found.append(connection)
+    for one in sources:
+        match one:
+            case (Source() as source, int(number)):
+                source.settle(number)
+                if isinstance(source, Connection):
+                    found.append(source)
             case _:
                 pass
     return found

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskobs.relay import places
+from taskobs.relay.shm import SharedMemory
 
 _log: Final = logging.getLogger("taskobs")
 _LISTEN_FD: Final = 3
+_MEMORY_FD: Final = 4
 _HIGH_FD: Final = 10
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds between a death and the next start: the first is replaced at once."""
@@ -57,6 +59,8 @@ class Launcher:
         self._born = self._due = 0.0
         self._deaths = self._deaths_at_start = 0
         self.address = ""
+        self.memory: SharedMemory | None = None
+        """What the relay shares with this process and its children."""
 
     @property
     def alive(self) -> bool:
@@ -75,6 +79,7 @@ class Launcher:
         except OSError as error:
             self._give_up(f"there is no place for its socket: {error}")
             return False
+        self.memory = SharedMemory.create()
         self._spawn()
         return self.alive
 
@@ -141,11 +146,15 @@ class Launcher:
         assert self._listening is not None  # noqa: S101  # callers have looked
         self._born = self._clock()
         try:
-            self._pid = _spawn(self._command, self._listening.fileno(), self._configuration)
+            self._pid = _spawn(
+                self._command, self._listening.fileno(), self._configuration, self.memory
+            )
         except (OSError, NotImplementedError, ValueError) as error:
             self._give_up(f"it can't be started: {error}")
 
     def _give_up(self, why: str) -> None:
+        if self.memory is not None:
+            self.memory.abandon()
         self.close()
         self._warn(why)
 
@@ -163,7 +172,9 @@ def _command(worker: str) -> list[str]:
     ]
 
 
-def _spawn(command: list[str], listening: int, configuration: bytes) -> int:
+def _spawn(
+    command: list[str], listening: int, configuration: bytes, memory: SharedMemory | None
+) -> int:
     """Start a process in a session of its own, so that Ctrl-C is not for it; return its id.
 
     ``subprocess`` is not used: gevent and eventlet replace it, and it would complain, when the
@@ -181,6 +192,9 @@ def _spawn(command: list[str], listening: int, configuration: bytes) -> int:
             (os.POSIX_SPAWN_DUP2, socket_fd, _LISTEN_FD),
             *((os.POSIX_SPAWN_CLOSE, strange) for strange in _inheritable()),
         ]
+        if memory is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, memory.descriptor, _MEMORY_FD))
+            command = [*command, "--memory-fd", str(_MEMORY_FD)]
         usual = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)
         return os.posix_spawn(
             command[0],

@@ -78,11 +78,14 @@ class Ledger:
 
     # What the clients say.
 
-    def joined(self, client: bytes, pid: int, about: bytes) -> Process:
-        """Note a connection of a process; give what is known of it."""
+    def joined(self, client: bytes, pid: int, about: bytes, started: int = 0) -> Process:
+        """Note a connection of a process, or its slot; give what is known of it.
+
+        ``started`` is its ``pids.start_time``, where that is known.
+        """
         found = self._processes.get((client, pid))
         if found is None:
-            found = process.known(client, pid, self._parent, about)
+            found = process.known(client, pid, self._parent, about, started)
             self._processes[client, pid] = found
         found.about = about
         if self.about is None or pid == self._parent:

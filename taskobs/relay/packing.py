@@ -102,14 +102,13 @@ def key_of(context: SpanContext) -> bytes:
 
 def _packed(span: ReadableSpan, limit: int) -> bytes:
     try:
-        key, row = _row(span)
-        payload = key + pack(row)
+        payload = _quickly(span)
     except _ODD:
         return _carefully(span, limit)
     return payload if len(payload) <= limit else _carefully(span, limit)
 
 
-def _row(span: ReadableSpan) -> tuple[bytes, list[object]]:
+def _quickly(span: ReadableSpan) -> bytes:
     (
         name,
         (trace_id, span_id, _, flags, state, _),
@@ -123,11 +122,14 @@ def _row(span: ReadableSpan) -> tuple[bytes, list[object]]:
         status,
         description,
         scope,
-        *dropped,
+        dropped_attributes,
+        dropped_events,
+        dropped_links,
     ) = _fast(span)
     trace = trace_id.to_bytes(16, "big")
     this = span_id.to_bytes(8, "big")
-    return trace + this, [
+    known = _scopes.get(id(scope))
+    row = (
         name,
         trace,
         this,
@@ -143,9 +145,13 @@ def _row(span: ReadableSpan) -> tuple[bytes, list[object]]:
         [_link(link) for link in links] if links else (),
         status,
         description,
-        _scope(scope),
-        *dropped,
-    ]
+        known[1] if known is not None and known[0] is scope else _scope(scope),
+        dropped_attributes,
+        dropped_events,
+        dropped_links,
+    )
+    key: bytes = trace + this
+    return key + pack(row)
 
 
 def _event(event: Event) -> list[object]:

@@ -39,7 +39,7 @@ class Process:
     connections: int = 0
     said_goodbye: bool = False
     left: float | None = None
-    """When its last connection ended, on the ledger's clock; None while it is connected."""
+    """When the last of its connections and its slot ended, on the ledger's clock; None before."""
     left_ns: int = 0
     """The same, in nanoseconds since the epoch: when what it had open ended."""
 
@@ -74,9 +74,10 @@ class Process:
         return now - self.left >= RECONNECT and not alive(self.pid, self.started)
 
 
-def known(client: bytes, pid: int, parent: int, about: bytes) -> Process:
+def known(client: bytes, pid: int, parent: int, about: bytes, started: int = 0) -> Process:
     """Return a process that has just connected."""
-    return Process(client=client, pid=pid, started=pids.start_time(pid), parent=parent, about=about)
+    started = started or pids.start_time(pid)
+    return Process(client=client, pid=pid, started=started, parent=parent, about=about)
 
 
 def restored(packed: bytes, about: bytes, now: float, now_ns: int) -> Process:

@@ -16,6 +16,7 @@ from taskobs.relay.ending import Ending, Worker
 from taskobs.relay.intake import Intake, settle
 from taskobs.relay.ledger import Closed, Ledger
 from taskobs.relay.mailbox import Mailbox
+from taskobs.relay.slots import Slots
 from taskobs.relay.store import KINDS, Store
 
 _log: Final = logging.getLogger("taskobs.relay")
@@ -47,6 +48,7 @@ class Server:
         *,
         worker: Worker,
         intake: Intake,
+        slots: Slots,
         ledger: Ledger,
         store: Store,
         counters: Counters,
@@ -55,7 +57,8 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listener, self._worker = listener, worker
-        self._intake, self._ledger, self._store = intake, ledger, store
+        self._intake, self._slots = intake, slots
+        self._ledger, self._store = ledger, store
         self._counters, self._mailbox, self._ending = counters, mailbox, ending
         self._clock = clock
         self._connections: dict[Connection, None] = {}
@@ -102,13 +105,15 @@ class Server:
         timeout = max(0.0, min(TICK, self._due - self._clock()))
         for key, mask in self._selector.select(timeout):
             key.data(mask)
-        if self._intake.flush_asked:
-            self._intake.flush_asked = False
+        if self._intake.look_asked:
+            self._intake.look_asked = False
             for connection in list(self._connections):
                 self._read(connection)
+            self._slots.read()
         now = self._clock()
         lost = self._tick(now) if now >= self._due else []
         self._intake.commit(lost)
+        self._slots.acknowledge()
         self._answer()
         return self._ending.draining and self._drained(now)
 
@@ -128,11 +133,13 @@ class Server:
         for connection in list(self._connections):
             self._hang_up_if(connection, "too slow", connection.overdue(now))
         self._bound_held()
+        self._slots.read()
+        self._slots.look()
         gone = self._ledger.parent_gone = self._worker.gone
         self._ending.look(
             now,
             worker_gone=gone,
-            connected=bool(self._connections),
+            connected=bool(self._connections) or self._slots.live,
             waiting=self._ledger.waiting,
         )
         return self._ledger.lost(final=self._ending.draining)
@@ -204,6 +211,7 @@ class Server:
             self._worker.said_goodbye = process.said_goodbye
         if connection.closed or connection.leaving:
             self._due = 0.0
+            self._slots.hurry()
 
     def _mail(self, _mask: int) -> None:
         settled = settle(self._mailbox.empty())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskobs.relay import frames
 from taskobs.relay.frames import Kind, encode, pack
+from taskobs.relay.shm import SharedMemory
 from tests.unit.relay_kit import PATIENCE, Connection
 
 if TYPE_CHECKING:
@@ -90,12 +91,15 @@ class Client(Connection):
 class RelayProcess:
     """``python -m taskobs.relay``, started as a worker does; ended at the end of a ``with``."""
 
-    def __init__(self, receiver: Receiver | None, **configuration: object) -> None:
+    def __init__(
+        self, receiver: Receiver | None, *, memory: bool = False, **configuration: object
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
         self.address = str(self.directory / "s")
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.address)
         self.listener.listen(64)
+        self.memory = SharedMemory.create() if memory else None
         endpoint = f"{receiver.endpoint}/v1/traces" if receiver else "http://127.0.0.1:9/v1/traces"
         self.configuration = {
             "worker": "celery@host",
@@ -107,15 +111,19 @@ class RelayProcess:
         self.start()
 
     def start(self, *, text: str | None = None, worker: str = "celery@host") -> None:
-        number = str(self.listener.fileno())
-        command = [sys.executable, "-m", "taskobs.relay", "--listen-fd", number, "--worker", worker]
+        descriptors = [self.listener.fileno()]
+        command = [sys.executable, "-m", "taskobs.relay", "--listen-fd", str(*descriptors)]
+        command += ["--worker", worker]
+        if self.memory is not None:
+            descriptors.append(self.memory.descriptor)
+            command += ["--memory-fd", str(self.memory.descriptor)]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                pass_fds=[self.listener.fileno()],
+                pass_fds=descriptors,
                 start_new_session=True,
             )
         assert self.process.stdin is not None
@@ -168,6 +176,8 @@ class RelayProcess:
         self.process.kill()
         self.process.wait()
         self.listener.close()
+        if self.memory is not None:
+            self.memory.close()
         if error is not None:
             print(self.log)  # noqa: T201  # pytest shows it with the failure
         shutil.rmtree(self.directory)
@@ -208,6 +218,64 @@ class Forked:
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+
+class Writer:
+    """A process of its own that tells the relay through memory, and waits to be killed."""
+
+    SCRIPT = """
+import sys
+from taskobs.relay.client import RelayClient
+from taskobs.relay.frames import Kind, Splitter
+from taskobs.relay.shm import SharedMemory
+
+hello = {"role": "pool child", "name": "", "resource": {"service.name": "shop"}, "schema_url": ""}
+client = RelayClient(sys.argv[1], lambda: hello, memory=SharedMemory(int(sys.argv[2])))
+splitter = Splitter()
+while data := sys.stdin.buffer.raw.read(65536):
+    for kind, payload in splitter.feed(data):
+        if kind is Kind.START:
+            client.started(payload[:24], payload)
+        elif kind is Kind.END:
+            client.ended(payload[:24], payload)
+        elif kind is Kind.FACT:
+            client.fact(payload)
+        elif kind is Kind.GOODBYE:
+            client.goodbye(60)
+        else:
+            print(client._link.connections, client._slot is not None, flush=True)
+"""
+
+    def __init__(self, relay: RelayProcess) -> None:
+        assert relay.memory is not None
+        descriptor = relay.memory.descriptor
+        command = [sys.executable, "-c", self.SCRIPT, relay.address, str(descriptor)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor]
+        )
+
+    def tell(self, *said: tuple[Kind, bytes]) -> tuple[int, bool]:
+        """Have it tell; return how often it has connected, and whether it has a slot."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        data = b"".join(encode(*one) for one in (*said, (Kind.STATUS, b"")))
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+        connections, slot = self.process.stdout.readline().split()
+        return int(connections), slot == b"True"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
 
 def wait_until_true(condition: Any, timeout: float = PATIENCE) -> None:

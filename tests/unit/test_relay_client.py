@@ -89,7 +89,7 @@ def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> 
 def test_a_frame_that_is_put_leaves_with_the_next(peer: Peer, client: RelayClient) -> None:
     """Two frames, one system call."""
     client.open()
-    client.put(Kind.FACT, b"fact")
+    client.fact(b"fact", soon=False)
     relay = peer.accept()
     relay.wait_for(Kind.HELLO)
     assert len(relay.frames) == 1
@@ -764,7 +764,7 @@ def in_a_fork(work: Callable[[], object]) -> int:
 def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) -> None:
     """It has the parent's descriptor no more, sends nothing of the parent's, and its own once."""
     client.started(key(1), b"the parent's")
-    client.put(Kind.FACT, b"the parent's, not written yet")
+    client.fact(b"the parent's, not written yet", soon=False)
     parents = peer.accept()
     parents.wait_for(Kind.START)
 

@@ -118,13 +118,13 @@ def test_clients_may_connect_while_it_starts(bench: Bench) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_it_inherits_nothing_but_its_socket(bench: Bench) -> None:
+def test_it_inherits_nothing_but_its_socket_and_memory(bench: Bench) -> None:
     """A port or a pipe of my worker's is not held open by its relay."""
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)  # noqa: FBT003  # the standard library's
     launcher = bench.launcher(STAND_IN)
     assert launcher.start()
-    assert set(ask(launcher.address)["descriptors"]) <= {0, 1, 2, 3, 4}  # one is that of /proc
+    assert set(ask(launcher.address)["descriptors"]) <= {0, 1, 2, 3, 4, 5}  # one is that of /proc
     os.close(reader)
     os.close(writer)
 

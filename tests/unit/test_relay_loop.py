@@ -20,6 +20,7 @@ from taskobs.relay.mailbox import Mailbox
 from taskobs.relay.memory import MemoryStore
 from taskobs.relay.packing import KEY_BYTES
 from taskobs.relay.server import Server
+from taskobs.relay.slots import Slots
 from tests.unit.relay_process import Client
 
 
@@ -47,6 +48,7 @@ class Loop:
             self.listener,
             worker=Worker(os.getpid()),
             intake=self.intake,
+            slots=Slots(None, intake=self.intake, ledger=self.ledger, counters=self.counters),
             ledger=self.ledger,
             store=self.store,
             counters=self.counters,

@@ -95,7 +95,8 @@ def test_a_worker_sends_through_its_relay(
     steps = set(app.steps["consumer"])
     session = start(service_name="shop", sentry_dsn=receiver.dsn)
     assert len(sockets(home)) == 1
-    assert os.environ[RELAY_ADDRESS] == f"{os.getpid()}:{sockets(home)[0]}"
+    pid, _, address = os.environ[RELAY_ADDRESS].split(":", 2)
+    assert (pid, address) == (str(os.getpid()), str(sockets(home)[0]))
     client = sentry_sdk.get_client()
     assert isinstance(client.transport, RelayTransport)
     span("one")
@@ -104,7 +105,7 @@ def test_a_worker_sends_through_its_relay(
     assert names_of(receiver) == ["one"]
     assert receiver.spans[0].resource["service.name"] == "shop"
     assert len(receiver.events) == 1
-    pid = relay_pid(session)
+    relay = relay_pid(session)
     span("two")
     session.close()
     assert names_of(receiver) == ["one", "two"]
@@ -112,7 +113,7 @@ def test_a_worker_sends_through_its_relay(
     assert sockets(home) == []
     assert RELAY_ADDRESS not in os.environ
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(relay, 0)
     assert not isinstance(client.transport, RelayTransport)
 
 
@@ -199,10 +200,10 @@ def test_a_spawned_child_finds_the_relay_of_its_parent_alone(
     session = start(relay=False)
     relay = session._relay  # pyright: ignore[reportPrivateUsage]
     relay._on = True  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid() + 1}:/nowhere.sock")
+    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid() + 1}::/nowhere.sock")
     session.became(Role.POOL_CHILD)
     assert not relay.carries
-    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid()}:/nowhere.sock")
+    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid()}::/nowhere.sock")
     session.became(Role.POOL_CHILD)
     assert relay.carries
     span("nobody listens")  # ... as it turns out

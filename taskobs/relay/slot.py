@@ -1,0 +1,188 @@
+"""A process's place in the memory that it shares with the relay: what it has to tell, written.
+
+No call here waits, for anybody, and none makes a system call. Any thread, greenlet, signal
+handler or finalizer may write, also in the midst of another one's write: that one fails then,
+and goes over the socket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from taskobs.relay import pids, shm
+from taskobs.relay.shm import (
+    GONE,
+    OPEN_AT,
+    OPEN_BYTES,
+    OPEN_WORDS,
+    RELEASED,
+    RING,
+    RING_AT,
+    WRITTEN,
+    SharedMemory,
+)
+
+HEAD: Final = Struct("=IIB")
+"""Before each frame of the ring: the length of its payload, that one's CRC-32, and its kind.
+
+The checksum is for processors that may show another core the end of a write before its middle.
+"""
+MAX_PAYLOAD: Final = 64 * 1024
+"""Bytes of the longest payload; a longer one goes over the socket."""
+BELL: Final = RING // 4
+"""Bytes after which the relay is called, as it would come too late by itself."""
+
+_CRC_BITS: Final = 32
+_head: Final = HEAD.pack
+_WRITER: Final = "writer"
+
+
+def stamp(payload: bytes) -> int:
+    """Return what a word says of a payload that has been written: its length and checksum."""
+    return len(payload) << _CRC_BITS | crc32(payload)
+
+
+def length_of(word: int) -> int:
+    """Return the length of the payload that a stamp is of."""
+    return word >> _CRC_BITS
+
+
+class Slot:
+    """What one process writes: frames in a ring, and which of its spans are open in a table."""
+
+    def __init__(self, shared: SharedMemory, index: int, hello: bytes) -> None:
+        """Use a slot that was taken, and that nobody else has used since.
+
+        Raises:
+            OSError, ValueError: it can't be mapped, or ``hello`` is too long.
+        """
+        if len(hello) > shm.MAX_HELLO:
+            raise ValueError("too long a greeting")
+        self._map = shared.map(index)
+        self._words = words = memoryview(self._map)[: shm.WORDS * shm.WORD].cast("Q")
+        self._writer: dict[str, object] = {}
+        self._free = list(range(shm.OPEN - 1, -1, -1))  # the last first: few pages are touched
+        self._places: dict[bytes, int] = {}
+        self.pressing = False
+        """So much was written that the relay should come; whoever calls it resets this."""
+        self._map[shm.HELLO_AT : shm.HELLO_AT + len(hello)] = hello
+        words[shm.HELLO] = stamp(hello)
+        words[shm.STARTED] = pids.start_time(os.getpid())
+        words[GONE] = shared.gone
+        words[shm.PID] = os.getpid()  # last: from now on the relay reads it
+
+    @classmethod
+    def take(cls, shared: SharedMemory, hello: bytes) -> Slot | None:
+        """Take a slot for this process; None if there is none that can be used."""
+        try:
+            index = shared.take()
+            return None if index is None else cls(shared, index, hello)
+        except (OSError, ValueError):
+            return None  # the relay frees what was taken, but is nobody's
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no relay that will ever read this."""
+        return bool(self._words[GONE])
+
+    # The ring.
+
+    def append(self, kind: int, payload: bytes) -> bool:
+        """Write a frame; False if there is no room now, somebody is at it, or no relay reads it."""
+        length = len(payload)
+        writer, words = self._writer, self._words
+        me = object()
+        try:
+            # Not a lock: see ``RelayClient._write``. Should an exception strike where it is still
+            # held, all that this process has to tell goes over the socket.
+            if length > MAX_PAYLOAD or writer.setdefault(_WRITER, me) is not me:
+                return False
+            at = words[WRITTEN]
+            end = at + HEAD.size + length
+            if end - words[RELEASED] > RING or words[GONE]:
+                return False
+            self._put(at % RING, _head(length, crc32(payload), kind) + payload)
+            words[WRITTEN] = end
+            if end // BELL != at // BELL:
+                self.pressing = True
+        finally:
+            if _WRITER in writer and writer[_WRITER] is me:
+                del writer[_WRITER]
+        return True
+
+    def _put(self, at: int, frame: bytes) -> None:
+        start, room = RING_AT + at, RING - at
+        if len(frame) <= room:
+            self._map[start : start + len(frame)] = frame
+        else:
+            self._map[start : start + room] = frame[:room]
+            self._map[RING_AT : RING_AT + len(frame) - room] = frame[room:]
+
+    def unread(self) -> Iterator[tuple[int, bytes]]:
+        """Give the frames that are not known to be safe, for a process that has no relay."""
+        words = self._words
+        at, end = words[RELEASED], words[WRITTEN]
+        words[RELEASED] = end
+        return _unrolled(self._map[RING_AT : RING_AT + RING], at, end)
+
+    # The table of open spans.
+
+    def opened(self, key: bytes, payload: bytes) -> bool:
+        """Note an open span; False if it is too long, or too many are open."""
+        if len(payload) > OPEN_BYTES:
+            return False
+        try:
+            place = self._free.pop()
+        except IndexError:
+            return False
+        start = OPEN_AT + place * OPEN_BYTES
+        self._map[start : start + len(payload)] = payload
+        self._words[OPEN_WORDS + place] = stamp(payload)
+        self._places[key] = place
+        return True
+
+    def closed(self, key: bytes) -> bool:
+        """Note that a span has ended, once that has been told; False if it isn't in the table."""
+        place = self._places.pop(key, None)
+        if place is None:
+            return False
+        self._words[OPEN_WORDS + place] = 0
+        self._free.append(place)
+        return True
+
+    # The end.
+
+    def close(self) -> None:
+        """Say that nothing more will come; the relay reads what is there, and frees the slot."""
+        self._words[shm.CLOSED] = 1
+
+
+def bequeathed(shared: SharedMemory) -> Iterator[tuple[int, bytes]]:
+    """Give, once, what processes that have ended have told, where no relay will read it."""
+    for index in shared.taken():
+        pid, started = shared.read_word(index, shm.PID), shared.read_word(index, shm.STARTED)
+        if shared.read_word(index, shm.CLOSED) or (pid and not pids.alive(pid, started)):
+            at, end = shared.read_word(index, RELEASED), shared.read_word(index, WRITTEN)
+            shared.write_word(index, RELEASED, end)
+            yield from _unrolled(shared.read(index, RING_AT, RING), at, end)
+
+
+def _unrolled(ring: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    return frames_of(ring[at % RING :] + ring[: at % RING], end - at)
+
+
+def frames_of(data: bytes, size: int) -> Iterator[tuple[int, bytes]]:
+    """Give the kind and payload of each frame in ``size`` bytes; stop at one that isn't whole."""
+    at = 0
+    while at + HEAD.size <= size:
+        length, checksum, kind = HEAD.unpack_from(data, at)
+        start = at + HEAD.size
+        payload = data[start : start + length]
+        if length > MAX_PAYLOAD or start + length > size or crc32(payload) != checksum or not kind:
+            return
+        yield kind, payload
+        at = start + length

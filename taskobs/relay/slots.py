@@ -1,0 +1,219 @@
+"""The relay's end of the memory that it shares with the processes of its worker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from taskobs.relay import pids, shm
+from taskobs.relay.counters import Counters
+from taskobs.relay.frames import FrameError
+from taskobs.relay.intake import Intake
+from taskobs.relay.ledger import Ledger
+from taskobs.relay.packing import split
+from taskobs.relay.process import Alive, Process
+from taskobs.relay.shm import SharedMemory
+from taskobs.relay.slot import HEAD, frames_of, length_of, stamp
+from taskobs.relay.source import Source
+
+_log: Final = logging.getLogger("taskobs.relay")
+KEEP: Final = shm.RING // 2
+"""Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
+LOOK: Final = 1.0
+"""Seconds between two looks at whether processes live, and at what they have open."""
+UNNAMED: Final = 10.0
+"""Seconds in which whoever has taken a slot has to say who it is."""
+TORN: Final = 8
+"""Reads in which a frame has to be whole."""
+_NO_FRAMES: Final = "malformed"
+
+
+class Reader(Source):
+    """Reads the slot of one process."""
+
+    def __init__(self, shared: SharedMemory, index: int, process: Process) -> None:
+        super().__init__()
+        self.index, self.process = index, process
+        self.over = False
+        """Its process will write no more, and all that it wrote has been read."""
+        self._shared = shared
+        self._at = self._taking = self._released = shared.read_word(index, shm.RELEASED)
+        self._torn = 0
+        self._open: dict[int, int] = {}
+        self._noted: dict[int, int] = {}
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Give the frames that were written since the last call.
+
+        Raises:
+            FrameError: what was written is none; it is passed over.
+        """
+        end = self._shared.read_word(self.index, shm.WRITTEN)
+        size = end - self._at
+        if not 0 <= size <= shm.RING:
+            self._at = end
+            raise FrameError("a slot's words are out of order")
+        for kind, payload in frames_of(self._ring(size), size):
+            self._taking = self._at
+            self._at += HEAD.size + len(payload)
+            self._torn = 0
+            yield kind, payload
+        self._torn = self._torn + 1 if self._at < end else 0
+        if self._torn > TORN:
+            self._at, self._torn = end, 0
+            raise FrameError("a frame in a slot is not whole")
+
+    def _ring(self, size: int) -> bytes:
+        if not size:
+            return b""
+        at = self._at % shm.RING
+        first = self._shared.read(self.index, shm.RING_AT + at, min(size, shm.RING - at))
+        return first + self._shared.read(self.index, shm.RING_AT, size - len(first))
+
+    def _number(self) -> int:
+        return self._taking
+
+    def acknowledge(self) -> None:
+        """Let what is safe be written over, and what has waited for that for too long."""
+        first = self._first_unsettled()
+        while first is not None and self._at - first > KEEP:
+            self.settle(first)
+            first = self._first_unsettled()
+        safe = self._at if first is None else first
+        if safe > self._released:
+            self._released = safe
+            self._shared.write_word(self.index, shm.RELEASED, safe)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process has said that it will write no more."""
+        return bool(self._shared.read_word(self.index, shm.CLOSED))
+
+    def opened(self, *, all_of_them: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Give the spans that are open, each once: all, or those that were at the last call too."""
+        data = self._shared.read(self.index, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD)
+        words = {place: word for place, word in enumerate(memoryview(data).cast("Q")) if word}
+        self._noted = {
+            place: word for place, word in self._noted.items() if words.get(place) == word
+        }
+        for place, word in words.items():
+            lasting = all_of_them or self._open.get(place) == word
+            if lasting and self._noted.get(place) != word:
+                payload = self._payload(place, word)
+                if payload is not None:
+                    self._noted[place] = word
+                    yield split(payload)
+        self._open = words
+
+    def _payload(self, place: int, word: int) -> bytes | None:
+        at = shm.OPEN_AT + place * shm.OPEN_BYTES
+        payload = self._shared.read(self.index, at, min(length_of(word), shm.OPEN_BYTES))
+        return payload if stamp(payload) == word else None  # else it has just ended
+
+
+class Slots:
+    """Reads all slots. Without memory that is shared, there are none. Not thread-safe."""
+
+    def __init__(  # noqa: PLR0913 - what it reads goes to all of these
+        self,
+        shared: SharedMemory | None,
+        *,
+        intake: Intake,
+        ledger: Ledger,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+        alive: Alive = pids.alive,
+    ) -> None:
+        self._shared = shared
+        self._intake, self._ledger, self._counters = intake, ledger, counters
+        self._clock, self._alive = clock, alive
+        self._readers: dict[int, Reader] = {}
+        self._unnamed: dict[int, float] = {}
+        self._due = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a process that may still write."""
+        return any(not reader.over for reader in self._readers.values())
+
+    def read(self) -> None:
+        """Take what has been written since the last time."""
+        if self._shared is None:
+            return
+        self._find(self._shared)
+        for reader in self._readers.values():
+            if not reader.over:
+                self._read(reader)
+
+    def _read(self, reader: Reader) -> None:
+        try:
+            for kind, payload in reader.frames():
+                self._intake.written(reader, reader.process, kind, payload)
+        except (FrameError, OSError) as error:
+            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+        except Exception as error:  # noqa: BLE001 - one process's trouble is not the others'
+            _log.exception("taskobs relay: a frame could not be taken")
+            self._counters.dropped("frame", 1, "not understood", repr(error))
+
+    def acknowledge(self) -> None:
+        """Tell the processes what is safe."""
+        for reader in self._readers.values():
+            reader.acknowledge()
+
+    def hurry(self) -> None:
+        """Have the next ``look`` look."""
+        self._due = 0.0
+
+    def look(self) -> None:
+        """Once a second: see who has ended, and what is open for long."""
+        shared, now = self._shared, self._clock()
+        if shared is None or now < self._due:
+            return
+        self._due = now + LOOK
+        for index, reader in list(self._readers.items()):
+            if not reader.over:
+                self._look_at(reader)
+            elif reader.settled and not reader.process.open:
+                del self._readers[index]
+                shared.free(index)
+
+    def _look_at(self, reader: Reader) -> None:
+        process = reader.process
+        closed = reader.closed
+        ended = closed or not self._alive(process.pid, process.started)
+        if ended:
+            self._read(reader)  # what it wrote last
+        for key, packed in reader.opened(all_of_them=ended):
+            self._ledger.started(process, key, packed)
+        if ended:
+            reader.over = True
+            process.said_goodbye = process.said_goodbye or closed
+            self._ledger.left(process)
+
+    # Those that are new.
+
+    def _find(self, shared: SharedMemory) -> None:
+        for index in shared.taken():
+            if index not in self._readers:
+                self._introduced(shared, index)
+
+    def _introduced(self, shared: SharedMemory, index: int) -> None:
+        pid = shared.read_word(index, shm.PID)
+        if not pid:
+            if self._clock() - self._unnamed.setdefault(index, self._clock()) > UNNAMED:
+                del self._unnamed[index]
+                shared.free(index)  # its process died before it said who it is
+            return
+        self._unnamed.pop(index, None)
+        word = shared.read_word(index, shm.HELLO)
+        hello = shared.read(index, shm.HELLO_AT, min(length_of(word), shm.MAX_HELLO))
+        started = shared.read_word(index, shm.STARTED)
+        try:
+            process = self._intake.joined(hello, pid, started)
+        except FrameError as error:
+            self._counters.dropped("slot", 1, _NO_FRAMES, f"pid {pid}: {error}")
+            shared.free(index)
+            return
+        self._readers[index] = Reader(shared, index, process)

@@ -1,0 +1,557 @@
+"""What processes write into memory that they share with the relay, and what it makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import closing
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Span
+
+from taskobs import names
+from taskobs.demo.receiver import Receiver
+from taskobs.relay import packing, shm, slots
+from taskobs.relay.client import RelayClient
+from taskobs.relay.counters import DROPPED, LOST, Counters
+from taskobs.relay.frames import Kind, pack
+from taskobs.relay.intake import Intake
+from taskobs.relay.ledger import Ledger
+from taskobs.relay.memory import MemoryStore
+from taskobs.relay.shm import SharedMemory
+from taskobs.relay.slot import HEAD, Slot
+from taskobs.relay.slots import Slots
+from taskobs.relay.store import Item
+from tests.unit.relay_kit import PATIENCE, Peer
+from tests.unit.relay_process import Client, RelayProcess, Writer, wait_until_true
+from tests.unit.test_relay_server import end, found, span, start
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
+HELLO: dict[str, object] = {
+    "v": 1,
+    "pid": 0,
+    "role": "pool child",
+    "resource": {},
+    "schema_url": "",
+    "client": b"sixteen bytes id",
+    "name": "",
+}
+FACT = pack(["task", "succeeded", "queue", 1.0, 0.5, None, 1, 7])
+
+
+@pytest.fixture
+def shared() -> Generator[SharedMemory]:
+    made = SharedMemory.create()
+    assert made is not None
+    yield made
+    made.close()
+
+
+def taken(shared: SharedMemory, hello: object = HELLO) -> Slot:
+    slot = Slot.take(shared, pack(hello))
+    assert slot is not None
+    return slot
+
+
+def ended(one: ReadableSpan) -> tuple[Kind, bytes]:
+    assert isinstance(one, Span)
+    one.end()
+    return Kind.END, packing.pack_end(one)
+
+
+class Side:
+    """The relay's side, without its loop."""
+
+    def __init__(self, shared: SharedMemory) -> None:
+        self.now, self.dead = 100.0, False
+        self.counters = Counters()
+        self.released: list[object] = []
+        self.store = MemoryStore(self.counters, self.released.extend)
+        self.facts: list[bytes] = []
+        self.ledger = Ledger(
+            self.counters, parent=os.getpid(), clock=lambda: self.now, alive=self.alive
+        )
+        intake = Intake(
+            store=self.store,
+            ledger=self.ledger,
+            counters=self.counters,
+            on_fact=self.facts.append,
+            status=dict,
+        )
+        self.intake = intake
+        self.slots = Slots(
+            shared,
+            intake=intake,
+            ledger=self.ledger,
+            counters=self.counters,
+            clock=lambda: self.now,
+            alive=self.alive,
+        )
+
+    def alive(self, _pid: int, _started: int) -> bool:
+        return not self.dead
+
+    def turn(self, after: float = 0.0) -> list[Item]:
+        """Read what there is, so many seconds later; return the spans that came."""
+        self.now += after
+        self.slots.read()
+        self.slots.look()
+        items = list(self.intake._items)  # pyright: ignore[reportPrivateUsage]
+        self.intake.commit(self.ledger.lost())
+        self.slots.acknowledge()
+        return items
+
+    def dropped(self) -> int:
+        return sum(self.counters.counts()[DROPPED].values())
+
+
+# One process and the relay's side of it.
+
+
+def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    facts = [pack(["task", "succeeded", "queue", float(n), 0.5, None, 1, 7]) for n in range(100)]
+    assert all(slot.append(Kind.FACT, fact) for fact in facts)
+    side.turn()
+    assert side.facts == facts
+
+
+def test_a_ring_is_used_again_and_again(shared: SharedMemory) -> None:
+    """A process writes many times what the ring holds, at every offset."""
+    side, slot = Side(shared), taken(shared)
+    fact = FACT
+    for number in range(1_500):
+        fact = FACT + bytes(number * 37 % 4_000)
+        if not slot.append(Kind.FACT, fact):
+            side.turn()
+            assert slot.append(Kind.FACT, fact)
+    side.turn()
+    assert len(side.facts) == 1_500
+    assert sum(map(len, side.facts)) > 5 * shm.RING
+    assert side.facts[-1] == fact
+
+
+def test_a_full_ring_takes_no_more_until_it_is_read(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    count = 0
+    while slot.append(Kind.FACT, FACT):
+        count += 1
+    assert 0 <= shm.RING - count * (len(FACT) + HEAD.size) < len(FACT) + HEAD.size
+    side.turn()
+    assert len(side.facts) == count
+    assert slot.append(Kind.FACT, FACT)
+    assert not slot.append(Kind.FACT, bytes(shm.RING))
+
+
+def test_what_is_not_safe_is_kept(shared: SharedMemory) -> None:
+    """The relay dies with spans that no backend has: the next one reads them again."""
+    slot = taken(shared)
+    frames = [end(f"span {number}") for number in range(5)]
+    for kind, payload in frames:
+        assert slot.append(kind, payload)
+    first = Side(shared)
+    assert len(first.turn()) == 5
+    assert [payload for _, payload in slot.unread()] == [payload for _, payload in frames]
+
+
+def test_what_is_safe_is_forgotten_and_the_rest_after_a_while(shared: SharedMemory) -> None:
+    """A backend that is gone for long must not keep my processes from telling new things."""
+    side, slot = Side(shared), taken(shared)
+    _, payload = end()
+    total = 0
+    for number in range(3 * shm.RING // len(payload)):
+        unique = number.to_bytes(24, "big") + payload[24:]
+        total += slot.append(Kind.END, unique)
+        if number % 100 == 0:
+            side.turn()
+    side.turn()
+    assert total == 3 * shm.RING // len(payload)
+    kept = sum(len(payload) + HEAD.size for _, payload in slot.unread())
+    assert slots.KEEP - len(payload) < kept <= slots.KEEP
+
+
+def test_an_open_span_is_lost_with_its_process(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    spans = [span(f"span {number}") for number in range(3)]
+    for one in spans:
+        key, payload = start(one)[1][:24], start(one)[1]
+        assert slot.opened(key, payload)
+    assert slot.closed(start(spans[1])[1][:24])
+    side.turn()
+    assert not side.ledger.open
+    side.dead = True
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.counters.counts()[LOST] == {("span", ""): 2}
+
+
+def test_a_span_that_ended_is_not_lost_though_its_end_was_not_noted(shared: SharedMemory) -> None:
+    """A time limit struck between the two: the end itself has been told."""
+    side, slot = Side(shared), taken(shared)
+    one = span()
+    _, payload = start(one)
+    assert slot.opened(payload[:24], payload)
+    assert slot.append(Kind.END, payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    side.dead = True
+    side.turn(after=2.0)
+    side.turn(after=30.0)
+    assert not side.counters.counts()[LOST]
+
+
+def test_a_span_that_is_open_for_long_is_known_before_its_process_dies(
+    shared: SharedMemory,
+) -> None:
+    """So that it outlives the worker too, where there is a spool."""
+    side, slot = Side(shared), taken(shared)
+    _, payload = start(span())
+    assert slot.opened(payload[:24], payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.ledger.open == 1
+    assert slot.append(Kind.END, payload)
+    assert slot.closed(payload[:24])
+    side.turn(after=2.0)
+    assert not side.ledger.open
+
+
+def test_more_open_spans_than_there_is_room_for(shared: SharedMemory) -> None:
+    slot = taken(shared)
+    _, payload = start(span())
+    keys = [number.to_bytes(24, "big") for number in range(shm.OPEN + 1)]
+    assert [slot.opened(key, payload) for key in keys] == [True] * shm.OPEN + [False]
+    assert slot.closed(keys[0])
+    assert not slot.closed(keys[0])
+    assert slot.opened(keys[-1], payload)
+    assert not slot.opened(keys[0], bytes(shm.OPEN_BYTES + 1))
+
+
+def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert shared.taken() == [0]
+    slot.close()
+    assert side.slots.live
+    side.turn(after=2.0)
+    assert not side.slots.live
+    side.turn(after=2.0)
+    assert shared.taken() == []
+    assert not any(shared.read(0, 0, shm.SLOT_BYTES))
+    again = taken(shared)
+    assert again.append(Kind.FACT, FACT)
+    side.turn()
+    assert side.facts == [FACT, FACT]
+
+
+def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory) -> None:
+    assert shared.take() == 0
+    side = Side(shared)
+    side.turn()
+    assert shared.taken() == [0]
+    side.turn(after=slots.UNNAMED + 1)
+    assert shared.taken() == []
+
+
+def test_no_slot_is_left(shared: SharedMemory) -> None:
+    """The 257th process of my worker uses the socket."""
+    assert [shared.take() for _ in range(shm.SLOTS)] == list(range(shm.SLOTS))
+    assert Slot.take(shared, pack(HELLO)) is None
+    assert shared.take() is None
+
+
+# What is no frame.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {shm.WRITTEN: 2**63},
+        {shm.WRITTEN: shm.RING + 1},
+        {shm.WRITTEN: 5, shm.RELEASED: 2**64 - 1},
+        {shm.HELLO: 2**64 - 1},
+        {shm.HELLO: 0},
+        {shm.PID: 2**64 - 1},
+        {shm.OPEN_WORDS: 2**64 - 1, shm.OPEN_WORDS + 255: 1},
+        dict.fromkeys(range(shm.WORDS), 2**64 - 1),
+    ],
+)
+def test_words_that_make_no_sense_do_no_harm(shared: SharedMemory, words: dict[int, int]) -> None:
+    """Whatever is in one slot, the others are read."""
+    slot, good = taken(shared), taken(shared)
+    for word, value in words.items():
+        shared.write_word(0, word, value)
+    assert good.append(Kind.FACT, FACT)
+    side = Side(shared)
+    for _ in range(3):
+        side.turn(after=2.0)
+    side.dead = True
+    side.turn(after=2.0)
+    assert side.facts == [FACT]
+    assert slot
+
+
+def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(Kind.FACT, FACT)
+    at = shm.PAGE + shm.RING_AT + HEAD.size
+    os.pwrite(shared.descriptor, bytes([FACT[0] ^ 1]), at)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert not side.facts
+    os.pwrite(shared.descriptor, FACT[:1], at)
+    side.turn()
+    assert len(side.facts) == 2
+    assert slot.append(Kind.FACT, FACT)
+    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(FACT) + HEAD.size))
+    for _ in range(slots.TORN + 1):
+        side.turn()
+    assert side.dropped() == 1
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert len(side.facts) == 3
+
+
+@pytest.mark.parametrize(("kind", "payload"), [(Kind.HELLO, b""), (99, b"x"), (Kind.END, b"short")])
+def test_what_does_not_belong_in_a_slot_is_counted(
+    shared: SharedMemory, kind: int, payload: bytes
+) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(kind, payload)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    side.turn()
+    assert side.dropped() == 1
+    assert side.facts == [FACT]
+
+
+# A client that has a slot.
+
+
+@pytest.fixture
+def peer() -> Generator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+def test_a_write_within_a_write_goes_over_the_socket(shared: SharedMemory, peer: Peer) -> None:
+    """A signal's handler, or a finalizer, tells something in the midst of another one's write."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    done = False
+
+    def interrupt(frame: object, event: str, _: object) -> None:
+        nonlocal done
+        if event == "call" and "_put" in str(frame) and not done:
+            done = True
+            client.fact(b"inner")
+
+    sys.setprofile(interrupt)
+    try:
+        client.fact(b"outer")
+    finally:
+        sys.setprofile(None)
+    assert [frame.payload for frame in peer.accept().wait_for(Kind.FACT)] == [b"inner"]
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    assert list(slot.unread()) == [(Kind.FACT, b"outer")]
+    client.close()
+
+
+def test_an_exception_that_strikes_a_write_leaves_none_of_it(
+    shared: SharedMemory, peer: Peer
+) -> None:
+    """A soft time limit may strike anywhere; what is told after it arrives."""
+    for number in range(1, 60):
+        client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+        client.fact(b"before")
+        calls = 0
+
+        def strike(_frame: object, _event: str, called: object, at: int = number) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at and called is not sys.setprofile:
+                raise TimeoutError
+
+        sys.setprofile(strike)
+        try:
+            client.fact(b"struck")
+        except TimeoutError:
+            pass
+        finally:
+            sys.setprofile(None)
+        client.fact(b"after")
+        slot = client._slot  # pyright: ignore[reportPrivateUsage]
+        assert slot is not None
+        told = [payload for _, payload in slot.unread()]
+        if b"after" not in told:
+            told.append(peer.accept().wait_for(Kind.FACT)[-1].payload)
+        assert told in ([b"before", b"after"], [b"before", b"struck", b"after"])
+        client.close()
+
+
+def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(b"parent")
+    pid = os.fork()
+    if pid == 0:
+        client.after_fork()
+        client.fact(b"child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    client.fact(b"parent")
+    assert shared.taken() == [0, 1]
+    assert [shared.read_word(index, shm.PID) for index in (0, 1)] == [os.getpid(), pid]
+    client.close()
+
+
+def test_what_nobody_will_read_is_left_over(shared: SharedMemory, peer: Peer) -> None:
+    """There is no relay any more: what it has not sent is for my process to send."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.ended(b"k" * 24, b"k" * 24 + b"before")
+    assert not client.gone
+    peer.stop_listening()
+    shared.abandon()
+    client.ended(b"l" * 24, b"l" * 24 + b"after")
+    assert client.gone
+    assert client.leftover(Kind.END) == [b"k" * 24 + b"before", b"l" * 24 + b"after"]
+    assert client.leftover(Kind.END) == []
+    client.close()
+
+
+def test_the_worker_inherits_what_dead_children_have_told(shared: SharedMemory, peer: Peer) -> None:
+    """My children are killed before the worker knows that there will be no relay."""
+    worker = RelayClient(peer.address, lambda: HELLO, memory=shared, heir=True)
+    worker.ended(b"w" * 24, b"w" * 24 + b"worker")
+    alive = taken(shared)
+    assert alive.append(Kind.END, b"a" * 24 + b"alive")
+    killed = taken(shared)
+    assert killed.append(Kind.END, b"c" * 24 + b"killed")
+    shared.write_word(2, shm.PID, 2**22 + 1)
+    shared.abandon()
+    peer.stop_listening()
+    worker.open()
+    assert worker.gone
+    assert worker.leftover(Kind.END) == [b"w" * 24 + b"worker", b"c" * 24 + b"killed"]
+    assert worker.leftover(Kind.END) == []
+    worker.close()
+
+
+def test_a_process_that_starts_when_there_is_no_relay_any_more(
+    shared: SharedMemory, peer: Peer
+) -> None:
+    shared.abandon()
+    peer.stop_listening()
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.ended(b"k" * 24, b"k" * 24 + b"only")
+    assert client.gone
+    assert client.leftover(Kind.END) == [b"k" * 24 + b"only"]
+
+
+def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) -> None:
+    found = SharedMemory.of(os.getpid(), shared.descriptor)
+    assert found is not None
+    assert shared.take() == 0
+    assert found.taken() == [0]
+    found.close()
+    assert SharedMemory.of(os.getpid(), 0) is None
+    assert SharedMemory.of(os.getpid(), 10_000) is None
+
+
+# With a real relay, and processes that are killed.
+
+
+@pytest.fixture
+def receiver() -> Generator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def relay(receiver: Receiver) -> Generator[RelayProcess]:
+    with RelayProcess(receiver, memory=True) as relay:
+        yield relay
+
+
+@pytest.fixture
+def worker(relay: RelayProcess) -> Generator[Client]:
+    with closing(relay.worker()) as worker:
+        yield worker
+
+
+def test_what_a_killed_process_told_last_arrives(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """My child is killed right after a span: it arrives, and what was open is lost."""
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        told = child.tell(start(one), start(other), ended(other))
+        assert told == (0, True)  # it has never connected
+    assert names.TASKOBS_LOST in found(receiver, one).attributes
+    assert names.TASKOBS_LOST not in found(receiver, other).attributes
+    worker.goodbye()
+    assert relay.wait() == 0
+
+
+def test_both_may_be_killed(receiver: Receiver, relay: RelayProcess, worker: Client) -> None:
+    """My child and its relay are killed at once: the next relay finds all that it had told."""
+    relay.signal(signal.SIGSTOP)
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        assert child.tell(start(one), start(other), ended(other)) == (0, True)
+    relay.restart()
+    worker.close()
+    with closing(relay.worker()) as again:
+        assert names.TASKOBS_LOST in found(receiver, one).attributes
+        assert names.TASKOBS_LOST not in found(receiver, other).attributes
+        again.goodbye()
+    assert relay.wait() == 0
+    assert sorted(one.name for one in receiver.spans) == ["done", "open"]
+
+
+def test_a_process_that_writes_faster_than_the_relay_looks(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """Many times what fits into the ring, at once: all arrive, each once."""
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+        child.tell((Kind.GOODBYE, b""))
+    told = worker.status()
+    assert told["received"]["span"] == 5_000
+    worker.goodbye()
+    assert relay.wait() == 0
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+
+
+def test_a_relay_that_is_stopped_keeps_nobody_waiting(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """More than the ring holds is told, and the rest goes over the socket, when it can."""
+    relay.signal(signal.SIGSTOP)
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        relay.signal(signal.SIGCONT)
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+    assert worker.status()
+
+
+def test_the_relay_ends_with_the_last_process(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """A child may live on after its worker has said goodbye; what it tells arrives."""
+    one = span()
+    with Writer(relay) as child:
+        child.tell(start(one))
+        worker.goodbye()
+        wait_until_true(lambda: relay.memory is not None and bool(relay.memory.taken()))
+        child.tell(ended(one), (Kind.GOODBYE, b""))
+    assert relay.wait() == 0
+    assert names.TASKOBS_LOST not in found(receiver, one).attributes
