@@ -8,6 +8,7 @@ import _socket  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
@@ -30,7 +31,8 @@ def serve(listener: _socket.socket, expected: int) -> int:
         for kind, payload in splitter.feed(data):
             if kind is Kind.FACT:
                 facts.append(payload)
-    wire.send(encode(Kind.ACK, pack(expected)))
+    with suppress(OSError):  # it may have ended by now
+        wire.send(encode(Kind.ACK, pack(expected)))
     last: dict[bytes, int] = {}
     for fact in facts:
         name, number = fact.split()[:2]
