@@ -14,10 +14,11 @@ from sentry_sdk.utils import event_from_exception
 
 from taskobs import redact
 
-# With its first event Sentry reads the metadata of all packages, which imports this: not then,
-# as a fork in the midst of an import leaves the child stuck.
-with suppress(ImportError):
-    import_module("importlib.metadata._adapters")
+# With its first event Sentry reads the metadata of all packages, and its thread looks up a host:
+# this is imported then, and a fork in the midst of an import leaves the child stuck.
+for _name in ("importlib.metadata._adapters", "encodings.idna"):
+    with suppress(ImportError):
+        import_module(_name)
 
 _SOURCE_LINES: Final = 5
 """Lines of source before and after that of a frame, as many as Sentry's own."""

@@ -196,6 +196,8 @@ class Session:
         if role is Role.WORKER:
             self._embedded.install()
         self._relay.became(role, worker, self._traces, self._sentry)
+        if role in {Role.WORKER, Role.POOL_CHILD} and self._traces and not self._relay.carries:
+            self._traces.prepare()
 
     def _watch_outages(self, role: Role) -> None:
         if role is Role.WORKER:

@@ -5,34 +5,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.util._once import Once
 
 from taskobs import ids
 from taskobs.config import TRACES_SAMPLER, Settings
-from taskobs.errors import MissingExtraError
 from taskobs.guard import Guard
 from taskobs.pipeline.direct import ProcessSpans, SpanSwitch
+from taskobs.pipeline.exporter import StockExporter
 from taskobs.relay.client import RelayClient
 from taskobs.relay.spans import RelaySpans
 
 _log = logging.getLogger("taskobs")
-_HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-_GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
-_IMPORTED_LATE: Final = {
-    _HTTP: ("requests", "netrc", "encodings.idna", "importlib.readers"),
-    _GRPC: ("grpc.experimental", "grpc._channel"),
-}
-"""What the exporters import when they are made, or send for the first time."""
 
 
 @runtime_checkable
@@ -57,9 +48,15 @@ class ChosenIds(RandomIdGenerator):
 class TracePipeline:
     """Exports spans from this process: through a provider of ours, or the one the user has set."""
 
-    def __init__(self, provider: object, spans: ProcessSpans | None) -> None:
+    def __init__(
+        self,
+        provider: object,
+        spans: ProcessSpans | None = None,
+        exporter: StockExporter | None = None,
+    ) -> None:
         self._provider = provider
         self._spans = spans
+        self._exporter = exporter
         self._switch = None if spans is None else SpanSwitch(spans)
 
     @property
@@ -83,12 +80,12 @@ class TracePipeline:
         if not isinstance(found, trace.ProxyTracerProvider):
             if settings.traces:
                 _log.info("taskobs: a TracerProvider is set already: spans go where it sends them")
-            return cls(found, None)
-        exporter = _exporter(settings)
+            return cls(found)
+        exporter = StockExporter(settings)
 
         def make() -> BatchSpanProcessor:
             first_span()
-            return BatchSpanProcessor(exporter())
+            return BatchSpanProcessor(exporter.make())
 
         spans = ProcessSpans(make)
         provider = TracerProvider(
@@ -98,7 +95,7 @@ class TracePipeline:
             shutdown_on_exit=False,
         )
         trace.set_tracer_provider(provider)
-        made = cls(provider, spans)
+        made = cls(provider, spans, exporter)
         provider.add_span_processor(made.processor)
         return made
 
@@ -107,6 +104,11 @@ class TracePipeline:
         """What our provider hands spans to."""
         assert self._switch is not None  # noqa: S101  # asked for our own provider alone
         return self._switch
+
+    def prepare(self) -> None:
+        """Import what sending takes, if it is for us to send: before the first run and fork."""
+        if self._exporter is not None:
+            self._exporter.prepare()
 
     def divert(self, client: RelayClient, guard: Guard) -> None:
         """Hand spans to a relay, if the provider is ours; what has ended before is sent now."""
@@ -172,29 +174,3 @@ def _sampler(settings: Settings) -> Sampler | None:
     if settings.sample_rate is None or named:
         return None
     return ParentBasedTraceIdRatio(settings.sample_rate)
-
-
-def _exporter(settings: Settings) -> Callable[[], SpanExporter]:
-    """Return what makes the exporter; all its modules are imported now.
-
-    An exporter that imports on its own thread while the process forks leaves the child stuck on
-    the module's lock, at its own first export.
-    What is not given as an argument, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself.
-    """
-    grpc = settings.otlp_protocol == "grpc"
-    module = _GRPC if grpc else _HTTP
-    try:
-        kind = import_module(module).OTLPSpanExporter
-    except ImportError as error:
-        if not grpc:
-            raise
-        raise MissingExtraError("otlp_protocol='grpc'", "grpc") from error
-    for name in _IMPORTED_LATE[module]:
-        with suppress(ImportError):  # other releases need others
-            import_module(name)
-    options: dict[str, Any] = {}
-    if settings.given["otlp_endpoint"] == "argument":
-        options["endpoint"] = settings.traces_endpoint
-    if settings.given["otlp_headers"] == "argument":
-        options["headers"] = dict(settings.otlp_headers or {})
-    return lambda: kind(**options)
