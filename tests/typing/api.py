@@ -1,0 +1,90 @@
+"""Every public call with the types that callers rely on: for mypy and pyright, nothing runs it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from typing_extensions import assert_type
+
+import taskobs
+
+
+def sessions() -> None:
+    """What ``init()`` takes and gives."""
+    session = taskobs.init()
+    assert_type(session, taskobs.Session)
+    assert_type(session.flush(), bool)
+    assert_type(session.flush(1.5), bool)
+    assert_type(session.describe(), str)
+    session.close()
+    with taskobs.init(service_name="shop") as entered:
+        assert_type(entered, taskobs.Session)
+
+
+def settings() -> None:
+    """Each setting, as the README shows it."""
+    taskobs.init(
+        service_name="shop",
+        otlp_endpoint="http://localhost:4318",
+        otlp_protocol="http/protobuf",
+        otlp_headers={"authorization": "secret"},
+        sample_rate=0.1,
+        sentry_dsn="https://key@sentry.example/1",
+        environment="production",
+        release="1.0",
+        send_arguments=False,
+        crons=True,
+        crons_exclude=["hourly"],
+        crons_options={"nightly": {"max_runtime": 30}},
+        stock_attributes=True,
+        log_ids=True,
+        relay=True,
+        relay_spool="/var/spool/taskobs",
+        relay_spool_bytes=256 * 1024 * 1024,
+        relay_spool_age=86_400.0,
+        shutdown_timeout=3.0,
+        strict=False,
+        enabled=True,
+    )
+
+
+def errors() -> None:
+    """What ``init()`` raises, and what can be asked of it."""
+    try:
+        taskobs.init(sample_rate=2)
+    except taskobs.SettingError as error:
+        assert_type(error.setting, str)
+        assert_type(error.variable, str)
+        assert_type(error.value, str)
+        assert_type(error.problem, str)
+        assert_type(error.fix, str)
+        as_value_error: ValueError = error
+        as_ours: taskobs.TaskobsError = error
+        del as_value_error, as_ours
+    except taskobs.MissingExtraError as error:
+        assert_type(error.feature, str)
+        assert_type(error.extra, str)
+        as_import_error: ImportError = error
+        del as_import_error
+
+
+def instrumentor() -> None:
+    """The class by itself, in the place of ``CeleryInstrumentor``."""
+    made = taskobs.TaskInstrumentor()
+    assert_type(made, taskobs.TaskInstrumentor)
+    made.instrument(
+        tracer_provider=TracerProvider(),
+        meter_provider=NoOpMeterProvider(),
+        use_span_links=True,
+        stock_attributes=False,
+    )
+    made.uninstrument()
+
+
+def package() -> None:
+    """The package itself."""
+    assert_type(taskobs.__version__, str)
+    module: ModuleType = taskobs
+    del module
