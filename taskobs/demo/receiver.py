@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +17,7 @@ from taskobs.demo import wire
 from taskobs.demo.wire import ReceivedEvent, ReceivedItem, ReceivedSpan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -68,6 +68,8 @@ class Receiver:
         self.max_body = max_body
         self.closing = threading.Event()
         self._changed = threading.Condition()
+        self.busy = 0
+        """Requests that have come and are not answered yet."""
         self._manners: dict[str, Manner] = {}
         self._spans: list[ReceivedSpan] = []
         self._events: list[ReceivedEvent] = []
@@ -132,6 +134,18 @@ class Receiver:
         """From now on answer requests below ``prefix`` in this manner; the longest prefix wins."""
         with self._changed:
             self._manners[prefix] = Manner(delay=delay, status=status, hang=hang)
+
+    @contextmanager
+    def answering(self) -> Generator[None]:
+        """Count a request as busy from its arrival until its answer has been written."""
+        with self._changed:
+            self.busy += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.busy -= 1
+                self._changed.notify_all()
 
     def manner(self, path: str) -> Manner:
         """How to answer a request for ``path``."""
@@ -246,6 +260,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = cast("_Server", self.server).receiver
+        with receiver.answering():
+            self._post(receiver)
+
+    def _post(self, receiver: Receiver) -> None:
         path = self.path.partition("?")[0]
         try:
             body = wire.decompress(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from taskobs.demo.receiver import Receiver
@@ -49,7 +48,8 @@ class Backend:
         """Take nothing from now on; what was taken before this returns has been answered."""
         if self._receiver is not None:
             self._receiver.behave(status=503)
-            time.sleep(0.7)  # those that began before, slow ones too
+            # Those that began before, slow ones too:
+            assert self._receiver.wait_for(lambda receiver: not receiver.busy, 60)
 
     @property
     def spans(self) -> list[ReceivedSpan]:
