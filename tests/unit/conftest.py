@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from importlib.util import find_spec
 
 import pytest
 from celery import Celery
 
+from taskobs.demo.receiver import Receiver
 from tests.recording import PrivateApp, Recorder, instrumented
+from tests.unit.relay_kit import Peer
+from tests.unit.relay_process import Client, RelayProcess
 
 # Its stub and its server need the extra `grpc`.
 collect_ignore = [] if find_spec("grpc") else ["test_relay_grpc_out.py"]
@@ -28,3 +32,25 @@ def spans() -> Generator[Recorder]:
     recorder = Recorder()
     with instrumented(recorder):
         yield recorder
+
+
+@pytest.fixture
+def receiver() -> Generator[Receiver]:
+    """Give a backend that takes spans and events."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def peer() -> Generator[Peer]:
+    """Give the relay's side of the socket."""
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def worker(relay: RelayProcess) -> Generator[Client]:
+    """Give the connection of the worker's parent to the relay of this test."""
+    with closing(relay.worker()) as worker:
+        yield worker

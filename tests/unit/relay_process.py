@@ -22,8 +22,6 @@ from taskobs.relay.shm import SharedMemory
 from tests.unit.relay_kit import PATIENCE, Connection
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from taskobs.demo.receiver import Receiver
@@ -167,12 +165,7 @@ class RelayProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         self.process.kill()
         self.process.wait()
         self.listener.close()

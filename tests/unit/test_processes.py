@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from taskobs.processes import Process
 from taskobs.roles import Role
 
 SCRIPT = Path(__file__).with_name("process_script.py")
-
-
-@pytest.fixture
-def receiver() -> Generator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 def run(case: str, endpoint: str, shutdown: float = 30) -> subprocess.CompletedProcess[str]:

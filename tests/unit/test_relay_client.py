@@ -22,14 +22,6 @@ from tests.unit.relay_kit import Beside, Connection, Peer
 
 
 @pytest.fixture
-def peer() -> Generator[Peer]:
-    """Give the relay's side of the socket."""
-    peer = Peer()
-    yield peer
-    peer.close()
-
-
-@pytest.fixture
 def client(peer: Peer) -> Generator[RelayClient]:
     """Give a client that has not connected yet."""
     client = RelayClient(peer.address, lambda: {"role": "worker"})

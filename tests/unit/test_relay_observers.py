@@ -34,14 +34,6 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def peer() -> Generator[Peer]:
-    """Give the relay's side of the socket."""
-    peer = Peer()
-    yield peer
-    peer.close()
-
-
-@pytest.fixture
 def client(peer: Peer) -> Generator[RelayClient]:
     """Give a client that has not connected yet."""
     client = RelayClient(peer.address, lambda: ABOUT)

@@ -38,12 +38,6 @@ class Worker:
         self.app = app
 
 
-@pytest.fixture
-def receiver() -> Generator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as made:

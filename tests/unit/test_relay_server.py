@@ -32,21 +32,9 @@ TRACER = TracerProvider(resource=Resource({**RESOURCE}), shutdown_on_exit=False)
 
 
 @pytest.fixture
-def receiver() -> Generator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def relay(receiver: Receiver) -> Generator[RelayProcess]:
     with RelayProcess(receiver) as relay:
         yield relay
-
-
-@pytest.fixture
-def worker(relay: RelayProcess) -> Generator[Client]:
-    with closing(relay.worker()) as worker:
-        yield worker
 
 
 def span(name: str = "inner", kind: SpanKind = SpanKind.INTERNAL) -> ReadableSpan:

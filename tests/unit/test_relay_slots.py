@@ -332,13 +332,6 @@ def test_what_does_not_belong_in_a_slot_is_counted(
 # A client that has a slot.
 
 
-@pytest.fixture
-def peer() -> Generator[Peer]:
-    peer = Peer()
-    yield peer
-    peer.close()
-
-
 def test_a_write_within_a_write_goes_over_the_socket(shared: SharedMemory, peer: Peer) -> None:
     """A signal's handler, or a finalizer, tells something in the midst of another one's write."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
@@ -466,21 +459,9 @@ def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) 
 
 
 @pytest.fixture
-def receiver() -> Generator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def relay(receiver: Receiver) -> Generator[RelayProcess]:
     with RelayProcess(receiver, memory=True) as relay:
         yield relay
-
-
-@pytest.fixture
-def worker(relay: RelayProcess) -> Generator[Client]:
-    with closing(relay.worker()) as worker:
-        yield worker
 
 
 def test_what_a_killed_process_told_last_arrives(

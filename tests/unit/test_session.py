@@ -6,7 +6,6 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from taskobs.instrumentor import shared_lifecycle
 from tests.recording import PrivateApp, Recorder, global_provider, tracer_provider
 
 SPANS = ["publish add", "run add"]
-
-
-@pytest.fixture
-def receiver() -> Generator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 def with_task(app: Celery, name: str = "add") -> Any:

@@ -82,11 +82,15 @@ def noted(task: Task[Any, Any]) -> Generator[None]:
 def short(self: Task[Any, Any], spans: int, seconds: float, fails: bool = False) -> None:  # noqa: FBT001, FBT002  # JSON
     """Make some spans one after the other, each of which takes that long; then fail if asked."""
     with noted(self):
-        for number in range(spans):
-            with inner(f"step {number}"):
-                time.sleep(seconds)
-        if fails:
-            raise AskedForError
+        _steps(spans, seconds, fails=fails)
+
+
+def _steps(spans: int, seconds: float, *, fails: bool) -> None:
+    for number in range(spans):
+        with inner(f"step {number}"):
+            time.sleep(seconds)
+    if fails:
+        raise AskedForError
 
 
 @app.task(bind=True)
@@ -136,11 +140,7 @@ def calls(self: Task[Any, Any], seconds: float) -> None:
 def late_short(self: Task[Any, Any], spans: int, seconds: float, fails: bool = False) -> None:  # noqa: FBT001, FBT002  # JSON
     """Do as `short`; when its process dies, its message goes back, and it runs again."""
     with noted(self):
-        for number in range(spans):
-            with inner(f"step {number}"):
-                time.sleep(seconds)
-        if fails:
-            raise AskedForError
+        _steps(spans, seconds, fails=fails)
 
 
 @app.task(bind=True, **LATE)
