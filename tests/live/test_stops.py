@@ -83,6 +83,7 @@ def test_recycled_children_lose_nothing(
     """Each task has a child of its own, and each is told, once."""
     worker, producer = live.worker(broker, limit, pool=pool), live.producer(broker)
     states = producer.run(BATCH.format(number=8, seconds=0) + GET + STATES)
+    assert producer.close() == 0  # which sends its spans
     assert worker.stop() == 0
     told(receiver, states)
     runs = [span for span in receiver.spans if span.name.startswith(names.RUN_SPAN)]
