@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import lru_cache
 from typing import Final
 
-from opentelemetry import propagate
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace import Link, SpanContext, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from taskobs import names
 
 # W3C Baggage, section "Limits": 8192 bytes in all, 64 members must be supported; 180 was the
 # limit of earlier drafts. https://www.w3.org/TR/baggage/#limits
+_TRACEPARENT: Final = "traceparent"
+_TRACESTATE: Final = "tracestate"
 _BAGGAGE: Final = "baggage"
+_PLAIN_TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_W3C: Final[set[type[object]]] = {TraceContextTextMapPropagator, W3CBaggagePropagator}
 _BAGGAGE_BYTES: Final = 8192
 _BAGGAGE_MEMBERS: Final = 180
 _LINKS: Final = 128  # the SDK's default limit of links on a span
@@ -39,7 +47,26 @@ _getter = _HeaderGetter()
 
 def extract(header: HeaderReader) -> Context:
     """Return the context that the message carries; nothing of this process's own leaks in."""
+    if _is_w3c(propagate.get_global_textmap()):
+        parent = _plain_parent(header)
+        if parent is not None:
+            return trace.set_span_in_context(NonRecordingSpan(parent), Context())
     return propagate.extract(header, context=Context(), getter=_getter)
+
+
+def _plain_parent(header: HeaderReader) -> SpanContext | None:
+    """Read a ``traceparent`` that is all there is, in half the time that a propagator takes.
+
+    None for whatever else there is: that is for the propagator to judge.
+    """
+    found = _PLAIN_TRACEPARENT.fullmatch(header(_TRACEPARENT) or "")
+    if found is None or header(_TRACESTATE) is not None or header(_BAGGAGE) is not None:
+        return None
+    trace_id, span_id, flags = found.groups()
+    parent = SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
+    )
+    return parent if parent.is_valid else None
 
 
 def inject(headers: MutableMapping[str, object], context: Context | None = None) -> None:
@@ -49,6 +76,8 @@ def inject(headers: MutableMapping[str, object], context: Context | None = None)
     there are kept, unless the context has a member of the same name.
     """
     before = headers.get(_BAGGAGE)
+    if before is None and _inject_plain(headers, context):
+        return
     for name in _fields(propagate.get_global_textmap()):
         headers.pop(name, None)
     carrier: dict[str, str] = {}
@@ -56,6 +85,25 @@ def inject(headers: MutableMapping[str, object], context: Context | None = None)
     headers.update(carrier)
     if isinstance(before, str) and before:
         headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
+
+
+def _inject_plain(headers: MutableMapping[str, object], context: Context | None) -> bool:
+    """Write a ``traceparent`` if a propagator would write no more than that."""
+    span = trace.get_current_span(context).get_span_context()
+    plain = span.is_valid and not span.trace_state and not baggage.get_all(context)
+    if not plain or not _is_w3c(propagate.get_global_textmap()):
+        return False
+    headers.pop(_TRACESTATE, None)
+    headers.pop(_BAGGAGE, None)
+    headers[_TRACEPARENT] = address_of(span)
+    return True
+
+
+@lru_cache(maxsize=8)
+def _is_w3c(propagator: TextMapPropagator) -> bool:
+    """Tell OpenTelemetry's default, which is what the short ways here stand for."""
+    parts: Iterable[object] = getattr(propagator, "_propagators", ())
+    return type(propagator) is CompositePropagator and {type(part) for part in parts} == _W3C
 
 
 @lru_cache(maxsize=8)

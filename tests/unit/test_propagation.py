@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
 
 from taskobs import propagation
@@ -26,6 +26,55 @@ def test_what_is_injected_is_extracted() -> None:
     found = propagation.extract(texts.get)
     assert trace.get_current_span(found).get_span_context() == PARENT
     assert baggage.get_all(found) == {"tenant": "acme"}
+
+
+A, B = "a" * 32, "b" * 16
+TRACEPARENTS = [
+    *(f"00-{A}-{B}-{flags}" for flags in ("00", "01", "02", "03", "ff", "0", "001", "0g", "0A")),
+    *(f"{version}-{A}-{B}-01" for version in ("01", "cc", "ff", "FF", "0", "000", "")),
+    *(f"00-{A}-{B}-01{rest}" for rest in ("-", "-x", "\n", " ", "\t", "x")),
+    *(f"{before}00-{A}-{B}-01" for before in (" ", "\t", "\n", "x")),
+    *(f"cc-{A}-{B}-01{rest}" for rest in ("-", "-x", " ", "x")),
+    *(f"00-{trace_id}-{B}-01" for trace_id in ("0" * 32, "A" * 32, "a" * 31, "a" * 33, "٣" * 32)),
+    *(f"00-{A}-{span_id}-01" for span_id in ("0" * 16, "B" * 16, "b" * 15, "+" + "b" * 15)),
+    *("", "☃", "00", f"00{A}{B}01", "00-" + "f" * 1_000),
+]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tracestate": "a=1"}, {"tracestate": ""}, {"baggage": "k=v"}]
+)
+@pytest.mark.parametrize("traceparent", TRACEPARENTS)
+def test_the_short_way_reads_as_the_propagator_does(traceparent: str, more: dict[str, str]) -> None:
+    """Whatever a message carries, I get the parent that OpenTelemetry's own propagator reads."""
+    headers = {"traceparent": traceparent, **more}
+    ours = propagation.extract(headers.get)
+    theirs = propagate.extract(headers, context=Context())
+    found, expected = (trace.get_current_span(one).get_span_context() for one in (ours, theirs))
+    assert found == expected
+    assert (found.is_remote, found.trace_state) == (expected.is_remote, expected.trace_state)
+    assert ours.keys() == theirs.keys()
+    assert baggage.get_all(ours) == baggage.get_all(theirs)
+
+
+@pytest.mark.parametrize("state", [None, trace.TraceState([("a", "1")])])
+@pytest.mark.parametrize("members", [{}, {"tenant": "acme"}])
+@pytest.mark.parametrize("ids", [(0xA, 0xB), (0, 0xB), (0xA, 0), (0, 0)])
+def test_the_short_way_writes_as_the_propagator_does(
+    ids: tuple[int, int], members: dict[str, str], state: trace.TraceState | None
+) -> None:
+    """Whatever is current, my messages carry what OpenTelemetry's own propagator writes."""
+    parent = trace.SpanContext(
+        *ids, is_remote=False, trace_flags=PARENT.trace_flags, trace_state=state
+    )
+    context = trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+    for name, value in members.items():
+        context = baggage.set_baggage(name, value, context)
+    headers: dict[str, object] = {"tracestate": "old=1", "traceparent": "old"}
+    propagation.inject(headers, context)
+    theirs: dict[str, str] = {}
+    propagate.inject(theirs, context)
+    assert headers == theirs
 
 
 def test_an_earlier_attempt_s_trace_is_replaced() -> None:
