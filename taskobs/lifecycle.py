@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,17 +31,21 @@ if TYPE_CHECKING:
 _UID: Final = "taskobs."
 
 
-@dataclass(slots=True)
-class _Open:
-    """A run that is open, and what to put back at its end."""
+class _Open(Openings):
+    """A run that is open, and what to put back at its end.
 
-    run: Run
-    task: Any
-    openings: Openings
-    handling: BaseException | None
-    """What the caller was handling already: not what ended the run."""
-    token: Token[_Open | None] | None = None
-    reported: list[BaseException] = field(default_factory=list[BaseException])
+    ``handling`` is what the caller was handling already: not what ended the run.
+    """
+
+    __slots__ = ("handling", "reported", "run", "task", "token")
+
+    def __init__(self, guard: Guard, run: Run, task: Any, handling: BaseException | None) -> None:
+        super().__init__(guard)
+        self.run = run
+        self.task = task
+        self.handling = handling
+        self.token: Token[_Open | None] | None = None
+        self.reported: tuple[BaseException, ...] = ()
 
 
 _open_run: ContextVar[_Open | None] = ContextVar("taskobs_run", default=None)
@@ -56,17 +59,17 @@ def current_run() -> Run | None:
     return found.run if found else None
 
 
-class _Sending:
+class _Sending(Openings):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
-    __slots__ = ("_openings", "_publish", "_token")
+    __slots__ = ("_token", "publish")
 
-    def __init__(self, publish: Publish | None, openings: Openings) -> None:
-        self._publish = publish
-        self._openings = openings
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(guard)
+        self.publish: Publish | None = None
 
     def __enter__(self) -> None:
-        self._token = _open_publish.set(self._publish)
+        self._token = _open_publish.set(self.publish)
 
     def __exit__(
         self,
@@ -75,9 +78,9 @@ class _Sending:
         traceback: TracebackType | None,
     ) -> None:
         _open_publish.reset(self._token)
-        if self._publish is not None:
-            self._publish.error = error
-        self._openings.close()
+        if self.publish is not None:
+            self.publish.error = error
+        self.close()
 
 
 class Lifecycle:
@@ -89,7 +92,7 @@ class Lifecycle:
     def __init__(self, guard: Guard, clock: Callable[[], float] = time.time) -> None:
         self.guard = guard
         self._clock = clock
-        self._observers: tuple[Observer, ...] = ()
+        self._observe(())
         self._seam = PublishSeam(self._publishing, self._canvas)
         self._beat = BeatSeam(self._schedule_of)
         self._hooks = HookFailures(self._hook_failed)
@@ -109,14 +112,21 @@ class Lifecycle:
         """Let an observer see facts from now on; the first one opens first and closes last."""
         if not self._observers:
             self._connect()
-        self._observers = (observer, *self._observers) if first else (*self._observers, observer)
+        self._observe((observer, *self._observers) if first else (*self._observers, observer))
 
     def detach(self, observer: Observer) -> None:
         """Show an observer nothing more; without any, nothing of ours is left in Celery."""
         had = bool(self._observers)
-        self._observers = tuple(other for other in self._observers if other is not observer)
+        self._observe(tuple(other for other in self._observers if other is not observer))
         if had and not self._observers:
             self._disconnect()
+
+    def _observe(self, observers: tuple[Observer, ...]) -> None:
+        """Look up once what is called for each publish and each run."""
+        self._observers = observers
+        self._for_publish = [each.publish for each in observers if _has(each, "publish")]
+        self._for_message = [each.sending for each in observers if _has(each, "sending")]
+        self._for_run = [each.run for each in observers if _has(each, "run")]
 
     def _connect(self) -> None:
         for signal, receiver in self._receivers:
@@ -137,16 +147,17 @@ class Lifecycle:
     # Publishes.
 
     def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> _Sending:
-        openings, publish = Openings(self.guard), None
+        sending = _Sending(self.guard)
         try:
-            with self.guard:
-                publish = adapter.publish_of(app, task, options, current_run())
-                publish.schedule = self._beat.take()
-                openings.open([observer.publish for observer in self._observers], publish)
-        except BaseException:
-            openings.close()
-            raise
-        return _Sending(publish, openings)
+            publish = adapter.publish_of(app, task, options, current_run())
+            publish.schedule = self._beat.take()
+            sending.publish = publish
+            sending.open(self._for_publish, publish)
+        except BaseException as error:
+            if not self.guard.swallows(error):
+                sending.close()
+                raise
+        return sending
 
     def _beat_starts(self, **_: Any) -> None:
         self._beat.install()
@@ -160,27 +171,36 @@ class Lifecycle:
         publish = _open_publish.get()
         if publish is None:
             return
-        with self.guard:
+        try:
             adapter.complete(publish, message)
-        for observer in self._observers:
-            with self.guard:
-                observer.sending(publish)
+        except Exception as error:
+            if not self.guard.swallows(error):
+                raise
+        for sending in self._for_message:
+            try:
+                sending(publish)
+            except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                if not self.guard.swallows(error):
+                    raise
 
     def _canvas(self, kind: str) -> _Sending:
-        openings = Openings(self.guard)
-        openings.open([observer.canvas for observer in self._observers], kind)
-        return _Sending(None, openings)
+        sending = _Sending(self.guard)
+        sending.open([observer.canvas for observer in self._observers], kind)
+        return sending
 
     # Runs.
 
     def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
-        with self.guard:
+        try:
             self._begin(task, adapter.run_of(task, task.request, args, kwargs, self._clock()))
+        except Exception as error:
+            if not self.guard.swallows(error):
+                raise
 
     def _begin(self, task: Any, run: Run) -> _Open:
-        opened = _Open(run, task, Openings(self.guard), sys.exc_info()[1])
+        opened = _Open(self.guard, run, task, sys.exc_info()[1])
         opened.token = _open_run.set(opened)
-        opened.openings.open([observer.run for observer in self._observers], run)
+        opened.open(self._for_run, run)
         if run.chord_shelf is not None and run.span is not None and run.span.sampled:
             with self.guard:  # the backend may fail; the run is open all the same
                 run.chord_shelf.put(run.span.traceparent)
@@ -247,7 +267,7 @@ class Lifecycle:
     def _fail(self, opened: _Open, error: BaseException, traceback: str | None = None) -> None:
         if any(error is reported for reported in opened.reported):
             return
-        opened.reported.append(error)
+        opened.reported += (error,)
         opened.run.traceback = traceback
         with self.guard:
             adapter.failure(opened.task, opened.run, error)
@@ -286,8 +306,13 @@ class Lifecycle:
     def _finish(self, opened: _Open) -> None:
         if opened.token is not None:
             _open_run.reset(opened.token)
-        opened.openings.close()
+        opened.close()
 
     def _opened(self, task_id: str) -> _Open | None:
         opened = _open_run.get()
         return opened if opened is not None and opened.run.task_id == task_id else None
+
+
+def _has(observer: Observer, method: str) -> bool:
+    """Tell whether an observer does something of its own there."""
+    return getattr(type(observer), method) is not getattr(Observer, method)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from taskobs.guard import Guard
+from taskobs.observers.base import NOTHING
 
 Opener = Callable[[Any], AbstractContextManager[object]]
 
@@ -30,8 +31,9 @@ class Openings:
         for opener in openers:
             try:
                 manager = opener(fact)
-                manager.__enter__()
-                self._open.append(manager)
+                if manager is not NOTHING:
+                    manager.__enter__()
+                    self._open.append(manager)
             except Exception as error:  # noqa: PERF203  # free since Python 3.11
                 if not self._guard.swallows(error):
                     raise
