@@ -96,7 +96,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     route = request.delivery_info or {}
     exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
     eager = bool(request.is_eager)
-    header = partial(_header, request.__dict__, _mapping(request.headers))
+    header = _reader(request.__dict__, _mapping(request.headers))
     return Run(
         task=task.name,
         name=_name(task.name, kwargs),
@@ -108,8 +108,8 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
         queue=None if exchange else routing_key,
         exchange=exchange,
         routing_key=routing_key,
-        eta=_text(request.eta),
-        expires=_text(request.expires),
+        eta=None if request.eta is None else str(request.eta),
+        expires=None if request.expires is None else str(request.expires),
         priority=route.get("priority"),
         redelivered=bool(route.get("redelivered")),
         eager=eager,
@@ -241,21 +241,30 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, (dict, Mapping)) else {}
 
 
-def _header(flat: Mapping[str, Any], nested: Mapping[str, Any], name: str) -> str | None:
-    """Read one header: flat ones are attributes of the request, whatever its ``headers`` are."""
-    value = flat.get(name)
-    if value is None:
-        value = nested.get(name)
-    if not isinstance(value, str) or len(value) > _HEADER_CHARS:
-        return None
-    # Lone surrogates are not printable: propagators, which encode what they read, raise on them.
-    return value if value.isascii() or value.isprintable() else None
+def _reader(flat: Mapping[str, Any], nested: Mapping[str, Any]) -> Callable[[str], str | None]:
+    """Give what reads one header: flat ones are attributes of the request, whatever is nested."""
+
+    def header(name: str) -> str | None:
+        value = flat.get(name)
+        if value is None:
+            value = nested.get(name)
+            if value is None:
+                return None
+        if not isinstance(value, str) or len(value) > _HEADER_CHARS:
+            return None
+        # Lone surrogates are not printable: propagators, which encode them, raise.
+        return value if value.isascii() or value.isprintable() else None
+
+    return header
 
 
 def _queue_latency(header: Callable[[str], str | None], eta: Any, now: float) -> float | None:
     """Seconds from the publish, or the ETA if later; clocks differ, so never below 0."""
+    text = header(names.HEADER_PUBLISHED_AT)
+    if text is None:
+        return None
     try:
-        published = float(header(names.HEADER_PUBLISHED_AT) or "nan")
+        published = float(text)
         if not 0 < published < math.inf:
             return None
         return max(0.0, now - max(published, _epoch(eta)))

@@ -170,30 +170,30 @@ class Run:
     """Set on the runs of a chord's header."""
     stock: Callable[[], Mapping[str, object]] = dict
 
-    # What is known at the end.
-    outcome: Outcome | None = None
-    exception: BaseException | None = None
+    # What is known at the end: not set at the start, which would cost as much as all the rest.
+    outcome: Outcome | None = field(default=None, init=False)
+    exception: BaseException | None = field(default=None, init=False)
     """What ended the run; for a retried run, what made it retry."""
-    traceback: str | None = None
+    traceback: str | None = field(default=None, init=False)
     """The exception's, where Celery has written it already."""
-    expected: bool = False
+    expected: bool = field(default=False, init=False)
     """True for an exception that the task lists in ``throws``."""
-    reason: str | None = None
+    reason: str | None = field(default=None, init=False)
     """Why it was retried, rejected or ignored."""
-    requeued: bool = False
-    signal: str | None = None
+    requeued: bool = field(default=False, init=False)
+    signal: str | None = field(default=None, init=False)
     """The signal that ended it, such as ``SIGKILL``."""
-    exit_code: int | None = None
+    exit_code: int | None = field(default=None, init=False)
     """The exit code of the process that died with it."""
-    abandoned: bool = False
+    abandoned: bool = field(default=False, init=False)
     """This process ends with the run; the worker's parent process tells of it."""
 
     # What observers tell each other.
-    span: SpanAddress | None = None
+    span: SpanAddress | None = field(default=None, init=False)
     """The run's span; set while spans are on, also when it is not sampled."""
-    parent_span: object = None
+    parent_span: object = field(default=None, init=False)
     """The context under which the next attempt is published; the spans observer's own."""
-    event_id: str | None = None
+    event_id: str | None = field(default=None, init=False)
     """The Sentry event of this run's failure."""
 
 

@@ -19,6 +19,7 @@ from taskobs import names
 from taskobs.adapter import PASSING
 from taskobs.guard import Guard
 from taskobs.lifecycle import Lifecycle
+from taskobs.observers.describing import LateAttributes
 from taskobs.observers.spans import SpanObserver
 
 _lifecycle: Lifecycle | None = None
@@ -46,6 +47,7 @@ class TaskInstrumentor(CeleryInstrumentor):
     # The stock base keeps one object a class, under a name that subclasses inherit.
     _instance: ClassVar[Any] = None
     _observer: SpanObserver | None = None
+    _late: LateAttributes | None = None
     _former: Any = None
     _former_was_on = False
 
@@ -69,11 +71,13 @@ class TaskInstrumentor(CeleryInstrumentor):
             schema_url=names.STOCK_SCHEMA_URL,
         )
         self.create_celery_metrics(meter)
+        self._late = LateAttributes.install(tracer)
         self._observer = SpanObserver(
             tracer,
             cast("dict[str, metrics.Histogram]", self.metrics)[names.STOCK_HISTOGRAM],
             stock_attributes=kwargs.get("stock_attributes", True),
             use_span_links=kwargs.get("use_span_links", False),
+            late=self._late,
         )
         shared_lifecycle().attach(self._observer, first=True)
 
@@ -81,6 +85,9 @@ class TaskInstrumentor(CeleryInstrumentor):
         if self._observer is not None:
             shared_lifecycle().detach(self._observer)
             self._observer = None
+        if self._late is not None:
+            self._late.remove()
+            self._late = None
         self._restore_stock()
 
     def _replace_stock(self) -> None:

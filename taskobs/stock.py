@@ -14,33 +14,47 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _KINDS: Final = {"direct": "queue", "topic": "topic"}
+_RARE: Final = (
+    ("celery.serializer", "serializer"),
+    ("celery.countdown", "countdown"),
+    ("celery.eta", "eta"),
+    ("celery.expires", "expires"),
+    ("celery.retries", "retries"),
+)
 
 
 def of_publish(exchange: str | None, routing_key: str | None, declare: Any) -> Mapping[str, object]:
-    """Return what stock sets on the span of a publish; None stands for what it leaves out."""
-    return {
-        "celery.action": "apply_async",
-        "messaging.destination": routing_key,
-        "celery.exchange": exchange,
-        "messaging.destination_kind": _kind(declare),
-    }
+    """Return what stock sets on the span of a publish."""
+    found: dict[str, object] = {"celery.action": "apply_async"}
+    if routing_key:
+        found["messaging.destination"] = routing_key
+    if exchange:
+        found["celery.exchange"] = exchange
+    kind = _kind(declare)
+    if kind:
+        found["messaging.destination_kind"] = kind
+    return found
 
 
 def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
-    """Return what stock sets on the span of a run; None stands for what it leaves out."""
-    return {
-        "celery.action": "run",
-        "messaging.conversation_id": request.correlation_id,
-        "celery.delivery_info": str(request.delivery_info) if request.delivery_info else None,
-        "messaging.destination": routing_key,
-        "celery.reply_to": request.reply_to,
-        "celery.serializer": getattr(request, "serializer", None),
-        "celery.countdown": getattr(request, "countdown", None),
-        "celery.eta": request.eta,
-        "celery.expires": request.expires,
-        "celery.retries": request.retries or None,
-        "celery.timelimit": _limits(request.timelimit),
-    }
+    """Return what stock sets on the span of a run."""
+    found: dict[str, object] = {"celery.action": "run"}
+    if routing_key:
+        found["messaging.destination"] = routing_key
+    if request.delivery_info:
+        found["celery.delivery_info"] = str(request.delivery_info)
+    if request.correlation_id:
+        found["messaging.conversation_id"] = request.correlation_id
+    if request.reply_to:
+        found["celery.reply_to"] = request.reply_to
+    limits = request.timelimit
+    if limits and any(limit is not None for limit in limits):
+        found["celery.timelimit"] = ["" if limit is None else str(limit) for limit in limits]
+    for key, name in _RARE:
+        value = getattr(request, name, None)
+        if value:
+            found[key] = value
+    return found
 
 
 def _kind(declare: Any) -> str | None:
@@ -49,9 +63,3 @@ def _kind(declare: Any) -> str | None:
         if kind:
             return kind
     return None
-
-
-def _limits(limits: Any) -> list[str] | None:
-    if not limits or all(limit is None for limit in limits):
-        return None
-    return ["" if limit is None else str(limit) for limit in limits]

@@ -1,17 +1,22 @@
 """What spans say of publishes, runs and exceptions."""
 
+# The SDK has no public way to set what needs no check.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import os
 import traceback
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, cast
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from taskobs import names
-from taskobs.facts import Publish, Run
+from taskobs.facts import Broker, Publish, Run
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
@@ -19,77 +24,98 @@ _PLAIN: Final = frozenset({str, bool, int, float})
 
 Attributes = dict[str, AttributeValue]
 
+_RARE: Final = {
+    names.CELERY_PARENT_ID: "parent_id",
+    names.CELERY_GROUP_ID: "group_id",
+    names.CELERY_ETA: "eta",
+    names.CELERY_EXPIRES: "expires",
+}
+_rare: Final = attrgetter(*_RARE.values())
+_NONE_OF_THEM: Final = (None,) * len(_RARE)
+
 
 def of_publish(publish: Publish) -> Attributes:
     """Describe a publish of which only the task is known."""
-    broker, schedule = publish.broker, publish.schedule
-    return {
+    found: Attributes = {
         names.MESSAGING_OPERATION_NAME: "publish",
         names.MESSAGING_OPERATION_TYPE: "send",
         names.CELERY_TASK_NAME: publish.task,
         names.PROCESS_PID: os.getpid(),
-        **known(
-            {
-                names.MESSAGING_SYSTEM: broker.system,
-                names.SERVER_ADDRESS: broker.address,
-                names.SERVER_PORT: broker.port or None,
-                names.CELERY_SCHEDULE_ENTRY: schedule.entry if schedule else None,
-            }
-        ),
     }
+    _add_broker(found, publish.broker)
+    if publish.schedule is not None:
+        found[names.CELERY_SCHEDULE_ENTRY] = publish.schedule.entry
+    return found
 
 
 def of_message(publish: Publish, stock: Mapping[str, object]) -> Attributes:
     """Describe a publish once its message is routed."""
-    rabbitmq = publish.broker.system == "rabbitmq"
-    return known(
-        {
-            **stock,
-            names.MESSAGING_MESSAGE_ID: publish.task_id,
-            names.MESSAGING_DESTINATION_NAME: _destination(publish),
-            names.MESSAGING_ROUTING_KEY: publish.routing_key if rabbitmq else None,
-            names.CELERY_INNER_TASK: publish.name if publish.name != publish.task else None,
-            names.CELERY_ROOT_ID: publish.root_id,
-            names.CELERY_PARENT_ID: publish.parent_id,
-            names.CELERY_GROUP_ID: publish.group_id,
-            names.CELERY_ATTEMPT: publish.attempt,
-            names.CELERY_ETA: publish.eta,
-            names.CELERY_EXPIRES: publish.expires,
-            names.CELERY_PRIORITY: publish.priority,
-        }
-    )
+    found: dict[str, object] = {
+        **stock,
+        names.CELERY_ATTEMPT: publish.attempt,
+    }
+    _add_common(found, publish)
+    if publish.routing_key and publish.broker.system == "rabbitmq":
+        found[names.MESSAGING_ROUTING_KEY] = publish.routing_key
+    return known(found)
 
 
 def of_run(run: Run, stock: Mapping[str, object]) -> Attributes:
     """Describe a run at its start."""
-    return known(
-        {
-            **stock,
-            names.MESSAGING_SYSTEM: run.broker.system,
-            names.SERVER_ADDRESS: run.broker.address,
-            names.SERVER_PORT: run.broker.port or None,
-            names.MESSAGING_OPERATION_NAME: "run",
-            names.MESSAGING_OPERATION_TYPE: "process",
-            names.MESSAGING_MESSAGE_ID: run.task_id,
-            names.MESSAGING_DESTINATION_NAME: _destination(run),
-            names.CELERY_TASK_NAME: run.task,
-            names.CELERY_INNER_TASK: run.name if run.name != run.task else None,
-            names.CELERY_ROOT_ID: run.root_id,
-            names.CELERY_PARENT_ID: run.parent_id,
-            names.CELERY_GROUP_ID: run.group_id,
-            names.CELERY_ATTEMPT: run.attempt,
-            names.CELERY_SCHEDULE_ENTRY: run.schedule_entry,
-            names.CELERY_QUEUE_LATENCY: run.queue_latency,
-            names.CELERY_ETA: run.eta,
-            names.CELERY_EXPIRES: run.expires,
-            names.CELERY_PRIORITY: run.priority,
-            names.CELERY_HOSTNAME: run.hostname,
-            names.CELERY_ORIGIN: run.origin,
-            names.CELERY_EAGER: run.eager or None,
-            names.CELERY_REDELIVERED: run.redelivered or None,
-            names.PROCESS_PID: run.pid or None,
-        }
-    )
+    found: dict[str, object] = {
+        **stock,
+        names.MESSAGING_OPERATION_NAME: "run",
+        names.MESSAGING_OPERATION_TYPE: "process",
+        names.CELERY_TASK_NAME: run.task,
+        names.CELERY_ATTEMPT: run.attempt,
+    }
+    if run.pid:
+        found[names.PROCESS_PID] = run.pid
+    _add_broker(found, run.broker)
+    _add_common(found, run)
+    _add_worker(found, run)
+    return known(found)
+
+
+def _add_broker(found: dict[str, Any], broker: Broker) -> None:
+    if broker.system:
+        found[names.MESSAGING_SYSTEM] = broker.system
+    if broker.address:
+        found[names.SERVER_ADDRESS] = broker.address
+    if broker.port:
+        found[names.SERVER_PORT] = broker.port
+
+
+def _add_common(found: dict[str, object], fact: Publish | Run) -> None:
+    if fact.task_id:
+        found[names.MESSAGING_MESSAGE_ID] = fact.task_id
+    destination = _destination(fact)
+    if destination:
+        found[names.MESSAGING_DESTINATION_NAME] = destination
+    if fact.name != fact.task:
+        found[names.CELERY_INNER_TASK] = fact.name
+    if fact.root_id:
+        found[names.CELERY_ROOT_ID] = fact.root_id
+    if fact.priority is not None:
+        found[names.CELERY_PRIORITY] = fact.priority
+    rare = _rare(fact)
+    if rare != _NONE_OF_THEM:
+        found.update(zip(_RARE, rare, strict=True))
+
+
+def _add_worker(found: dict[str, object], run: Run) -> None:
+    if run.hostname:
+        found[names.CELERY_HOSTNAME] = run.hostname
+    if run.origin:
+        found[names.CELERY_ORIGIN] = run.origin
+    if run.schedule_entry:
+        found[names.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
+    if run.queue_latency is not None:
+        found[names.CELERY_QUEUE_LATENCY] = run.queue_latency
+    if run.eager:
+        found[names.CELERY_EAGER] = True
+    if run.redelivered:
+        found[names.CELERY_REDELIVERED] = True
 
 
 def of_sampling(run: Run) -> Attributes:
@@ -108,11 +134,13 @@ def _destination(fact: Publish | Run) -> str | None:
     return f"{fact.exchange}:{fact.routing_key}" if fact.routing_key else fact.exchange
 
 
-def known(values: Mapping[str, Any]) -> Attributes:
+def known(found: dict[str, Any]) -> Attributes:
     """Leave out what is not known; the rest in a form that a span takes."""
+    if _PLAIN.issuperset(map(type, found.values())):
+        return found  # as nearly always, and told without a loop
     return {
         key: value if type(value) in _PLAIN else _plain(value)
-        for key, value in values.items()
+        for key, value in found.items()
         if value is not None and value != ""
     }
 
@@ -121,8 +149,31 @@ def _plain(value: object) -> AttributeValue:
     if isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
-        return [str(item) for item in cast("Sequence[object]", value)]
+        return tuple(str(item) for item in cast("Sequence[object]", value))
     return str(value)
+
+
+def add(span: Span, attributes: Attributes) -> None:
+    """Set attributes that are plain already, as all of this module are.
+
+    The SDK checks each once more, which takes longer than all else about a span: where its
+    spans keep them as they do now, and within their limits, they are put there at once.
+    """
+    kept = getattr(span, "_attributes", None)
+    try:
+        if type(kept) is BoundedAttributes and _has_room(kept, len(attributes)):
+            with kept._lock:  # noqa: SLF001  # see above
+                kept._dict.update(attributes)  # noqa: SLF001  # see above
+            return
+    except AttributeError:
+        pass  # another release of the SDK
+    span.set_attributes(attributes)
+
+
+def _has_room(kept: BoundedAttributes, more: int) -> bool:
+    if kept._immutable or kept.max_value_len is not None:  # noqa: SLF001  # see above
+        return False
+    return kept.maxlen is None or len(kept) + more <= kept.maxlen
 
 
 def record_error(span: Span, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from taskobs.facts import Outcome, Publish, Run, SpanAddress
 from taskobs.observers.attributes import (
     MESSAGE_CHARS,
     Attributes,
+    add,
     encodable,
     message_of,
     of_message,
@@ -29,6 +30,7 @@ from taskobs.observers.attributes import (
     type_of,
 )
 from taskobs.observers.base import NOTHING, Observer
+from taskobs.observers.describing import LateAttributes
 
 # Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
@@ -39,19 +41,22 @@ class SpanObserver(Observer):
     """Makes ``publish {task}`` and ``run {task}`` spans, and passes the trace on in headers.
 
     ``use_span_links`` makes a run the root of a trace of its own, linked to its publish, as
-    the stock instrumentation's option of that name does; baggage still arrives.
+    the stock instrumentation's option of that name does; baggage still arrives. ``late`` is what
+    stands before the tracer's processors, if it can.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one keyword a choice
         self,
         tracer: Tracer,
         histogram: Histogram,
         *,
         stock_attributes: bool = True,
         use_span_links: bool = False,
+        late: LateAttributes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tracer = tracer
+        self._late = late
         self._histogram = histogram
         self._stock = stock_attributes
         self._use_links = use_span_links
@@ -68,12 +73,14 @@ class SpanObserver(Observer):
         if publish.schedule is not None:
             parent = otel_context.Context()  # a tick is nobody's child, whatever is current
         context = parent if isinstance(parent, otel_context.Context) else None
-        span = self._tracer.start_span(
-            names.PUBLISH_SPAN + encodable(publish.name),
-            context=context,
-            kind=SpanKind.PRODUCER,
-            attributes=of_publish(publish),
-        )
+        name = names.PUBLISH_SPAN + encodable(publish.name)
+        if self._late is not None:
+            describe = partial(of_publish, publish)
+            span = self._late.start_span(name, context, SpanKind.PRODUCER, describe)
+        else:
+            span = self._tracer.start_span(
+                name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
+            )
         current = trace.set_span_in_context(span, context if publish.schedule else None)
         return _Current(current, partial(_end_publish, publish, span))
 
@@ -91,7 +98,7 @@ class SpanObserver(Observer):
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(names.PUBLISH_SPAN + encodable(publish.name))
-            span.set_attributes(of_message(publish, publish.stock() if self._stock else {}))
+            add(span, of_message(publish, publish.stock() if self._stock else {}))
         self._write_headers(publish, span)
 
     def _write_headers(self, publish: Publish, span: Span) -> None:
@@ -143,20 +150,27 @@ class SpanObserver(Observer):
             if parent.is_valid:
                 links.append(Link(parent, {names.LINK_KIND: names.LINK_PUBLISH}))
             context = otel_context.Context()
-        # Most samplers do as the publish's did: what would not be recorded is not worked out.
-        dropped = context is carried and parent.is_valid and not parent.trace_flags.sampled
         chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
+        if chosen is None:
+            return self._start(run, context, links)
         with ids.given(chosen):
-            span = self._tracer.start_span(
-                names.RUN_SPAN + encodable(run.name),
-                context=context,
-                kind=SpanKind.CONSUMER,
-                attributes=of_sampling(run) if dropped else self._run_attributes(run),
-                links=links,
-                start_time=None if run.started is None else int(run.started * 1e9),
+            return self._start(run, context, links)
+
+    def _start(self, run: Run, context: otel_context.Context, links: list[Link]) -> Span:
+        name = names.RUN_SPAN + encodable(run.name)
+        started = None if run.started is None else int(run.started * 1e9)
+        if self._late is not None:
+            describe = partial(self._run_attributes, run)
+            return self._late.start_span(
+                name, context, SpanKind.CONSUMER, describe, links=links, start_time=started
             )
+        parent = trace.get_current_span(context).get_span_context()
+        # Most samplers do as the publish's did: what would not be recorded is not worked out.
+        dropped = parent.is_valid and not parent.trace_flags.sampled
+        attributes = of_sampling(run) if dropped else self._run_attributes(run)
+        span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, started)
         if dropped and span.is_recording():
-            span.set_attributes(self._run_attributes(run))
+            add(span, self._run_attributes(run))
         return span
 
     def _run_attributes(self, run: Run) -> Attributes:
@@ -173,20 +187,18 @@ class SpanObserver(Observer):
 
     def _tell_end(self, run: Run, span: Span) -> None:
         outcome = run.outcome or Outcome.SUCCEEDED
+        attributes = self._end_attributes(run, outcome)
         failed = outcome in _ERRORS and not run.expected
         if failed:
             span.set_status(StatusCode.ERROR, message_of(run.exception))
         if run.exception is not None:
             record_exception(span, run.exception, run.traceback)
             if failed:
-                span.set_attribute(names.ERROR_TYPE, type_of(run.exception))
-        span.set_attribute(names.CELERY_OUTCOME, outcome.value)
-        more = self._end_attributes(run, outcome)
-        if more:
-            span.set_attributes(more)
+                attributes[names.ERROR_TYPE] = type_of(run.exception)
+        add(span, attributes)
 
     def _end_attributes(self, run: Run, outcome: Outcome) -> Attributes:
-        attributes: Attributes = {}
+        attributes: Attributes = {names.CELERY_OUTCOME: outcome.value}
         if run.expected:
             attributes[names.CELERY_EXPECTED] = True
         if run.reason is not None:

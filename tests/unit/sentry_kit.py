@@ -68,7 +68,10 @@ def make_run(**changes: Any) -> Run:
         "routing_key": "orders.eu",
         "queue_latency": 0.25,
     }
-    return Run(**{**facts, **changes})
+    run = Run(**facts)
+    for name, value in changes.items():
+        setattr(run, name, value)
+    return run
 
 
 def address() -> SpanAddress:

@@ -1,0 +1,89 @@
+"""Attributes that a span gets when it is known to be recorded, all at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
+
+from taskobs.observers.attributes import Attributes, add
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span as SdkSpan
+    from opentelemetry.sdk.trace import Tracer as SdkTracer
+
+Describe = Callable[[], Attributes]
+
+_SDK: Final = "opentelemetry.sdk.trace"
+_SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
+_describe: ContextVar[Describe | None] = ContextVar("taskobs_describe", default=None)
+
+
+class LateAttributes:
+    """Describes the spans of a tracer after the sampler's decision, before all processors.
+
+    The SDK checks and copies each attribute that it is given for a new span, which takes longer
+    than the span itself; and what no sampler records need not be worked out. So this stands
+    before the tracer's processors, until ``remove``. They see the same span as without it.
+    """
+
+    def __init__(self, tracer: SdkTracer) -> None:
+        self._tracer = tracer
+        self._processors = tracer.span_processor
+        # The SDK calls these too; some releases have only one of them.
+        self.on_end = self._processors.on_end
+        self._on_ending = getattr(self._processors, "_on_ending", None)
+
+    @classmethod
+    def install(cls, tracer: Tracer) -> LateAttributes | None:
+        """Begin, if the tracer is the SDK's and its sampler decides by ids and parents alone."""
+        sdk = sys.modules.get(_SDK)
+        if sdk is None or type(tracer) is not sdk.Tracer:
+            return None
+        known = cast("SdkTracer", tracer)
+        if not _is_blind(known.sampler):
+            return None
+        made = cls(known)
+        known.span_processor = cast("Any", made)
+        return made
+
+    def remove(self) -> None:
+        """Let the tracer do without."""
+        if cast("object", self._tracer.span_processor) is self:
+            self._tracer.span_processor = self._processors
+
+    def start_span(  # noqa: PLR0913  # as the SDK's
+        self,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        describe: Describe,
+        *,
+        links: Sequence[Link] = (),
+        start_time: int | None = None,
+    ) -> Span:
+        """Start a span; ``describe`` is called if it is recorded."""
+        try:
+            _describe.set(describe)
+            return self._tracer.start_span(name, context, kind, None, links, start_time)
+        finally:
+            _describe.set(None)
+
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
+        """Describe a span that starts, then tell the processors."""
+        describe = _describe.get()
+        if describe is not None:
+            _describe.set(None)  # not for a span that a processor starts
+            add(span, describe())
+        self._processors.on_start(span, parent_context=parent_context)
+
+
+def _is_blind(sampler: object) -> bool:
+    """Tell samplers of the SDK, which look at no attribute, if all that they ask are such too."""
+    return type(sampler).__module__ == _SAMPLERS and all(
+        _is_blind(part) for part in vars(sampler).values() if hasattr(part, "should_sample")
+    )
