@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 
-from bench.setups import WORKER_SETUPS, Target
+from bench.setups import NAP, WORKER_SETUPS, Target
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
@@ -18,3 +19,9 @@ WORKER_SETUPS[os.environ["BENCH_SETUP"]](
 @app.task
 def noop() -> None:
     """Do nothing."""
+
+
+@app.task
+def nap() -> None:
+    """Wait, as for a database or another service."""
+    time.sleep(NAP)

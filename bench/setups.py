@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+NAP = 0.005
+"""Seconds that the task ``bench.app.nap`` waits for."""
+
 Flush = Callable[[], object]
 """Waits until all that was recorded is out of the process, or out of its relay."""
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHILDREN: Final = 2
+NAPS: Final = 4
+"""Of so many no-op tasks, one task that waits: they take longer."""
 QUEUE: Final = "celery"
 TICK: Final = 0.005
 STOPPED: Final = "stopped"
@@ -121,10 +123,10 @@ class Worker:
             for pid in self.relay:
                 os.kill(pid, signal.SIGSTOP)
 
-    def run(self, tasks: int) -> float:
+    def run(self, tasks: int, task: str = "noop") -> float:
         """Have it run so many tasks, published before; gives the seconds that took."""
         for _ in range(tasks):
-            self._publisher.send_task("bench.app.noop", queue="staging", ignore_result=True)
+            self._publisher.send_task(f"bench.app.{task}", queue="staging", ignore_result=True)
         begun = time.perf_counter()
         self._redis.rename("staging", QUEUE)
         wait_until(self._idle)
@@ -176,7 +178,9 @@ class Worked:
     """What one kind of worker did."""
 
     rate: Figure
-    """Tasks per second."""
+    """No-op tasks per second."""
+    naps: Figure
+    """Tasks per second that wait for ``NAP`` seconds each."""
     cpu: dict[str, float]
     """Microseconds of CPU per task, by what the process is; children together."""
     resident: dict[str, float]
@@ -187,12 +191,13 @@ class Worked:
 @dataclass
 class _Count:
     rates: list[float] = field(default_factory=list[float])
+    naps: list[float] = field(default_factory=list[float])
     cpu: dict[str, float] = field(default_factory=dict[str, float])
     tasks: int = 0
 
 
 def measure(rounds: int, tasks: int) -> dict[str, Worked]:
-    """Have workers of all kinds run no-op tasks, one kind after the other, in each round."""
+    """Have workers of all kinds run tasks, one kind after the other, in each round."""
     with ExitStack() as stack:
         url, receiver = stack.enter_context(redis_server()), stack.enter_context(Receiver())
         workers = {
@@ -218,6 +223,8 @@ def _one_round(worker: Worker, workers: dict[str, Worker], count: _Count, tasks:
     for kind, seconds in worker.cpu().items():
         count.cpu[kind] = count.cpu.get(kind, 0.0) + seconds - before[kind]
     count.tasks += tasks
+    naps = max(1, tasks // NAPS)
+    count.naps.append(naps / worker.run(naps, "nap"))
 
 
 def _calm_down(workers: dict[str, Worker]) -> None:
@@ -235,6 +242,7 @@ def _worked(worker: Worker, count: _Count) -> Worked:
     sizes = {kind: found for kind, found in worker.memory().items() if found}
     return Worked(
         rate=figure(count.rates),
+        naps=figure(count.naps),
         cpu={kind: seconds / count.tasks * 1e6 for kind, seconds in count.cpu.items()},
         resident={
             kind: sum(m.resident for m in found) / len(found) for kind, found in sizes.items()
