@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ assert "requests" not in sys.modules
 
 def run(source: str, **env: str) -> None:
     command = [sys.executable, "-c", source]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60, env=env or None)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60, env={**os.environ, **env})
 
 
 def test_a_fork_waits_for_an_import(tmp_path: Path) -> None:

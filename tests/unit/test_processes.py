@@ -139,6 +139,7 @@ def _forked(code: object) -> int:
 FIRST_EXPORT = """
 import sys
 import taskobs
+import celery.app.trace  # as any worker has
 from celery import Celery
 from taskobs import late
 
