@@ -20,8 +20,8 @@ from taskobs.relay.server import Server
 from taskobs.relay.settings import RelaySettings
 from taskobs.relay.shm import SharedMemory
 from taskobs.relay.slots import Slots
-from taskobs.relay.spool import open_store
 from taskobs.relay.store import KINDS, ItemKind
+from taskobs.relay.stores import open_store
 
 _LAST_SENDER: Final = 0.5
 _LAST_METRICS: Final = 2.0

@@ -24,7 +24,7 @@ from taskobs.relay.store import ItemKind, Store, Stored
 CLIENTS: Final = 8
 """Transports that are kept open; of more clients, those least in use have theirs made anew."""
 TIMEOUT: Final = 10.0
-_KEPT_OUT: Final = ("gevent", "eventlet", "httpcore", "h2")
+_KEPT_OUT: Final = ("gevent", "eventlet", "greenlet", "httpcore", "h2", "anyio")
 """What ``sentry_sdk`` imports where it is installed: 20 MB that this process has no use for."""
 _LEVEL: Final = 6
 _LIMITED: Final = "rate limited by Sentry"

@@ -67,7 +67,7 @@ class SpanSender(Sender):
     """Exports spans in batches."""
 
     kind: ClassVar[ItemKind] = "span"
-    limits: ClassVar[Limits] = Limits(items=512, bytes=1024 * 1024, linger=1.0)
+    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, linger=1.0)
 
     def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
         """Raises what ``make_carrier`` does."""
@@ -77,7 +77,6 @@ class SpanSender(Sender):
         self._spans: dict[int, ReadableSpan] = {}
 
     def _sift(self, batch: list[Stored]) -> list[Stored]:
-        self._spans.clear()
         return [one for one in batch if self._rebuilt(one)]
 
     def _rebuilt(self, one: Stored) -> bool:
@@ -95,6 +94,9 @@ class SpanSender(Sender):
         except Exception as error:  # noqa: BLE001 - whatever an exporter may raise
             return _unsent(spans, error)
         return answer or _unsent(spans, None)
+
+    def _forget(self) -> None:
+        self._spans.clear()
 
     def _shut(self) -> None:
         self._carrier.close()

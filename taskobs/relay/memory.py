@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from taskobs.relay.blocks import Block
 from taskobs.relay.counters import Counters
 from taskobs.relay.store import (
     KINDS,
@@ -22,7 +23,12 @@ from taskobs.relay.store import (
     weight,
 )
 
-MEMORY: Final = 32 * 1024 * 1024
+MEMORY: Final = 7 * 1024 * 1024
+"""Bytes; with them, a relay stays below 60 MB. Some 24,000 spans of tasks fit."""
+LOOSE: Final = 1024 * 1024
+"""Bytes of a kind that wait as they came; of what is beyond, the oldest is compressed."""
+_BLOCK: Final = 128
+_BLOCK_BYTES: Final = 128 * 1024
 
 
 class MemoryStore(Store):
@@ -36,10 +42,8 @@ class MemoryStore(Store):
         super().__init__(counters, released)
         self._limit = limit
         self._next = 1
-        self._waiting: dict[ItemKind, deque[Stored]] = {kind: deque() for kind in KINDS}
+        self._queues = {kind: Queue() for kind in KINDS}
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
-        self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
-        """Of what waits untaken."""
         self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
 
     def append(
@@ -50,8 +54,7 @@ class MemoryStore(Store):
         now = time.time()
         with self._lock:
             for item in items:
-                self._waiting[item.kind].append(Stored(self._next, now, item))
-                self._bytes[item.kind] += weight(item)
+                self._queues[item.kind].put(Stored(self._next, now, item))
                 self._next += 1
             dropped = self._make_room()
             self._wake()
@@ -72,46 +75,131 @@ class MemoryStore(Store):
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
         with self._lock:
-            taken, waiting = self._taken[kind], self._waiting[kind]
-            oldest = next(iter(taken.values()), waiting[0] if waiting else None)
+            taken, waiting = self._taken[kind], self._queues[kind]
+            oldest = next((one.since for one in taken.values()), waiting.since)
             return Pending(
-                len(taken) + len(waiting),
-                self._bytes[kind] + self._taken_bytes[kind],
-                oldest.since if oldest else None,
+                len(taken) + len(waiting), self._taken_bytes[kind] + waiting.bytes, oldest
             )
 
     def _make_room(self) -> list[Stored]:
         dropped: list[Stored] = []
-        while sum(self._bytes.values()) + sum(self._taken_bytes.values()) > self._limit:
-            queues = [queue for queue in self._waiting.values() if queue]
+        while self._size() > self._limit:
+            queues = [queue for queue in self._queues.values() if len(queue)]
             if not queues:
                 break
-            one = min(queues, key=lambda queue: queue[0].id).popleft()
-            self._bytes[one.item.kind] -= weight(one.item)
-            dropped.append(one)
+            dropped += min(queues, key=lambda queue: queue.first or 0).drop()
         return dropped
+
+    def _size(self) -> int:
+        waiting = sum(queue.bytes for queue in self._queues.values())
+        return waiting + sum(self._taken_bytes.values())
 
     def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
         batch: list[Stored] = []
-        waiting, size = self._waiting[kind], 0
-        while waiting and len(batch) < max_items:
-            size += weight(waiting[0].item)
+        queue, size = self._queues[kind], 0
+        while len(batch) < max_items and (one := queue.peek()) is not None:
+            size += weight(one.item)
             if batch and size > max_bytes:
                 break
-            one = waiting.popleft()
-            batch.append(one)
+            batch.append(queue.get())
             self._taken[kind][one.id] = one
-            self._bytes[kind] -= weight(one.item)
             self._taken_bytes[kind] += weight(one.item)
         return batch
 
     def _untaken(self, kind: ItemKind) -> tuple[int, int]:
-        return len(self._waiting[kind]), self._bytes[kind]
+        return len(self._queues[kind]), self._queues[kind].bytes
 
     def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
         if taken and self._taken[kind]:
             return next(iter(self._taken[kind]))
-        return self._waiting[kind][0].id if self._waiting[kind] else None
+        return self._queues[kind].first
 
     def _last(self) -> int:
         return self._next - 1
+
+
+class Queue:
+    """Items of one kind, oldest first: a few as they came, and what is between in blocks."""
+
+    def __init__(self) -> None:
+        self._front: deque[Stored] = deque()
+        """What was in a block, and is next."""
+        self._blocks: deque[Block] = deque()
+        self._back: deque[Stored] = deque()
+        self._back_bytes = 0
+        self._length = 0
+        self.bytes = 0
+        """What all of it takes, about."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def first(self) -> int | None:
+        """The id of the oldest."""
+        if self._blocks and not self._front:
+            return self._blocks[0].first
+        one = self.peek()
+        return None if one is None else one.id
+
+    @property
+    def since(self) -> float | None:
+        """When the oldest came, in seconds since the epoch."""
+        if self._blocks and not self._front:
+            return self._blocks[0].since
+        one = self.peek()
+        return None if one is None else one.since
+
+    def put(self, one: Stored) -> None:
+        """Add what is newest."""
+        self._back.append(one)
+        size = weight(one.item)
+        self._back_bytes += size
+        self._length += 1
+        self.bytes += size
+        if self._back_bytes > LOOSE + _BLOCK_BYTES:
+            self._compress()
+
+    def peek(self) -> Stored | None:
+        """Give what is oldest, and keep it."""
+        if self._blocks and not self._front:
+            block = self._blocks.popleft()
+            self._front.extend(block.unpack())
+            self.bytes += sum(weight(one.item) for one in self._front) - block.weight
+        for queue in (self._front, self._back):
+            if queue:
+                return queue[0]
+        return None
+
+    def get(self) -> Stored:
+        """Take what ``peek`` has given."""
+        return self._forget(self._front.popleft() if self._front else self._from_back())
+
+    def drop(self) -> list[Stored]:
+        """Take what is oldest: one, or as many as are compressed together."""
+        if not self._blocks or self._front:
+            return [self.get()]
+        block = self._blocks.popleft()
+        self.bytes -= block.weight
+        self._length -= len(block)
+        return block.unpack()
+
+    def _forget(self, one: Stored) -> Stored:
+        self._length -= 1
+        self.bytes -= weight(one.item)
+        return one
+
+    def _from_back(self) -> Stored:
+        one = self._back.popleft()
+        self._back_bytes -= weight(one.item)
+        return one
+
+    def _compress(self) -> None:
+        stored: list[Stored] = []
+        size = 0
+        while self._back and len(stored) < _BLOCK and size < _BLOCK_BYTES:
+            stored.append(self._from_back())
+            size += weight(stored[-1].item)
+        block = Block(stored)
+        self._blocks.append(block)
+        self.bytes += block.weight - size

@@ -33,12 +33,14 @@ ADD_ABOUT: Final = "INSERT OR IGNORE INTO about (digest, value) VALUES (?, ?)"
 ADD_ITEM: Final = "INSERT INTO item VALUES (?, ?, ?, ?, ?)"
 ADD_START: Final = "INSERT OR REPLACE INTO start VALUES (?, ?, ?, ?)"
 ADD_ENDED: Final = "INSERT INTO ended (key) VALUES (?)"
+DROP_START: Final = "DELETE FROM start WHERE key = ?"
 TRIM_ENDED: Final = "DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?"
 NEXT: Final = """
 SELECT item.id, item.since, item.payload, about.value FROM item JOIN about ON about.id = item.about
 WHERE item.kind = ? AND item.id > ? ORDER BY item.id
 """
 FIRST: Final = "SELECT min(id) FROM item WHERE kind = ? AND id > ?"
+WEIGHTS: Final = "SELECT id, kind, since, length(payload) FROM item ORDER BY id"
 STARTS: Final = """
 SELECT start.key, start.payload, about.value, start.client
 FROM start JOIN about ON about.id = start.about

@@ -12,8 +12,10 @@ from taskobs.relay.counters import Counters
 
 ItemKind = Literal["span", "envelope"]
 KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
-OVERHEAD: Final = 400
-"""What keeping one item costs beside its payload, in bytes, about."""
+SOURCE: Final = 120
+"""What is kept elsewhere for an item until it is out, in bytes, about: its number."""
+OVERHEAD: Final = 340 + SOURCE
+"""What keeping one item takes beside its payload, in bytes, about."""
 _TEND: Final = 30.0
 TOO_OLD: Final = "older than the spool keeps"
 OVERFLOW: Final = "more waits than there is room for"

@@ -22,8 +22,9 @@ import pytest
 from taskobs.relay import spool_files
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.memory import MemoryStore
-from taskobs.relay.spool import UNWRITABLE, Place, Spool, open_store
+from taskobs.relay.spool import UNWRITABLE, Place, Spool
 from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
+from taskobs.relay.stores import open_store
 
 SMALL = 1024 * 1024
 WRITER = """
@@ -298,11 +299,11 @@ def test_a_directory_that_cannot_be_used_costs_a_warning(
 
 def test_what_cannot_be_written_is_counted(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
     """The disk is full: spans are lost, but not in silence, and the relay goes on."""
-    spool._db.execute("PRAGMA max_page_count = 1")
+    spool._rows._db.execute("PRAGMA max_page_count = 1")
     spool.append([item(b"x" * 100_000)])
     assert spool._counters.counts()[DROPPED] == {("span", UNWRITABLE): 1}
     assert "full" in caplog.text
-    spool._db.execute("PRAGMA max_page_count = 100000")
+    spool._rows._db.execute("PRAGMA max_page_count = 100000")
     spool.append([item(b"1")])
     assert taken(spool) == [b"1"]
 
@@ -323,13 +324,13 @@ def test_a_workers_name_makes_no_path(place: Place) -> None:
 
 def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children come and go, each with a resource of its own: the file does not grow with them."""
-    monkeypatch.setattr("taskobs.relay.spool._ABOUTS", 10)
+    monkeypatch.setattr("taskobs.relay.spool_rows._ABOUTS", 10)
     spool.append([item(b"1", b"%d" % n) for n in range(20)])
     assert len(taken(spool)) == 20
     spool._due = 0.0
     spool.append([item(b"2", b"last")])
     assert [one.item.about for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
-    assert spool._db.execute("SELECT count(*) FROM about").fetchone() == (1,)
+    assert spool._rows._db.execute("SELECT count(*) FROM about").fetchone() == (1,)
 
 
 def test_a_spool_is_fast_enough(spool: Spool) -> None:
