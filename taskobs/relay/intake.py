@@ -220,13 +220,16 @@ class Intake:
     def commit(self, lost: Iterable[Closed] = ()) -> None:
         """Hand on to the store what has come since the last call, and what was ``lost``."""
         items = self._items
-        items += [Item("span", one.packed, one.about) for one in lost]
+        for one in lost:
+            if one.source is not None:
+                one.source[0].expect(one.source[1])
+            items.append(Item("span", one.packed, one.about, one.source))
         self._items, self._size = [], 0
         changes = self._ledger.journal.take()
         if items or (self._store.durable and any(changes)):
             starts = [self._ledger.start(key) for key in changes.opened]
             self._store.append(items, starts, changes.ended)
-        forgotten = set(changes.closed).difference(changes.ended)
+        forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
             self._store.start_del(list(forgotten))
 

@@ -12,6 +12,7 @@ from taskobs.relay.frames import FrameError
 from taskobs.relay.journal import Journal
 from taskobs.relay.process import Alive, Process
 from taskobs.relay.recent import Recent
+from taskobs.relay.source import Source
 from taskobs.relay.store import Start
 
 OPEN_SPANS: Final = 10_000
@@ -33,6 +34,8 @@ class Closed(NamedTuple):
 
     packed: bytes
     about: bytes
+    source: tuple[Source, int] | None = None
+    """What to settle once it is out; see ``Process.sources``."""
 
 
 class Ledger:
@@ -104,13 +107,23 @@ class Ledger:
             if not owner.open:
                 self._remove(owner)
 
-    def started(self, owner: Process, key: bytes, packed: bytes) -> None:
-        """Note an open span; one that has ended already, or is another's, is left alone."""
+    def started(
+        self,
+        owner: Process,
+        key: bytes,
+        packed: bytes,
+        source: tuple[Source, int] | None = None,
+    ) -> bool:
+        """Note an open span; False, and left alone, if it has ended already or is another's."""
         if key in self._ended or self._owners.get(key, owner) is not owner:
-            return
-        self._drop(key)
-        self.journal.opened(key)
-        self._put(owner, key, packed)
+            return False
+        if owner.open.get(key) != packed:
+            self._drop(key)
+            self.journal.opened(key)
+            self._put(owner, key, packed)
+        if source is not None and key in owner.open:
+            owner.sources[key] = source
+        return True
 
     def _put(self, owner: Process, key: bytes, packed: bytes) -> None:
         self._owners[key] = owner
@@ -122,6 +135,10 @@ class Ledger:
 
     def ended(self, key: bytes) -> bool:
         """Note the end of a span; False, and counted, if it had ended already."""
+        owner = self._owners.get(key)
+        if owner is not None and key in owner.sources:
+            source, number = owner.sources[key]
+            source.settle(number)
         self._drop(key)
         if key in self._ended:
             self._counters.add(DUPLICATE, "span")
@@ -162,6 +179,7 @@ class Ledger:
         for key, packed in list(owner.open.items()):
             if patient and lost.is_open_run(packed):
                 continue
+            source = owner.sources.pop(key, None)
             self.ended(key)
             try:
                 closed = lost.closed(packed, owner.left_ns, f"{reason} (pid {owner.pid})")
@@ -169,7 +187,7 @@ class Ledger:
                 self._counters.dropped("span", 1, "malformed", str(error))
                 continue
             self._counters.add(LOST, "span")
-            yield Closed(closed, owner.about)
+            yield Closed(closed, owner.about, source)
 
     # What outlives this relay, where the store is durable.
 

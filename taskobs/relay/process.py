@@ -8,6 +8,7 @@ from typing import Final
 
 from taskobs.relay import frames, pids
 from taskobs.relay.frames import FrameError
+from taskobs.relay.source import Source
 
 SPAN_OVERHEAD: Final = 160
 """Bytes that keeping an open span takes beside its payload, about."""
@@ -36,6 +37,10 @@ class Process:
     """The packed spans that it has started and not ended, by key; oldest first."""
     size: int = 0
     """Bytes that they take."""
+    sources: dict[bytes, tuple[Source, int]] = field(
+        default_factory=dict[bytes, tuple[Source, int]]
+    )
+    """What to settle once they are lost and that is out, of those that are told of in memory."""
     connections: int = 0
     said_goodbye: bool = False
     left: float | None = None
@@ -57,6 +62,7 @@ class Process:
 
     def drop(self, key: bytes) -> int:
         """Forget a span that is open here; return the bytes that it took."""
+        self.sources.pop(key, None)
         size = len(self.open.pop(key)) + SPAN_OVERHEAD
         self.size -= size
         return size

@@ -49,6 +49,8 @@ STARTED: Final = 5
 """See ``pids.start_time``."""
 HELLO: Final = 6
 """A ``stamp`` of the HELLO payload."""
+TAKER: Final = 7
+"""The id of the process that has taken the slot, and has not said yet who it is."""
 OPEN_WORDS: Final = 64
 """From here, a ``stamp`` for each place of the table of open spans; 0 when it is free."""
 WORDS: Final = OPEN_WORDS + OPEN
@@ -157,21 +159,21 @@ class SharedMemory:
         try:
             index = os.pread(self.descriptor, SLOTS, 0).find(_FREE)
             if index >= 0:
+                self.write_word(index, TAKER, os.getpid())
                 os.pwrite(self.descriptor, _USED, index)
         finally:
             fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1)
         return None if index < 0 else index
 
     def free(self, index: int) -> None:
-        """Give a slot's room back; whoever takes it next finds it empty.
+        """Give a slot's room back; whoever takes it next finds its words 0.
 
         Raises:
-            OSError, ValueError: it can't be mapped.
+            OSError: there is something wrong with the memory.
         """
-        with self.map(index) as whole:
-            whole[: WORDS * WORD] = bytes(WORDS * WORD)
-            with suppress(OSError):
-                whole.madvise(mmap.MADV_REMOVE)
+        os.pwrite(self.descriptor, bytes(WORDS * WORD), _offset(index))
+        with suppress(OSError, ValueError), self.map(index) as whole:  # else it is still in use
+            whole.madvise(mmap.MADV_REMOVE)
         os.pwrite(self.descriptor, _FREE, index)
 
     def abandon(self) -> None:

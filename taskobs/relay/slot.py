@@ -72,7 +72,8 @@ class Slot:
         self._map[shm.HELLO_AT : shm.HELLO_AT + len(hello)] = hello
         words[shm.HELLO] = stamp(hello)
         words[shm.STARTED] = pids.start_time(os.getpid())
-        words[GONE] = shared.gone
+        if shared.gone:  # else it stays as it is: the parent may set it at this moment
+            words[GONE] = 1
         words[shm.PID] = os.getpid()  # last: from now on the relay reads it
 
     @classmethod
@@ -135,29 +136,46 @@ class Slot:
         """Note an open span; False if it is too long, or too many are open."""
         if len(payload) > OPEN_BYTES:
             return False
+        free, places = self._free, self._places
         try:
-            place = self._free.pop()
+            # No call is made here, nor where ``closed`` does the reverse: no thread and no
+            # exception from outside comes between, and a place is either free or a span's.
+            place = free[-1]
+            del free[-1]
+            places[key] = place
         except IndexError:
             return False
         start = OPEN_AT + place * OPEN_BYTES
         self._map[start : start + len(payload)] = payload
         self._words[OPEN_WORDS + place] = stamp(payload)
-        self._places[key] = place
         return True
 
     def closed(self, key: bytes) -> bool:
-        """Note that a span has ended, once that has been told; False if it isn't in the table."""
-        place = self._places.pop(key, None)
+        """Note that a span has ended, once that has been told; False if it isn't in the table.
+
+        Call it again when an exception has struck it.
+        """
+        free, places = self._free, self._places
+        place = places.get(key)
         if place is None:
             return False
         self._words[OPEN_WORDS + place] = 0
-        self._free.append(place)
+        freed = [place]
+        if key in places:  # by now it might be closed
+            del places[key]
+            free += freed
         return True
 
     # The end.
 
     def close(self) -> None:
-        """Say that nothing more will come; the relay reads what is there, and frees the slot."""
+        """Say that nothing more will come; the relay reads what is there, and frees the slot.
+
+        What other threads still write goes over the socket: the slot will be another process's.
+        """
+        self._writer[_WRITER] = self
+        self._free.clear()
+        self._places.clear()
         self._words[shm.CLOSED] = 1
 
 

@@ -41,8 +41,7 @@ class Reader(Source):
         self._shared = shared
         self._at = self._taking = self._released = shared.read_word(index, shm.RELEASED)
         self._torn = 0
-        self._open: dict[int, int] = {}
-        self._noted: dict[int, int] = {}
+        self.table = Table(shared, index)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Give the frames that were written since the last call.
@@ -91,25 +90,55 @@ class Reader(Source):
         """Whether the process has said that it will write no more."""
         return bool(self._shared.read_word(self.index, shm.CLOSED))
 
-    def opened(self, *, all_of_them: bool) -> Iterator[tuple[bytes, bytes]]:
-        """Give the spans that are open, each once: all, or those that were at the last call too."""
-        data = self._shared.read(self.index, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD)
+
+class Table(Source):
+    """Reads which spans are open in one process.
+
+    Those that are lost with it stand there until that is safe: another relay will find them, if
+    this one is killed.
+    """
+
+    def __init__(self, shared: SharedMemory, index: int) -> None:
+        super().__init__()
+        self.over = False
+        """Its process will write no more."""
+        self._shared, self._index = shared, index
+        self._open: dict[int, int] = {}
+        self._noted: dict[int, int] = {}
+        self._place = 0
+
+    def opened(self) -> Iterator[tuple[int, bytes]]:
+        """Give the spans that are open, with their places.
+
+        All if it is ``over``, or else, each once, those that were open at the last call too.
+        """
+        data = self._shared.read(self._index, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD)
         words = {place: word for place, word in enumerate(memoryview(data).cast("Q")) if word}
         self._noted = {
             place: word for place, word in self._noted.items() if words.get(place) == word
         }
         for place, word in words.items():
-            lasting = all_of_them or self._open.get(place) == word
-            if lasting and self._noted.get(place) != word:
+            lasting = self._open.get(place) == word
+            if self.over or (lasting and self._noted.get(place) != word):
                 payload = self._payload(place, word)
                 if payload is not None:
                     self._noted[place] = word
-                    yield split(payload)
+                    self._place = place
+                    yield place, payload
         self._open = words
+
+    def _number(self) -> int:
+        return self._place
+
+    def settle(self, number: int) -> None:
+        """Note that a span that was open has ended, or that its loss is safe."""
+        super().settle(number)
+        if self.over:  # else it is for the process to say so
+            self._shared.write_word(self._index, shm.OPEN_WORDS + number, 0)
 
     def _payload(self, place: int, word: int) -> bytes | None:
         at = shm.OPEN_AT + place * shm.OPEN_BYTES
-        payload = self._shared.read(self.index, at, min(length_of(word), shm.OPEN_BYTES))
+        payload = self._shared.read(self._index, at, min(length_of(word), shm.OPEN_BYTES))
         return payload if stamp(payload) == word else None  # else it has just ended
 
 
@@ -131,6 +160,8 @@ class Slots:
         self._clock, self._alive = clock, alive
         self._readers: dict[int, Reader] = {}
         self._unnamed: dict[int, float] = {}
+        self._refused: dict[int, tuple[int, int]] = {}
+        """Whose slot can't be read, by pid and ``pids.start_time``; it stays theirs."""
         self._due = 0.0
 
     @property
@@ -150,8 +181,14 @@ class Slots:
     def _read(self, reader: Reader) -> None:
         try:
             for kind, payload in reader.frames():
-                self._intake.written(reader, reader.process, kind, payload)
+                self._take(reader, kind, payload)
         except (FrameError, OSError) as error:
+            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+
+    def _take(self, reader: Reader, kind: int, payload: bytes) -> None:
+        try:
+            self._intake.written(reader, reader.process, kind, payload)
+        except FrameError as error:
             self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
         except Exception as error:  # noqa: BLE001 - one process's trouble is not the others'
             _log.exception("taskobs relay: a frame could not be taken")
@@ -175,8 +212,12 @@ class Slots:
         for index, reader in list(self._readers.items()):
             if not reader.over:
                 self._look_at(reader)
-            elif reader.settled and not reader.process.open:
+            elif reader.settled and reader.table.settled and not reader.process.open:
                 del self._readers[index]
+                shared.free(index)
+        for index, (pid, started) in list(self._refused.items()):
+            if not self._alive(pid, started):
+                del self._refused[index]
                 shared.free(index)
 
     def _look_at(self, reader: Reader) -> None:
@@ -185,8 +226,11 @@ class Slots:
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
             self._read(reader)  # what it wrote last
-        for key, packed in reader.opened(all_of_them=ended):
-            self._ledger.started(process, key, packed)
+        table = reader.table
+        table.over = ended
+        for place, payload in table.opened():
+            if not self._ledger.started(process, *split(payload), (table, place)):
+                table.settle(place)
         if ended:
             reader.over = True
             process.said_goodbye = process.said_goodbye or closed
@@ -196,24 +240,34 @@ class Slots:
 
     def _find(self, shared: SharedMemory) -> None:
         for index in shared.taken():
-            if index not in self._readers:
-                self._introduced(shared, index)
+            if index in self._readers or index in self._refused:
+                continue
+            pid = shared.read_word(index, shm.PID)
+            if pid:
+                self._unnamed.pop(index, None)
+                self._introduced(shared, index, pid)
+            else:
+                self._not_introduced(shared, index)
 
-    def _introduced(self, shared: SharedMemory, index: int) -> None:
-        pid = shared.read_word(index, shm.PID)
-        if not pid:
-            if self._clock() - self._unnamed.setdefault(index, self._clock()) > UNNAMED:
+    def _not_introduced(self, shared: SharedMemory, index: int) -> None:
+        """Free a slot if its process died before it said who it is."""
+        since = self._unnamed.setdefault(index, self._clock())
+        if self._clock() - since > UNNAMED:
+            taker = shared.read_word(index, shm.TAKER)
+            if not taker or not self._alive(taker, 0):
                 del self._unnamed[index]
-                shared.free(index)  # its process died before it said who it is
-            return
-        self._unnamed.pop(index, None)
+                shared.free(index)
+
+    def _introduced(self, shared: SharedMemory, index: int, pid: int) -> None:
         word = shared.read_word(index, shm.HELLO)
         hello = shared.read(index, shm.HELLO_AT, min(length_of(word), shm.MAX_HELLO))
         started = shared.read_word(index, shm.STARTED)
+        if stamp(hello) != word and self._alive(pid, started):
+            return  # this core doesn't see yet what was written before the pid
         try:
             process = self._intake.joined(hello, pid, started)
         except FrameError as error:
             self._counters.dropped("slot", 1, _NO_FRAMES, f"pid {pid}: {error}")
-            shared.free(index)
-            return
-        self._readers[index] = Reader(shared, index, process)
+            self._refused[index] = pid, started
+        else:
+            self._readers[index] = Reader(shared, index, process)

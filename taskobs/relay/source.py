@@ -26,6 +26,10 @@ class Source(ABC):
             self._unsettled[number] = None
         return number
 
+    def expect(self, number: int) -> None:
+        """Note what has to be settled, but has no frame."""
+        self._unsettled[number] = None
+
     def settle(self, number: int) -> None:
         """Note that a frame is out, given up, or safe on disk."""
         self._unsettled.pop(number, None)

@@ -6,7 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -14,17 +17,17 @@ from opentelemetry.trace import Span
 
 from taskobs import names
 from taskobs.demo.receiver import Receiver
-from taskobs.relay import packing, shm, slots
+from taskobs.relay import packing, shm, slots, spool
 from taskobs.relay.client import RelayClient
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.frames import Kind, pack
-from taskobs.relay.intake import Intake
+from taskobs.relay.intake import Intake, settle
 from taskobs.relay.ledger import Ledger
 from taskobs.relay.memory import MemoryStore
 from taskobs.relay.shm import SharedMemory
 from taskobs.relay.slot import HEAD, Slot
 from taskobs.relay.slots import Slots
-from taskobs.relay.store import Item
+from taskobs.relay.store import Item, Store
 from tests.unit.relay_kit import PATIENCE, Peer
 from tests.unit.relay_process import Client, RelayProcess, Writer, wait_until_true
 from tests.unit.test_relay_server import end, found, span, start
@@ -65,11 +68,11 @@ def ended(one: ReadableSpan) -> tuple[Kind, bytes]:
 class Side:
     """The relay's side, without its loop."""
 
-    def __init__(self, shared: SharedMemory) -> None:
+    def __init__(self, shared: SharedMemory, store: Store | None = None) -> None:
         self.now, self.dead = 100.0, False
         self.counters = Counters()
         self.released: list[object] = []
-        self.store = MemoryStore(self.counters, self.released.extend)
+        self.store = store or MemoryStore(self.counters, self.released.extend)
         self.facts: list[bytes] = []
         self.ledger = Ledger(
             self.counters, parent=os.getpid(), clock=lambda: self.now, alive=self.alive
@@ -103,6 +106,18 @@ class Side:
         self.intake.commit(self.ledger.lost())
         self.slots.acknowledge()
         return items
+
+    def sent(self) -> list[Item]:
+        """Have what waits sent; return it."""
+        self.store.hurry()
+        stored = self.store.take("span", 1_000, 1_000_000, 0.0) if self.waiting() else []
+        self.store.done(stored)
+        settle(self.released)
+        self.released.clear()
+        return [one.item for one in stored]
+
+    def waiting(self) -> int:
+        return self.store.pending("span").items
 
     def dropped(self) -> int:
         return sum(self.counters.counts()[DROPPED].values())
@@ -188,6 +203,133 @@ def test_an_open_span_is_lost_with_its_process(shared: SharedMemory) -> None:
     assert side.counters.counts()[LOST] == {("span", ""): 2}
 
 
+def test_a_loss_is_told_by_the_next_relay_unless_it_is_out(shared: SharedMemory) -> None:
+    """A relay is killed when it has sent that my spans are lost, or just before that."""
+    slot = taken(shared)
+    _, payload = start(span())
+    assert slot.opened(payload[:24], payload)
+    first = Side(shared)
+    first.dead = True
+    first.turn(after=2.0)
+    first.turn(after=2.0)
+    assert first.waiting() == 1
+    second = Side(shared)
+    second.dead = True
+    second.turn(after=2.0)
+    second.turn(after=2.0)
+    assert len(second.sent()) == 1
+    assert shared.taken() == [0]
+    third = Side(shared)
+    third.dead = True
+    for _ in range(3):
+        third.turn(after=2.0)
+    assert not third.counters.counts()[LOST]
+    assert shared.taken() == []
+
+
+def test_a_span_that_another_process_ended_is_told_by_no_later_relay(shared: SharedMemory) -> None:
+    """The worker tells how a run ended whose child was killed; then the relay is killed."""
+    side, slot, parent = Side(shared), taken(shared), taken(shared, {**HELLO, "client": b"p" * 16})
+    one = span()
+    _, payload = start(one)
+    assert slot.opened(payload[:24], payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert parent.append(Kind.END, payload)
+    side.dead = True
+    side.turn(after=2.0)
+    assert not shared.read_word(0, shm.OPEN_WORDS)
+
+
+def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_path: Path) -> None:
+    """Its child is dead, the worker may still tell how the run ended, and all are killed now."""
+    store = spool.Spool(Counters(), spool.Place(tmp_path, "celery@host", owner=os.getpid()))
+    side = Side(shared, store)
+    owner = side.ledger.joined(b"c" * 16, 7, b"")
+    _, payload = start(span())
+    for told in (payload, payload, payload + b"!"):
+        side.ledger.started(owner, told[:24], told[24:])
+        side.intake.commit()
+        (kept,) = store.starts()
+        assert kept.payload == told[24:]
+    store.close()
+
+
+def test_a_killed_process_has_said_more_after_what_is_no_frame(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    for payload in (b"short", FACT):
+        assert slot.append(Kind.FACT, payload)
+        assert slot.append(Kind.END, b"short")
+    assert slot.append(Kind.FACT, FACT)
+    side.dead = True
+    side.turn()
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.facts.count(FACT) == 2
+
+
+@pytest.mark.parametrize("event", ["c_call", "c_return"])
+def test_an_exception_that_strikes_takes_no_place_of_the_table(
+    shared: SharedMemory, event: str
+) -> None:
+    """However many time limits strike, there is room for what is open."""
+    slot = taken(shared)
+
+    def strike(_frame: object, happens: str, called: object) -> None:
+        if happens == event and called is not sys.setprofile:
+            raise TimeoutError
+
+    for number in range(shm.OPEN):
+        key = number.to_bytes(24, "big")
+        for act in (partial(slot.opened, key, b"payload"), partial(slot.closed, key)):
+            sys.setprofile(strike)
+            with suppress(TimeoutError):
+                act()
+            sys.setprofile(None)
+        slot.closed(key)
+    keys = [number.to_bytes(24, "big") for number in range(shm.OPEN)]
+    assert all(slot.opened(key, b"payload") for key in keys)
+
+
+def test_a_slot_that_was_left_is_not_written_to(shared: SharedMemory) -> None:
+    """A thread goes on when its process has said goodbye: the slot may be another's by then."""
+    slot = taken(shared)
+    assert slot.opened(b"k" * 24, b"payload")
+    slot.close()
+    shared.free(0)
+    before = shared.read(0, 0, shm.SLOT_BYTES)
+    assert not slot.append(Kind.FACT, FACT)
+    assert not slot.opened(b"l" * 24, b"payload")
+    assert not slot.closed(b"k" * 24)
+    assert shared.read(0, 0, shm.SLOT_BYTES) == before
+
+
+def test_a_slot_whose_process_lives_is_nobody_elses(shared: SharedMemory) -> None:
+    """It has not said who it is in words that the relay knows: what it tells is not read."""
+    side, slot = Side(shared), taken(shared, "who I am")
+    side.turn()
+    side.turn(after=2.0)
+    assert side.dropped() == 1
+    assert shared.taken() == [0]
+    assert slot.append(Kind.FACT, FACT)
+    side.dead = True
+    side.turn(after=2.0)
+    assert shared.taken() == []
+    assert side.dropped() == 1
+
+
+def test_a_slot_is_freed_where_nothing_can_be_mapped(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay has no address space left: it goes on, without what it can't map."""
+    side, slot = Side(shared), taken(shared)
+    slot.close()
+    monkeypatch.setattr(SharedMemory, "map", Mock(side_effect=OSError("no memory")))
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert shared.taken() == []
+
+
 def test_a_span_that_ended_is_not_lost_though_its_end_was_not_noted(shared: SharedMemory) -> None:
     """A time limit struck between the two: the end itself has been told."""
     side, slot = Side(shared), taken(shared)
@@ -254,6 +396,9 @@ def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory
     side.turn()
     assert shared.taken() == [0]
     side.turn(after=slots.UNNAMED + 1)
+    assert shared.taken() == [0]  # it lives, and is slow
+    side.dead = True
+    side.turn()
     assert shared.taken() == []
 
 
