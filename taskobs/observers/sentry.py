@@ -18,6 +18,7 @@ from taskobs import names, redact
 from taskobs.facts import Outcome, Publish, Run
 from taskobs.failures import event_of, settle
 from taskobs.observers.base import NOTHING, Observer
+from taskobs.observers.scopes import fork
 
 OPERATION: Final = "queue.task.celery"
 """Sentry's name for the run of a Celery task."""
@@ -49,6 +50,8 @@ class SentryObserver(Observer):
     def __init__(self, pipeline: Clients, *, send_arguments: bool = False) -> None:
         self._pipeline = pipeline
         self._send_arguments = send_arguments
+        self._known: BaseClient | None = None
+        self._last_seen: ContextVar[object] | None = None
 
     def publish(self, publish: Publish) -> AbstractContextManager[object]:
         """Open nothing; take note of a client that the app initialised after us."""
@@ -74,8 +77,16 @@ class SentryObserver(Observer):
             self._capture(mark, client, run.exception)
 
     def _scope(self, run: Run, client: BaseClient) -> _RunScope:
-        _forget_last_seen(client)
+        self._forget_last_seen(client)
         return _RunScope(_Mark(run, send_arguments=self._send_arguments))
+
+    def _forget_last_seen(self, client: BaseClient) -> None:
+        """Let an exception object that failed an earlier run of this thread be reported again."""
+        if client is not self._known:
+            dedupe = client.integrations.get("dedupe")
+            self._known, self._last_seen = client, getattr(dedupe, "_last_seen", None)
+        if self._last_seen is not None and self._last_seen.get(None) is not None:
+            self._last_seen.set(None)
 
     def _capture(self, mark: _Mark, client: BaseClient, exception: BaseException) -> None:
         mark.captured = exception
@@ -99,18 +110,14 @@ class _RunScope:
 
     def __init__(self, mark: _Mark) -> None:
         self._mark = mark
-        self._current = sentry_sdk.get_current_scope()
-        self._isolation = sentry_sdk.get_isolation_scope()
+        self._current = Scope.get_current_scope()
+        self._isolation = Scope.get_isolation_scope()
 
     def __enter__(self) -> _Mark:
         mark = self._mark
-        scope = self._isolation.fork()
-        scope.clear_breadcrumbs()
-        scope.set_transaction_name(mark.run.name, source="task")
-        scope.add_event_processor(mark)
         self._token = _current.set(mark)
-        Scope.set_current_scope(self._current.fork())
-        Scope.set_isolation_scope(scope)
+        Scope.set_current_scope(fork(self._current))
+        Scope.set_isolation_scope(fork(self._isolation, mark.sign))
         return mark
 
     def __exit__(self, *_: object) -> None:
@@ -128,6 +135,12 @@ class _Mark:
         self.run = run
         self.send_arguments = send_arguments
         self.captured: BaseException | None = None
+
+    def sign(self, scope: Scope) -> None:
+        """Make an isolation scope the run's."""
+        scope.clear_breadcrumbs()
+        scope.set_transaction_name(self.run.name, source="task")
+        scope.add_event_processor(self)
 
     def __call__(self, event: Event, hint: Hint) -> Event | None:
         del hint
@@ -214,11 +227,3 @@ def _secret_keys(options: Mapping[str, object]) -> frozenset[str]:
     """Return the keys that the client's own scrubber looks for, if it has one."""
     scrubber = options.get("event_scrubber")
     return frozenset(getattr(scrubber, "denylist", ()))
-
-
-def _forget_last_seen(client: BaseClient) -> None:
-    """Let an exception object that failed an earlier run of this thread be reported again."""
-    dedupe = client.integrations.get("dedupe")
-    seen: ContextVar[object] | None = getattr(dedupe, "_last_seen", None)
-    if seen is not None:
-        seen.set(None)
