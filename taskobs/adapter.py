@@ -35,7 +35,6 @@ _CRONTAB: Final = (
 _ENTRY_CHARS: Final = 200
 _RABBITMQ: Final = frozenset({"amqp", "amqps", "py-amqp", "pyamqp"})
 _STATES: Final = {
-    "SUCCESS": Outcome.SUCCEEDED,
     "FAILURE": Outcome.FAILED,
     "RETRY": Outcome.RETRIED,
     "REJECTED": Outcome.REJECTED,
@@ -172,6 +171,9 @@ def conclude(task: Any, run: Run, state: str | None, result: Any) -> None:
 
     Of ``Reject`` and ``Ignore`` it gives the exception as the run's result.
     """
+    if state == "SUCCESS":  # as nearly always
+        run.outcome = Outcome.SUCCEEDED
+        return
     outcome = _STATES.get(state or "", Outcome.FAILED)
     if outcome in (Outcome.REJECTED, Outcome.IGNORED) and isinstance(result, BaseException):
         failure(task, run, result)

@@ -26,6 +26,7 @@ _PLAIN_TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-
 _W3C: Final[set[type[object]]] = {TraceContextTextMapPropagator, W3CBaggagePropagator}
 _BAGGAGE_BYTES: Final = 8192
 _BAGGAGE_MEMBERS: Final = 180
+_FLAGS: Final = {f"{flags:02x}": TraceFlags(flags) for flags in range(256)}
 _LINKS: Final = 128  # the SDK's default limit of links on a span
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
@@ -62,15 +63,14 @@ def _plain_parent(header: HeaderReader) -> SpanContext | None:
     found = _PLAIN_TRACEPARENT.fullmatch(header(_TRACEPARENT) or "")
     if found is None or header(_TRACESTATE) is not None or header(_BAGGAGE) is not None:
         return None
-    trace_id, span_id, flags = found.groups()
-    parent = SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
-    )
-    return parent if parent.is_valid else None
+    trace_id, span_id = int(found[1], 16), int(found[2], 16)
+    if not (trace_id and span_id):
+        return None
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=_FLAGS[found[3]])
 
 
-def inject(headers: MutableMapping[str, object], context: Context | None = None) -> None:
-    """Write ``context`` (the current one by default) into ``headers``.
+def inject(headers: MutableMapping[str, object], context: Context) -> None:
+    """Write ``context`` into ``headers``.
 
     What an earlier attempt left there is replaced. Members of a ``baggage`` that is already
     there are kept, unless the context has a member of the same name.
@@ -87,11 +87,11 @@ def inject(headers: MutableMapping[str, object], context: Context | None = None)
         headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
 
 
-def _inject_plain(headers: MutableMapping[str, object], context: Context | None) -> bool:
+def _inject_plain(headers: MutableMapping[str, object], context: Context) -> bool:
     """Write a ``traceparent`` if a propagator would write no more than that."""
     span = trace.get_current_span(context).get_span_context()
-    plain = span.is_valid and not span.trace_state and not baggage.get_all(context)
-    if not plain or not _is_w3c(propagate.get_global_textmap()):
+    plain = span.is_valid and not span.trace_state and _is_w3c(propagate.get_global_textmap())
+    if not plain or (len(context) > 1 and baggage.get_all(context)):  # 1 is the span
         return False
     headers.pop(_TRACESTATE, None)
     headers.pop(_BAGGAGE, None)

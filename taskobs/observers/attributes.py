@@ -2,6 +2,7 @@
 
 # The SDK has no public way to set what needs no check.
 # pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
 
 from __future__ import annotations
 
@@ -161,19 +162,14 @@ def add(span: Span, attributes: Attributes) -> None:
     """
     kept = getattr(span, "_attributes", None)
     try:
-        if type(kept) is BoundedAttributes and _has_room(kept, len(attributes)):
-            with kept._lock:  # noqa: SLF001  # see above
-                kept._dict.update(attributes)  # noqa: SLF001  # see above
-            return
+        if type(kept) is BoundedAttributes and not kept._immutable and kept.max_value_len is None:
+            held = kept._dict
+            if len(held) + len(attributes) <= (kept.maxlen or 0):
+                held.update(attributes)  # in one step, so it takes no lock
+                return
     except AttributeError:
         pass  # another release of the SDK
     span.set_attributes(attributes)
-
-
-def _has_room(kept: BoundedAttributes, more: int) -> bool:
-    if kept._immutable or kept.max_value_len is not None:  # noqa: SLF001  # see above
-        return False
-    return kept.maxlen is None or len(kept) + more <= kept.maxlen
 
 
 def record_error(span: Span, error: BaseException) -> None:

@@ -20,7 +20,7 @@ Describe = Callable[[], Attributes]
 
 _SDK: Final = "opentelemetry.sdk.trace"
 _SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
-_describe: ContextVar[Describe | None] = ContextVar("taskobs_describe", default=None)
+_given: ContextVar[list[Describe] | None] = ContextVar("taskobs_describe", default=None)
 
 
 class LateAttributes:
@@ -67,17 +67,18 @@ class LateAttributes:
         start_time: int | None = None,
     ) -> Span:
         """Start a span; ``describe`` is called if it is recorded."""
+        given = [describe]
+        _given.set(given)
         try:
-            _describe.set(describe)
             return self._tracer.start_span(name, context, kind, None, links, start_time)
         finally:
-            _describe.set(None)
+            given.clear()
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Describe a span that starts, then tell the processors."""
-        describe = _describe.get()
-        if describe is not None:
-            _describe.set(None)  # not for a span that a processor starts
+        given = _given.get()
+        if given:
+            describe = given.pop()  # not for a span that a processor starts
             add(span, describe())
         self._processors.on_start(span, parent_context=parent_context)
 

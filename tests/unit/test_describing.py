@@ -172,4 +172,4 @@ def test_a_span_that_a_processor_starts_is_another_one() -> None:
         "inner": {},
         "outer": {"whose": "outer"},
     }
-    assert describing._describe.get() is None  # pyright: ignore[reportPrivateUsage]
+    assert not describing._given.get()  # pyright: ignore[reportPrivateUsage]
