@@ -70,7 +70,7 @@ class RelayClient:
         self._link = Link(self.address, self._outbox, self._greeting)
         self._writer: dict[str, object] = {}
         self._seen = (0, 0.0)
-        self._id = b""
+        self._id = os.urandom(16)
         self._asked = 0
         self._left: dict[int, list[bytes]] = {}
         self._slot: Slot | None = None
@@ -126,6 +126,10 @@ class RelayClient:
             slot.pressing = False
             self.send(Kind.LOOK)
 
+    def forget(self, key: bytes) -> None:
+        """Take back what was told of a span that nobody will ever have, nor end."""
+        self._closed_span(self._slot, key)
+
     def _closed_span(self, slot: Slot | None, key: bytes) -> None:
         if slot is None or not slot.closed(key):
             self._outbox.closed(key)
@@ -140,9 +144,17 @@ class RelayClient:
 
     def _taken(self) -> Slot | None:
         """Return this process's slot, taken at the first call."""
-        if self._permits and not self._closed:
-            with suppress(IndexError):  # another thread was faster
-                self._slot = Slot.take(self._permits.pop(), self._introduction())
+        if not self._permits or self._closed:
+            return self._slot
+        try:
+            permit = self._permits.pop()
+        except IndexError:  # another thread was faster
+            return self._slot
+        try:
+            self._slot = Slot.take(permit, self._introduction())
+        except BaseException:  # a time limit struck
+            self._permits.append(permit)
+            raise
         return self._slot
 
     def announce(self, key: bytes, payload: bytes) -> None:
@@ -312,7 +324,6 @@ class RelayClient:
         return [encode(Kind.HELLO, self._introduction()), *list(self._announced.values())]
 
     def _introduction(self) -> bytes:
-        self._id = self._id or os.urandom(16)
         hello: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id}
         with suppress(*_ODD):
             hello = {**self._hello(), **hello}

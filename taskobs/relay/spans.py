@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from taskobs.guard import Guard
 from taskobs.relay.client import RelayClient
 from taskobs.relay.frames import Kind, pack
-from taskobs.relay.packing import KEY_BYTES, pack_end, pack_start, split, tidy
+from taskobs.relay.packing import KEY_BYTES, key_of, pack_end, pack_start, split, tidy
 
 _FLAGS: Final = 3  # where a span's context, a tuple, has its flags
 _SAMPLED: Final = 1
@@ -45,6 +45,11 @@ class RelaySpans(SpanProcessor):
         except _ODD:
             with self._guard:
                 raise
+        except BaseException:  # a time limit struck: the tracer gives this span to nobody
+            context = span.get_span_context()
+            if context is not None:
+                client.forget(key_of(context))
+            raise
 
     def on_end(self, span: ReadableSpan) -> None:
         """Send a span that has ended."""
@@ -62,6 +67,11 @@ class RelaySpans(SpanProcessor):
         except _ODD:
             with self._guard:
                 raise
+        except BaseException:  # a time limit struck: rather told twice than not at all
+            if not client.gone:
+                payload = pack_end(span)
+                client.ended(payload[:KEY_BYTES], payload)
+            raise
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until what has ended is out, as the relay says; blocks for at most that time."""

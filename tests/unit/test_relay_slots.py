@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import Span
 
 from taskobs import names
@@ -27,6 +27,7 @@ from taskobs.relay.memory import MemoryStore
 from taskobs.relay.shm import SharedMemory
 from taskobs.relay.slot import HEAD, Slot
 from taskobs.relay.slots import Slots
+from taskobs.relay.spans import RelaySpans
 from taskobs.relay.store import Item, Store
 from tests.unit.relay_kit import PATIENCE, Peer
 from tests.unit.relay_process import Client, RelayProcess, Writer, wait_until_true
@@ -530,6 +531,61 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
             told.append(peer.accept().wait_for(Kind.FACT)[-1].payload)
         assert told in ([b"before", b"after"], [b"before", b"struck", b"after"])
         client.close()
+
+
+@pytest.mark.parametrize("at", range(2, 40))
+def test_a_span_whose_end_is_struck_is_told_of(shared: SharedMemory, peer: Peer, at: int) -> None:
+    """A soft time limit strikes while a span ends: it is not taken for one that is still open."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    processor = RelaySpans(client, SpanProcessor())
+    one = span()
+    assert isinstance(one, Span)
+    processor.on_start(one)
+    one.end()
+    strike(partial(processor.on_end, one), at)
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    assert {payload for _, payload in slot.unread()} == {packing.pack_end(one)}
+    assert not shared.read_word(0, shm.OPEN_WORDS)
+    client.close()
+
+
+@pytest.mark.parametrize("at", range(1, 40))
+def test_a_span_whose_start_is_struck_is_forgotten(
+    shared: SharedMemory, peer: Peer, at: int
+) -> None:
+    """Nobody gets it from the tracer, so nobody will end it; and there is a slot afterwards."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    processor = RelaySpans(client, SpanProcessor())
+    one = span()
+    assert isinstance(one, Span)
+    if strike(partial(processor.on_start, one), at):
+        assert not any(shared.read(0, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD))
+    client.fact(FACT)
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    assert list(slot.unread()) == [(Kind.FACT, FACT)]
+    client.close()
+
+
+def strike(act: Callable[[], object], at: int) -> bool:
+    """Have an exception strike at a call that is made; tell whether there were as many."""
+    calls = 0
+
+    def count(_frame: object, _event: str, called: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at and called is not sys.setprofile:
+            raise TimeoutError
+
+    sys.setprofile(count)
+    try:
+        act()
+    except TimeoutError:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
 
 
 def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
