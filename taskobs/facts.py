@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Outcome(str, Enum):
@@ -33,6 +33,9 @@ class Broker:
     system: str = ""
     address: str = ""
     port: int = 0
+
+
+NOWHERE: Final = Broker()
 
 
 class Shelf(Protocol):
@@ -107,7 +110,7 @@ class Publish:
     """The run whose next attempt this is."""
     schedule: Schedule | None = None
     """Set on what beat publishes for an entry that is due."""
-    broker: Broker = field(default_factory=Broker)
+    broker: Broker = NOWHERE
     name: str = ""
     """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
     task_id: str = ""
@@ -153,7 +156,7 @@ class Run:
     """The worker's node name, ``celery@host``."""
     origin: str | None = None
     """The producer's node name."""
-    broker: Broker = field(default_factory=Broker)
+    broker: Broker = NOWHERE
     schedule_entry: str | None = None
     """The entry of beat's schedule that it runs for, as the message says."""
     queue_latency: float | None = None
