@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.trace import Span
 
 from taskobs import names
@@ -539,7 +540,7 @@ def test_a_span_whose_end_is_struck_is_told_of(shared: SharedMemory, peer: Peer,
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     processor = RelaySpans(client, SpanProcessor())
     one = span()
-    assert isinstance(one, Span)
+    assert isinstance(one, SDKSpan)
     processor.on_start(one)
     one.end()
     strike(partial(processor.on_end, one), at)
@@ -558,7 +559,7 @@ def test_a_span_whose_start_is_struck_is_forgotten(
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     processor = RelaySpans(client, SpanProcessor())
     one = span()
-    assert isinstance(one, Span)
+    assert isinstance(one, SDKSpan)
     if strike(partial(processor.on_start, one), at):
         assert not any(shared.read(0, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD))
     client.fact(FACT)
