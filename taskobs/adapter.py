@@ -94,10 +94,10 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     """Make the record of a run that starts ``now`` from the task and its request."""
     route = request.delivery_info or {}
     exchange, routing_key = route.get("exchange") or "", route.get("routing_key")
-    eager = bool(request.is_eager)
+    task_name, eager = task.name, bool(request.is_eager)  # a task may be a proxy: asked once
     header = _reader(request.__dict__, _mapping(request.headers))
     # One by one: a call with all of them as keywords takes four times as long.
-    run = Run(task=task.name, name=_name(task.name, kwargs), task_id=request.id)
+    run = Run(task=task_name, name=_name(task_name, kwargs), task_id=request.id)
     run.root_id = request.root_id
     run.parent_id = request.parent_id
     run.group_id = request.group
@@ -119,7 +119,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.pid = os.getpid()
     run.args = args or ()
     run.kwargs = kwargs or {}
-    run.chord_shelf = None if eager else shelf_of(task, request)
+    run.chord_shelf = None if eager else shelf_of(task, task_name, request)
     run.stock = partial(stock.of_run, routing_key, request)
     return run
 

@@ -60,9 +60,9 @@ class BackendShelf:
         return self._backend.get_key_for_group(self._group_id, f".taskobs.{index}")
 
 
-def shelf_of(task: Any, request: Any) -> Shelf | None:
+def shelf_of(task: Any, name: str, request: Any) -> Shelf | None:
     """Return the shelf of the chord that a run belongs to, as header or as its poll."""
-    if task.name == _UNLOCK:
+    if name == _UNLOCK:
         group_id, body = [*(request.args or ()), None, None][:2]
         index = None
     else:
