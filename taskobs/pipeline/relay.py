@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("taskobs")
 _GOODBYE: Final = 1.0
 """Seconds that a pool child may take to hand over what it has not written yet."""
+_FIRST_POLL: Final = 0.25
+"""Seconds into a stop after which it is looked whether the relay is alive; then later and later."""
 _GRACE: Final = 10.0
 """Seconds that the relay may take to send what waits, once its worker has ended."""
 
@@ -129,12 +131,23 @@ class RelayPipeline:
         if self._launcher is None:
             return self.client.goodbye(min(timeout, _GOODBYE)) or self.gone
         end = time.monotonic() + timeout
-        self._launcher.poll()
-        done = self.flush(timeout)
+        done = self._flushed(self._launcher, end)
         self.client.goodbye(max(0.0, end - time.monotonic()))
         self._launcher.close()
         self._launcher.wait(max(0.0, end - time.monotonic()))
         return done
+
+    def _flushed(self, launcher: Launcher, end: float) -> bool:
+        """Have all sent until ``end``; should the relay die meanwhile, by the next one."""
+        pause = _FIRST_POLL
+        while True:
+            launcher.poll()
+            left = max(0.0, end - time.monotonic())
+            if self.flush(min(left, pause)):
+                return True
+            if left <= pause:
+                return False
+            pause *= 2  # each asks again, and a relay takes no more than some questions
 
     def close(self) -> None:
         """Let this process send by itself again."""

@@ -173,7 +173,7 @@ class Slot:
 
         What other threads still write goes over the socket: the slot will be another process's.
         """
-        self._writer[_WRITER] = self
+        self._writer[_WRITER] = None
         self._free.clear()
         self._places.clear()
         self._words[shm.CLOSED] = 1

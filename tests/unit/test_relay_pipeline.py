@@ -119,6 +119,18 @@ def test_a_worker_told_twice_has_one_relay(start: Callable[..., Session], home: 
     assert len(sockets(home)) == 1
 
 
+def test_a_relay_that_is_killed_at_the_stop_is_replaced(
+    start: Callable[..., Session], receiver: Receiver
+) -> None:
+    """All is told that was told, though the relay died a moment before my worker's end."""
+    session = start()
+    os.kill(relay_pid(session), signal.SIGSTOP)
+    span("told")
+    os.kill(relay_pid(session), signal.SIGKILL)
+    session.close()
+    assert names_of(receiver) == ["told"]
+
+
 def test_a_worker_that_has_stopped_needs_no_relay(
     start: Callable[..., Session], receiver: Receiver, app: Celery, home: Path
 ) -> None:

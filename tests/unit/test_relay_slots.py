@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -587,6 +588,26 @@ def strike(act: Callable[[], object], at: int) -> bool:
     finally:
         sys.setprofile(None)
     return False
+
+
+def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, peer: Peer) -> None:
+    """My process goes on after its worker, with as many descriptors as before."""
+
+    def held() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        found = [str(path.readlink()) for path in links if path.is_symlink()]
+        return sum("memfd:taskobs" in path for path in found)
+
+    before = held()
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(FACT)
+    assert held() == before + 1
+    gc.disable()
+    try:
+        client.close()
+        assert held() == before
+    finally:
+        gc.enable()
 
 
 def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
