@@ -154,12 +154,13 @@ def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401 - wha
     """
     if len(payload) > limit:
         raise FrameError(f"a payload of {len(payload)} bytes: at most {limit} are allowed")
-    count = _Count()
+    # One takes at least a byte: only a longer payload can hold too many.
+    count = _Count().one if len(payload) > MAX_CONTAINERS else None
     try:
         return _unpack(
             payload,
-            list_hook=count.one,
-            object_hook=count.one,
+            list_hook=count,
+            object_hook=count,
             ext_hook=_no_extension,
             max_ext_len=0,
             max_array_len=MAX_LENGTH,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
@@ -22,17 +23,18 @@ from taskobs.relay.packing import KEY_BYTES, split
 from taskobs.relay.process import Process
 from taskobs.relay.recent import Recent
 from taskobs.relay.source import Source
-from taskobs.relay.store import Item, Store
+from taskobs.relay.store import Item, ItemKind, Store
 
 VERSION: Final = 1
 CLIENT_BYTES: Final = 16
 SENTRY_KEY_BYTES: Final = 8
 MAX_SMALL: Final = 64 * 1024
 """Bytes of a payload that is neither a span nor an envelope."""
-MAX_TURN: Final = 8 * 1024 * 1024
+MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before the store has them."""
 EVENT_IDS: Final = 10_000
 _EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+_COUNTED: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
 NO_CLIENT: Final = "nobody said which Sentry it is for"
 
 
@@ -57,6 +59,8 @@ class Intake:
         self._items: list[Item] = []
         self._size = 0
         self._event_ids = Recent(EVENT_IDS)
+        self._received: Counter[int] = Counter()
+        self._bytes = 0
         self.look_asked = False
         """Somebody has more to tell than what came over its connection; who looks resets it."""
 
@@ -66,9 +70,10 @@ class Intake:
         Raises:
             HangUpError: it isn't what a client sends, or not what it may send now.
         """
-        self._counters.add(BYTES, "frame", len(payload) + frames.HEAD.size)
+        self._bytes += len(payload) + frames.HEAD.size
         try:
             if kind is Kind.STATUS:
+                self._count()
                 connection.send(Kind.STATUS_REPLY, frames.pack(self._status()))
             elif connection.process is None:
                 self._hello(connection, kind, payload, now)
@@ -83,7 +88,8 @@ class Intake:
         Raises:
             FrameError: it isn't what a process writes there.
         """
-        self._counters.add(BYTES, "frame", len(payload))
+        self._bytes += len(payload)
+        self._received[kind] += 1
         if kind == Kind.END:
             self._end(source, process, payload)
         elif kind == Kind.FACT:
@@ -92,6 +98,7 @@ class Intake:
             _wrong(f"kind {kind} in a slot")
 
     def _of(self, connection: Connection, process: Process, kind: Kind, payload: bytes) -> None:
+        self._received[kind] += 1
         match kind:
             case Kind.END:
                 self._end(connection, process, payload)
@@ -146,15 +153,13 @@ class Intake:
         return process
 
     def _end(self, source: Source, process: Process, payload: bytes) -> None:
-        self._counters.add(RECEIVED, "span")
         key, packed = _keyed(payload)
         if self._ledger.ended(key):
-            self._keep(source, Item("span", packed, process.about))
+            self._keep(source, "span", packed, process.about)
         else:
             source.arrived(settled=True)
 
     def _fact(self, source: Source, payload: bytes) -> None:
-        self._counters.add(RECEIVED, "fact")
         if len(payload) > MAX_SMALL:
             _wrong("too long")
         try:
@@ -164,7 +169,6 @@ class Intake:
         source.arrived(settled=True)
 
     def _envelope(self, connection: Connection, payload: bytes) -> None:
-        self._counters.add(RECEIVED, "envelope")
         key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
         about = connection.sentry.get(key)
         event_id = _event_id(envelope)
@@ -176,7 +180,7 @@ class Intake:
             if event_id:
                 self._event_ids.add(event_id)
                 self._ledger.journal.ended(event_id)
-            self._keep(connection, Item("envelope", envelope, about))
+            self._keep(connection, "envelope", envelope, about)
             return
         connection.arrived(settled=True)
 
@@ -198,12 +202,11 @@ class Intake:
         if len(connection.flushes) > MAX_FLUSHES:
             _wrong("too many flushes at a time")
 
-    def _keep(self, source: Source, item: Item) -> None:
+    def _keep(self, source: Source, kind: ItemKind, payload: bytes, about: bytes) -> None:
         number = source.arrived(settled=self._store.durable)
-        if not self._store.durable:
-            item = item._replace(source=(source, number))
-        self._items.append(item)
-        self._size += len(item.payload)
+        origin = None if self._store.durable else (source, number)
+        self._items.append(Item(kind, payload, about, origin))
+        self._size += len(payload)
         if self._size > MAX_TURN:
             self.commit()
 
@@ -219,6 +222,7 @@ class Intake:
 
     def commit(self, lost: Iterable[Closed] = ()) -> None:
         """Hand on to the store what has come since the last call, and what was ``lost``."""
+        self._count()
         items = self._items
         for one in lost:
             if one.source is not None:
@@ -232,6 +236,16 @@ class Intake:
         forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
             self._store.start_del(list(forgotten))
+
+    def _count(self) -> None:
+        """Add what has come to the counters, which other threads read: not for each frame."""
+        for kind, what in _COUNTED.items():
+            number = self._received.pop(kind, 0)
+            if number:
+                self._counters.add(RECEIVED, what, number)
+        if self._bytes:
+            self._counters.add(BYTES, "frame", self._bytes)
+        self._bytes = 0
 
     def answer(self, connection: Connection) -> None:
         """Send what ``commit`` has made true: ACK, FLUSHED, BYE.

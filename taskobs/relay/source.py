@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 
 
 class Source(ABC):
@@ -12,7 +13,8 @@ class Source(ABC):
     """
 
     def __init__(self) -> None:
-        self._unsettled: dict[int, None] = {}
+        # The first of a dict is slow to find once many before it have gone.
+        self._unsettled: OrderedDict[int, None] = OrderedDict()
 
     @property
     def settled(self) -> bool:

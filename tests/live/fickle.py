@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from taskobs.demo.receiver import Receiver
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+
+
+def _refused(receiver: Receiver, known: int) -> bool:
+    return any(request.status != HTTPStatus.OK for request in receiver.requests[known:])
 
 
 class Backend:
@@ -47,9 +52,11 @@ class Backend:
     def refuse(self) -> None:
         """Take nothing from now on; what was taken before this returns has been answered."""
         if self._receiver is not None:
+            known = len(self._receiver.requests)
             self._receiver.behave(status=503)
-            # Those that began before, slow ones too:
+            # Those that began before, slow ones too; a sender that asks again has seen its answer.
             assert self._receiver.wait_for(lambda receiver: not receiver.busy, 60)
+            self._receiver.wait_for(lambda receiver: _refused(receiver, known), 2)
 
     @property
     def spans(self) -> list[ReceivedSpan]:

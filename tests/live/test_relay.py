@@ -122,7 +122,7 @@ def test_all_passes_through_the_relay(
     producer = live.producer(redis_broker)
     work = """
 sent = [app.child_span.delay("inner"), app.fail.delay()] + [app.add.delay(n, n) for n in range(6)]
-sent += [app.slow.delay(1), app.slow.delay(1)]  # beside each other: each thread of a pool is started
+sent += [app.slow.delay(1), app.slow.delay(1)]  # beside each other: each thread is started
 for one in sent: one.get(timeout=90, propagate=False)
 result = [one.id for one in sent]
 """
