@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from taskobs.imported import when_imported
 from taskobs.wrapping import Wrappers
 
 
@@ -19,16 +20,27 @@ class EmbeddedBeat:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._arguments = arguments
         self._wrappers = Wrappers()
+        self._forget: Callable[[], None] | None = None
 
     def install(self) -> None:
-        """Wrap what makes the embedded beat; for a worker's main process, before it is made."""
-        from celery import beat
+        """Wrap what makes the embedded beat; for a worker's main process, before it is made.
 
-        self._wrappers.wrap(beat, "EmbeddedService", self._made)
+        Celery imports it for a worker that has a beat, and so do we.
+        """
+        if self._forget is None:
+            self._forget = when_imported("celery.beat", self._wrap)
 
     def remove(self) -> None:
         """Unwrap it."""
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
         self._wrappers.remove()
+
+    def _wrap(self) -> None:
+        from celery import beat
+
+        self._wrappers.wrap(beat, "EmbeddedService", self._made)
 
     def _made(
         self, make: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

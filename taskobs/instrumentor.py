@@ -9,28 +9,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final
 
-from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
-from opentelemetry.instrumentation.celery.version import __version__ as stock_version
 
 from taskobs import names
-from taskobs.adapter import PASSING
-from taskobs.guard import Guard
-from taskobs.lifecycle import Lifecycle
-from taskobs.observers.describing import LateAttributes
-from taskobs.observers.spans import SpanObserver
+from taskobs.observing import TaskSpans
 
-_lifecycle: Lifecycle | None = None
-
-
-def shared_lifecycle() -> Lifecycle:
-    """Return this process's one lifecycle: whoever observes, Celery is connected to once."""
-    global _lifecycle  # noqa: PLW0603  # one Celery in a process, so one connection to it
-    if _lifecycle is None:
-        _lifecycle = Lifecycle(Guard(passing=PASSING))
-    return _lifecycle
+_OPTIONS: Final = ("tracer_provider", "meter_provider", "use_span_links", "stock_attributes")
 
 
 class TaskInstrumentor(CeleryInstrumentor):
@@ -46,8 +32,7 @@ class TaskInstrumentor(CeleryInstrumentor):
 
     # The stock base keeps one object a class, under a name that subclasses inherit.
     _instance: ClassVar[Any] = None
-    _observer: SpanObserver | None = None
-    _late: LateAttributes | None = None
+    _spans: TaskSpans | None = None
     _former: Any = None
     _former_was_on = False
 
@@ -58,36 +43,17 @@ class TaskInstrumentor(CeleryInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         self._replace_stock()
-        tracer = trace.get_tracer(
-            names.STOCK_SCOPE,
-            stock_version,
-            kwargs.get("tracer_provider"),
-            schema_url=names.STOCK_SCHEMA_URL,
-        )
-        meter = metrics.get_meter(
-            names.STOCK_SCOPE,
-            stock_version,
-            kwargs.get("meter_provider"),
-            schema_url=names.STOCK_SCHEMA_URL,
-        )
-        self.create_celery_metrics(meter)
-        self._late = LateAttributes.install(tracer)
-        self._observer = SpanObserver(
-            tracer,
-            cast("dict[str, metrics.Histogram]", self.metrics)[names.STOCK_HISTOGRAM],
-            stock_attributes=kwargs.get("stock_attributes", True),
-            use_span_links=kwargs.get("use_span_links", False),
-            late=self._late,
-        )
-        shared_lifecycle().attach(self._observer, first=True)
+        known = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
+        self._represent(TaskSpans.start(**known))
+
+    def _represent(self, spans: TaskSpans) -> None:
+        self._spans = spans
+        self.metrics = {names.STOCK_HISTOGRAM: spans.histogram}
 
     def _uninstrument(self, **_: Any) -> None:
-        if self._observer is not None:
-            shared_lifecycle().detach(self._observer)
-            self._observer = None
-        if self._late is not None:
-            self._late.remove()
-            self._late = None
+        if self._spans is not None:
+            self._spans.stop()
+            self._spans = None
         self._restore_stock()
 
     def _replace_stock(self) -> None:
@@ -113,3 +79,24 @@ class TaskInstrumentor(CeleryInstrumentor):
             links = getattr(former, "_use_span_links", False)  # older releases have no such setting
             former.instrument(skip_dep_check=True, use_span_links=links)
             former._tracer, former.metrics = tracer, stock_metrics  # noqa: SLF001
+
+
+def represent(spans: TaskSpans) -> bool:
+    """Have ``TaskInstrumentor()`` be as if it had been asked for ``spans``, if it is idle.
+
+    Returns whether it was.
+    """
+    ours = TaskInstrumentor()
+    if ours.is_instrumented_by_opentelemetry:
+        return False
+    ours._replace_stock()  # noqa: SLF001  # of this module's own class, as what follows
+    ours._represent(spans)  # noqa: SLF001
+    ours._is_instrumented_by_opentelemetry = True  # noqa: SLF001
+    return True
+
+
+def leave(spans: TaskSpans) -> None:
+    """Undo that, unless somebody has called ``uninstrument()`` meanwhile."""
+    ours = TaskInstrumentor()
+    if ours._spans is spans:  # noqa: SLF001  # as above
+        ours.uninstrument()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from taskobs.clock import WorkerClock
 from taskobs.config import Settings
-from taskobs.instrumentor import shared_lifecycle
+from taskobs.observing import shared_lifecycle
 from taskobs.pipeline.relay import RelayPipeline, supported
 from taskobs.pipeline.traces import TracePipeline
 from taskobs.relay.facts_out import FactObserver

@@ -15,14 +15,15 @@ from taskobs.absent import absent
 from taskobs.bounded import run_bounded
 from taskobs.config import Settings
 from taskobs.embedded import EmbeddedBeat
-from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
 from taskobs.lifecycle import current_run
 from taskobs.observers.logs import LogFields
+from taskobs.observing import TaskSpans, shared_lifecycle
 from taskobs.outages import Outages
 from taskobs.pipeline.traces import TracePipeline
 from taskobs.processes import Process, at_process_end, runs_no_tasks
 from taskobs.relayed import WorkerRelay
 from taskobs.roles import Role
+from taskobs.standin import StandIn, is_instrumented
 from taskobs.surroundings import app_name, has_provider, sentry_is_active
 
 if TYPE_CHECKING:
@@ -165,13 +166,12 @@ class Session:
         guard = shared_lifecycle().guard
         undo.callback(setattr, guard, "strict", guard.strict)
         guard.strict = self.settings.strict
-        if self._traces is not None:
-            instrumentor = TaskInstrumentor()
-            if not instrumentor.is_instrumented_by_opentelemetry:
-                instrumentor.instrument(
-                    skip_dep_check=True, stock_attributes=self.settings.stock_attributes
-                )
-                undo.callback(instrumentor.uninstrument)
+        if self._traces is not None and not is_instrumented():
+            spans = TaskSpans.start(stock_attributes=self.settings.stock_attributes)
+            undo.callback(spans.stop)
+            stand_in = StandIn(spans, guard)
+            undo.callback(stand_in.remove)
+            stand_in.install()
         if self.settings.log_ids:
             logs = LogFields(current_run)
             logs.install()

@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.util._once import Once
 
-from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
+from taskobs.instrumentor import TaskInstrumentor
+from taskobs.observing import shared_lifecycle
 
 
 class PrivateApp(Celery):

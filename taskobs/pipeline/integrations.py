@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
-from types import ModuleType
 from typing import Any, Final
-from weakref import WeakSet
 
 import sentry_sdk
-import wrapt
 from sentry_sdk import client as sentry_client
 from sentry_sdk import integrations as sentry_integrations
 from sentry_sdk.client import BaseClient
@@ -23,6 +22,7 @@ from sentry_sdk.integrations import DidNotEnable, setup_integrations
 from sentry_sdk.utils import get_sdk_name
 
 from taskobs.guard import Guard
+from taskobs.imported import when_imported
 from taskobs.wrapping import Wrappers
 
 _log: Final = logging.getLogger("taskobs")
@@ -71,10 +71,10 @@ class Integrations:
         self._guard = Guard()
         self._waiting: dict[str, str] = {}
         self._wrappers = Wrappers()
+        self._undo = ExitStack()
 
     def enable(self) -> None:
         """Enable those whose library is in use; the others, when theirs is."""
-        _all.add(self)
         for path in _KNOWN or ():
             name = path.split(".")[2]
             library = _LIBRARIES.get(name)
@@ -83,30 +83,23 @@ class Integrations:
                     self._enable(path)
             else:
                 self._waiting[library] = path
-                self._wait_for(library)
+                self._undo.callback(when_imported(library, partial(self._imported, library)))
 
     def stop(self) -> None:
         """Enable no more of them."""
-        _all.discard(self)
+        self._undo.close()
         self._waiting.clear()
         self._wrappers.remove()
 
-    def imported(self, module: ModuleType) -> None:
-        """Enable what waits for a library."""
-        if module.__name__ in self._waiting and self._is_current():
-            if module.__name__ == _DJANGO:
-                self._wrappers.wrap(module, "setup", self._django_is_set_up)
+    def _imported(self, library: str) -> None:
+        if library in self._waiting and self._is_current():
+            if library == _DJANGO:
+                self._wrappers.wrap(sys.modules[library], "setup", self._django_is_set_up)
             else:
-                self._in_use(module.__name__)
+                self._in_use(library)
 
     def _is_current(self) -> bool:
         return sentry_sdk.get_global_scope().client is self._client
-
-    def _wait_for(self, library: str) -> None:
-        if library in sys.modules:
-            self.imported(sys.modules[library])
-        else:
-            _watch(library)
 
     def _django_is_set_up(
         self,
@@ -147,19 +140,3 @@ class Integrations:
                 enabled = {name: one for name, one in enabled.items() if name not in losers}
         self._client.integrations = enabled
         sentry_client.SDK_INFO["name"] = get_sdk_name(list(enabled))
-
-
-_all: WeakSet[Integrations] = WeakSet()
-_watched: set[str] = set()
-
-
-def _watch(library: str) -> None:
-    """Hear of the import of a library, once: there is no way to unregister."""
-    if library not in _watched:
-        _watched.add(library)
-        wrapt.register_post_import_hook(_imported, library)
-
-
-def _imported(module: ModuleType) -> None:
-    for integrations in list(_all):
-        integrations.imported(module)

@@ -46,9 +46,7 @@ class RelaySpans(SpanProcessor):
             with self._guard:
                 raise
         except BaseException:  # a time limit struck: the tracer gives this span to nobody
-            context = span.get_span_context()
-            if context is not None:
-                client.forget(key_of(context))
+            client.forget(key_of(span.get_span_context()))
             raise
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -18,8 +18,9 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from taskobs.instrumentor import TaskInstrumentor, shared_lifecycle
+from taskobs.instrumentor import TaskInstrumentor
 from taskobs.observers.sentry import SentryObserver
+from taskobs.observing import shared_lifecycle
 from taskobs.pipeline.sentry import SentryPipeline
 from tests.budget.counting import Job, calls, floor, garbage, publishing, running
 from tests.recording import PrivateApp

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ def enabled(): return sorted(getattr(sentry_sdk.get_client(), "integrations", ()
 OURS = START.replace("sentry_sdk, ", "") + f"taskobs.init(sentry_dsn={DSN!r}); import sentry_sdk\n"
 HEAVY = ("gevent", "eventlet", "django.conf", "fastapi", "flask", "sqlalchemy", "starlette")
 """What Sentry imports by itself where it is installed."""
+LATE = "this"
+"""A module of the standard library that nobody imports."""
 needs_web = pytest.mark.skipif(
     not all(map(find_spec, ("django", "fastapi", "flask"))), reason="needs web frameworks"
 )
@@ -134,15 +137,17 @@ def test_trouble_does_not_reach_an_import(
     from taskobs.pipeline import integrations
 
     caplog.set_level("WARNING")  # whatever a worker in this process has set
-    client: Any = type("Client", (), {"integrations": {}, "options": {}})()
+    client: Any = SimpleNamespace(integrations={}, options={}, is_active=lambda: False)
     monkeypatch.setattr(integrations, "_KNOWN", ["sentry_sdk.integrations.argv.broken.Missing"])
-    monkeypatch.setattr(integrations, "_LIBRARIES", {"argv": "late"})
+    monkeypatch.setattr(integrations, "_LIBRARIES", {"argv": LATE})
+    monkeypatch.delitem(sys.modules, LATE, raising=False)
     monkeypatch.setattr(sentry_sdk.get_global_scope(), "client", client)
     came: list[None] = []
     waiting = integrations.Integrations(client, lambda: came.append(None))
     waiting.enable()
-    waiting.imported(ModuleType("late"))
-    waiting.imported(ModuleType("late"))
+    assert not came
+    import_module(LATE)
+    import_module(LATE)
     assert client.integrations == {}
     assert len(came) == 1
     waiting.stop()

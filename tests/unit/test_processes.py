@@ -159,9 +159,11 @@ class Noted:
 
 
 app.finalize()
-sys.meta_path.insert(0, Noted())
+noted = Noted()
+sys.meta_path.insert(0, noted)
 boom.apply()
 assert session.flush()
+sys.meta_path.remove(noted)  # what the interpreter imports at its end is not the export's
 """
 
 

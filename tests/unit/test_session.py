@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import taskobs
 from taskobs.demo.receiver import Receiver
 from taskobs.errors import SettingError
-from taskobs.instrumentor import shared_lifecycle
+from taskobs.observing import shared_lifecycle
 from tests.recording import PrivateApp, Recorder, global_provider, tracer_provider
 
 SPANS = ["publish add", "run add"]

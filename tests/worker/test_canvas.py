@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
-from taskobs.instrumentor import shared_lifecycle
+from taskobs.observing import shared_lifecycle
 from tests.recording import Recorder, links, parent_id, span_id
 
 Get = Callable[[Any], Any]

@@ -12,8 +12,8 @@ from celery import Celery
 from opentelemetry import trace
 
 from taskobs.facts import Run
-from taskobs.instrumentor import shared_lifecycle
 from taskobs.observers.base import Observer
+from taskobs.observing import shared_lifecycle
 from tests.recording import (
     Recorder,
     attribute,

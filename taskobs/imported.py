@@ -1,0 +1,45 @@
+"""Hearing of an import: what is to be done to a module, if it is ever imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import wrapt
+
+_wanted: Final[dict[str, list[Callable[[], object]]]] = {}
+
+
+def when_imported(module: str, then: Callable[[], object]) -> Callable[[], None]:
+    """Call ``then`` when a module has been imported; at once, if it has been already.
+
+    It is called on the thread that imports, before the importer goes on; what it raises, the
+    import raises. Returns what calls it off.
+    """
+    waiting = _watch(module)
+    waiting.append(then)
+    if module in sys.modules:
+        then()
+    return partial(_forget, waiting, then)
+
+
+def _watch(module: str) -> list[Callable[[], object]]:
+    """Register once for each module: there is no way to unregister."""
+    waiting = _wanted.get(module)
+    if waiting is None:
+        waiting = _wanted[module] = []
+        if module not in sys.modules:
+            wrapt.register_post_import_hook(_imported, module)
+    return waiting
+
+
+def _imported(module: object) -> None:
+    for then in list(_wanted[getattr(module, "__name__", "")]):
+        then()
+
+
+def _forget(waiting: list[Callable[[], object]], then: Callable[[], object]) -> None:
+    if then in waiting:
+        waiting.remove(then)
