@@ -28,6 +28,7 @@ DATABASE: Final[dict[str, str | int]] = {
     "server.address": "db.example",
     "server.port": 5432,
 }
+WARM_UP: Final = {"publish": 20, "run": 100, "spans": 20, "fail": 10}
 app = Celery("bench", broker="memory://", backend="cache+memory://")
 app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
 
@@ -105,6 +106,8 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         what, count = line.rsplit(" ", 1)
+        jobs[what](WARM_UP[what])  # others had the processor meanwhile, and its caches
+        flush()
         own, theirs = time.process_time(), sum(map(proc.cpu, helpers))
         jobs[what](int(count))
         flush()

@@ -10,7 +10,7 @@ from bench.children import Process, Receiver
 from bench.figures import Figure, figure
 from bench.setups import SETUPS
 
-COUNTS: Final = {"publish": 200, "run": 400, "spans": 100, "fail": 60}
+COUNTS: Final = {"publish": 400, "run": 1000, "spans": 200, "fail": 100}
 
 
 def measure(rounds: int) -> dict[str, dict[str, Figure]]:
