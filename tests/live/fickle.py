@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
     from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
 
 
-def _refused(receiver: Receiver, known: int) -> bool:
-    return any(request.status != HTTPStatus.OK for request in receiver.requests[known:])
+PATIENCE = {"/v1/traces": 10.0, "/api/": 2.0}
+"""Seconds that a sender may take to ask again: there are always spans, but not always events."""
+
+
+def _refused(receiver: Receiver, known: int, path: str) -> bool:
+    return any(
+        request.status != HTTPStatus.OK and request.path.startswith(path)
+        for request in receiver.requests[known:]
+    )
 
 
 class Backend:
@@ -54,9 +62,10 @@ class Backend:
         if self._receiver is not None:
             known = len(self._receiver.requests)
             self._receiver.behave(status=503)
-            # Those that began before, slow ones too; a sender that asks again has seen its answer.
+            # Those that began before, slow ones too.
             assert self._receiver.wait_for(lambda receiver: not receiver.busy, 60)
-            self._receiver.wait_for(lambda receiver: _refused(receiver, known), 2)
+            for path, patience in PATIENCE.items():  # who asks again has seen the answer before
+                self._receiver.wait_for(partial(_refused, known=known, path=path), patience)
 
     @property
     def spans(self) -> list[ReceivedSpan]:
