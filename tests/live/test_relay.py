@@ -152,7 +152,8 @@ result = [one.id for one in sent]
         assert not connected_to(pid, receiver.port), command(pid)
     for pid in pool_children:
         assert threads(pid) == 1 or pool == "spawn", command(pid)
-    assert wait_until(lambda: threads(worker.pid) == without, timeout=LIMIT), threads(worker.pid)
+    # Not equal: gevent's resolver has threads that come and go.
+    assert wait_until(lambda: threads(worker.pid) <= without, timeout=LIMIT), threads(worker.pid)
     assert worker.stop() == 0
     assert wait_until(lambda: gone(relay), timeout=LIMIT)
     assert len(receiver.events) == 1
