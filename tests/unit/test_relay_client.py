@@ -625,11 +625,14 @@ class StruckError(Exception):
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # struck before it had a name
-def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901  # two sides, one story
+def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901, PLR0915  # two sides, one story
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A soft time limit raises between any two calls. The task gets it; the relay gets the rest."""
     monkeypatch.setattr(link, "_TRY_EVERY", 0.0)
+    # Python 3.10 lets one strike where a writer lays down its pen: the next one takes it, but not
+    # before more was sent here than an outbox holds.
+    monkeypatch.setattr("taskobs.relay.client._STUCK", 0.02)
     done: set[bytes] = set()
     stop = threading.Event()
 
