@@ -346,7 +346,7 @@ def test_a_warm_stop_loses_nothing(
     runs = [span for span in receiver.spans if span.name == f"run {failed}"]
     assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
         [ended, running]
-    )
+    ), worker.tail()
     assert [outcome(run) for run in runs] == ["failed", "failed"]
     assert sorted(trace_of(event) for event in receiver.events) == sorted(
         (run.trace_id, run.span_id) for run in runs
