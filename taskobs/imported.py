@@ -19,10 +19,15 @@ def when_imported(module: str, then: Callable[[], object]) -> Callable[[], None]
     import raises. Returns what calls it off.
     """
     waiting = _watch(module)
+    forget = partial(_forget, waiting, then)
     waiting.append(then)
     if module in sys.modules:
-        then()
-    return partial(_forget, waiting, then)
+        try:
+            then()
+        except BaseException:
+            forget()
+            raise
+    return forget
 
 
 def _watch(module: str) -> list[Callable[[], object]]:
@@ -31,12 +36,12 @@ def _watch(module: str) -> list[Callable[[], object]]:
     if waiting is None:
         waiting = _wanted[module] = []
         if module not in sys.modules:
-            wrapt.register_post_import_hook(_imported, module)
+            wrapt.register_post_import_hook(partial(_imported, waiting), module)
     return waiting
 
 
-def _imported(module: object) -> None:
-    for then in list(_wanted[getattr(module, "__name__", "")]):
+def _imported(waiting: list[Callable[[], object]], _: object) -> None:
+    for then in list(waiting):
         then()
 
 

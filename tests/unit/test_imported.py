@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskobs.demo.receiver import Receiver
 from taskobs.imported import when_imported
-
-LATE = "antigravity"
-"""A module of the standard library that nobody imports; its browser stays shut, see below."""
 
 STOCK = "opentelemetry.instrumentation.celery"
 START = """
@@ -33,13 +32,13 @@ def kind(): return type(stock()).__module__
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give the name of a module that is not imported yet."""
-    import webbrowser
-
-    monkeypatch.setattr(webbrowser, "open", str)
-    monkeypatch.delitem(sys.modules, LATE, raising=False)
-    return LATE
+def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give the name of a module that nobody has imported yet, nor will after the test."""
+    name = f"late_{tmp_path.name}"
+    (tmp_path / f"{name}.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield name
+    sys.modules.pop(name, None)
 
 
 def run(receiver: Receiver, source: str) -> Any:
@@ -68,6 +67,23 @@ def test_what_is_there_already_is_not_waited_for() -> None:
     heard: list[None] = []
     when_imported("json", lambda: heard.append(None))()
     assert heard == [None]
+
+
+def test_who_fails_at_once_waits_no_longer(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called at once, and raises, is not called again by a later import."""
+    calls: list[None] = []
+
+    def fails() -> None:
+        calls.append(None)
+        raise ValueError(late)
+
+    when_imported(late, list)  # from now on, its import is told of
+    with monkeypatch.context() as there:
+        there.setitem(sys.modules, late, sys)
+        with pytest.raises(ValueError, match=late):
+            when_imported(late, fails)
+    import_module(late)
+    assert len(calls) == 1
 
 
 def test_who_no_longer_waits_is_not_called(late: str) -> None:
