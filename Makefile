@@ -73,4 +73,5 @@ docs: $(VENV)/dev.stamp  ## write the README's generated parts anew
 	$(BIN)/python tools/settings_table.py
 
 clean:  ## take away everything that make made
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
+	  .grimp_cache build dist *.egg-info taskobs-demo.html

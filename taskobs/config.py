@@ -55,9 +55,9 @@ class Settings:
 
     # fmt: off
     service_name: str | None = setting("OTEL_SERVICE_NAME", None, checks.TEXT, "The name of this service in traces. Without it: the name of the Celery app.")
-    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, checks.ENDPOINT, "Where traces go, for example `http://localhost:4318`. Without it, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: no traces.")
-    otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How traces go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-    otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with the traces: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, checks.ENDPOINT, "Where traces and a worker's metrics go, for example `http://localhost:4318`. Without it, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: no traces.")
+    otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How they go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
     sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`.")
@@ -70,8 +70,8 @@ class Settings:
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, kind=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     relay: bool = setting("TASKOBS_RELAY", default=True, kind=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
-    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep there, 1 MiB or more; beyond them the oldest is dropped.")
-    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept there is dropped unsent: 60 or more.")
+    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
+    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
     strict: bool = setting("TASKOBS_STRICT", default=False, kind=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
     enabled: bool = setting("TASKOBS_ENABLED", default=True, kind=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")

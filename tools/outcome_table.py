@@ -26,15 +26,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "outcomes.md"
 RECORDS: Final = ROOT / "build" / "outcomes.jsonl"
 FOLDER: Final = "tests/live/"
+NO_WORKER: Final = "no worker"
 HEAD: Final = """\
 # Every outcome, on every pool
 
 <!-- Written by `make outcomes`, from what the live tests saw. -->
 
 Each row is a situation, each cell a real worker with that pool, over a real broker, and a producer
-in another process. A test caused the situation, and what arrived by OTLP and by Sentry's protocol
-was held to the row: of each task its publish spans, its run spans with their outcomes, and the
-events tagged with it. [What was run with what](#what-was-run-with-what) is below.
+in another process; *no worker* is the process that publishes, alone. A test caused the situation,
+and what arrived by OTLP and by Sentry's protocol was held to the row: of each task its publish
+spans, its run spans with their outcomes, and the events tagged with it.
+[What was run with what](#what-was-run-with-what) is below.
 
 ✓: it arrived as the row says, over the broker that is named (`both`: Redis and RabbitMQ).
 no: it can't happen there, for the reason with that number.
@@ -54,8 +56,8 @@ class Cell:
     @property
     def over(self) -> str:
         """The brokers, in a word or two."""
-        both = {"Redis", "RabbitMQ"} <= set(self.brokers)
-        return "both" if both else ", ".join(self.brokers)
+        kinds = {broker.partition(" (")[0] for broker in self.brokers}
+        return "both" if {"Redis", "RabbitMQ"} <= kinds else ", ".join(self.brokers)
 
 
 Cells = Mapping[tuple[str, str, str], Cell]
@@ -129,7 +131,7 @@ def letter(runs: Sequence[str], run: str) -> str:
 
 def matrix(found: Cells, reasons: Sequence[str]) -> Iterator[str]:
     """Give the lines of the table of rows and pools."""
-    heads = ["situation", "what arrives of a task", *POOLS, "no worker"]
+    heads = ["situation", "what arrives of a task", *POOLS, NO_WORKER]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in ROWS:
@@ -165,7 +167,8 @@ def details(row: Row, found: Cells, runs: Sequence[str]) -> Iterator[str]:
             labels = ", ".join(letter(runs, run) for run in cell.versions)
             ends = "<br>".join(cell.arrived)
             over = ", ".join(cell.brokers)
-            yield f"| {case.name} | {place} | {over} | {ends} | {labels} | {tests} |"
+            where = NO_WORKER if place == PRODUCER else place
+            yield f"| {case.name} | {where} | {over} | {ends} | {labels} | {tests} |"
 
 
 def main() -> int:

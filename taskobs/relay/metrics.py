@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from threading import Event, Lock, Thread
+from threading import TIMEOUT_MAX, Event, Lock, Thread
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
     OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE,
+    OTEL_METRIC_EXPORT_INTERVAL,
     OTEL_SDK_DISABLED,
 )
 
@@ -25,12 +26,13 @@ from taskobs.relay.run_stats import RunStats
 _log = logging.getLogger("taskobs.relay")
 OTEL_METRICS_EXPORTER: Final = "OTEL_METRICS_EXPORTER"
 INTERVAL: Final = 60.0
+"""Seconds between two exports; ``OTEL_METRIC_EXPORT_INTERVAL``, in milliseconds, says otherwise."""
 _TRACES_PATH: Final = "/v1/traces"
 _METRICS_PATH: Final = "/v1/metrics"
 
 
 class MetricsSender:
-    """Sends metrics every minute, and when it is stopped. ``start`` and ``stop`` are called once.
+    """Sends metrics now and then, and when it is stopped. ``start`` and ``stop`` are called once.
 
     ``about`` gives the packed resource of the worker, or None as long as it is not known: then
     nothing is sent. A backend that refuses metrics is not asked again.
@@ -77,8 +79,9 @@ class MetricsSender:
             _log.warning("taskobs relay: metrics are refused, and not sent any more: %s", why)
 
     def _run(self) -> None:
+        interval = _interval()
         while True:
-            ended = self._ended.wait(INTERVAL)
+            ended = self._ended.wait(interval)
             try:
                 self.send()
             except Exception:  # noqa: BLE001 - whatever an exporter may raise
@@ -134,6 +137,15 @@ def _where(exporter: Mapping[str, Any]) -> dict[str, Any] | None:
     if endpoint.endswith(_TRACES_PATH):
         return {**exporter, "endpoint": endpoint.removesuffix(_TRACES_PATH) + _METRICS_PATH}
     return None  # nobody says where
+
+
+def _interval() -> float:
+    """Return the seconds between two exports; what is no time is as if it weren't there."""
+    try:
+        seconds = float(os.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "")) / 1000
+    except ValueError:
+        return INTERVAL
+    return seconds if 0 < seconds <= TIMEOUT_MAX else INTERVAL
 
 
 def _wants_delta() -> bool:

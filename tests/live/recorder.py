@@ -33,7 +33,7 @@ BROKERS = {
     "redis": "Redis",
     "rabbitmq": "RabbitMQ",
     "amqp": "RabbitMQ",
-    "polled": "Redis, results in files",
+    "polled": "Redis (results in files)",
     "file": "a folder",
     "memory": "memory",
 }

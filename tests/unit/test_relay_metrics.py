@@ -131,6 +131,20 @@ def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("variable", "default"),
+    [("20", 3600.0), *((odd, 0.02) for odd in ("", "0", "-1", "nan", "inf", "soon"))],
+)
+def test_how_often_metrics_are_sent(
+    variable: str, default: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable counts in milliseconds; what is no time leaves it at the default."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", variable)
+    monkeypatch.setattr(metrics, "INTERVAL", default)
+    with backend() as there, sending(there, Counters(), RunStats()):
+        there.wait(2)
+
+
+@pytest.mark.parametrize(
     ("variables", "given", "where"),
     [
         ({}, {}, None),
