@@ -47,6 +47,8 @@ class Answer(NamedTuple):
     """Seconds that the backend asked for."""
     rejected: int = 0
     """How many of what was accepted the backend has thrown away."""
+    tries: int | None = None
+    """So many such answers, and it is given up; None: as long as the store keeps it."""
 
 
 def of_status(status: int, retry_after: str | None, detail: str = "") -> Answer:

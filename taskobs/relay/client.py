@@ -160,8 +160,12 @@ class RelayClient:
     def announce(self, key: bytes, payload: bytes) -> None:
         """Send a SENTRY frame, now and at the start of each later connection."""
         if key not in self._announced:
-            frame = self._announced[key] = encode(Kind.SENTRY, payload)
-            if self._link.up:
+            link, before = self._link, self._link.connections
+            frame = encode(Kind.SENTRY, payload)
+            if link.up:
+                self._outbox.insist(frame)
+            self._announced[key] = frame  # after it was sent, as an exception may strike between
+            if link.connections != before:  # another thread's: it may not have begun with this
                 self._outbox.insist(frame)
 
     def open(self) -> None:

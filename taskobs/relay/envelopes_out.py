@@ -32,8 +32,11 @@ _WAITED_FOR: Final = 60.0
 """Seconds of a limit that are waited for; a longer one is a quota, and what is beyond is dropped
 as Sentry asks."""
 _TOO_MANY: Final = 429
+_TRIES: Final = 5
+"""A server that fails on one envelope may fail on it for ever, while the next ones wait."""
+_ERROR: Final = "error"
 _CATEGORIES: Final = {
-    "event": "error",
+    "event": _ERROR,
     "check_in": "monitor",
     "sessions": "session",
     "log": "log_item",
@@ -115,15 +118,17 @@ class Post:
         if status == _TOO_MANY:
             return self._limited(envelope) or answer
         if answer.verdict is Verdict.NEVER and status >= 500:  # noqa: PLR2004 - the server's fault
-            return answer._replace(verdict=Verdict.LATER)
+            return answer._replace(verdict=Verdict.LATER, tries=_TRIES)
         return answer
 
     def _limited(self, envelope: bytes) -> Answer | None:
-        until = max(self._limits.get("", 0.0), self._limits.get(_category(envelope), 0.0))
-        wait = until - time.monotonic()
+        """Tell what a limit means: wait, or drop it; errors don't wait for a limit of others."""
+        now, category = time.monotonic(), _category(envelope)
+        of_all, of_it = (self._limits.get(one, 0.0) - now for one in ("", category))
+        wait = max(of_all, of_it)
         if wait <= 0:
             return None
-        if wait > _WAITED_FOR:
+        if wait > _WAITED_FOR or (of_all <= 0 and category != _ERROR):
             return Answer(Verdict.NEVER, _LIMITED, f"for {wait:.0f} s more")
         return Answer(Verdict.LATER, _LIMITED, wait=wait)
 

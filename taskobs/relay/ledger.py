@@ -22,6 +22,7 @@ ALL_OPEN_BYTES: Final = 16 * 1024 * 1024
 ENDED_KEYS: Final = 50_000
 PROCESSES: Final = 1_024
 """Processes that are known at a time; beyond, those that are not connected are closed at once."""
+_ABOUTS: Final = 64
 PARENTS_WORD: Final = 20.0
 """Seconds that the worker's parent gets to tell how a run ended; billiard tells it 10 s late."""
 VANISHED: Final = "the process ended without a word"
@@ -63,6 +64,7 @@ class Ledger:
         self._size = 0
         self.processes = 0
         """How many processes are connected."""
+        self._abouts: dict[bytes, bytes] = {}
         self.about: bytes | None = None
         """The resource of the worker's parent; as long as that is not known, another's of its."""
         self.journal = Journal()
@@ -86,6 +88,7 @@ class Ledger:
 
         ``started`` is its ``pids.start_time``, where that is known.
         """
+        about = self._one_copy(about)
         found = self._processes.get((client, pid))
         if found is None:
             found = process.known(client, pid, self._parent, about, started)
@@ -97,6 +100,12 @@ class Ledger:
         found.connections += 1
         found.said_goodbye, found.left = False, None
         return found
+
+    def _one_copy(self, about: bytes) -> bytes:
+        """Return what an earlier process has said already, if it has said the same."""
+        if len(self._abouts) >= _ABOUTS:
+            self._abouts.clear()
+        return self._abouts.setdefault(about, about)
 
     def left(self, owner: Process) -> None:
         """Note the end of one of a process's connections."""

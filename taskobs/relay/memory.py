@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from taskobs.relay.blocks import Block
 from taskobs.relay.counters import Counters
@@ -28,6 +28,8 @@ MEMORY: Final = 7 * 1024 * 1024
 LOOSE: Final = 1024 * 1024
 """Bytes of a kind that wait as they came; of what is beyond, the oldest is compressed."""
 _BLOCK: Final = 128
+_OWNER: Final = 2_500
+"""What the relay keeps of a process or a connection as long as something of it waits, in bytes."""
 _BLOCK_BYTES: Final = 128 * 1024
 
 
@@ -45,6 +47,9 @@ class MemoryStore(Store):
         self._queues = {kind: Queue() for kind in KINDS}
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
         self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._shared: Counter[object] = Counter()
+        """What items have in common: whom they are from, and what these say of themselves."""
+        self._shared_bytes = 0
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
@@ -56,6 +61,7 @@ class MemoryStore(Store):
             for item in items:
                 self._queues[item.kind].put(Stored(self._next, now, item))
                 self._next += 1
+                self._share(item)
             dropped = self._make_room()
             self._wake()
         for kind in KINDS:
@@ -70,6 +76,7 @@ class MemoryStore(Store):
                 kind = one.item.kind
                 if self._taken[kind].pop(one.id, None) is not None:
                     self._taken_bytes[kind] -= weight(one.item)
+                    self._unshare(one.item)
         self._release(stored)
 
     def pending(self, kind: ItemKind) -> Pending:
@@ -87,23 +94,33 @@ class MemoryStore(Store):
             queues = [queue for queue in self._queues.values() if len(queue)]
             if not queues:
                 break
-            dropped += min(queues, key=lambda queue: queue.first or 0).drop()
+            oldest = min(queues, key=lambda queue: queue.first or 0).drop()
+            for one in oldest:
+                self._unshare(one.item)
+            dropped += oldest
         return dropped
 
     def _size(self) -> int:
         waiting = sum(queue.bytes for queue in self._queues.values())
-        return waiting + sum(self._taken_bytes.values())
+        return waiting + sum(self._taken_bytes.values()) + self._shared_bytes
+
+    def _share(self, item: Item) -> None:
+        for one, size in _in_common(item):
+            self._shared[one] += 1
+            if self._shared[one] == 1:
+                self._shared_bytes += size
+
+    def _unshare(self, item: Item) -> None:
+        for one, size in _in_common(item):
+            self._shared[one] -= 1
+            if not self._shared[one]:
+                del self._shared[one]
+                self._shared_bytes -= size
 
     def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch: list[Stored] = []
-        queue, size = self._queues[kind], 0
-        while len(batch) < max_items and (one := queue.peek()) is not None:
-            size += weight(one.item)
-            if batch and size > max_bytes:
-                break
-            batch.append(queue.get())
-            self._taken[kind][one.id] = one
-            self._taken_bytes[kind] += weight(one.item)
+        batch = self._queues[kind].take(max_items, max_bytes)
+        self._taken[kind].update((one.id, one) for one in batch)
+        self._taken_bytes[kind] += sum(weight(one.item) for one in batch)
         return batch
 
     def _untaken(self, kind: ItemKind) -> tuple[int, int]:
@@ -116,6 +133,16 @@ class MemoryStore(Store):
 
     def _last(self) -> int:
         return self._next - 1
+
+
+def _in_common(item: Item) -> tuple[tuple[object, int], ...]:
+    """Return what an item shares with others, and how many bytes it takes, about."""
+    about = (item.about, len(item.about))
+    source: object = item.source
+    if isinstance(source, tuple):
+        owner, _ = cast("tuple[object, int]", source)
+        return about, (owner, _OWNER)
+    return (about,)
 
 
 class Queue:
@@ -174,6 +201,22 @@ class Queue:
     def get(self) -> Stored:
         """Take what ``peek`` has given."""
         return self._forget(self._front.popleft() if self._front else self._from_back())
+
+    def take(self, items: int, size: int) -> list[Stored]:
+        """Take what is oldest: at most so many items and bytes, but one at least."""
+        batch: list[Stored] = []
+        while len(batch) < items and (one := self.peek()) is not None:
+            size -= weight(one.item)
+            if batch and size < 0:
+                break
+            batch.append(self.get())
+        return batch
+
+    def put_back(self, stored: Sequence[Stored]) -> None:
+        """Add again, as what is oldest, what ``get`` has given last."""
+        self._front.extendleft(reversed(stored))
+        self._length += len(stored)
+        self.bytes += sum(weight(one.item) for one in stored)
 
     def drop(self) -> list[Stored]:
         """Take what is oldest: one, or as many as are compressed together."""

@@ -108,10 +108,11 @@ class Sender(ABC):
 
     def _carry(self, batch: list[Stored]) -> None:
         """Send a batch until it is out or given up, or the end has come."""
-        attempt = 0
+        attempt = refused = 0
         while batch and not self._over():
             answer = self._send(batch)
-            if answer.verdict is not Verdict.LATER:
+            refused += answer.tries is not None
+            if answer.verdict is not Verdict.LATER or refused == answer.tries:
                 self._settle(batch, answer)
                 return
             self._outage.began(answer)

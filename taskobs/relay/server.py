@@ -136,6 +136,8 @@ class Server:
         self._slots.read()
         self._slots.look()
         gone = self._ledger.parent_gone = self._worker.gone
+        if starts := self._store.inherited():
+            self._ledger.restore(starts, ())
         self._ending.look(
             now,
             worker_gone=gone,

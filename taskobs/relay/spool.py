@@ -1,7 +1,8 @@
 """The store on disk: what waits outlives the relay, its worker and an outage of any length.
 
 One SQLite file for each worker, locked by the relay that uses it. What is committed survives a
-kill of the process; the last commits may not survive a loss of power.
+kill of the process; the last commits may not survive a loss of power. While the file cannot be
+written, memory serves.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from taskobs.relay.store import (
     nobody,
     weight,
 )
+from taskobs.relay.unwritten import Unwritten
 
 _log = logging.getLogger("taskobs.relay")
 BYTES: Final = 256 * 1024 * 1024
@@ -71,14 +73,19 @@ class Spool(Store):
         self._limit = place.bytes
         self._directory = place.directory
         place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = place.owner or os.getppid()
-        self._file: SpoolFile = lock_one(place.directory, place.worker, owner)
+        self._owner = place.owner or os.getppid()
+        self._newest = 0
+        """No number is given twice, also after another file was begun."""
+        self._owed = Unwritten()
+        self._inherited: list[Start] = []
+        self._file: SpoolFile = lock_one(place.directory, place.worker, self._owner)
         try:
             self._open()
         except BaseException:
             self._file.unlock()
             raise
         self._tend()
+        self._inherited.clear()  # so far, ``starts`` gives them
 
     @property
     def path(self) -> Path:
@@ -88,17 +95,12 @@ class Spool(Store):
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
     ) -> None:
-        """Commit all of it; what cannot be written is dropped and counted."""
+        """Commit all of it; what cannot be written now is kept in memory until it can."""
         if not (items or starts or ended):
             return
-        with self._lock:
-            try:
-                self._write(items, starts, ended)
-                self._make_room()
-            except sqlite3.Error as error:
-                self._drop(items, UNWRITABLE, str(error))
-                self._trouble(error)
-            self._wake()
+        with self._trying():
+            self._write(self._numbered(items), starts, ended)
+            self._make_room()
         sources = [item.source for item in items if item.source is not None]
         if sources:
             self._released(sources)
@@ -106,6 +108,8 @@ class Spool(Store):
     def start_del(self, keys: Sequence[bytes]) -> None:
         """Forget spans that are open no more, without remembering them as ended."""
         with self._trying():
+            for key in keys:
+                self._owed.starts.pop(key, None)
             self._rows.remove_starts(keys)
 
     def starts(self) -> list[Start]:
@@ -113,6 +117,12 @@ class Spool(Store):
         with self._trying():
             return self._rows.starts()
         return []
+
+    def inherited(self) -> list[Start]:
+        """Give, once, the open spans of what was taken over since the start."""
+        with self._lock:
+            inherited, self._inherited = self._inherited, []
+            return inherited
 
     def ended(self) -> list[bytes]:
         """Give the keys of the spans that have ended last, oldest first."""
@@ -124,21 +134,26 @@ class Spool(Store):
         """Forget what is out, or given up and counted."""
         with self._trying():
             for one in stored:
-                self._taken[one.item.kind].pop(one.id, None)
-            self._rows.remove(one.id for one in stored)
+                if self._taken[one.item.kind].pop(one.id, None) is not None:
+                    self._sent.add(one.id)
+            self._forget_sent()
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
         with self._lock:
             taken = self._taken[kind]
-            size = self._bytes[kind] + sum(weight(one.item) for one in taken.values())
-            return Pending(self._count[kind] + len(taken), size, self._oldest(kind))
+            count, size = self._untaken(kind)
+            size += sum(weight(one.item) for one in taken.values())
+            return Pending(count + len(taken), size, self._oldest(kind))
 
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
         super().close()
         with self._lock:
             if self._file.locked:
+                with suppress(sqlite3.Error):
+                    self._write_owed()
+                    self._forget_sent()
                 with suppress(sqlite3.Error):
                     self._rows.close()
                 self._file.unlock()
@@ -152,6 +167,7 @@ class Spool(Store):
             raise
         except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
             self._set_aside(error)
+            self._file.make()
             self._rows = Rows(self.path)
         self._count: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
         self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
@@ -159,7 +175,8 @@ class Spool(Store):
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
         self._cursor: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
         """The last id that was taken."""
-        self._newest = 0
+        self._sent: set[int] = set()
+        """What is out, and could not be deleted yet."""
         self._recount()
 
     def _recount(self) -> None:
@@ -195,7 +212,9 @@ class Spool(Store):
             self._rows.close()
         try:
             self._set_aside(error)
+            self._file.make()
             self._open()
+            self._owed.failed(wait=False)
         except (OSError, sqlite3.Error) as worse:
             _log.warning("taskobs relay: no spool can be made in its place: %s", worse)
         for kind, number in waited.items():
@@ -203,22 +222,75 @@ class Spool(Store):
 
     # Writing. The lock is held.
 
-    def _write(
-        self, items: Sequence[Item], starts: Sequence[Start], ended: Sequence[bytes]
-    ) -> None:
-        numbered = enumerate(items, self._newest + 1)
-        self._rows.add(numbered, starts, ended, time.time())
+    def _numbered(self, items: Sequence[Item]) -> list[Stored]:
+        now, first = time.time(), self._newest + 1
         self._newest += len(items)
-        for item in items:
-            self._count[item.kind] += 1
-            self._bytes[item.kind] += weight(item)
-        for kind in KINDS:
-            self._counters.add(SPOOLED, kind, sum(item.kind == kind for item in items))
+        return [Stored(number, now, item) for number, item in enumerate(items, first)]
 
-    def _drop(self, items: Iterable[Item], reason: str, detail: str = "") -> None:
-        kinds = [item.kind for item in items]
+    def _write(
+        self, stored: Sequence[Stored], starts: Sequence[Start], ended: Sequence[bytes]
+    ) -> None:
+        """Write, behind what is owed from before; or owe this too."""
+        if not self._owed:
+            try:
+                self._add(stored, starts, ended)
+            except sqlite3.Error as error:
+                self._owe(stored, starts, ended, str(error))
+                self._owed.failed(wait=True)
+                raise
+        else:
+            self._owe(stored, starts, ended)
+            self._write_owed()
+
+    def _add(
+        self, stored: Sequence[Stored], starts: Iterable[Start], ended: Iterable[bytes]
+    ) -> None:
+        self._rows.add(stored, starts, ended)
+        for one in stored:
+            kind = one.item.kind
+            self._count[kind] += 1
+            self._bytes[kind] += weight(one.item)
         for kind in KINDS:
-            self._counters.dropped(kind, kinds.count(kind), reason, detail)
+            self._counters.add(SPOOLED, kind, sum(one.item.kind == kind for one in stored))
+
+    def _owe(
+        self,
+        stored: Sequence[Stored],
+        starts: Sequence[Start],
+        ended: Sequence[bytes],
+        why: str = "",
+    ) -> None:
+        if not self._owed:
+            _log.warning(
+                "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
+                *(self.path, why),
+            )
+        dropped = self._owed.add(stored, starts, ended)
+        kinds = [one.item.kind for one in dropped]
+        for kind in KINDS:
+            self._counters.dropped(kind, kinds.count(kind), UNWRITABLE, why)
+
+    def _write_owed(self) -> None:
+        """Write what is owed, if it is time to try again."""
+        owed = self._owed
+        if not owed or not owed.due:
+            return
+        while owed:
+            batch = owed.take()
+            try:
+                self._add(batch, owed.starts.values(), owed.ended)
+            except sqlite3.Error:
+                owed.put_back(batch)
+                owed.failed(wait=True)
+                raise
+            owed.starts.clear()
+            owed.ended.clear()
+        _log.warning("taskobs relay: the spool %s is written again", self.path)
+
+    def _forget_sent(self) -> None:
+        if self._sent:
+            self._rows.remove(self._sent)
+            self._sent.clear()
 
     # Keeping within the bounds. The lock is held.
 
@@ -233,7 +305,7 @@ class Spool(Store):
         ids: list[int] = []
         with closing(self._rows.weights()) as rows:
             for number, kind, since, size in rows:
-                if number in self._taken[kind]:
+                if number in self._taken[kind] or number in self._sent:
                     continue
                 if excess <= 0 or (before is not None and since >= before):
                     break
@@ -248,10 +320,13 @@ class Spool(Store):
     def _tend(self) -> None:
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
+            with suppress(sqlite3.OperationalError):  # the disk is full still
+                self._write_owed()
+                self._forget_sent()
             if self.age is not None:
                 self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
             self._rows.trim()
-            for left in abandoned(self._directory, self.path):
+            for left in abandoned(self._directory, self.path, self._owner):
                 self._take_over(left)
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
@@ -265,9 +340,11 @@ class Spool(Store):
                 aside = set_aside(left.path)
                 _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside, error)
             return
-        moved = self._rows.take_over(left.path)
+        moved, starts = self._rows.take_over(left.path, self._newest)
         left.remove()
+        self._inherited += starts
         self._recount()
+        self._wake()
         _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
 
     # Reading. The lock is held.
@@ -297,18 +374,25 @@ class Spool(Store):
             self._cursor[kind] = one.id
             self._count[kind] -= 1
             self._bytes[kind] -= weight(one.item)
-        if not batch:  # somebody has been at the file
+        if not batch:  # somebody has been at the file, or it has none
             self._count[kind] = self._bytes[kind] = 0
+            batch = self._read_owed(kind, max_items, max_bytes)
+        return batch
+
+    def _read_owed(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        batch = self._owed[kind].take(max_items, max_bytes)
+        self._taken[kind].update((one.id, one) for one in batch)
         return batch
 
     def _untaken(self, kind: ItemKind) -> tuple[int, int]:
-        return self._count[kind], self._bytes[kind]
+        owed = self._owed[kind]
+        return self._count[kind] + len(owed), self._bytes[kind] + owed.bytes
 
     def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
         if taken and self._taken[kind]:
             return next(iter(self._taken[kind]))
         if not self._count[kind]:
-            return None
+            return self._owed[kind].first
         with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
             return self._rows.first_after(kind, self._cursor[kind])
         return None
@@ -317,10 +401,11 @@ class Spool(Store):
         return self._newest
 
     def _oldest(self, kind: ItemKind) -> float | None:
-        taken = next(iter(self._taken[kind].values()), None)
-        number = taken.id if taken else self._first(kind, taken=False)
-        if number is None:
-            return None
+        for taken in self._taken[kind].values():
+            return taken.since
+        number = self._first(kind, taken=False)
+        if number is None or not self._count[kind]:
+            return self._owed[kind].since
         with suppress(sqlite3.Error):
             return self._rows.since(number)
         return None

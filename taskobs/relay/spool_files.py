@@ -38,6 +38,10 @@ class SpoolFile:
         """Whether it is ours still."""
         return self._lock >= 0
 
+    def make(self) -> None:
+        """Make it, for this user alone, if it isn't there."""
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
     def remove(self) -> None:
         """Delete it, and let it go."""
         for path in (self.path, *_companions(self.path), _lock_path(self.path)):
@@ -62,17 +66,22 @@ def lock_one(directory: Path, worker: str, owner: int) -> SpoolFile:
         locked = _lock(path, create=True)
         if locked is not None:
             _say_whose(locked, owner)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            locked.make()
             return locked
         if number == _MANY:
             break
     raise OSError(f"{_MANY} spools of {name} are in use in {directory}")
 
 
-def abandoned(directory: Path, mine: Path) -> Iterator[SpoolFile]:
-    """Lock and give each other file of which neither relay nor worker is there any more."""
+def abandoned(directory: Path, mine: Path, owner: int) -> Iterator[SpoolFile]:
+    """Lock and give each other file of which neither relay nor worker is there any more.
+
+    So is one beside ``mine`` of the same worker, whose process id is ``owner``: a worker has one
+    relay at a time.
+    """
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
-        if path == mine or _owned(path):
+        beside = _name_of(path) == _name_of(mine) and _is_of(path, owner)
+        if path == mine or (_owned(path) and not beside):
             continue
         locked = _lock(path, create=True)
         if locked is not None:
@@ -123,14 +132,33 @@ def _lock(path: Path, *, create: bool) -> SpoolFile | None:
 
 
 def _say_whose(file: SpoolFile, owner: int) -> None:
-    whose = {"host": socket.gethostname(), "pid": owner, "started": _started(owner)}
-    _lock_path(file.path).write_text(json.dumps(whose))
+    _lock_path(file.path).write_text(json.dumps(_whose(owner)))
+
+
+def _whose(owner: int) -> dict[str, object]:
+    return {"host": socket.gethostname(), "pid": owner, "started": _started(owner)}
+
+
+def _read_whose(path: Path) -> Any:  # noqa: ANN401 - whatever is written there
+    """Read whose a file is; raises ``OSError`` or ``ValueError``."""
+    return json.loads(_lock_path(path).read_text())
+
+
+def _name_of(path: Path) -> str:
+    return path.stem.partition("+")[0]  # no name has a "+" of its own
+
+
+def _is_of(path: Path, owner: int) -> bool:
+    try:
+        return bool(_read_whose(path) == _whose(owner))
+    except (OSError, ValueError):
+        return False
 
 
 def _owned(path: Path) -> bool:
     """Tell whether the worker of a file may be alive, and its relay about to be restarted."""
     try:
-        whose: Any = json.loads(_lock_path(path).read_text())
+        whose = _read_whose(path)
         if whose["host"] == socket.gethostname():
             return _alive(int(whose["pid"])) and _started(int(whose["pid"])) == whose["started"]
     except (OSError, ValueError, LookupError, TypeError):

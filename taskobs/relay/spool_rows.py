@@ -42,23 +42,19 @@ class Rows:
             raise
 
     def add(
-        self,
-        numbered: Iterable[tuple[int, Item]],
-        starts: Sequence[Start],
-        ended: Sequence[bytes],
-        now: float,
+        self, stored: Sequence[Stored], starts: Iterable[Start], ended: Iterable[bytes]
     ) -> None:
-        """Add items under their ids, keep ``starts``, forget those that have ``ended``."""
+        """Add items, keep ``starts``, forget those that have ``ended``."""
         add = self._db.executemany
-        numbered = list(numbered)
+        starts, ended = list(starts), list(ended)
         with self._commit():
-            values = {item.about for _, item in numbered} | {one.about for one in starts}
+            values = {one.item.about for one in stored} | {one.about for one in starts}
             about = {value: self._about(value) for value in values}
             add(
                 tables.ADD_ITEM,
                 [
-                    (number, KINDS.index(item.kind), now, about[item.about], item.payload)
-                    for number, item in numbered
+                    (number, KINDS.index(item.kind), since, about[item.about], item.payload)
+                    for number, since, item in stored
                 ],
             )
             add(
@@ -95,16 +91,22 @@ class Rows:
             self._abouts.clear()
             self._db.execute(tables.SWEEP_ABOUTS)
 
-    def take_over(self, path: Path) -> int:
-        """Add all that another file holds; return how many items these are."""
+    def take_over(self, path: Path, newest: int) -> tuple[int, list[Start]]:
+        """Add all that another file holds, its items with ids above ``newest``.
+
+        Returns how many items these are, and the open spans.
+        """
         self._db.execute("ATTACH ? AS old", (str(path),))
         try:
             with self._commit():
-                moved = [self._db.execute(copy).rowcount for copy in tables.TAKE_OVER]
+                for copy in tables.TAKE_OVER:
+                    self._db.execute(copy)
+                moved = self._db.execute(tables.TAKE_OVER_ITEMS, (newest,)).rowcount
+            starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
         finally:
             self._db.execute("DETACH old")
         self._abouts.clear()
-        return moved[1]
+        return moved, starts
 
     # Reading.
 

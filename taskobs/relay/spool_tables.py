@@ -55,18 +55,20 @@ _OURS: Final = """
 TAKE_OVER: Final = (
     "INSERT OR IGNORE INTO main.about (digest, value) SELECT digest, value FROM old.about",
     f"""
-    INSERT INTO main.item
-    SELECT it.id + (SELECT coalesce(max(id), 0) FROM main.item),
-        it.kind, it.since, {_OURS}, it.payload
-    FROM old.item it ORDER BY it.id
-    """,  # noqa: S608 - all of it is written here
-    f"""
     INSERT OR IGNORE INTO main.start
     SELECT it.key, it.payload, {_OURS}, it.client FROM old.start it
-    """,  # noqa: S608 - same
+    """,  # noqa: S608 - all of it is written here
     "INSERT INTO main.ended (key) SELECT key FROM old.ended ORDER BY id",
 )
-"""Copies all that is in the attached file ``old``."""
+"""Copies what is in the attached file ``old``, before its items."""
+TAKE_OVER_ITEMS: Final = f"""
+INSERT INTO main.item
+SELECT it.id + ?, it.kind, it.since, {_OURS}, it.payload FROM old.item it ORDER BY it.id
+"""  # noqa: S608 - same
+THEIR_STARTS: Final = """
+SELECT it.key, it.payload, theirs.value, it.client
+FROM old.start it JOIN old.about theirs ON theirs.id = it.about
+"""
 
 
 class NotASpoolError(Exception):

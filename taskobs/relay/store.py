@@ -170,6 +170,10 @@ class Store(ABC):
         """Give the open spans that an earlier relay has kept."""
         return []
 
+    def inherited(self) -> list[Start]:
+        """Give, once, the open spans of other relays whose store was taken over meanwhile."""
+        return []
+
     def ended(self) -> list[bytes]:
         """Give the keys of the spans that an earlier relay has seen end, oldest first."""
         return []

@@ -855,6 +855,45 @@ def test_announcements_are_made_on_each_connection(
     ]
 
 
+def test_an_announcement_that_is_cut_short_is_made_again(
+    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit strikes just then: the next event goes where it should, all the same."""
+    client.send(Kind.ENVELOPE, b"0")
+    first = peer.accept()
+
+    def strike(_: bytes) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as struck:
+        struck.setattr(client._outbox, "insist", strike)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(TimeoutError):
+            client.announce(b"k", b"where")
+    client.announce(b"k", b"where")
+    client.send(Kind.ENVELOPE, b"1")
+    first.wait_for(Kind.ENVELOPE, 2)
+    assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
+
+
+def test_a_connection_that_is_made_meanwhile_hears_an_announcement(
+    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread of mine connects while this one announces: its event is not dropped."""
+
+    def too_early(_: object) -> bool:
+        monkeypatch.undo()
+        client.send(Kind.ENVELOPE, b"0")
+        return False
+
+    link = client._link  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(type(link), "up", property(too_early))
+    client.announce(b"k", b"where")
+    client.send(Kind.ENVELOPE, b"1")
+    first = peer.accept()
+    first.wait_for(Kind.ENVELOPE, 2)
+    assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
+
+
 def test_greenlets_share_a_client() -> None:
     """In a process that gevent has patched: nobody waits for the hub, nobody's frame is torn."""
     pytest.importorskip("gevent")

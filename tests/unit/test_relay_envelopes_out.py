@@ -101,6 +101,32 @@ def test_a_disturbed_sentry_is_asked_again(status: int, monkeypatch: pytest.Monk
         assert counters.total(DROPPED) == 0
 
 
+def test_an_event_on_which_sentry_fails_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One event breaks my Sentry, each time: it is counted, and those behind it are there."""
+    quick(monkeypatch)
+    with backend(*[Reply(503)] * 3, *[Reply(500)] * 5) as there:
+        store, counters, sender = sent()
+        store.append([item(there.dsn, 1), item(there.dsn, 2)])
+        with running(sender, store):
+            wait_out(store)
+        assert bodies(there) == [envelope(1)] * 8 + [envelope(2)]
+        assert counters.counts()[DROPPED] == {("envelope", "HTTP 500"): 1}
+
+
+def test_errors_do_not_wait_for_a_limit_of_something_else() -> None:
+    """Sentry takes no check-ins for a while: they come again; my errors go out at once."""
+    with backend(Reply(429, {LIMITS: "30:monitor"})) as there:
+        store, counters, sender = sent()
+        numbers = enumerate(["check_in", "event", "check_in", "event"])
+        store.append([item(there.dsn, number, kind) for number, kind in numbers])
+        with running(sender, store):
+            wait_out(store)
+        assert bodies(there) == [envelope(0, "check_in"), envelope(1), envelope(3)]
+        assert counters.counts()[DROPPED] == {("envelope", "rate limited by Sentry"): 2}
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
 def test_what_sentry_refuses_is_counted_and_the_rest_goes_on(status: int) -> None:
     """One event is too large, or the project is gone: it is counted with the reason."""

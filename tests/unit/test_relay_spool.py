@@ -25,6 +25,7 @@ from taskobs.relay.memory import MemoryStore
 from taskobs.relay.spool import UNWRITABLE, Place, Spool
 from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
 from taskobs.relay.stores import open_store
+from taskobs.relay.unwritten import Unwritten
 
 SMALL = 1024 * 1024
 WRITER = """
@@ -247,6 +248,34 @@ def test_what_a_dead_worker_left_is_taken_over(place: Place) -> None:
     ]
 
 
+def test_what_is_taken_over_later_is_sent_and_told_of(place: Place) -> None:
+    """A worker dies beside mine: what it left is newer to my relay than all that it has sent."""
+    with closing(Spool(Counters(), place)) as spool:
+        spool.append([item(b"%d" % n) for n in range(20)])
+        assert len(taken(spool)) == 20
+        with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+            opened = Start(b"k", b"open", b"theirs", b"client")
+            old.append([item(b"theirs"), item(b"x", envelope=True)], starts=[opened])
+        assert not spool.inherited()
+        spool._due = 0.0
+        assert [one.item.payload for one in spool.take("span", 9, SMALL, 0)] == [b"theirs"]
+        assert taken(spool, "envelope") == [b"x"]
+        assert spool.inherited() == [opened]
+        assert not spool.inherited()
+
+
+def test_a_relay_finds_what_the_one_before_it_has_kept_beside(place: Place) -> None:
+    """My worker was restarted, its relay used a second file, and is killed: the next has both."""
+    first = Spool(Counters(), place._replace(owner=dead_pid()))
+    with closing(first), closing(Spool(Counters(), place)) as second:
+        assert second.path.name == "celery@a+2.spool"
+        second.append([item(b"1")], starts=[Start(b"k", b"open", b"about", b"client")])
+    with closing(Spool(Counters(), place)) as third:
+        assert third.path.name == "celery@a.spool"
+        assert [start.key for start in third.starts()] == [b"k"]
+        assert taken(third) == [b"1"]
+
+
 def test_a_file_whose_worker_lives_is_left_to_it(place: Place) -> None:
     """A relay is being restarted: what it had open is not another's to tell of."""
     with closing(Spool(Counters(), place._replace(worker="other"))) as other:
@@ -297,23 +326,107 @@ def test_a_directory_that_cannot_be_used_costs_a_warning(
     assert isinstance(open_store(None, "celery@a", Counters()), MemoryStore)
 
 
-def test_what_cannot_be_written_is_counted(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
-    """The disk is full: spans are lost, but not in silence, and the relay goes on."""
+def fill(spool: Spool) -> None:
+    """Have the file grow no more."""
     spool._rows._db.execute("PRAGMA max_page_count = 1")
-    spool.append([item(b"x" * 100_000)])
-    assert spool._counters.counts()[DROPPED] == {("span", UNWRITABLE): 1}
-    assert "full" in caplog.text
+
+
+def empty(spool: Spool) -> None:
+    """Let the file grow again, and have it tried at once."""
     spool._rows._db.execute("PRAGMA max_page_count = 100000")
+    spool._owed.failed(wait=False)
+
+
+def test_while_the_disk_is_full_memory_serves(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else fills my disk: what comes meanwhile is sent all the same, in its order."""
     spool.append([item(b"1")])
-    assert taken(spool) == [b"1"]
+    fill(spool)
+    spool.append([item(b"2" * 100_000), item(b"x", envelope=True)])
+    spool.append([item(b"3")])
+    assert spool.pending("span").items == 3
+    mark = spool.hurry()
+    assert not spool.passed(mark)
+    assert [one[:1] for one in taken(spool)] == [b"1", b"2", b"3"]
+    assert taken(spool, "envelope") == [b"x"]
+    assert spool.passed(mark)
+    assert not spool._counters.total(DROPPED)
+    assert len([line for line in caplog.messages if "cannot be written" in line]) == 1
+
+
+def test_what_memory_kept_is_written_when_there_is_room_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """My disk is full for a while, and then the relay is killed: nothing is missing."""
+    with closing(Spool(Counters(), place)) as first:
+        opened = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(3)]
+        first.append([], starts=opened[:1])
+        fill(first)
+        first.append([item(b"1" * 100_000)], starts=opened[1:], ended=[b"0"])
+        first.append([item(b"2"), item(b"x", envelope=True)], ended=[b"1"])
+        gone = first.take("span", 1, SMALL, 0)
+        first.done(gone)
+        empty(first)
+        first.append([item(b"3")])
+        with closing(sqlite3.connect(first.path)) as db:
+            assert db.execute("SELECT count(*) FROM item").fetchone() == (3,)
+        assert any("written again" in line for line in caplog.messages)
+        assert [one.item.payload for one in first.take("span", 1, SMALL, 0)] == [b"2"]
+    with closing(Spool(Counters(), place)) as second:
+        assert second.starts() == opened[2:]
+        assert second.ended() == [b"0", b"1"]
+        assert taken(second) == [b"2", b"3"]
+        assert taken(second, "envelope") == [b"x"]
+
+
+def test_what_was_sent_while_the_disk_was_full_is_not_sent_again(place: Place) -> None:
+    """Nothing can be deleted on a full disk; it is once there is room, at the end at the latest."""
+    with closing(Spool(Counters(), place)) as first:
+        first.append([item(b"1"), item(b"2")])
+        batch = first.take("span", 1, SMALL, 0)
+        first._rows._db.execute("PRAGMA query_only = 1")
+        first.done(batch)
+        assert first.pending("span").items == 1
+        first._rows._db.execute("PRAGMA query_only = 0")
+    with closing(Spool(Counters(), place)) as second:
+        assert taken(second) == [b"2"]
+
+
+def test_what_neither_disk_nor_memory_has_room_for_is_counted(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full and so is the memory: the oldest spans are lost, but not in silence."""
+    spool._owed = Unwritten(limit=2 * weight(item(b"1" * 100_000)))
+    fill(spool)
+    for n in range(4):
+        spool.append([item(b"%d" % n * 100_000)])
+    assert spool._counters.counts()[DROPPED] == {("span", UNWRITABLE): 2}
+    assert "full" in caplog.text
+    assert [one[:1] for one in taken(spool)] == [b"2", b"3"]
+
+
+def test_a_new_file_takes_nothing_from_what_comes(spool: Spool) -> None:
+    """The file breaks while a batch is being sent: only that batch is forgotten with it."""
+    spool.append([item(b"%d" % n) for n in range(5)])
+    batch = spool.take("span", 5, SMALL, 0)
+    with spool._lock:
+        spool._trouble(sqlite3.DatabaseError("malformed"))
+    spool.append([item(b"new %d" % n) for n in range(5)])
+    spool.done(batch)
+    assert taken(spool) == [b"new %d" % n for n in range(5)]
 
 
 def test_the_files_are_for_the_user_alone(spool: Spool) -> None:
     """Spans may hold what others should not read."""
     spool.append([item(b"1")])
     assert spool.path.parent.stat().st_mode & 0o077 == 0
-    modes = [path.stat().st_mode & 0o077 for path in spool.path.parent.iterdir()]
-    assert modes == [0] * len(modes)
+    for _ in "before", "after":
+        modes = [path.stat().st_mode & 0o077 for path in spool.path.parent.iterdir()]
+        assert modes == [0] * len(modes)
+        with spool._lock:
+            spool._trouble(sqlite3.DatabaseError("malformed"))
+        spool.append([item(b"2")])
 
 
 def test_a_workers_name_makes_no_path(place: Place) -> None:

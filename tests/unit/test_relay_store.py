@@ -14,10 +14,11 @@ from taskobs.relay.store import OVERFLOW, Item, ItemKind, Stored, weight
 from tests.unit.relay_out_kit import PATIENCE
 
 SMALL = 1024 * 1024
+ABOUT = b"about"
 
 
 def item(payload: bytes, source: object = None, *, envelope: bool = False) -> Item:
-    return Item("envelope" if envelope else "span", payload, b"about", source)
+    return Item("envelope" if envelope else "span", payload, ABOUT, source)
 
 
 def payloads(batch: list[Stored]) -> list[bytes]:
@@ -71,7 +72,7 @@ def test_what_is_beyond_the_bound_is_dropped_oldest_first_and_counted(
 ) -> None:
     """A backend that is gone for long costs the oldest spans, not the memory; and I am told."""
     counters, released = Counters(), list[object]()
-    store = MemoryStore(counters, released.extend, limit=3 * weight(item(b"x" * 100)))
+    store = MemoryStore(counters, released.extend, limit=3 * weight(item(b"x" * 100)) + len(ABOUT))
     with caplog.at_level(logging.WARNING):
         for number in range(6):
             store.append([item(b"x" * 100, number, envelope=number == 1)])
@@ -84,7 +85,7 @@ def test_what_is_beyond_the_bound_is_dropped_oldest_first_and_counted(
 def test_what_is_being_sent_counts_but_is_not_dropped() -> None:
     """Nothing is counted as dropped that then goes out."""
     counters = Counters()
-    store = MemoryStore(counters, limit=2 * weight(item(b"x")))
+    store = MemoryStore(counters, limit=2 * weight(item(b"x")) + len(ABOUT))
     store.append([item(b"a"), item(b"b")])
     taken = store.take("span", 2, SMALL, 0)
     store.append([item(b"c")])
@@ -92,6 +93,22 @@ def test_what_is_being_sent_counts_but_is_not_dropped() -> None:
     assert store.pending("span").items == 2
     store.done(taken)
     assert store.pending("span") == (0, 0, None)
+
+
+def test_what_items_share_takes_room_once_for_as_long_as_one_of_them_waits() -> None:
+    """Each task has a child of its own, in a long outage: what is kept of them is bounded too."""
+    counters, large = Counters(), 30_000
+    store = MemoryStore(counters, limit=4 * large)
+    sources = [object() for _ in range(6)]
+    for n, source in enumerate(sources):
+        about = b"%d" % n * large
+        store.append([Item("span", b"x", about, (source, one)) for one in range(3)])
+    assert store.pending("span").items == 3 * 3
+    assert counters.total(DROPPED) == 3 * 3
+    while batch := store.take("span", 5, SMALL, 0) if store.pending("span").items else []:
+        store.done(batch)
+    store.append([Item("span", b"x" * 1000, ABOUT, (sources[0], n)) for n in range(60)])
+    assert store.pending("span").items == 60
 
 
 def test_sources_are_given_back_when_their_items_are_done() -> None:
