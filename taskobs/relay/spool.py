@@ -11,15 +11,15 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay import spool_tables as tables
-from taskobs.relay.counters import SPOOLED, Counters
+from taskobs.relay.counters import Counters
 from taskobs.relay.spool_files import SpoolFile, abandoned, lock_one, set_aside
-from taskobs.relay.spool_rows import Rows
+from taskobs.relay.spool_writes import Writes
 from taskobs.relay.store import (
     KINDS,
     OVERFLOW,
@@ -34,12 +34,10 @@ from taskobs.relay.store import (
     nobody,
     weight,
 )
-from taskobs.relay.unwritten import Unwritten
 
 _log = logging.getLogger("taskobs.relay")
 BYTES: Final = 256 * 1024 * 1024
 AGE: Final = 86_400.0
-UNWRITABLE: Final = "the spool cannot be written"
 DAMAGED: Final = "the spool was damaged"
 _PAUSE: Final = 1.0
 
@@ -74,9 +72,7 @@ class Spool(Store):
         self._directory = place.directory
         place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owner = place.owner or os.getppid()
-        self._newest = 0
-        """No number is given twice, also after another file was begun."""
-        self._owed = Unwritten()
+        self._writes = Writes(counters, self._wrote)
         self._inherited: list[Start] = []
         self._file: SpoolFile = lock_one(place.directory, place.worker, self._owner)
         try:
@@ -99,7 +95,7 @@ class Spool(Store):
         if not (items or starts or ended):
             return
         with self._trying():
-            self._write(self._numbered(items), starts, ended)
+            self._writes.append(items, starts, ended)
             self._make_room()
         sources = [item.source for item in items if item.source is not None]
         if sources:
@@ -108,9 +104,7 @@ class Spool(Store):
     def start_del(self, keys: Sequence[bytes]) -> None:
         """Forget spans that are open no more, without remembering them as ended."""
         with self._trying():
-            for key in keys:
-                self._owed.starts.pop(key, None)
-            self._rows.remove_starts(keys)
+            self._writes.delete_starts(keys)
 
     def starts(self) -> list[Start]:
         """Give the open spans that an earlier relay has kept."""
@@ -133,10 +127,8 @@ class Spool(Store):
     def done(self, stored: Sequence[Stored]) -> None:
         """Forget what is out, or given up and counted."""
         with self._trying():
-            for one in stored:
-                if self._taken[one.item.kind].pop(one.id, None) is not None:
-                    self._sent.add(one.id)
-            self._forget_sent()
+            taken = [self._taken[one.item.kind].pop(one.id, None) for one in stored]
+            self._writes.delete(one.id for one in taken if one is not None)
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
@@ -152,8 +144,7 @@ class Spool(Store):
         with self._lock:
             if self._file.locked:
                 with suppress(sqlite3.Error):
-                    self._write_owed()
-                    self._forget_sent()
+                    self._catch_up()
                 with suppress(sqlite3.Error):
                     self._rows.close()
                 self._file.unlock()
@@ -162,21 +153,19 @@ class Spool(Store):
 
     def _open(self) -> None:
         try:
-            self._rows = Rows(self.path)
+            self._rows = self._writes.use(self.path)
         except sqlite3.OperationalError:
             raise
         except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
             self._set_aside(error)
             self._file.make()
-            self._rows = Rows(self.path)
+            self._rows = self._writes.use(self.path)
         self._count: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
         self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
         """Of what waits untaken."""
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
         self._cursor: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
         """The last id that was taken."""
-        self._sent: set[int] = set()
-        """What is out, and could not be deleted yet."""
         self._recount()
 
     def _recount(self) -> None:
@@ -184,7 +173,16 @@ class Spool(Store):
         for kind, count, size, newest in self._rows.waiting():
             self._count[kind] = count - len(self._taken[kind])
             self._bytes[kind] = size - sum(weight(one.item) for one in self._taken[kind].values())
-            self._newest = max(self._newest, newest)
+            self._writes.newest = max(self._writes.newest, newest)
+
+    def _wrote(self, stored: Sequence[Stored]) -> None:
+        for one in stored:
+            self._count[one.item.kind] += 1
+            self._bytes[one.item.kind] += weight(one.item)
+
+    def _catch_up(self) -> None:
+        self._writes.catch_up()
+        self._writes.delete(())
 
     def _set_aside(self, error: Exception) -> None:
         aside = set_aside(self.path)
@@ -214,83 +212,10 @@ class Spool(Store):
             self._set_aside(error)
             self._file.make()
             self._open()
-            self._owed.failed(wait=False)
         except (OSError, sqlite3.Error) as worse:
             _log.warning("taskobs relay: no spool can be made in its place: %s", worse)
         for kind, number in waited.items():
             self._counters.dropped(kind, number, DAMAGED, str(error))
-
-    # Writing. The lock is held.
-
-    def _numbered(self, items: Sequence[Item]) -> list[Stored]:
-        now, first = time.time(), self._newest + 1
-        self._newest += len(items)
-        return [Stored(number, now, item) for number, item in enumerate(items, first)]
-
-    def _write(
-        self, stored: Sequence[Stored], starts: Sequence[Start], ended: Sequence[bytes]
-    ) -> None:
-        """Write, behind what is owed from before; or owe this too."""
-        if not self._owed:
-            try:
-                self._add(stored, starts, ended)
-            except sqlite3.Error as error:
-                self._owe(stored, starts, ended, str(error))
-                self._owed.failed(wait=True)
-                raise
-        else:
-            self._owe(stored, starts, ended)
-            self._write_owed()
-
-    def _add(
-        self, stored: Sequence[Stored], starts: Iterable[Start], ended: Iterable[bytes]
-    ) -> None:
-        self._rows.add(stored, starts, ended)
-        for one in stored:
-            kind = one.item.kind
-            self._count[kind] += 1
-            self._bytes[kind] += weight(one.item)
-        for kind in KINDS:
-            self._counters.add(SPOOLED, kind, sum(one.item.kind == kind for one in stored))
-
-    def _owe(
-        self,
-        stored: Sequence[Stored],
-        starts: Sequence[Start],
-        ended: Sequence[bytes],
-        why: str = "",
-    ) -> None:
-        if not self._owed:
-            _log.warning(
-                "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
-                *(self.path, why),
-            )
-        dropped = self._owed.add(stored, starts, ended)
-        kinds = [one.item.kind for one in dropped]
-        for kind in KINDS:
-            self._counters.dropped(kind, kinds.count(kind), UNWRITABLE, why)
-
-    def _write_owed(self) -> None:
-        """Write what is owed, if it is time to try again."""
-        owed = self._owed
-        if not owed or not owed.due:
-            return
-        while owed:
-            batch = owed.take()
-            try:
-                self._add(batch, owed.starts.values(), owed.ended)
-            except sqlite3.Error:
-                owed.put_back(batch)
-                owed.failed(wait=True)
-                raise
-            owed.starts.clear()
-            owed.ended.clear()
-        _log.warning("taskobs relay: the spool %s is written again", self.path)
-
-    def _forget_sent(self) -> None:
-        if self._sent:
-            self._rows.remove(self._sent)
-            self._sent.clear()
 
     # Keeping within the bounds. The lock is held.
 
@@ -305,7 +230,7 @@ class Spool(Store):
         ids: list[int] = []
         with closing(self._rows.weights()) as rows:
             for number, kind, since, size in rows:
-                if number in self._taken[kind] or number in self._sent:
+                if number in self._taken[kind] or number in self._writes.sent:
                     continue
                 if excess <= 0 or (before is not None and since >= before):
                     break
@@ -321,8 +246,7 @@ class Spool(Store):
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
             with suppress(sqlite3.OperationalError):  # the disk is full still
-                self._write_owed()
-                self._forget_sent()
+                self._catch_up()
             if self.age is not None:
                 self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
             self._rows.trim()
@@ -340,7 +264,7 @@ class Spool(Store):
                 aside = set_aside(left.path)
                 _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside, error)
             return
-        moved, starts = self._rows.take_over(left.path, self._newest)
+        moved, starts = self._rows.take_over(left.path, self._writes.newest)
         left.remove()
         self._inherited += starts
         self._recount()
@@ -380,32 +304,32 @@ class Spool(Store):
         return batch
 
     def _read_owed(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch = self._owed[kind].take(max_items, max_bytes)
+        batch = self._writes.waiting(kind).take(max_items, max_bytes)
         self._taken[kind].update((one.id, one) for one in batch)
         return batch
 
     def _untaken(self, kind: ItemKind) -> tuple[int, int]:
-        owed = self._owed[kind]
-        return self._count[kind] + len(owed), self._bytes[kind] + owed.bytes
+        waiting = self._writes.waiting(kind)
+        return self._count[kind] + len(waiting), self._bytes[kind] + waiting.bytes
 
     def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
         if taken and self._taken[kind]:
             return next(iter(self._taken[kind]))
         if not self._count[kind]:
-            return self._owed[kind].first
+            return self._writes.waiting(kind).first
         with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
             return self._rows.first_after(kind, self._cursor[kind])
         return None
 
     def _last(self) -> int:
-        return self._newest
+        return self._writes.newest
 
     def _oldest(self, kind: ItemKind) -> float | None:
         for taken in self._taken[kind].values():
             return taken.since
         number = self._first(kind, taken=False)
         if number is None or not self._count[kind]:
-            return self._owed[kind].since
+            return self._writes.waiting(kind).since
         with suppress(sqlite3.Error):
             return self._rows.since(number)
         return None

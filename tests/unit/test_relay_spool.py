@@ -22,7 +22,8 @@ import pytest
 from taskobs.relay import spool_files
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.memory import MemoryStore
-from taskobs.relay.spool import UNWRITABLE, Place, Spool
+from taskobs.relay.spool import Place, Spool
+from taskobs.relay.spool_writes import UNWRITABLE
 from taskobs.relay.store import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
 from taskobs.relay.stores import open_store
 from taskobs.relay.unwritten import Unwritten
@@ -334,7 +335,7 @@ def fill(spool: Spool) -> None:
 def empty(spool: Spool) -> None:
     """Let the file grow again, and have it tried at once."""
     spool._rows._db.execute("PRAGMA max_page_count = 100000")
-    spool._owed.failed(wait=False)
+    spool._writes._owed.failed(wait=False)
 
 
 def test_while_the_disk_is_full_memory_serves(
@@ -397,7 +398,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted(
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The disk is full and so is the memory: the oldest spans are lost, but not in silence."""
-    spool._owed = Unwritten(limit=2 * weight(item(b"1" * 100_000)))
+    spool._writes._owed = Unwritten(limit=2 * weight(item(b"1" * 100_000)))
     fill(spool)
     for n in range(4):
         spool.append([item(b"%d" % n * 100_000)])
