@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -27,11 +28,12 @@ from taskobs.facts import NOWHERE, Broker, Ending, Outcome, Publish, Run, Schedu
 
 # No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
 _HEADER_CHARS: Final = 8192
+# As many links as a span can hold are longer: 128 of a chord's header, 69 characters each.
+_LONGER: Final = {names.HEADER_LINKS: 16_384}
+_MOST_RETRIES: Final = 2**31
 _MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
-_CRONTAB: Final = (
-    *("_orig_minute", "_orig_hour", "_orig_day_of_month", "_orig_month_of_year"),
-    "_orig_day_of_week",
-)
+_CRONTAB: Final = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+_PLAIN_CRON: Final = re.compile(r"\*(?:/[0-9]+)?|[0-9]+|([0-9]+)-([0-9]+)(?:/[0-9]+)?")
 _ENTRY_CHARS: Final = 200
 _RABBITMQ: Final = frozenset({"amqp", "amqps", "py-amqp", "pyamqp"})
 _STATES: Final = {
@@ -51,7 +53,7 @@ def publish_of(app: Any, task: str, options: Mapping[str, Any], within: Run | No
     again = (
         within is not None
         and options.get("task_id") == within.task_id
-        and (options.get("retries") or 0) == within.attempt
+        and _attempt(options.get("retries")) == within.attempt + 1
     )
     return Publish(
         task=task,
@@ -73,7 +75,8 @@ def complete(publish: Publish, message: Mapping[str, Any]) -> None:
     publish.root_id = task.get("root_id")
     publish.parent_id = task.get("parent_id")
     publish.group_id = task.get("group")
-    publish.attempt = (task.get("retries") or 0) + 1
+    retries = task.get("retries")
+    publish.attempt = _attempt(retries) if retries else 1
     publish.exchange = getattr(exchange, "name", exchange) or ""
     publish.routing_key = message["routing_key"]
     direct = None if publish.exchange else publish.routing_key
@@ -101,7 +104,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.root_id = request.root_id
     run.parent_id = request.parent_id
     run.group_id = request.group
-    run.attempt = (request.retries or 0) + 1
+    run.attempt = _attempt(request.retries) if request.retries else 1
     run.queue = None if exchange else routing_key
     run.exchange = exchange
     run.routing_key = routing_key
@@ -129,13 +132,16 @@ def failure(task: Any, run: Run, error: BaseException) -> None:
     if isinstance(error, ExceptionWithTraceback):
         error = error.exc
     if isinstance(error, Retry):
-        run.outcome, run.reason = Outcome.RETRIED, str(error)
+        run.outcome = Outcome.RETRIED
         run.exception = error.exc if isinstance(error.exc, BaseException) else None
+        run.reason = _said(error)
     elif isinstance(error, Reject):
-        run.outcome, run.reason = Outcome.REJECTED, _reason(error)
+        run.outcome = Outcome.REJECTED
         run.requeued = bool(error.requeue)  # type: ignore[attr-defined]
+        run.reason = _reason(error)
     elif isinstance(error, Ignore):
-        run.outcome, run.reason = Outcome.IGNORED, _reason(error)
+        run.outcome = Outcome.IGNORED
+        run.reason = _reason(error)
     else:
         run.outcome, run.exception = Outcome.FAILED, error
         run.expected = isinstance(error, getattr(task, "throws", None) or ())
@@ -161,6 +167,7 @@ def told_afterwards(run: Run, ending: Ending) -> None:
     """Add the end of a run that could not tell it."""
     run.outcome, run.exception = ending.outcome, ending.error
     run.started, run.pid = ending.started, ending.pid or run.pid
+    run.ran = ending.started is not None and ending.outcome is not Outcome.UNKNOWN
     run.signal, run.exit_code, run.reason = ending.signal, ending.exit_code, ending.reason
 
 
@@ -182,24 +189,45 @@ def conclude(task: Any, run: Run, state: str | None, result: Any) -> None:
 def schedule_of(entry: Any) -> Schedule:
     """Make the record of a schedule's entry, of whichever scheduler."""
     due = entry.schedule
-    fields = [getattr(due, name, None) for name in _CRONTAB]
     interval = getattr(due, "run_every", None)
     zone = getattr(due, "tz", None)
     # Names come from people and databases: one that can't be encoded must not stop a publish.
     name = str(entry.name).encode(errors="replace").decode()
     return Schedule(
         entry=name[:_ENTRY_CHARS],
-        crontab=None if None in fields else " ".join(map(_cron_field, fields)),
+        crontab=_crontab(due),
         seconds=interval.total_seconds() if isinstance(interval, timedelta) else None,
         timezone=getattr(zone, "key", None) or ("UTC" if zone is timezone.utc else None),
     )
 
 
-def _cron_field(value: Any) -> str:
-    """Write one field of a crontab, which may be a number, text, or several of either."""
-    if isinstance(value, (set, frozenset, list, tuple)):
-        return ",".join(sorted(map(str, value), key=lambda one: (len(one), one)))
-    return "".join(str(value).split())
+def _crontab(due: Any) -> str | None:
+    fields = [getattr(due, f"_orig_{name}", None) for name in _CRONTAB]
+    if any(field is None for field in fields):
+        return None
+    values = [getattr(due, name) for name in _CRONTAB]
+    return " ".join(map(_cron_field, fields, values))
+
+
+def _cron_field(written: Any, values: Any) -> str:
+    """Return a field as it was written, or, where cron may read it otherwise, all its values.
+
+    Celery also takes names of days and months in full, ranges that wrap around, and collections.
+    """
+    text = "".join(str(written).split())
+    if all(map(_is_plain_cron, text.split(","))):
+        return text
+    return ",".join(map(str, sorted(values)))
+
+
+def _is_plain_cron(part: str) -> bool:
+    found = _PLAIN_CRON.fullmatch(part)
+    return found is not None and (found[1] is None or int(found[1]) < int(found[2]))
+
+
+def _attempt(retries: Any) -> int:
+    """Number the attempt; ``retries`` come with the message, so they may be anything."""
+    return retries + 1 if type(retries) is int and 0 <= retries < _MOST_RETRIES else 1
 
 
 def _note_schedule(publish: Publish) -> None:
@@ -217,7 +245,15 @@ def _short(text: str | None) -> str | None:
 
 
 def _reason(error: BaseException) -> str | None:
-    return str(error.args[0]) if error.args and error.args[0] is not None else None
+    return _said(error.args[0]) if error.args and error.args[0] is not None else None
+
+
+def _said(value: object) -> str:
+    """Return what a task says, or of what type it is if it can't say."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # a task's own __str__ may do anything
+        return type(value).__name__
 
 
 def _name(task: str, kwargs: Any) -> str:
@@ -250,7 +286,9 @@ def _reader(flat: Mapping[str, Any], nested: Mapping[str, Any]) -> Callable[[str
             value = nested.get(name)
             if value is None:
                 return None
-        if not isinstance(value, str) or len(value) > _HEADER_CHARS:
+        if not isinstance(value, str):
+            return None
+        if len(value) > _HEADER_CHARS and len(value) > _LONGER.get(name, 0):
             return None
         # Lone surrogates are not printable: propagators, which encode them, raise.
         return value if value.isascii() or value.isprintable() else None

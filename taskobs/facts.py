@@ -88,7 +88,7 @@ class Schedule:
 
     entry: str
     crontab: str | None = None
-    """Five fields, as cron has them."""
+    """Five fields, as cron has them; but both days must match, where cron asks for either."""
     seconds: float | None = None
     """The interval."""
     timezone: str | None = None
@@ -188,6 +188,8 @@ class Run:
     """The signal that ended it, such as ``SIGKILL``."""
     exit_code: int | None = field(default=None, init=False)
     """The exit code of the process that died with it."""
+    ran: bool = field(default=True, init=False)
+    """False if it ended before it could begin: revoked, expired, lost or unknown."""
     abandoned: bool = field(default=False, init=False)
     """This process ends with the run; the worker's parent process tells of it."""
 

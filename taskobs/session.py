@@ -190,6 +190,7 @@ class Session:
         if self._sentry is None and sentry_is_active():  # the app initialised it after us
             self._start_errors(self._undo)
         if self._sentry is not None:
+            self._sentry.client()  # the app's, before it sees a run
             self._watch_outages(role)
             if runs_no_tasks(worker):
                 self._sentry.leave_broker_alone()

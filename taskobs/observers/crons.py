@@ -12,8 +12,9 @@ monitor's ``max_runtime``, and closed by the last attempt:
 
 The monitor's slug is the entry's name. Sentry's monitors know crontabs and whole minutes: an
 interval is rounded up to the next minute, with one warning. Entries whose interval is below a
-minute, or that are due by other rules (``solar``, ``clocked``, ``rrule``), have no check-ins;
-one warning says so. A task that runs eagerly in beat has none either.
+minute, whose crontab restricts the day of the month and the day of the week, or that are due by
+other rules (``solar``, ``clocked``, ``rrule``), have no check-ins; one warning says so. A task
+that runs eagerly in beat has none either.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _IDS: Final = uuid.UUID("5b3a7c66-4a4e-4a0c-9a4e-6f1f6f0f2d11")
 _UNITS: Final = (("day", 1440), ("hour", 60), ("minute", 1))
 _MINUTE: Final = 60
 _OK: Final = frozenset({Outcome.SUCCEEDED, Outcome.IGNORED})
-_TEXT_CHARS: Final = 200
+_TEXT_CHARS: Final = 400  # a crontab that lists all the values of each field has 356
 _MOST_MINUTES: Final = 1_000_000
 
 Monitor = Mapping[str, object]
@@ -162,7 +163,7 @@ class CronObserver(Observer):
 
     def _due(self, schedule: Schedule) -> dict[str, object] | None:
         if schedule.crontab is not None:
-            return {"type": "crontab", "value": schedule.crontab}
+            return self._crontab(schedule, schedule.crontab)
         seconds = schedule.seconds
         if seconds is None:
             self._refuse(schedule, "Sentry's monitors know crontabs and intervals only")
@@ -179,6 +180,13 @@ class CronObserver(Observer):
             )
         unit, size = next((unit, size) for unit, size in _UNITS if minutes % size == 0)
         return {"type": "interval", "value": minutes // size, "unit": unit}
+
+    def _crontab(self, schedule: Schedule, crontab: str) -> dict[str, object] | None:
+        _, _, day_of_month, _, day_of_week = crontab.split()
+        if "*" not in (day_of_month, day_of_week):
+            self._refuse(schedule, "of two day fields Celery asks for both, cron for either")
+            return None
+        return {"type": "crontab", "value": crontab}
 
     def _refuse(self, schedule: Schedule, reason: str) -> None:
         words = "taskobs: no check-ins for %r: %s; list it in crons_exclude to say nothing here"

@@ -182,8 +182,9 @@ class SpanObserver(Observer):
         if span.is_recording():
             self._tell_end(run, span)
         span.end()
-        labels = {"task": run.task, "worker": run.hostname or ""}
-        self._histogram.record(self._clock() - started, labels)
+        if run.ran:
+            labels = {"task": run.task, "worker": run.hostname or ""}
+            self._histogram.record(self._clock() - started, labels)
 
     def _tell_end(self, run: Run, span: Span) -> None:
         outcome = run.outcome or Outcome.SUCCEEDED
@@ -202,7 +203,7 @@ class SpanObserver(Observer):
         if run.expected:
             attributes[names.CELERY_EXPECTED] = True
         if run.reason is not None:
-            reason = run.reason[:MESSAGE_CHARS]
+            reason = encodable(run.reason[:MESSAGE_CHARS])
             attributes[names.CELERY_REASON] = reason
             if self._stock and outcome is Outcome.RETRIED:
                 attributes[names.CELERY_RETRY_REASON] = reason

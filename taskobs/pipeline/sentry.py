@@ -28,6 +28,7 @@ from taskobs.relay.envelopes import RelayTransport
 logger = logging.getLogger("taskobs")
 
 STOCK_INTEGRATION: Final = "celery"
+_STOCK_JOB: Final = "celery-job"
 _REDIS_INTEGRATION: Final = "redis"
 IGNORED_LOGGERS: Final = (
     "celery.app.trace",
@@ -256,12 +257,24 @@ class SentryPipeline:
         again = isinstance(record, logging.LogRecord) and self._repeats(record)
         if again or _is_told_otherwise(told):
             return None
+        told["extra"] = _Extra(redact.table(told.get("extra")))
         if not self._send_arguments:
             redact.drop_celery_crumbs(told)
             redact.drop_celery_message(told)
         if not hasattr(sentry_scope, "register_external_propagation_context"):
             _link(told)
         return event
+
+
+class _Extra(dict[str, object]):
+    """An event's ``extra``, to which Sentry's CeleryIntegration can't add a run's arguments.
+
+    It does so, after all processors of ours, in runs that have begun before it was set aside.
+    """
+
+    def __setitem__(self, key: str, value: object) -> None:
+        if key != _STOCK_JOB:
+            super().__setitem__(key, value)
 
 
 def span_address() -> tuple[str, str] | None:

@@ -37,11 +37,13 @@ class Kept(Transport):
     def __init__(self, options: dict[str, Any] | None = None) -> None:
         super().__init__(options)
         self.events: list[dict[str, Any]] = []
+        self.transactions: list[dict[str, Any]] = []
 
     def capture_envelope(self, envelope: Envelope) -> None:
+        kept = {"event": self.events, "transaction": self.transactions}
         for item in envelope.items:
-            if item.type == "event" and item.payload.json is not None:
-                self.events.append(dict(item.payload.json))
+            if item.type in kept and item.payload.json is not None:
+                kept[item.type].append(dict(item.payload.json))
 
 
 def user_init(**options: Any) -> Kept:

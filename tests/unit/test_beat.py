@@ -126,11 +126,32 @@ def test_celerys_schedules_are_read(app: Celery) -> None:
     hours: Any = {1, 12, 3}
     told = schedule_of(entry(app, due=crontab(minute="*/5", hour=hours, app=app)))
     assert told == Schedule(entry="nightly", crontab="*/5 1,3,12 * * *", timezone="Europe/Berlin")
-    told = schedule_of(entry(app, due=crontab(day_of_week="mon,fri", app=app)))
-    assert told.crontab == "* * * * mon,fri"
     told = schedule_of(entry(app, due=interval(timedelta(seconds=90), app=app)))
     assert (told.crontab, told.seconds) == (None, 90.0)
     assert schedule_of(entry(app, due=30)).seconds == 30.0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        *(({}, "* * * * *"), ({"minute": 7, "hour": "0"}, "7 0 * * *")),
+        ({"minute": "*/15", "hour": "8-17/2"}, "*/15 8-17/2 * * *"),
+        ({"minute": "5, 7", "day_of_month": "1-7,15"}, "5,7 * 1-7,15 * *"),
+        ({"hour": "22-2"}, "* 0,1,2,22,23 * * *"),
+        ({"hour": "22-2/2"}, "* 0,2,22 * * *"),
+        ({"hour": "5-5/2", "minute": "1_0"}, "10 5 * * *"),
+        ({"hour": range(8, 11), "minute": [30, 0]}, "0,30 8,9,10 * * *"),
+        ({"minute": {1, 12, 3}, "hour": (4,)}, "1,3,12 4 * * *"),
+        ({"day_of_week": "sunday"}, "* * * * 0"),
+        ({"day_of_week": "mon,fri"}, "* * * * 1,5"),
+        ({"day_of_week": "fri-mon"}, "* * * * 0,1,5,6"),
+        ({"month_of_year": "january,Mar"}, "* * * 1,3 *"),
+        ({"month_of_year": "11-2"}, "* * * 1,2,11,12 *"),
+    ],
+)
+def test_a_crontab_is_told_as_cron_reads_it(app: Celery, given: Any, told: str) -> None:
+    """What only Celery understands is spelt out; the rest is told as I wrote it."""
+    assert schedule_of(entry(app, due=crontab(**given, app=app))).crontab == told
 
 
 def test_a_schedule_of_somebodys_own_is_no_trouble(app: Celery) -> None:

@@ -196,6 +196,7 @@ def test_options_reach_the_monitor(sent: CheckIns) -> None:
     ("schedule", "expected"),
     [
         ({"crontab": "*/5 1,3 * * mon"}, {"type": "crontab", "value": "*/5 1,3 * * mon"}),
+        ({"crontab": "0 0 1-7 * *"}, {"type": "crontab", "value": "0 0 1-7 * *"}),
         ({"seconds": 60.0}, {"type": "interval", "value": 1, "unit": "minute"}),
         ({"seconds": 5400.0}, {"type": "interval", "value": 90, "unit": "minute"}),
         ({"seconds": 7200.0}, {"type": "interval", "value": 2, "unit": "hour"}),
@@ -224,7 +225,12 @@ def test_part_of_a_minute_is_rounded_up_and_said_once(
 
 @pytest.mark.parametrize(
     ("schedule", "why"),
-    [({"seconds": 10.0}, "10 s is below a minute"), ({}, "crontabs and intervals only")],
+    [
+        ({"seconds": 10.0}, "10 s is below a minute"),
+        ({}, "crontabs and intervals only"),
+        ({"crontab": "0 0 1-7 * 1"}, "Celery asks for both, cron for either"),
+        ({"crontab": "0 0 */2 * 1"}, "Celery asks for both, cron for either"),
+    ],
 )
 def test_what_monitors_do_not_know_has_no_check_ins(
     sent: CheckIns, caplog: pytest.LogCaptureFixture, schedule: dict[str, Any], why: str
@@ -243,6 +249,18 @@ def test_nothing_is_sent_without_sentry() -> None:
     observer = CronObserver(Current())
     publish = tick(observer)
     assert names.HEADER_CHECK_IN not in publish.headers
+
+
+def test_the_longest_crontab_has_check_ins(sent: CheckIns) -> None:
+    """A tick of a crontab that lists all values of each field is closed as any other."""
+    ranges = (range(60), range(24), range(1, 32), range(1, 13), range(7))
+    fields = [",".join(map(str, values)) for values in ranges]
+    for day_of_month, day_of_week in ((fields[2], "*"), ("*", fields[4])):
+        crontab = " ".join([*fields[:2], day_of_month, fields[3], day_of_week])
+        observer = CronObserver(Current())
+        tell = tick(observer, Schedule(entry="x", crontab=crontab))
+        attempt(observer, tell, Outcome.SUCCEEDED)
+    assert sent.states == ["in_progress", "ok"] * 2
 
 
 def header(**changes: object) -> str:
@@ -275,7 +293,7 @@ STRANGE = [
     header(monitor={"schedule": []}),
     header(monitor={"schedule": {"type": "crontab"}}),
     header(monitor={"schedule": {"type": "sometimes", "value": 3}}),
-    header(monitor={"schedule": {"type": "crontab", "value": "x" * 201}}),
+    header(monitor={"schedule": {"type": "crontab", "value": "x" * 401}}),
     header(monitor={"schedule": {"type": "interval", "value": -3}}),
     header(monitor={"schedule": {"type": ["crontab"], "value": 3}}),
 ]

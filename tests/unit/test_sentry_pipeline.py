@@ -25,8 +25,11 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.integrations.redis import RedisIntegration
 from sentry_sdk.transport import HttpTransport
 
+import taskobs
 from taskobs.observers.sentry import SentryObserver
 from taskobs.pipeline.sentry import IGNORED_LOGGERS, SentryPipeline, span_address
+from taskobs.roles import Role
+from tests.recording import PrivateApp
 from tests.unit.sentry_kit import DSN, Kept, Settings, fail, make_run, user_init
 
 CHILD = Path(__file__).parent / "sentry_fork_script.py"
@@ -54,10 +57,10 @@ def pipeline(**settings: Any) -> Generator[SentryPipeline]:
 
 
 def stock_app() -> Celery:
-    app = Celery("stock", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app = PrivateApp("stock", broker="memory://", backend="cache+memory://", set_as_current=False)
 
     @app.task(name="shop.fail")
-    def fails() -> None:
+    def fails(**_: object) -> None:
         raise ValueError("stock")
 
     app.conf.task_always_eager = True
@@ -134,6 +137,36 @@ def test_a_client_initialised_later_is_adopted_at_the_next_run() -> None:
         theirs = sentry_sdk.get_client()
     assert sentry_sdk.get_client() is theirs
     assert theirs.get_integration(CeleryIntegration) is not None
+
+
+def test_a_later_client_is_adopted_before_the_first_run_of_a_worker() -> None:
+    """My worker has no run that Sentry's own integration sees, whoever came first."""
+    with taskobs.init(sentry_dsn=DSN, relay=False) as session:
+        user_init(integrations=[CeleryIntegration()])
+        assert sentry_sdk.get_client().get_integration(CeleryIntegration) is not None
+        session.became(Role.WORKER)
+        assert sentry_sdk.get_client().get_integration(CeleryIntegration) is None
+
+
+# Newer releases of Sentry ask for another option, which older ones don't have.
+@pytest.mark.filterwarnings("ignore:The send_default_pii option:DeprecationWarning")
+@pytest.mark.parametrize("send_arguments", [False, True])
+def test_a_run_that_began_before_its_client_was_adopted_tells_no_arguments(
+    *, send_arguments: bool
+) -> None:
+    """I allow Sentry personal data, after `taskobs.init()`: my tasks' arguments stay here."""
+    with taskobs.init(sentry_dsn=DSN, relay=False, send_arguments=send_arguments):
+        kept = user_init(
+            integrations=[CeleryIntegration()], send_default_pii=True, traces_sample_rate=1.0
+        )
+        task = stock_app().tasks["shop.fail"]
+        for _ in range(2):
+            task.apply(kwargs={"card": "s3cret-argument"})
+    assert len(kept.events) == 2
+    assert kept.transactions, "Sentry's own integration has begun the first run"
+    told = json.dumps([kept.events, kept.transactions])
+    assert "celery-job" not in told
+    assert ("s3cret-argument" in told) is send_arguments  # among the variables of my frames
 
 
 def test_a_client_may_come_when_there_was_none() -> None:

@@ -12,6 +12,8 @@ from celery import Celery
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.facts import Broker, Outcome, Publish, Run, SpanAddress
@@ -266,3 +268,37 @@ def test_a_name_that_can_not_be_encoded_costs_no_batch(
         pass
     assert recorder.names == ["run ?", "publish ?"]
     encode_spans(recorder.spans)
+
+
+@pytest.mark.parametrize("ending", [Outcome.REJECTED, Outcome.IGNORED, Outcome.RETRIED])
+def test_a_reason_that_can_not_be_encoded_is_on_the_span(
+    observer: SpanObserver, recorder: Recorder, ending: Outcome
+) -> None:
+    """A reason with an undecodable file name arrives, with a mark where it can't be told."""
+    run = a_run()
+    with observer.run(run):
+        run.outcome, run.reason = ending, "no file \udcff"
+    span = recorder.one("run add")
+    assert attribute(span, "celery.reason") == "no file ?"
+    told = encode_spans([span]).SerializeToString()
+    assert told.count(b"no file ?") == (2 if ending is Outcome.RETRIED else 1)
+
+
+def test_run_times_are_of_what_ran(recorder: Recorder) -> None:
+    """A stranger's task name is no label of a metric, and what never began took no time."""
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    histogram = meters.get_meter("test").create_histogram("runtime")
+    tracer = tracer_provider(recorder).get_tracer("test")
+    observer = SpanObserver(tracer, histogram, clock=lambda: 1_000.5)
+    for task, ran in (("add", True), ("stranger", False)):
+        run = a_run(task=task, hostname="celery@w1", started=1_000.0)
+        run.ran = ran
+        with observer.run(run):
+            pass
+    found: Any = reader.get_metrics_data()
+    points = found.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert [(dict(point.attributes), point.count, point.sum) for point in points] == [
+        ({"task": "add", "worker": "celery@w1"}, 1, 0.5)
+    ]
+    assert recorder.names == ["run add", "run add"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery, Task
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from opentelemetry import baggage, trace
 
 from tests.recording import PrivateApp, Recorder, instrumented
@@ -44,6 +44,10 @@ def make_app() -> Celery:  # noqa: C901  # many small tasks
     @app.task(name="ignore")
     def ignore() -> None:
         raise Ignore("not now")
+
+    @app.task(name="reject")
+    def reject() -> None:
+        raise Reject(Mute(), requeue=False)
 
     @app.task(name="opaque")
     def opaque() -> object:
@@ -99,6 +103,13 @@ def make_app() -> Celery:  # noqa: C901  # many small tasks
         app.task(name=hook, base=Hooked, hook=hook)(_succeed)
     app.task(name="on_failure", base=Hooked, hook="on_failure")(_fail)
     return app
+
+
+class Mute(Exception):  # noqa: N818  # as a user's own may be
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
 
 
 def _succeed() -> int:

@@ -50,6 +50,14 @@ def test_chord(app: Celery, spans: Recorder, result_of: Get) -> None:
     assert not [name for name in spans.names if "chord_unlock" in name]
 
 
+def test_a_long_chord(app: Celery, spans: Recorder, result_of: Get) -> None:
+    """The callback of a chord of 200 tasks is linked to as many runs as a span can hold."""
+    add, total = app.tasks["add"], app.tasks["total"]
+    assert result_of(chord([add.s(1, 1)] * 200)(total.s())) == 400
+    spans.wait("run total", *["run add"] * 200)
+    assert [kind for kind, _ in links(spans.one("run total"))] == ["chord_header"] * 128
+
+
 def test_chord_whose_body_is_a_chain(app: Celery, spans: Recorder, result_of: Get) -> None:
     """When a chain follows the header, its first step is linked to the header."""
     add, total = app.tasks["add"], app.tasks["total"]

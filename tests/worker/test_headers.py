@@ -168,6 +168,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "nested": {"headers": ["x"]},
     "ids": {"root_id": ["r"], "parent_id": {"p": 1}, "group": 7, "group_index": "x"},
     "origin": {"origin": {"x": [1]}, "shadow": 5, "argsrepr": 7},
+    "retries": {"retries": "x"},
+    "negative retries": {"retries": -7},
+    "long baggage": {"baggage": "a=" + "b" * 10_000, "tracestate": "a=" + "b" * 10_000},
 }
 
 

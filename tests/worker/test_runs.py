@@ -100,6 +100,15 @@ def test_ignored(app: Celery, spans: Recorder) -> None:
     assert attribute(run, "celery.reason") == "not now"
 
 
+def test_rejected_with_an_exception(app: Celery, spans: Recorder) -> None:
+    """A task that rejects with an exception that can't be told is rejected all the same."""
+    app.tasks["reject"].delay()
+    spans.wait("run reject")
+    run = spans.one("run reject")
+    assert outcome(run) == ("UNSET", "rejected")
+    assert attribute(run, "celery.reason") == "Mute"
+
+
 class Failures(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
