@@ -53,7 +53,7 @@ class FactObserver(Observer):
             outcome.value,
             run.queue,
             started,
-            max(0.0, self._clock() - started),
+            max(0.0, self._clock() - started) if run.ran else None,
             run.queue_latency,
             run.attempt,
             run.pid or os.getpid(),

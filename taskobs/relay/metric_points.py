@@ -109,8 +109,9 @@ class Snapshot:
         rows = [(_labels(labels), series) for labels, series in self._taken.items()]
         counts = [self._number(attributes, series.count) for attributes, series in rows]
         yield Metric(names.METRIC_RUNS, "", "{run}", self._sum(counts))
-        times = [self._histogram(attributes, series) for attributes, series in rows]
-        yield Metric(names.METRIC_RUN_DURATION, "", "s", Histogram(times, self._temporality))
+        times = [self._histogram(attributes, series) for attributes, series in rows if series.timed]
+        if times:
+            yield Metric(names.METRIC_RUN_DURATION, "", "s", Histogram(times, self._temporality))
 
     def _sum(self, points: Sequence[NumberDataPoint]) -> Sum:
         return Sum(points, self._temporality, is_monotonic=True)
@@ -128,7 +129,7 @@ class Snapshot:
             attributes=dict(attributes),
             start_time_unix_nano=self._since,
             time_unix_nano=self._now,
-            count=series.count,
+            count=series.timed,
             sum=series.total,
             bucket_counts=series.buckets,
             explicit_bounds=BOUNDS,

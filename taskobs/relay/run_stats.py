@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 
 @dataclass(slots=True)
 class Series:
-    """Runs of the same labels, their durations in seconds."""
+    """Runs of the same labels, the durations of those that began, in seconds."""
 
     count: int = 0
     total: float = 0.0
@@ -38,9 +38,16 @@ class Series:
     most: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
-    def add(self, seconds: float) -> None:
-        """Count one."""
+    @property
+    def timed(self) -> int:
+        """How many had a duration."""
+        return sum(self.buckets)
+
+    def add(self, seconds: float | None) -> None:
+        """Count one; None for one that ended before it began."""
         self.count += 1
+        if seconds is None:
+            return
         self.total += seconds
         self.least = min(self.least, seconds)
         self.most = max(self.most, seconds)
@@ -71,11 +78,13 @@ class RunStats:
             raise ValueError("no fact: it has other fields") from error
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:
             raise ValueError("a fact of no known outcome")
-        if not isinstance(seconds, (int, float)) or not 0 <= seconds < _YEAR:
-            raise ValueError("a fact that took no time")
-        self.add(Labels(_label(task), outcome, _label(queue)), float(seconds))
+        if seconds is not None:
+            if not isinstance(seconds, (int, float)) or not 0 <= seconds < _YEAR:
+                raise ValueError("a fact that took no time")
+            seconds = float(seconds)
+        self.add(Labels(_label(task), outcome, _label(queue)), seconds)
 
-    def add(self, labels: Labels, seconds: float) -> None:
+    def add(self, labels: Labels, seconds: float | None) -> None:
         """Count a run; of too many labels, as one of another task."""
         with self._lock:
             self._found(labels).add(seconds)

@@ -58,6 +58,7 @@ def test_counts_figures_and_runs_arrive_at_the_end() -> None:
     for _ in range(3):
         runs.take(fact())
     runs.take(fact(outcome="failed", seconds=40))
+    runs.take(fact(outcome="expired", seconds=None))
     with backend() as there:
         with sending(there, counters, runs):
             pass
@@ -75,7 +76,8 @@ def test_counts_figures_and_runs_arrive_at_the_end() -> None:
         (by | {"celery.outcome": "succeeded"}, 3),
         (by | {"celery.outcome": "failed"}, 1),
     ]
-    assert found["taskobs.runs"] == found["taskobs.run.duration"] == expected
+    assert found["taskobs.run.duration"] == expected
+    assert found["taskobs.runs"] == [*expected, (by | {"celery.outcome": "expired"}, 1)]
 
 
 def test_counts_add_up_from_one_export_to_the_next() -> None:

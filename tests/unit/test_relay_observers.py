@@ -308,6 +308,15 @@ def test_a_run_told_of_afterwards_keeps_its_times(peer: Peer, client: RelayClien
     assert fact == ["shop.pay", "lost", None, 90.0, 10.0, None, 2, 4711]
 
 
+def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) -> None:
+    """A task that has expired is counted, and does not make the others look quick."""
+    run = make_run(outcome=Outcome.EXPIRED, ran=False)
+    with FactObserver(client, clock=lambda: 100.0).run(run):
+        pass
+    fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
+    assert fact[4] is None
+
+
 def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
     """An unknown task's name is not passed on; an odd one is."""
     observer = FactObserver(client)
