@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from billiard import current_process
+from billiard import common, current_process
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
@@ -158,9 +158,20 @@ def process_death(run: Run, error: BaseException) -> bool:
         run.outcome, run.exception, run.reason = Outcome.REVOKED, None, "terminated"
         return False
     run.outcome = Outcome.LOST
-    # A child of the prefork pool is not to be relied on any more; its parent knows all.
-    run.abandoned = current_process().name != "MainProcess"
+    # A child of the prefork pool that ends is not to be relied on any more; its parent knows all.
+    run.abandoned = current_process().name != "MainProcess" and _ends_child(error)
     return not run.abandoned
+
+
+def _ends_child(error: BaseException) -> bool:
+    """Tell whether what is no Exception ends the pool child whose task lets it out.
+
+    Before billiard 4.3 all of it does; 4.3.0 is taken for such a one.
+    """
+    terminated = getattr(common, "terminate_handler_fired", None)
+    if terminated is None or isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return True
+    return bool(terminated())
 
 
 def told_afterwards(run: Run, ending: Ending) -> None:

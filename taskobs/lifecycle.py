@@ -99,6 +99,7 @@ class Lifecycle:
         self._supervision: Supervision | None = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
+            (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
             (signals.beat_init, self._beat_starts),
             (signals.before_task_publish, self._publish_routed),
             (signals.task_prerun, self._run_started),
@@ -133,6 +134,8 @@ class Lifecycle:
             signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
         self._seam.install()
         self._hooks.install()
+        if self._supervision is not None:  # of a worker that runs on
+            self._supervision.install()
 
     def _disconnect(self) -> None:
         for signal, receiver in self._receivers:
@@ -142,7 +145,6 @@ class Lifecycle:
         self._hooks.remove()
         if self._supervision is not None:
             self._supervision.remove()
-            self._supervision = None
 
     # Publishes.
 

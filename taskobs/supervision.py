@@ -145,13 +145,60 @@ class _Chosen:
         return following.execute_using_pool(pool, **kwargs)
 
 
+class _Ended:
+    """Tells of runs that ended with their child: it died, or Celery has ended it."""
+
+    _taskobs_tell: Callable[[Ending | None], None]
+    _taskobs_succeeded = False
+    _taskobs_ending: Ending | None = None
+    acknowledged: bool
+
+    def on_failure(
+        self,
+        exc_info: Any,
+        send_failed_event: Any = True,  # noqa: FBT002  # as Celery has it
+        return_ok: Any = None,
+    ) -> Any:
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        # With return_ok it is the task's own failure, which the run has reported.
+        self._taskobs_ending = None if return_ok else _pool_failure(self, error)
+        following: Any = super()
+        asks = isinstance(error, WorkerLostError) and hasattr(following, "_success_was_stored")
+        if not asks:  # tell before Celery stores the result, which may take long
+            self._taskobs_tell(self._taskobs_ending)
+        try:
+            return following.on_failure(
+                exc_info, send_failed_event=send_failed_event, return_ok=return_ok
+            )
+        finally:
+            if not self._taskobs_succeeded:
+                self._taskobs_tell(self._taskobs_ending)
+
+    def _success_was_stored(self) -> Any:
+        # Celery 5.7 asks this of a run whose child died, and takes it for what it has stored. The
+        # child has told of it; one that died just before, in `on_success`, leaves it to the relay.
+        following: Any = super()
+        stored = following._success_was_stored()  # noqa: SLF001  # our own
+        self._taskobs_succeeded = bool(stored)
+        if not stored:
+            self._taskobs_tell(self._taskobs_ending)
+        return stored
+
+    def _announce_cancelled(self, **kwargs: Any) -> Any:
+        # A worker that stops cold speaks of a retry also where the message was acknowledged.
+        again = kwargs.get("emit_retry", True) and not self.acknowledged
+        self._taskobs_tell(_cancelled(self, again=again))
+        following: Any = super()
+        return following._announce_cancelled(**kwargs)  # noqa: SLF001  # our own
+
+
 def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool) -> type[Any]:
     """Extend a request class by what is told of each delivery that a child can't tell.
 
     ``inline`` says that the pool (solo, threads, greenlets) runs tasks in this very process.
     """
 
-    class WatchedRequest(_Chosen, base):  # type: ignore[misc]  # made at run time
+    class WatchedRequest(_Ended, _Chosen, base):  # type: ignore[misc]  # made at run time
         _taskobs_inline = inline
         _taskobs_told = False
 
@@ -168,20 +215,6 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: b
             if not soft:
                 self._taskobs_tell(_lost(self, TimeLimitExceeded(timeout)))
             super().on_timeout(soft, timeout)
-
-        def on_failure(
-            self,
-            exc_info: Any,
-            send_failed_event: Any = True,  # noqa: FBT002  # as Celery has it
-            return_ok: Any = None,
-        ) -> Any:
-            # With return_ok it is the task's own failure, which the run has reported.
-            if not return_ok:
-                error = getattr(exc_info.exception, "exc", exc_info.exception)
-                self._taskobs_tell(_pool_failure(self, error))
-            return super().on_failure(
-                exc_info, send_failed_event=send_failed_event, return_ok=return_ok
-            )
 
         def _announce_revoked(self, reason: Any, terminated: Any, signum: Any, expired: Any) -> Any:
             self._taskobs_tell(_revoked(self, reason, terminated, signum, expired))
@@ -211,10 +244,11 @@ def _lost(request: Any, error: BaseException) -> Ending:
 
 
 def _pool_failure(request: Any, error: BaseException) -> Ending | None:
+    """Give the end of a run that failed outside of the task; None if that is told by others."""
     if isinstance(error, _UNDECODABLE):
         return Ending(outcome=Outcome.UNKNOWN, error=error, started=request.time_start)
     if isinstance(error, Terminated):
-        return None  # announced as revoked
+        return None  # announced as revoked or cancelled
     if request._already_revoked or getattr(request, "_already_cancelled", False):  # noqa: SLF001  # Celery's
         return None
     if isinstance(error, SystemExit):
@@ -222,7 +256,17 @@ def _pool_failure(request: Any, error: BaseException) -> Ending | None:
         return _lost(request, lost)
     if isinstance(error, (WorkerLostError, TimeLimitExceeded, KeyboardInterrupt)):
         return _lost(request, error)
-    return None
+    return None  # the child goes on, and has told
+
+
+def _cancelled(request: Any, *, again: bool) -> Ending:
+    """Give the end of a run that Celery ends; ``again`` says that its message goes back."""
+    return Ending(
+        outcome=Outcome.RETRIED if again else Outcome.LOST,
+        started=request.time_start,
+        pid=request.worker_pid,
+        reason="cancelled by Celery",
+    )
 
 
 def _revoked(request: Any, reason: Any, terminated: Any, signum: Any, expired: Any) -> Ending:

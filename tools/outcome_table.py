@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.live.rows import CASES, PLACES, POOLS, PRODUCER, ROWS, Case, Record, Row
+from tests.live.rows import CASES, PLACES, PRODUCER, ROWS, Case, Record, Row
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "outcomes.md"
 RECORDS: Final = ROOT / "build" / "outcomes.jsonl"
 FOLDER: Final = "tests/live/"
-NO_WORKER: Final = "no worker"
 HEAD: Final = """\
 # Every outcome, on every pool
 
@@ -131,7 +130,7 @@ def letter(runs: Sequence[str], run: str) -> str:
 
 def matrix(found: Cells, reasons: Sequence[str]) -> Iterator[str]:
     """Give the lines of the table of rows and pools."""
-    heads = ["situation", "what arrives of a task", *POOLS, NO_WORKER]
+    heads = ["situation", "what arrives of a task", *PLACES]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in ROWS:
@@ -167,8 +166,7 @@ def details(row: Row, found: Cells, runs: Sequence[str]) -> Iterator[str]:
             labels = ", ".join(letter(runs, run) for run in cell.versions)
             ends = "<br>".join(cell.arrived)
             over = ", ".join(cell.brokers)
-            where = NO_WORKER if place == PRODUCER else place
-            yield f"| {case.name} | {where} | {over} | {ends} | {labels} | {tests} |"
+            yield f"| {case.name} | {place} | {over} | {ends} | {labels} | {tests} |"
 
 
 def main() -> int:

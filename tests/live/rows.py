@@ -20,7 +20,7 @@ FORK, SPAWN, SOLO, THREADS, GEVENT, EVENTLET = (
     "eventlet",
 )
 POOLS: Final = (FORK, SPAWN, SOLO, THREADS, GEVENT, EVENTLET)
-PRODUCER: Final = "producer"
+PRODUCER: Final = "no worker"
 """Where no worker takes part."""
 PLACES: Final = (*POOLS, PRODUCER)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import pytest
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
 
 from taskobs.demo.receiver import Receiver
 from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
 from tests.live.celery_process import Broker, LiveApp, Producer, Worker
-from tests.live.process import LIMIT
+from tests.live.process import LIMIT, wait_until
+from tests.live.shop import QUICK, tags
+
+PARTING = "tests.live.apps.parting"
+LATE = "tests.live.apps.late"
 
 DEATHS = [
     pytest.param("KILL", "SIGKILL", None, marks=pytest.mark.row("child dies", "SIGKILL")),
@@ -178,3 +186,115 @@ def test_an_undecodable_message_is_one_event(shop: tuple[Worker, Producer, Recei
     assert run.attributes["celery.outcome"] == "unknown"
     assert run.status == "error"
     only_event(receiver, run)
+
+
+RELAYS = [pytest.param({"TASKOBS_RELAY": on}, id=f"relay-{on}") for on in ("1", "0")]
+
+
+def begin(live: LiveApp, broker: Broker, env: Mapping[str, str]) -> tuple[Worker, Producer]:
+    """Start a prefork worker and a producer of tasks that end in odd ways."""
+    settings = {**QUICK, **env}
+    return live.worker(broker, app=PARTING, env=settings), live.producer(broker, app=PARTING)
+
+
+@pytest.mark.parametrize("env", RELAYS)
+@pytest.mark.parametrize("how", ["cancelled", "closed", "unpicklable"])
+def test_what_is_no_exception_is_one_lost_run(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, env: Mapping[str, str], how: str
+) -> None:
+    """My task lets a `CancelledError` out, which ends the child or not: I hear of it, once."""
+    worker, producer = begin(live, redis_broker, env)
+    task_id = producer.run(f"result = app.gives_up.delay({how!r}).id")
+    run = settle(worker, producer, receiver, task_id)
+    assert (run.status, run.attributes["celery.outcome"]) == ("error", "lost")
+    only_event(receiver, run)
+
+
+@pytest.mark.skipif(
+    not hasattr(Request, "_success_was_stored"), reason="Celery 5.7 is the first to ask"
+)
+@pytest.mark.parametrize("env", RELAYS)
+def test_a_run_that_has_succeeded_is_not_lost(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, env: Mapping[str, str]
+) -> None:
+    """My child is killed once its task has succeeded: Celery calls it a success, and I see one."""
+    worker, producer = begin(live, redis_broker, env)
+    task_id = producer.run("given = app.die_after.delay(); result = given.id")
+    worker.wait_log("succeeded before the worker was lost")
+    assert producer.run("result = given.get(timeout=90)") == "done"
+    run = settle(worker, producer, receiver, task_id)
+    assert (run.status, run.attributes["celery.outcome"]) == ("unset", "succeeded")
+    assert receiver.events == ()
+
+
+CANCELS = {"worker_cancel_long_running_tasks_on_connection_loss": True}
+HANG_UP = """
+from redis import Redis
+Redis.from_url(app.app.conf.broker_url).client_kill_filter(_type="normal", skipme=True)
+Redis.from_url(app.app.conf.broker_url).client_kill_filter(_type="pubsub", skipme=True)
+result = given.get(timeout=90)
+"""
+
+
+@pytest.mark.parametrize("env", RELAYS)
+def test_a_run_that_celery_cancels_is_told(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, env: Mapping[str, str]
+) -> None:
+    """My worker loses its broker and ends what it runs: I see that run, and the next delivery."""
+    env = {**env, "APP_CONFIG": json.dumps(CANCELS)}
+    worker, producer = begin(live, redis_broker, env)
+    place = live.folder / "place"
+    task_id = producer.run(f"given = app.stay.delay({str(place)!r}); result = given.id")
+    assert wait_until(place.exists, timeout=LIMIT)
+    assert producer.run(HANG_UP) == "done"
+    assert receiver.wait_for(lambda _: len(runs(receiver, task_id)) == 2, LIMIT)
+    producer.close()
+    worker.stop()
+    cancelled, again = sorted(runs(receiver, task_id), key=lambda run: run.start_ns)
+    assert (cancelled.status, cancelled.attributes["celery.outcome"]) == ("unset", "retried")
+    assert cancelled.attributes["celery.reason"] == "cancelled by Celery"
+    assert cancelled.end_ns > cancelled.start_ns
+    assert again.attributes["celery.outcome"] == "succeeded"
+    assert again.attributes["celery.redelivered"] is True
+    of_tasks = [event for event in receiver.events if tags(event).get("celery.task_id")]
+    assert of_tasks == []
+
+
+@pytest.mark.skipif(
+    not any(name.startswith("cancel_a") for name in vars(Consumer)),
+    reason="Celery 5.5 is the first to cancel what runs",
+)
+@pytest.mark.parametrize("env", RELAYS)
+def test_a_run_that_a_cold_stop_ends_is_lost(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, env: Mapping[str, str]
+) -> None:
+    """I stop my worker cold: what it ran is lost, also where Celery calls that a retry."""
+    worker, producer = begin(live, redis_broker, env)
+    task_id = producer.run("result = app.slow.delay(300).id")
+    producer.wait_active(task_id)
+    worker.stop("QUIT")
+    producer.close()
+    [run] = runs(receiver, task_id)
+    assert (run.status, run.attributes["celery.outcome"]) == ("error", "lost")
+    assert [event for event in receiver.events if tags(event).get("celery.task_id")] == []
+
+
+@pytest.mark.parametrize("opens", ["late", "again"])
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_session_that_begins_in_the_worker_hears_of_what_never_ran(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, opens: str, pool: str
+) -> None:
+    """I call `init()` at `worker_init`, or once more later: nothing that never ran is missing."""
+    env = {**QUICK, "APP_OPENS": opens, "TASKOBS_RELAY": "0"}
+    worker = live.worker(redis_broker, pool=pool, app=LATE, env=env)
+    producer = live.producer(redis_broker, app=LATE)
+    sends = "app.app.send_task('no.such.task'), app.add.apply_async((1, 2), expires=-5)"
+    ids = producer.run(f"result = [one.id for one in ({sends})]")
+    for task_id, outcome in zip(ids, ("unknown", "expired"), strict=True):
+        assert ran(receiver, task_id)
+        [run] = runs(receiver, task_id)
+        assert run.attributes["celery.outcome"] == outcome
+    assert receiver.wait_for(lambda one: len(one.events) == 1, LIMIT)
+    producer.close()
+    worker.stop()
+    assert [len(runs(receiver, task_id)) for task_id in ids] == [1, 1]

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from billiard import common, process
 from celery import Celery, Task, signals
+from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker import strategy as celery_strategy
 from opentelemetry import trace
 
 from taskobs.facts import Outcome, Publish, Run
 from taskobs.guard import Guard
 from taskobs.lifecycle import Lifecycle, current_run
 from taskobs.observers.base import Observer
+
+BILLIARD_GOES_ON = hasattr(common, "terminate_handler_fired")
+"""Whether a pool child outlives what is no Exception: since billiard 4.3."""
 
 
 class Witness(Observer):
@@ -424,6 +431,63 @@ def test_nothing_of_ours_is_left_in_celery(app: Celery) -> None:
     assert {name: _receivers(name) for name in SIGNALS} == before
     assert logging.getLogger("celery.app.trace").handlers == handlers
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+@pytest.mark.parametrize("signal", ["worker_init", "celeryd_after_setup"])
+def test_a_worker_is_supervised_from_either_signal_of_its_start(signal: str) -> None:
+    """I call `init()` before my worker starts or while it does, and again later: it is watched."""
+    strategy: Any = celery_strategy
+    create = strategy.create_request_cls
+    lifecycle, witness = Lifecycle(Guard(strict=True)), Witness()
+    for watched in (False, True):  # once it has started, a new session goes on
+        lifecycle.attach(witness)
+        try:
+            assert (strategy.create_request_cls is not create) is watched
+            getattr(signals, signal).send(None)
+            assert strategy.create_request_cls is not create
+        finally:
+            lifecycle.detach(witness)
+        assert strategy.create_request_cls is create
+
+
+@pytest.fixture
+def pool_child(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let this process pass for a pool child."""
+    monkeypatch.setattr(process.current_process(), "_name", "ForkPoolWorker-1")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("error", "ending", "told"),
+    [
+        (CancelledError(), False, BILLIARD_GOES_ON),
+        (CancelledError(), True, False),
+        (SystemExit(1), False, False),
+        (KeyboardInterrupt(), False, False),
+    ],
+)
+def test_a_pool_child_tells_of_what_does_not_end_it(
+    app: Celery,
+    witness: Witness,
+    pool_child: pytest.MonkeyPatch,
+    *,
+    error: BaseException,
+    ending: bool,
+    told: bool,
+) -> None:
+    """My task lets out what is no Exception: its process tells of it, or else its parent does."""
+
+    @app.task(name="leaves")
+    def leaves() -> None:
+        raise error
+
+    pool_child.setattr(common, "_should_have_exited", [ending])
+    trace_task = build_tracer("leaves", leaves, app=app)
+    with pytest.raises(type(error)):
+        trace_task("some-id", [], {}, {"id": "some-id"})
+    assert witness.outcomes == [(Outcome.LOST, False)]
+    assert [run.abandoned for run in witness.runs] == [not told]
+    assert len(witness.failures) == told
 
 
 SIGNALS = ("before_task_publish", "task_prerun", "task_postrun", "task_failure", "task_retry")
