@@ -143,8 +143,7 @@ class Spool(Store):
         super().close()
         with self._lock:
             if self._file.locked:
-                with suppress(sqlite3.Error):
-                    self._catch_up()
+                self._writes.finish()
                 with suppress(sqlite3.Error):
                     self._rows.close()
                 self._file.unlock()
@@ -170,19 +169,15 @@ class Spool(Store):
 
     def _recount(self) -> None:
         """Learn what waits."""
-        for kind, count, size, newest in self._rows.waiting():
-            self._count[kind] = count - len(self._taken[kind])
-            self._bytes[kind] = size - sum(weight(one.item) for one in self._taken[kind].values())
+        for kind in KINDS:
+            waiting = self._rows.waiting(kind, self._cursor[kind])
+            self._count[kind], self._bytes[kind], newest = waiting
             self._writes.newest = max(self._writes.newest, newest)
 
     def _wrote(self, stored: Sequence[Stored]) -> None:
         for one in stored:
             self._count[one.item.kind] += 1
             self._bytes[one.item.kind] += weight(one.item)
-
-    def _catch_up(self) -> None:
-        self._writes.catch_up()
-        self._writes.delete(())
 
     def _set_aside(self, error: Exception) -> None:
         aside = set_aside(self.path)
@@ -246,7 +241,8 @@ class Spool(Store):
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
             with suppress(sqlite3.OperationalError):  # the disk is full still
-                self._catch_up()
+                self._writes.catch_up()
+                self._writes.delete(())
             if self.age is not None:
                 self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
             self._rows.trim()

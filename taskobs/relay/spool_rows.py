@@ -110,12 +110,11 @@ class Rows:
 
     # Reading.
 
-    def waiting(self) -> list[tuple[ItemKind, int, int, int]]:
-        """Give, of each kind that is there, how many items, their weight and the newest id."""
-        return [
-            (KINDS[kind], count, size + count * OVERHEAD, newest)
-            for kind, count, size, newest in self._db.execute(tables.WAITING)
-        ]
+    def waiting(self, kind: ItemKind, number: int) -> tuple[int, int, int]:
+        """Give of the items newer than an id how many they are, their weight and the newest id."""
+        found = self._db.execute(tables.WAITING, (KINDS.index(kind), number))
+        count, size, newest = found.fetchone()
+        return count, size + count * OVERHEAD, newest
 
     def after(self, kind: ItemKind, number: int) -> Generator[Stored, None, None]:
         """Give the items of a kind that are newer than an id, oldest first."""

@@ -28,7 +28,10 @@ PRAGMA user_version = {VERSION};
 COMMIT;
 """
 
-WAITING: Final = "SELECT kind, count(*), sum(length(payload)), max(id) FROM item GROUP BY kind"
+WAITING: Final = """
+SELECT count(*), coalesce(sum(length(payload)), 0), coalesce(max(id), 0) FROM item
+WHERE kind = ? AND id > ?
+"""
 ADD_ABOUT: Final = "INSERT OR IGNORE INTO about (digest, value) VALUES (?, ?)"
 ADD_ITEM: Final = "INSERT INTO item VALUES (?, ?, ?, ?, ?)"
 ADD_START: Final = "INSERT OR REPLACE INTO start VALUES (?, ?, ?, ?)"

@@ -1,7 +1,7 @@
 """What goes into a spool's file: now or, while the disk is full, later.
 
-All of it may raise ``sqlite3.Error``: then what was to be written is kept in memory, what was to be
-deleted is remembered, and the next call tries again.
+It may raise ``sqlite3.Error``: then what was to be written is kept in memory, what was to be
+deleted is remembered, and a later call tries again.
 """
 
 from __future__ import annotations
@@ -85,6 +85,16 @@ class Writes:
             owed.starts.clear()
             owed.ended.clear()
         _log.warning("taskobs relay: the spool %s is written again", self._path)
+
+    def finish(self) -> None:
+        """Try a last time; count what will be gone with this process. Raises nothing."""
+        self._owed.failed(wait=False)
+        try:
+            self.catch_up()
+            self.delete(())
+        except sqlite3.Error as error:
+            for kind in KINDS:
+                self._counters.dropped(kind, len(self._owed[kind]), UNWRITABLE, str(error))
 
     def delete(self, ids: Iterable[int]) -> None:
         """Delete what is out."""

@@ -407,6 +407,16 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted(
     assert [one[:1] for one in taken(spool)] == [b"2", b"3"]
 
 
+def test_what_the_disk_has_no_room_for_at_the_end_is_counted(place: Place) -> None:
+    """My worker stops while the disk is full: I am told what that cost."""
+    counters = Counters()
+    with closing(Spool(counters, place)) as spool:
+        fill(spool)
+        spool.append([item(b"1" * 100_000), item(b"x" * 100_000, envelope=True)])
+        assert not counters.total(DROPPED)
+    assert counters.counts()[DROPPED] == {("span", UNWRITABLE): 1, ("envelope", UNWRITABLE): 1}
+
+
 def test_a_new_file_takes_nothing_from_what_comes(spool: Spool) -> None:
     """The file breaks while a batch is being sent: only that batch is forgotten with it."""
     spool.append([item(b"%d" % n) for n in range(5)])
