@@ -17,6 +17,7 @@ from celery import Celery, signals
 from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab
 from celery.schedules import schedule as interval
+from celery.utils import time as celery_time
 from opentelemetry import baggage, context, trace
 
 from taskobs import names
@@ -25,6 +26,9 @@ from taskobs.facts import Schedule
 from tests.recording import Recorder, attribute, context_of
 
 ROOT = Path(__file__).parents[2]
+MONTHS_HAVE_NAMES = pytest.mark.skipif(
+    not hasattr(celery_time, "yearmonth"), reason="Celery 5.5 is the first to read names of months"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +149,7 @@ def test_celerys_schedules_are_read(app: Celery) -> None:
         ({"day_of_week": "sunday"}, "* * * * 0"),
         ({"day_of_week": "mon,fri"}, "* * * * 1,5"),
         ({"day_of_week": "fri-mon"}, "* * * * 0,1,5,6"),
-        ({"month_of_year": "january,Mar"}, "* * * 1,3 *"),
+        pytest.param({"month_of_year": "january,Mar"}, "* * * 1,3 *", marks=MONTHS_HAVE_NAMES),
         ({"month_of_year": "11-2"}, "* * * 1,2,11,12 *"),
     ],
 )
