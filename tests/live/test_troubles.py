@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from redis import Redis
 
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp
@@ -48,13 +49,15 @@ def more(program: Program, text: str, number: int) -> None:
     assert wait_until(lambda: program.log.count(text) >= wanted, timeout=LIMIT), program.tail()
 
 
-def between_ticks(worker: Program) -> None:
-    """Wait until a tick's task has just ended.
+def rest(beat: Program, port: int) -> None:
+    """Stop beat, until SIGCONT, and wait until no message waits, nor is held by a worker.
 
     A worker whose broker goes while it holds a message it has not acknowledged may end by an
     AttributeError of kombu's (``restore_unacked``, on a connection that is closed already).
     """
-    more(worker, "succeeded in", 1)
+    beat.signal("STOP")
+    with Redis(services.HOST, port) as broker:
+        assert wait_until(lambda: not broker.exists("celery", "unacked"), timeout=LIMIT)
 
 
 @pytest.mark.parametrize("how", ["include", "imports", "autodiscover"])
@@ -102,8 +105,10 @@ def test_an_outage_of_the_broker_is_one_event_a_process(
     with skip_if_missing(), services.redis(tmp_path, port):
         worker = live.worker(broker, env=env)
         beat = live.beat(broker, env=env)
-        between_ticks(worker)
+        more(worker, "succeeded in", 1)
+        rest(beat, port)
     for outages in (1, 2):
+        beat.signal("CONT")
         more(worker, "Cannot connect to", 2)
         more(beat, "Message Error", 3)
         with services.redis(tmp_path, port):
@@ -112,7 +117,8 @@ def test_an_outage_of_the_broker_is_one_event_a_process(
             assert arrived(receiver, 2 * outages)
             counted = {"celery.worker.consumer.consumer": outages, "celery.beat": outages}
             assert loggers(receiver) == counted
-            between_ticks(worker)
+            rest(beat, port)
+    beat.signal("CONT")
     beat.stop()
     worker.stop()
     ticks = [span for span in receiver.spans if span.name.startswith("publish ")]
