@@ -138,12 +138,15 @@ def test_a_cold_stop_tells_of_what_has_ended(
     worker, producer = live.worker(redis_broker, pool=pool), live.producer(redis_broker)
     producer.run(BATCH.format(number=8, seconds=0) + GET)
     states = producer.run(STATES)
-    running = producer.run("result = app.slow.delay(30).id")
-    if pool == "solo":  # which answers nobody while it runs a task
-        worker.wait_received(running)
-    else:
-        producer.wait_active(running)
-    worker.stop("QUIT")
+    place = live.folder / "held"
+    place.mkdir()
+    running = producer.run(f"result = app.hold.delay({str(place)!r}).id")
+    assert wait_until((place / running).exists, timeout=LIMIT)
+    worker.signal("QUIT")
+    worker.wait_log("Hitting Ctrl+C again")
+    if pool not in {"prefork", "spawn"}:  # nobody else can end what these run
+        (place / "go").touch()
+    worker.wait()
     runs = [run for run in receiver.spans if run.name.startswith(names.RUN_SPAN)]
     ended = Counter(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs)
     assert ended - Counter([running]) == Counter(states.keys())
