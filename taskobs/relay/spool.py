@@ -246,6 +246,8 @@ class Spool(Store):
             if self.age is not None:
                 self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
             self._rows.trim()
+            if self._writes.behind:
+                return  # what is taken over would be newer, and read first
             for left in abandoned(self._directory, self.path, self._owner):
                 self._take_over(left)
         except (OSError, sqlite3.Error) as error:
@@ -274,9 +276,10 @@ class Spool(Store):
             return self._read(kind, max_items, max_bytes)
         except sqlite3.Error as error:
             self._trouble(error)
-            if not self._closed:
+            batch = self._read_owed(kind, max_items, max_bytes)
+            if not batch and not self._closed:
                 self._ready[kind].wait(_PAUSE)
-            return []
+            return batch
 
     def _read(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
         batch: list[Stored] = []
@@ -300,7 +303,7 @@ class Spool(Store):
         return batch
 
     def _read_owed(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch = self._writes.waiting(kind).take(max_items, max_bytes)
+        batch = self._writes.take(kind, max_items, max_bytes)
         self._taken[kind].update((one.id, one) for one in batch)
         return batch
 

@@ -35,6 +35,8 @@ class Writes:
         self._owed = Unwritten()
         self.sent: set[int] = set()
         """What is out, and could not be deleted yet."""
+        self._never_written: set[int] = set()
+        """What was taken from memory, and is being sent."""
         self.newest = 0
         """No number is given twice, also after another file was begun."""
 
@@ -45,9 +47,20 @@ class Writes:
         self._owed.failed(wait=False)
         return self._rows
 
+    @property
+    def behind(self) -> bool:
+        """Whether something is only in memory."""
+        return bool(self._owed)
+
     def waiting(self, kind: ItemKind) -> Queue:
-        """Give what is only in memory."""
+        """Give what is only in memory, to look at."""
         return self._owed[kind]
+
+    def take(self, kind: ItemKind, items: int, size: int) -> list[Stored]:
+        """Take the oldest of what is only in memory, as ``Queue.take`` does."""
+        batch = self._owed[kind].take(items, size)
+        self._never_written.update(one.id for one in batch)
+        return batch
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start], ended: Sequence[bytes]
@@ -98,7 +111,9 @@ class Writes:
 
     def delete(self, ids: Iterable[int]) -> None:
         """Delete what is out."""
-        self.sent.update(ids)
+        out = set(ids)
+        self.sent |= out - self._never_written
+        self._never_written -= out
         if self.sent:
             self._rows.remove(self.sent)
             self.sent.clear()

@@ -417,6 +417,34 @@ def test_what_the_disk_has_no_room_for_at_the_end_is_counted(place: Place) -> No
     assert counters.counts()[DROPPED] == {("span", UNWRITABLE): 1, ("envelope", UNWRITABLE): 1}
 
 
+def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(place: Place) -> None:
+    """There is room again, and a worker beside mine is gone: all of it is sent, mine first."""
+    with closing(Spool(Counters(), place)) as spool:
+        fill(spool)
+        spool.append([item(b"mine" * 10_000)])
+        spool._rows._db.execute("PRAGMA max_page_count = 100000")  # not tried yet
+        with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+            old.append([item(b"theirs")])
+        spool._due = 0.0
+        assert [one.item.payload[:4] for one in spool.take("span", 9, SMALL, 0)] == [b"mine"]
+        empty(spool)
+        spool._due = 0.0
+        spool.append([item(b"more")])
+        found = [one.item.payload for one in spool.take("span", 9, SMALL, 0)]
+        assert sorted(found) == [b"more", b"theirs"]
+
+
+def test_a_file_that_cannot_be_read_does_not_keep_what_is_in_memory(spool: Spool) -> None:
+    """The disk is gone for good: what comes is sent all the same, and nothing piles up."""
+    spool._rows.close()
+    for n in range(3):
+        spool.append([item(b"%d" % n)])
+        batch = spool.take("span", 9, SMALL, 0)
+        assert [one.item.payload for one in batch] == [b"%d" % n]
+        spool.done(batch)
+    assert not spool._writes.sent
+
+
 def test_a_new_file_takes_nothing_from_what_comes(spool: Spool) -> None:
     """The file breaks while a batch is being sent: only that batch is forgotten with it."""
     spool.append([item(b"%d" % n) for n in range(5)])
