@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from billiard import common, current_process
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ _STATES: Final = {
     "REJECTED": Outcome.REJECTED,
     "IGNORED": Outcome.IGNORED,
 }
-_brokers: WeakKeyDictionary[Any, Broker] = WeakKeyDictionary()
+_brokers: dict[int, tuple[ref[Any], Broker]] = {}
 
 PASSING: Final = (SoftTimeLimitExceeded,)
 """What no guard may swallow: it is meant for the task."""
@@ -120,6 +120,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.queue_latency = None if eager else _queue_latency(header, request.eta, now)
     run.header = header
     run.pid = os.getpid()
+    run.began = now
     run.args = args or ()
     run.kwargs = kwargs or {}
     run.chord_shelf = None if eager else shelf_of(task, task_name, request)
@@ -330,7 +331,8 @@ def _epoch(eta: Any) -> float:
 
 def _broker(app: Any) -> Broker:
     """Return where an app publishes; no connection is made, and it is looked up once."""
-    known = _brokers.get(app)
+    found = _brokers.get(id(app))
+    known = found[1] if found is not None and found[0]() is app else None
     if known is None:
         with app.connection_for_write() as connection:
             system = connection.transport.driver_type or ""
@@ -339,8 +341,14 @@ def _broker(app: Any) -> Broker:
                 address=_host(connection.hostname or ""),
                 port=int(connection.port or connection.transport.default_port or 0),
             )
-        _brokers[app] = known
+        _brokers[id(app)] = ref(app, partial(_forget_broker, id(app))), known
     return known
+
+
+def _forget_broker(number: int, gone: object) -> None:
+    found = _brokers.get(number)
+    if found is not None and found[0] is gone:
+        del _brokers[number]
 
 
 def _host(address: str) -> str:

@@ -165,8 +165,10 @@ class Run:
     """One header of the message, if it is text of a sane length."""
     pid: int = 0
     """The process that the run is, or was, in."""
+    began: float = 0.0
+    """Seconds since the epoch: when the run was seen to begin."""
     started: float | None = None
-    """Seconds since the epoch, of a run that is told of afterwards; None means now."""
+    """The same of a run that is told of afterwards, if that is known; None means now."""
     args: Sequence[object] = ()
     kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
     chord_shelf: Shelf | None = None
@@ -198,6 +200,8 @@ class Run:
     """The run's span; set while spans are on, also when it is not sampled."""
     parent_span: object = field(default=None, init=False)
     """The context under which the next attempt is published; the spans observer's own."""
+    carry: Callable[[bytes], bool] | None = field(default=None, init=False)
+    """Has a fact leave together with the end of the run's span, where that can be."""
     event_id: str | None = field(default=None, init=False)
     """The Sentry event of this run's failure."""
 

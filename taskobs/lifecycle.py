@@ -128,6 +128,7 @@ class Lifecycle:
         self._for_publish = [each.publish for each in observers if _has(each, "publish")]
         self._for_message = [each.sending for each in observers if _has(each, "sending")]
         self._for_run = [each.run for each in observers if _has(each, "run")]
+        self._for_end = [each.ended for each in observers if _has(each, "ended")]
 
     def _connect(self) -> None:
         for signal, receiver in self._receivers:
@@ -242,8 +243,11 @@ class Lifecycle:
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
             self._fail(opened, error)
         elif opened.run.outcome is None:
-            with self.guard:
+            try:
                 adapter.conclude(opened.task, opened.run, state, result)
+            except Exception as failure:
+                if not self.guard.swallows(failure):
+                    raise
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
@@ -308,7 +312,18 @@ class Lifecycle:
     def _finish(self, opened: _Open) -> None:
         if opened.token is not None:
             _open_run.reset(opened.token)
-        opened.close()
+        try:
+            for ended in self._for_end:
+                self._tell_ended(ended, opened.run)
+        finally:
+            opened.close()
+
+    def _tell_ended(self, ended: Callable[[Run], None], run: Run) -> None:
+        try:
+            ended(run)
+        except Exception as error:
+            if not self.guard.swallows(error):
+                raise
 
     def _opened(self, task_id: str) -> _Open | None:
         opened = _open_run.get()

@@ -46,13 +46,17 @@ class _HeaderGetter(Getter[HeaderReader]):
 _getter = _HeaderGetter()
 
 
-def extract(header: HeaderReader) -> Context:
-    """Return the context that the message carries; nothing of this process's own leaks in."""
+def extract(header: HeaderReader) -> tuple[Context, SpanContext]:
+    """Return the context that the message carries, and the span in it.
+
+    Nothing of this process's own leaks in.
+    """
     if _is_w3c(propagate.get_global_textmap()):
         parent = _plain_parent(header)
         if parent is not None:
-            return trace.set_span_in_context(NonRecordingSpan(parent), Context())
-    return propagate.extract(header, context=Context(), getter=_getter)
+            return trace.set_span_in_context(NonRecordingSpan(parent), Context()), parent
+    context = propagate.extract(header, context=Context(), getter=_getter)
+    return context, trace.get_current_span(context).get_span_context()
 
 
 def _plain_parent(header: HeaderReader) -> SpanContext | None:

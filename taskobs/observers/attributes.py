@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -63,19 +63,33 @@ def of_message(publish: Publish, stock: Mapping[str, object]) -> Attributes:
 
 def of_run(run: Run, stock: Mapping[str, object]) -> Attributes:
     """Describe a run at its start."""
-    found: dict[str, object] = {
-        **stock,
-        names.MESSAGING_OPERATION_NAME: "run",
-        names.MESSAGING_OPERATION_TYPE: "process",
-        names.CELERY_TASK_NAME: run.task,
-        names.CELERY_ATTEMPT: run.attempt,
-    }
-    if run.pid:
-        found[names.PROCESS_PID] = run.pid
-    _add_broker(found, run.broker)
+    found: dict[str, object] = {**stock, names.CELERY_ATTEMPT: run.attempt}
     _add_common(found, run)
-    _add_worker(found, run)
-    return known(found)
+    _add_run(found, run)
+    return {**known(found), **_of_place(run)}
+
+
+_PLACES: Final = 500
+_places: Final[dict[str, tuple[tuple[Broker, str | None, int], Attributes]]] = {}
+
+
+def _of_place(run: Run) -> Attributes:
+    """Say what is the same for all runs of a task here, and worked out once."""
+    here = run.broker, run.hostname, run.pid
+    found: Attributes
+    place, found = _places.get(run.task) or (None, {})
+    if place != here:
+        added: dict[str, object] = {**of_sampling(run)}
+        if run.pid:
+            added[names.PROCESS_PID] = run.pid
+        if run.hostname:
+            added[names.CELERY_HOSTNAME] = run.hostname
+        _add_broker(added, run.broker)
+        found = known(added)
+        if len(_places) >= _PLACES:  # a stranger's names, perhaps
+            _places.clear()
+        _places[run.task] = here, found
+    return found
 
 
 def _add_broker(found: dict[str, Any], broker: Broker) -> None:
@@ -104,9 +118,7 @@ def _add_common(found: dict[str, object], fact: Publish | Run) -> None:
         found.update(zip(_RARE, rare, strict=True))
 
 
-def _add_worker(found: dict[str, object], run: Run) -> None:
-    if run.hostname:
-        found[names.CELERY_HOSTNAME] = run.hostname
+def _add_run(found: dict[str, object], run: Run) -> None:
     if run.origin:
         found[names.CELERY_ORIGIN] = run.origin
     if run.schedule_entry:
@@ -160,6 +172,9 @@ def add(span: Span, attributes: Attributes) -> None:
     The SDK checks each once more, which takes longer than all else about a span: where its
     spans keep them as they do now, and within their limits, they are put there at once.
     """
+    take: Callable[[Attributes], bool] | None = getattr(span, "take", None)
+    if take is not None and take(attributes):  # of a light span
+        return
     kept = getattr(span, "_attributes", None)
     try:
         if type(kept) is BoundedAttributes and not kept._immutable and kept.max_value_len is None:

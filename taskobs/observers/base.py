@@ -34,6 +34,9 @@ class Observer:
         """Open for a run."""
         return NOTHING
 
+    def ended(self, run: Run) -> None:
+        """The run is over, and what was opened for it is about to be closed."""
+
     def failed(self, run: Run) -> None:
         """The run has just failed; stack frames are still whole. ``run.exception`` is set.
 

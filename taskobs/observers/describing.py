@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 from taskobs.observers.attributes import Attributes, add
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Tracer as SdkTracer
 
 Describe = Callable[[], Attributes]
+StartLight = Callable[
+    [str, "Context | None", SpanContext, SpanKind, Describe, "int | None"],
+    "Span | None",
+]
 
 _SDK: Final = "opentelemetry.sdk.trace"
 _SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
@@ -28,7 +32,8 @@ class LateAttributes:
 
     The SDK checks and copies each attribute that it is given for a new span, which takes longer
     than the span itself; and what no sampler records need not be worked out. So this stands
-    before the tracer's processors, until ``remove``. They see the same span as without it.
+    before the tracer's processors, until ``remove``. They see the same span as without it. Where
+    the relay is all there is to see it, it is a light one.
     """
 
     def __init__(self, tracer: SdkTracer) -> None:
@@ -37,12 +42,14 @@ class LateAttributes:
         # The SDK calls these too; some releases have only one of them.
         self.on_end = self._processors.on_end
         self._on_ending = getattr(self._processors, "_on_ending", None)
+        self._start_light: StartLight | None = getattr(tracer, "start_described", None)
 
     @classmethod
     def install(cls, tracer: Tracer) -> LateAttributes | None:
         """Begin, if the tracer is the SDK's and its sampler decides by ids and parents alone."""
         sdk = sys.modules.get(_SDK)
-        if sdk is None or type(tracer) is not sdk.Tracer:
+        ours = hasattr(tracer, "start_described")
+        if sdk is None or not (ours or type(tracer) is sdk.Tracer):
             return None
         known = cast("SdkTracer", tracer)
         if not _is_blind(known.sampler):
@@ -60,13 +67,18 @@ class LateAttributes:
         self,
         name: str,
         context: Context | None,
+        parent: SpanContext,
         kind: SpanKind,
         describe: Describe,
         *,
         links: Sequence[Link] = (),
         start_time: int | None = None,
     ) -> Span:
-        """Start a span; ``describe`` is called if it is recorded."""
+        """Start a span below its ``context``'s, the ``parent``; describe it if it is recorded."""
+        if self._start_light is not None and not links:
+            span = self._start_light(name, context, parent, kind, describe, start_time)
+            if span is not None:
+                return span
         given = [describe]
         _given.set(given)
         try:

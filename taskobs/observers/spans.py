@@ -11,7 +11,16 @@ from typing import Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.metrics import Histogram
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
 
 from taskobs import ids, names, propagation
 from taskobs.facts import Outcome, Publish, Run, SpanAddress
@@ -76,13 +85,14 @@ class SpanObserver(Observer):
         name = names.PUBLISH_SPAN + encodable(publish.name)
         if self._late is not None:
             describe = partial(of_publish, publish)
-            span = self._late.start_span(name, context, SpanKind.PRODUCER, describe)
+            above = trace.get_current_span(context).get_span_context()
+            span = self._late.start_span(name, context, above, SpanKind.PRODUCER, describe)
         else:
             span = self._tracer.start_span(
                 name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
             )
         current = trace.set_span_in_context(span, context if publish.schedule else None)
-        return _Current(current, partial(_end_publish, publish, span))
+        return _Current(current, _end_publish, publish, span)
 
     def canvas(self, kind: str) -> AbstractContextManager[object]:
         """Give the parts of a group or chord one trace when there is no span to hang them on."""
@@ -131,17 +141,21 @@ class SpanObserver(Observer):
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Make the span of a run current until it ends."""
-        carried = otel_context.get_current() if run.eager else propagation.extract(run.header)
+        if run.eager:
+            carried = otel_context.get_current()
+            parent = trace.get_current_span(carried).get_span_context()
+        else:
+            carried, parent = propagation.extract(run.header)
         if run.task in _POLLS:
             run.parent_span = carried
             return _Current(carried, _nothing)
-        parent = trace.get_current_span(carried).get_span_context()
         span = self._start_run(run, carried, parent)
-        address = span.get_span_context()
-        run.span = SpanAddress(address.trace_id, address.span_id, address.trace_flags.sampled)
+        trace_id, span_id, _, flags, _, _ = span.get_span_context()
+        run.span = SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
+        run.carry = getattr(span, "carry", None)
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
-        return _Current(context, partial(self._end_run, run, span, run.started or self._clock()))
+        return _Current(context, self._end_run, run, span)
 
     def _start_run(self, run: Run, carried: otel_context.Context, parent: SpanContext) -> Span:
         links = propagation.read_links(run.header(names.HEADER_LINKS))
@@ -149,22 +163,23 @@ class SpanObserver(Observer):
         if self._use_links and not run.eager:
             if parent.is_valid:
                 links.append(Link(parent, {names.LINK_KIND: names.LINK_PUBLISH}))
-            context = otel_context.Context()
+            context, parent = otel_context.Context(), INVALID_SPAN_CONTEXT
         chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
         if chosen is None:
-            return self._start(run, context, links)
+            return self._start(run, context, parent, links)
         with ids.given(chosen):
-            return self._start(run, context, links)
+            return self._start(run, context, parent, links)
 
-    def _start(self, run: Run, context: otel_context.Context, links: list[Link]) -> Span:
+    def _start(
+        self, run: Run, context: otel_context.Context, parent: SpanContext, links: list[Link]
+    ) -> Span:
         name = names.RUN_SPAN + encodable(run.name)
         started = None if run.started is None else int(run.started * 1e9)
         if self._late is not None:
             describe = partial(self._run_attributes, run)
             return self._late.start_span(
-                name, context, SpanKind.CONSUMER, describe, links=links, start_time=started
+                name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started
             )
-        parent = trace.get_current_span(context).get_span_context()
         # Most samplers do as the publish's did: what would not be recorded is not worked out.
         dropped = parent.is_valid and not parent.trace_flags.sampled
         attributes = of_sampling(run) if dropped else self._run_attributes(run)
@@ -176,7 +191,7 @@ class SpanObserver(Observer):
     def _run_attributes(self, run: Run) -> Attributes:
         return of_run(run, run.stock() if self._stock else {})
 
-    def _end_run(self, run: Run, span: Span, started: float) -> None:
+    def _end_run(self, run: Run, span: Span) -> None:
         if run.abandoned:
             return
         if span.is_recording():
@@ -184,7 +199,7 @@ class SpanObserver(Observer):
         span.end()
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
-            self._histogram.record(self._clock() - started, labels)
+            self._histogram.record(self._clock() - (run.started or run.began), labels)
 
     def _tell_end(self, run: Run, span: Span) -> None:
         outcome = run.outcome or Outcome.SUCCEEDED
@@ -199,7 +214,7 @@ class SpanObserver(Observer):
         add(span, attributes)
 
     def _end_attributes(self, run: Run, outcome: Outcome) -> Attributes:
-        attributes: Attributes = {names.CELERY_OUTCOME: outcome.value}
+        attributes: Attributes = {names.CELERY_OUTCOME: outcome._value_}
         if run.expected:
             attributes[names.CELERY_EXPECTED] = True
         if run.reason is not None:
@@ -221,18 +236,20 @@ class SpanObserver(Observer):
 class _Current:
     """A context that is current until the exit, which calls ``end`` in it."""
 
-    __slots__ = ("_context", "_end", "_token")
+    __slots__ = ("_context", "_end", "_given", "_token")
 
-    def __init__(self, context: otel_context.Context, end: Callable[[], object]) -> None:
+    def __init__(
+        self, context: otel_context.Context, end: Callable[..., object], *given: object
+    ) -> None:
         self._context = context
-        self._end = end
+        self._end, self._given = end, given
 
     def __enter__(self) -> None:
         self._token = otel_context.attach(self._context)
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._end()
+            self._end(*self._given)
         finally:
             otel_context.detach(self._token)
 

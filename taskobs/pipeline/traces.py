@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
@@ -21,6 +21,7 @@ from taskobs.guard import Guard
 from taskobs.pipeline.direct import ProcessSpans, SpanSwitch
 from taskobs.pipeline.exporter import StockExporter
 from taskobs.relay.client import RelayClient
+from taskobs.relay.light import LightProvider, Sink
 from taskobs.relay.spans import RelaySpans
 
 _log = logging.getLogger("taskobs")
@@ -88,7 +89,7 @@ class TracePipeline:
             return BatchSpanProcessor(exporter.make())
 
         spans = ProcessSpans(make)
-        provider = TracerProvider(
+        provider = LightProvider(
             resource=_resource(settings, app_name),
             sampler=_sampler(settings),
             id_generator=ChosenIds(),
@@ -113,13 +114,19 @@ class TracePipeline:
     def divert(self, client: RelayClient, guard: Guard) -> None:
         """Hand spans to a relay, if the provider is ours; what has ended before is sent now."""
         if self._spans is not None and self._switch is not None:
-            self._switch.to = RelaySpans(client, self._spans, guard=guard)
+            spans = self._switch.to = RelaySpans(client, self._spans, guard=guard)
+            self._light(spans)
             self._spans.retire()
 
     def restore(self) -> None:
         """Send spans from this process again."""
         if self._spans is not None and self._switch is not None:
+            self._light(None)
             self._switch.to = self._spans
+
+    def _light(self, sink: Sink | None) -> None:
+        if isinstance(self._provider, LightProvider):
+            self._provider.divert(sink)
 
     def resource(self) -> dict[str, object]:
         """Return what a relay must know of all spans of this process."""

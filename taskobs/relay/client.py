@@ -21,7 +21,7 @@ from taskobs.relay.link import Link
 from taskobs.relay.outbox import Outbox
 from taskobs.relay.packing import tidy
 from taskobs.relay.shm import SharedMemory
-from taskobs.relay.slot import Slot, bequeathed
+from taskobs.relay.slot import FACT, Slot, bequeathed
 
 PROTOCOL: Final = 1
 _SLICE: Final = 0.02
@@ -29,7 +29,6 @@ _STUCK: Final = 5.0
 """Seconds after which a writer that writes nothing is no more."""
 _WRITER: Final = "writer"
 _END: Final = int(Kind.END)
-_FACT: Final = int(Kind.FACT)
 _ODD: Final = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -96,7 +95,7 @@ class RelayClient:
     def fact(self, payload: bytes, *, soon: bool = True) -> None:
         """Send a FACT; over the socket with the next frame, if it needs not be ``soon``."""
         slot = self._slot or self._taken()
-        if slot is not None and slot.append(_FACT, payload):
+        if slot is not None and slot.append(FACT, payload):
             return
         self._queue(Kind.FACT, payload)
         if soon:
@@ -113,15 +112,18 @@ class RelayClient:
         self._write()
         outbox.opened(key, frame)  # last: a connection made now would have it twice
 
-    def ended(self, key: bytes, payload: bytes) -> None:
-        """Tell of a span that has ended."""
+    def ended(self, key: bytes, payload: bytes, fact: bytes | None = None) -> None:
+        """Tell of a span that has ended, and the fact of the run that it is of."""
         slot = self._slot or self._taken()
-        if slot is None or not slot.append(_END, payload):
+        if slot is None or not slot.append(_END, payload, fact):
             self._outbox.offer(encode(Kind.END, payload))
+            if fact is not None:
+                self._queue(Kind.FACT, fact)
             self._closed_span(slot, key)
             self._write()
             return
-        self._closed_span(slot, key)
+        if not slot.closed(key):
+            self._outbox.closed(key)
         if slot.pressing:
             slot.pressing = False
             self.send(Kind.LOOK)
@@ -146,14 +148,16 @@ class RelayClient:
         """Return this process's slot, taken at the first call."""
         if not self._permits or self._closed:
             return self._slot
+        permits = self._permits
         try:
-            permit = self._permits.pop()
+            permit = permits[-1]
+            del permits[-1]  # no call is made until the next `try`: no exception comes between
         except IndexError:  # another thread was faster
             return self._slot
         try:
             self._slot = Slot.take(permit, self._introduction())
         except BaseException:  # a time limit struck
-            self._permits.append(permit)
+            permits.append(permit)
             raise
         return self._slot
 

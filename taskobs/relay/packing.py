@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
 from taskobs.relay.frames import pack
+
+if TYPE_CHECKING:
+    from taskobs.relay.light import LightSpan
 
 KEY_BYTES: Final = 24
 """A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
@@ -65,13 +68,13 @@ _fast: Final = attrgetter(
     "_name",
     "_context",
     "_parent",
-    "_kind.value",
+    "_kind._value_",
     "_start_time",
     "_end_time",
     "_attributes._dict",
     "_events._dq",
     "_links._dq",
-    "_status._status_code.value",
+    "_status._status_code._value_",
     "_status._description",
     "_instrumentation_scope",
     "_attributes.dropped",
@@ -88,6 +91,24 @@ def pack_start(span: ReadableSpan) -> bytes:
 def pack_end(span: ReadableSpan) -> bytes:
     """Return the payload of an END frame; never raises for a span of the SDK's."""
     return _packed(span, MAX_SPAN)
+
+
+def update_row(span: LightSpan) -> None:
+    """Note in the list that an ended light span is packed as what has come since its start."""
+    row, held = span.row, span.__dict__
+    row[NAME], row[END_NS] = held["_name"], held["_end_time"]
+    kept = held.get("_attributes")
+    if kept is not None:
+        row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
+
+
+def pack_light(span: LightSpan, limit: int) -> bytes:
+    """Return the payload of a light span's START or END frame, of at most so many bytes."""
+    try:
+        payload = span.key + pack(span.row)
+    except _ODD:
+        return _carefully(span, limit)
+    return payload if len(payload) <= limit else _carefully(span, limit)
 
 
 def split(payload: bytes) -> tuple[bytes, bytes]:
@@ -145,7 +166,7 @@ def _quickly(span: ReadableSpan) -> bytes:
         [_link(link) for link in links] if links else (),
         status,
         description,
-        known[1] if known is not None and known[0] is scope else _scope(scope),
+        known[1] if known is not None and known[0] is scope else scope_row(scope),
         dropped_attributes,
         dropped_events,
         dropped_links,
@@ -166,14 +187,15 @@ def _link(link: Link) -> list[object]:
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
         context.trace_flags,
-        _state(context.trace_state),
+        state_text(context.trace_state),
         dict(attributes or ()),
         getattr(attributes, "dropped", 0),
         context.is_remote,
     ]
 
 
-def _state(state: TraceState | None) -> str:
+def state_text(state: TraceState | None) -> str:
+    """Return a trace state as it is packed."""
     return state.to_header() if state else ""
 
 
@@ -181,7 +203,7 @@ _SCOPES: Final = 256
 _scopes: Final[dict[int, tuple[object, list[object] | None]]] = {}
 
 
-def _scope(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, of any release
+def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, of any release
     """Return a scope as it is packed, remembered by identity: a process has a few, for ever."""
     found = _scopes.get(id(scope))
     if found is not None and found[0] is scope:
@@ -228,7 +250,7 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         None if parent is None else parent.span_id.to_bytes(8, "big"),
         False if parent is None else bool(parent.is_remote),
         int(context.trace_flags),
-        _state(context.trace_state),
+        state_text(context.trace_state),
         span.kind.value,
         tidy(span.start_time),
         tidy(span.end_time),
@@ -237,7 +259,7 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         [tidy(_link(link)) for link in span.links],
         span.status.status_code.value,
         tidy(span.status.description),
-        _scope(span.instrumentation_scope),
+        scope_row(span.instrumentation_scope),
         span.dropped_attributes,
         span.dropped_events,
         span.dropped_links,

@@ -73,7 +73,7 @@ class RunStats:
         """Count the run that the payload of a FACT tells of; raises ``ValueError`` for another."""
         row: Any = frames.unpack(fact)
         try:
-            task, outcome, queue, _, seconds, _, _, _ = row
+            task, outcome, queue, seconds = row
         except (TypeError, ValueError) as error:
             raise ValueError("no fact: it has other fields") from error
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:

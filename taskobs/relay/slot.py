@@ -14,6 +14,7 @@ from typing import Final
 from zlib import crc32
 
 from taskobs.relay import pids, shm
+from taskobs.relay.frames import Kind
 from taskobs.relay.shm import (
     GONE,
     OPEN_AT,
@@ -33,6 +34,7 @@ The checksum is for processors that may show another core the end of a write bef
 """
 MAX_PAYLOAD: Final = 64 * 1024
 """Bytes of the longest payload; a longer one goes over the socket."""
+FACT: Final = int(Kind.FACT)
 BELL: Final = RING // 4
 """Bytes after which the relay is called, as it would come too late by itself."""
 
@@ -92,8 +94,11 @@ class Slot:
 
     # The ring.
 
-    def append(self, kind: int, payload: bytes) -> bool:
-        """Write a frame; False if there is no room now, somebody is at it, or no relay reads it."""
+    def append(self, kind: int, payload: bytes, fact: bytes | None = None) -> bool:
+        """Write a frame, and a FACT with it if there is one: both or none.
+
+        False if there is no room now, somebody is at it, or no relay reads it.
+        """
         length = len(payload)
         writer, words = self._writer, self._words
         me = object()
@@ -102,11 +107,14 @@ class Slot:
             # held, all that this process has to tell goes over the socket.
             if length > MAX_PAYLOAD or writer.setdefault(_WRITER, me) is not me:
                 return False
+            frame = _head(length, crc32(payload), kind) + payload
+            if fact is not None:
+                frame += _head(len(fact), crc32(fact), FACT) + fact
             at = words[WRITTEN]
-            end = at + HEAD.size + length
+            end = at + len(frame)
             if end - words[RELEASED] > RING or words[GONE]:
                 return False
-            self._put(at % RING, _head(length, crc32(payload), kind) + payload)
+            self._put(at % RING, frame)
             words[WRITTEN] = end
             if end // BELL != at // BELL:
                 self.pressing = True
@@ -147,7 +155,7 @@ class Slot:
             return False
         start = OPEN_AT + place * OPEN_BYTES
         self._map[start : start + len(payload)] = payload
-        self._words[OPEN_WORDS + place] = stamp(payload)
+        self._words[OPEN_WORDS + place] = len(payload) << _CRC_BITS | crc32(payload)  # its stamp
         return True
 
     def closed(self, key: bytes) -> bool:

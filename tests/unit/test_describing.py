@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
+from opentelemetry.trace import INVALID_SPAN_CONTEXT as NOBODY
 from opentelemetry.trace import SpanKind
 
 from taskobs.instrumentor import TaskInstrumentor
@@ -127,7 +128,7 @@ def test_what_is_not_recorded_is_not_described() -> None:
     """A span that nobody will see costs no description."""
     found = LateAttributes.install(provider(sampler=ALWAYS_OFF).get_tracer("test"))
     assert found is not None
-    found.start_span("x", None, SpanKind.CONSUMER, lambda: pytest.fail("it was described"))
+    found.start_span("x", None, NOBODY, SpanKind.CONSUMER, lambda: pytest.fail("it was described"))
 
 
 def test_the_limits_of_my_provider_are_kept() -> None:
@@ -144,7 +145,7 @@ def test_the_limits_of_my_provider_are_kept() -> None:
         attributes: Any = {"a": "long enough", "b": 2, "c": 3, "d": ("long enough",)}
         found = LateAttributes.install(tracer)
         assert found is not None
-        found.start_span("x", None, SpanKind.CONSUMER, lambda: attributes).end()  # noqa: B023  # now
+        found.start_span("x", None, NOBODY, SpanKind.CONSUMER, lambda: attributes).end()  # noqa: B023  # now
         found.remove()
         tracer.start_span("x", None, SpanKind.CONSUMER, attributes).end()
         ours, stock = recorder.spans
@@ -167,7 +168,7 @@ def test_a_span_that_a_processor_starts_is_another_one() -> None:
     made.add_span_processor(recorder)
     found = LateAttributes.install(tracer)
     assert found is not None
-    found.start_span("outer", None, SpanKind.CONSUMER, lambda: {"whose": "outer"}).end()
+    found.start_span("outer", None, NOBODY, SpanKind.CONSUMER, lambda: {"whose": "outer"}).end()
     assert {span.name: dict(span.attributes or {}) for span in recorder.spans} == {
         "inner": {},
         "outer": {"whose": "outer"},

@@ -23,8 +23,8 @@ def test_what_is_injected_is_extracted() -> None:
     propagation.inject(headers, context_with(tenant="acme"))
     assert headers == {"traceparent": TRACEPARENT, "baggage": "tenant=acme"}
     texts = {name: str(value) for name, value in headers.items()}
-    found = propagation.extract(texts.get)
-    assert trace.get_current_span(found).get_span_context() == PARENT
+    found, parent = propagation.extract(texts.get)
+    assert trace.get_current_span(found).get_span_context() == parent == PARENT
     assert baggage.get_all(found) == {"tenant": "acme"}
 
 
@@ -48,10 +48,10 @@ TRACEPARENTS = [
 def test_the_short_way_reads_as_the_propagator_does(traceparent: str, more: dict[str, str]) -> None:
     """Whatever a message carries, I get the parent that OpenTelemetry's own propagator reads."""
     headers = {"traceparent": traceparent, **more}
-    ours = propagation.extract(headers.get)
+    ours, parent = propagation.extract(headers.get)
     theirs = propagate.extract(headers, context=Context())
     found, expected = (trace.get_current_span(one).get_span_context() for one in (ours, theirs))
-    assert found == expected
+    assert found == parent == expected
     assert (found.is_remote, found.trace_state) == (expected.is_remote, expected.trace_state)
     assert ours.keys() == theirs.keys()
     assert baggage.get_all(ours) == baggage.get_all(theirs)

@@ -20,7 +20,7 @@ from tests.unit.relay_out_kit import ABOUT, PATIENCE, Backend, Reply, backend, e
 
 
 def fact(task: object = "shop.pay", outcome: object = "succeeded", seconds: object = 0.2) -> bytes:
-    return frames.pack([task, outcome, "celery", 1_700_000_000.5, seconds, None, 1, 7])
+    return frames.pack([task, outcome, "celery", seconds])
 
 
 def points(body: bytes) -> dict[str, list[tuple[dict[str, str], Any]]]:

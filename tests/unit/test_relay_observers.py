@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
-from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import sentry_sdk
@@ -19,6 +17,7 @@ from taskobs.relay.client import RelayClient
 from taskobs.relay.envelopes import KEY_BYTES, RelayTransport
 from taskobs.relay.facts_out import FactObserver
 from taskobs.relay.frames import MAX_FRAME, Kind, unpack
+from taskobs.relay.light import LightProvider
 from taskobs.relay.packing import ATTRIBUTES, NAME, split
 from taskobs.relay.spans import RelaySpans
 from tests.unit.relay_kit import Peer
@@ -64,13 +63,25 @@ class Direct(SpanProcessor):
 # Spans.
 
 
-def tracing(processor: SpanProcessor, sampler: Sampler | None = None) -> TracerProvider:
-    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    return provider
+class Tracing(Protocol):
+    def __call__(self, spans: RelaySpans, sampler: Sampler | None = None) -> TracerProvider: ...
 
 
-def test_a_span_is_told_of_twice(peer: Peer, client: RelayClient) -> None:
+@pytest.fixture(params=["light", "the SDK's own"])
+def tracing(request: pytest.FixtureRequest) -> Tracing:
+    """Give what makes a provider for spans of either kind: it makes no difference."""
+
+    def made(spans: RelaySpans, sampler: Sampler | None = None) -> TracerProvider:
+        provider = LightProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(spans)
+        if request.param == "light":
+            provider.divert(spans)
+        return provider
+
+    return made
+
+
+def test_a_span_is_told_of_twice(peer: Peer, client: RelayClient, tracing: Tracing) -> None:
     """When it starts, with what is known then, and when it ends, with the rest."""
     tracer = tracing(RelaySpans(client, Direct())).get_tracer("shop")
     span = tracer.start_span("run shop.pay", attributes={"a": 1})
@@ -96,7 +107,9 @@ class RecordOnly(Sampler):
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF, RecordOnly()])
-def test_what_is_sampled_out_is_not_sent(peer: Peer, client: RelayClient, sampler: Sampler) -> None:
+def test_what_is_sampled_out_is_not_sent(
+    peer: Peer, client: RelayClient, sampler: Sampler, tracing: Tracing
+) -> None:
     """Not even that it has started."""
     tracing(RelaySpans(client, Direct()), sampler).get_tracer("shop").start_span("x").end()
     client.send(Kind.FACT, b"")
@@ -105,7 +118,9 @@ def test_what_is_sampled_out_is_not_sent(peer: Peer, client: RelayClient, sample
     assert [frame.kind for frame in relay.frames] == [Kind.HELLO, Kind.FACT]
 
 
-def test_the_direct_way_takes_over_when_the_relay_is_gone(peer: Peer, client: RelayClient) -> None:
+def test_the_direct_way_takes_over_when_the_relay_is_gone(
+    peer: Peer, client: RelayClient, tracing: Tracing
+) -> None:
     """Also what the relay may not have got, once each; and what was open goes there at its end."""
     direct = Direct()
     spans = RelaySpans(client, direct)
@@ -127,7 +142,9 @@ def test_the_direct_way_takes_over_when_the_relay_is_gone(peer: Peer, client: Re
     assert direct.told == ["flush 1000", "shutdown"]
 
 
-def test_a_flush_hears_that_the_relay_is_gone(peer: Peer, client: RelayClient) -> None:
+def test_a_flush_hears_that_the_relay_is_gone(
+    peer: Peer, client: RelayClient, tracing: Tracing
+) -> None:
     """It is the direct way's flush then, with what was left."""
     direct = Direct()
     spans = RelaySpans(client, direct)
@@ -152,7 +169,7 @@ def test_a_span_that_cannot_be_told_of_is_no_trouble_of_the_task(client: RelayCl
 
 
 def test_a_time_limit_that_strikes_is_not_swallowed(
-    client: RelayClient, monkeypatch: pytest.MonkeyPatch
+    client: RelayClient, monkeypatch: pytest.MonkeyPatch, tracing: Tracing
 ) -> None:
     """The task gets it: it is no trouble of telemetry."""
 
@@ -163,6 +180,7 @@ def test_a_time_limit_that_strikes_is_not_swallowed(
         raise SoftTimeLimitExceededError
 
     monkeypatch.setattr("taskobs.relay.spans.pack_end", strike)
+    monkeypatch.setattr("taskobs.relay.spans.update_row", strike)
     span = tracing(RelaySpans(client, Direct())).get_tracer("shop").start_span("x")
     with pytest.raises(SoftTimeLimitExceededError):
         span.end()
@@ -275,12 +293,11 @@ def test_an_envelope_that_cannot_be_sent_is_no_trouble_of_the_task(client: Relay
 
 def test_a_run_is_told_of_at_its_end(peer: Peer, client: RelayClient) -> None:
     """What the metrics are made of: no ids, no arguments."""
-    clock = map(float, count(100, 5))
-    run = make_run()
-    with FactObserver(client, clock=lambda: next(clock)).run(run):
-        run.outcome = Outcome.FAILED
+    run = make_run(began=100.0)
+    run.outcome = Outcome.FAILED
+    FactObserver(client, clock=lambda: 105.0).ended(run)
     fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact == ["shop.pay", "failed", "orders", 100.0, 5.0, 0.25, 2, os.getpid()]
+    assert fact == ["shop.pay", "failed", "orders", 5.0]
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -290,8 +307,7 @@ def test_a_fact_leaves_with_the_end_of_its_span(
     """Where a span follows at once; at once where none does."""
     client.open()
     run = make_run(span=SpanAddress(1, 1, sampled=sampled))
-    with FactObserver(client).run(run):
-        pass
+    FactObserver(client).ended(run)
     relay = peer.accept()
     if sampled:
         client.send(Kind.END, b"")
@@ -301,20 +317,18 @@ def test_a_fact_leaves_with_the_end_of_its_span(
 
 def test_a_run_told_of_afterwards_keeps_its_times(peer: Peer, client: RelayClient) -> None:
     """The worker's parent tells of a run that was killed with its process."""
-    run = make_run(started=90.0, pid=4711, queue=None, queue_latency=None, outcome=Outcome.LOST)
-    with FactObserver(client, clock=lambda: 100.0).run(run):
-        pass
+    run = make_run(began=99.0, started=90.0, queue=None, outcome=Outcome.LOST)
+    FactObserver(client, clock=lambda: 100.0).ended(run)
     fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact == ["shop.pay", "lost", None, 90.0, 10.0, None, 2, 4711]
+    assert fact == ["shop.pay", "lost", None, 10.0]
 
 
 def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) -> None:
     """A task that has expired is counted, and does not make the others look quick."""
     run = make_run(outcome=Outcome.EXPIRED, ran=False)
-    with FactObserver(client, clock=lambda: 100.0).run(run):
-        pass
+    FactObserver(client, clock=lambda: 100.0).ended(run)
     fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact[4] is None
+    assert fact[3] is None
 
 
 def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
@@ -324,23 +338,21 @@ def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClie
         make_run(task="anything", outcome=Outcome.UNKNOWN),
         make_run(task="odd \ud800", queue="\udfff"),
     ):
-        with observer.run(run):
-            pass
+        observer.ended(run)
     facts = [unpack(frame.payload) for frame in peer.accept().wait_for(Kind.FACT, 2)]
     assert [fact[0] for fact in facts] == ["", "odd ?"]
 
 
 def test_a_run_that_others_tell_of_is_not_told_twice(peer: Peer, client: RelayClient) -> None:
     """The process ends with it, and the worker's parent tells."""
-    with FactObserver(client).run(make_run(abandoned=True)):
-        pass
+    FactObserver(client).ended(make_run(abandoned=True))
     client.send(Kind.END, b"")
     relay = peer.accept()
     relay.wait_for(Kind.END)
     assert not relay.of(Kind.FACT)
 
 
-def test_names_of_spans_arrive(peer: Peer, client: RelayClient) -> None:
+def test_names_of_spans_arrive(peer: Peer, client: RelayClient, tracing: Tracing) -> None:
     """Also when they were changed after the start."""
     span = tracing(RelaySpans(client, Direct())).get_tracer("shop").start_span("publish celery.map")
     span.update_name("publish shop.pay")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -25,6 +26,7 @@ from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.frames import Kind, pack
 from taskobs.relay.intake import Intake, settle
 from taskobs.relay.ledger import Ledger
+from taskobs.relay.light import LightProvider, LightSpan
 from taskobs.relay.memory import MemoryStore
 from taskobs.relay.shm import SharedMemory
 from taskobs.relay.slot import HEAD, Slot
@@ -45,7 +47,7 @@ HELLO: dict[str, object] = {
     "client": b"sixteen bytes id",
     "name": "",
 }
-FACT = pack(["task", "succeeded", "queue", 1.0, 0.5, None, 1, 7])
+FACT = pack(["task", "succeeded", "queue", 0.5])
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ class Side:
 
 def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    facts = [pack(["task", "succeeded", "queue", float(n), 0.5, None, 1, 7]) for n in range(100)]
+    facts = [pack(["task", "succeeded", "queue", float(n)]) for n in range(100)]
     assert all(slot.append(Kind.FACT, fact) for fact in facts)
     side.turn()
     assert side.facts == facts
@@ -535,16 +537,24 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
         client.close()
 
 
-@pytest.mark.parametrize("at", range(2, 40))
-def test_a_span_whose_end_is_struck_is_told_of(shared: SharedMemory, peer: Peer, at: int) -> None:
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("at", range(2, 60))
+def test_a_span_whose_end_is_struck_is_told_of(
+    shared: SharedMemory, peer: Peer, at: int, *, light: bool
+) -> None:
     """A soft time limit strikes while a span ends: it is not taken for one that is still open."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     processor = RelaySpans(client, SpanProcessor())
-    one = span()
+    one = light_span() if light else span()
     assert isinstance(one, SDKSpan)
-    processor.on_start(one)
-    one.end()
-    strike(partial(processor.on_end, one), at)
+    if isinstance(one, LightSpan):
+        processor.light_started(one)
+        one.end()
+        strike(partial(processor.light_ended, one), at)
+    else:
+        processor.on_start(one)
+        one.end()
+        strike(partial(processor.on_end, one), at)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
     assert {payload for _, payload in slot.unread()} == {packing.pack_end(one)}
@@ -552,22 +562,44 @@ def test_a_span_whose_end_is_struck_is_told_of(shared: SharedMemory, peer: Peer,
     client.close()
 
 
-@pytest.mark.parametrize("at", range(1, 40))
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("at", range(1, 60))
 def test_a_span_whose_start_is_struck_is_forgotten(
-    shared: SharedMemory, peer: Peer, at: int
+    shared: SharedMemory, peer: Peer, at: int, *, light: bool
 ) -> None:
     """Nobody gets it from the tracer, so nobody will end it; and there is a slot afterwards."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     processor = RelaySpans(client, SpanProcessor())
-    one = span()
+    one = light_span() if light else span()
     assert isinstance(one, SDKSpan)
-    if strike(partial(processor.on_start, one), at):
+    start: Callable[[Any], None] = processor.light_started if light else processor.on_start
+    if strike(partial(start, one), at):
         assert not any(shared.read(0, shm.OPEN_WORDS * shm.WORD, shm.OPEN * shm.WORD))
     client.fact(FACT)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
     assert list(slot.unread()) == [(Kind.FACT, FACT)]
     client.close()
+
+
+class Nowhere:
+    """Takes light spans, and forgets them."""
+
+    def light_started(self, span: LightSpan) -> None: ...
+
+    def light_ended(self, span: LightSpan) -> None: ...
+
+    def carried(self, fact: bytes) -> None: ...
+
+
+def light_span() -> LightSpan:
+    """Start a light span that nobody has been told of."""
+    made = LightProvider(shutdown_on_exit=False)
+    made.add_span_processor(SpanProcessor())
+    made.divert(Nowhere())
+    found = made.get_tracer("shop").start_span("x")
+    assert isinstance(found, LightSpan)
+    return found
 
 
 def strike(act: Callable[[], object], at: int) -> bool:
