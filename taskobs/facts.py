@@ -200,8 +200,6 @@ class Run:
     """The run's span; set while spans are on, also when it is not sampled."""
     parent_span: object = field(default=None, init=False)
     """The context under which the next attempt is published; the spans observer's own."""
-    carry: Callable[[bytes], bool] | None = field(default=None, init=False)
-    """Has a fact leave together with the end of the run's span, where that can be."""
     event_id: str | None = field(default=None, init=False)
     """The Sentry event of this run's failure."""
 

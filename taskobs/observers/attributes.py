@@ -172,7 +172,7 @@ def add(span: Span, attributes: Attributes) -> None:
     The SDK checks each once more, which takes longer than all else about a span: where its
     spans keep them as they do now, and within their limits, they are put there at once.
     """
-    take: Callable[[Attributes], bool] | None = getattr(span, "take", None)
+    take: Callable[[Attributes], bool] | None = getattr(span, "light_take", None)
     if take is not None and take(attributes):  # of a light span
         return
     kept = getattr(span, "_attributes", None)

@@ -43,6 +43,7 @@ class LateAttributes:
         self.on_end = self._processors.on_end
         self._on_ending = getattr(self._processors, "_on_ending", None)
         self._start_light: StartLight | None = getattr(tracer, "start_described", None)
+        self._start: Callable[..., Span] = getattr(tracer, "start_heavy", tracer.start_span)
 
     @classmethod
     def install(cls, tracer: Tracer) -> LateAttributes | None:
@@ -82,7 +83,7 @@ class LateAttributes:
         given = [describe]
         _given.set(given)
         try:
-            return self._tracer.start_span(name, context, kind, None, links, start_time)
+            return self._start(name, context, kind, None, links, start_time)
         finally:
             given.clear()
 

@@ -150,9 +150,7 @@ class SpanObserver(Observer):
             run.parent_span = carried
             return _Current(carried, _nothing)
         span = self._start_run(run, carried, parent)
-        trace_id, span_id, _, flags, _, _ = span.get_span_context()
-        run.span = SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
-        run.carry = getattr(span, "carry", None)
+        run.span = _address_of(span.get_span_context())
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return _Current(context, self._end_run, run, span)
@@ -194,9 +192,11 @@ class SpanObserver(Observer):
     def _end_run(self, run: Run, span: Span) -> None:
         if run.abandoned:
             return
-        if span.is_recording():
-            self._tell_end(run, span)
-        span.end()
+        try:
+            if span.is_recording():
+                self._tell_end(run, span)
+        finally:
+            span.end()
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
             self._histogram.record(self._clock() - (run.started or run.began), labels)
@@ -252,6 +252,14 @@ class _Current:
             self._end(*self._given)
         finally:
             otel_context.detach(self._token)
+
+
+def _address_of(context: SpanContext) -> SpanAddress:
+    if type(context) is SpanContext:  # it is a tuple, which is read in a third of the time
+        trace_id, span_id, _, flags, _, _ = context
+    else:
+        trace_id, span_id, flags = context.trace_id, context.span_id, context.trace_flags
+    return SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
 
 
 def _end_publish(publish: Publish, span: Span) -> None:

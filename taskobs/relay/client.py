@@ -27,6 +27,8 @@ PROTOCOL: Final = 1
 _SLICE: Final = 0.02
 _STUCK: Final = 5.0
 """Seconds after which a writer that writes nothing is no more."""
+_FACTS: Final = 64
+"""Facts that may wait for an END."""
 _WRITER: Final = "writer"
 _END: Final = int(Kind.END)
 _ODD: Final = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -72,6 +74,7 @@ class RelayClient:
         self._id = os.urandom(16)
         self._asked = 0
         self._left: dict[int, list[bytes]] = {}
+        self._facts: list[bytes] = []
         self._slot: Slot | None = None
         # Whoever gets the one permit asks for a slot; the others use the socket until then.
         self._permits = [] if self._memory is None else [self._memory]
@@ -93,13 +96,31 @@ class RelayClient:
         self._write()
 
     def fact(self, payload: bytes, *, soon: bool = True) -> None:
-        """Send a FACT; over the socket with the next frame, if it needs not be ``soon``."""
+        """Send a FACT; with the next END if it needs not be ``soon``, over the socket with any."""
         slot = self._slot or self._taken()
-        if slot is not None and slot.append(FACT, payload):
-            return
+        if slot is not None:
+            if not soon and len(self._facts) < _FACTS:
+                self._facts.append(payload)
+                return
+            if slot.append(FACT, payload):
+                return
         self._queue(Kind.FACT, payload)
         if soon:
             self._write()
+
+    def _tell_facts(self) -> None:
+        """Send the facts that no END has taken along."""
+        while (fact := self._next_fact()) is not None:
+            self.fact(fact)
+
+    def _next_fact(self) -> bytes | None:
+        facts = self._facts
+        try:
+            fact = facts[-1]
+            del facts[-1]  # no call is made, so no other thread comes between
+        except IndexError:
+            return None
+        return fact
 
     def started(self, key: bytes, payload: bytes) -> None:
         """Tell of a span that is open; any later relay hears of it too, until the span ends."""
@@ -112,13 +133,14 @@ class RelayClient:
         self._write()
         outbox.opened(key, frame)  # last: a connection made now would have it twice
 
-    def ended(self, key: bytes, payload: bytes, fact: bytes | None = None) -> None:
-        """Tell of a span that has ended, and the fact of the run that it is of."""
+    def ended(self, key: bytes, payload: bytes) -> None:
+        """Tell of a span that has ended, and a fact that waits for it."""
         slot = self._slot or self._taken()
+        fact = self._next_fact() if self._facts else None
         if slot is None or not slot.append(_END, payload, fact):
-            self._outbox.offer(encode(Kind.END, payload))
             if fact is not None:
                 self._queue(Kind.FACT, fact)
+            self._outbox.offer(encode(Kind.END, payload))
             self._closed_span(slot, key)
             self._write()
             return
@@ -178,6 +200,7 @@ class RelayClient:
         Called now and then by a process that sends nothing for long, it finds out that the relay
         was restarted.
         """
+        self._tell_facts()
         self._link.read_soon()
         self._write()
 
@@ -185,6 +208,7 @@ class RelayClient:
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all that the relay got, from anybody, is out."""
+        self._tell_facts()
         self._asked += 1
         number = self._asked
 
@@ -196,6 +220,7 @@ class RelayClient:
     def settle(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all is written; False if some is left."""
         end = time.monotonic() + timeout
+        self._tell_facts()
         self._write()
         while self._has_more() and not self.gone and not self._closed:
             left = end - time.monotonic()
@@ -212,6 +237,7 @@ class RelayClient:
 
         A process that has sent nothing doesn't connect to say so.
         """
+        self._tell_facts()
         self._leave_slot()
         if not self._outbox and not self._link.connections:
             self.close()

@@ -15,8 +15,8 @@ from taskobs.relay.packing import tidy
 class FactObserver(Observer):
     """Sends a FACT for each run that ends here.
 
-    Where the run's span is sampled the FACT leaves with its END, in one go or in one system call;
-    unless spans go elsewhere (``with_spans=False``).
+    Where the run's span is sampled the FACT leaves with its END, in one go; unless spans go
+    elsewhere (``with_spans=False``).
     """
 
     def __init__(
@@ -35,11 +35,8 @@ class FactObserver(Observer):
         client = self._client
         if run.abandoned or client.gone:
             return
-        fact = self._fact(run)
-        if run.carry is not None and run.carry(fact):
-            return
         with_its_span = self._with_spans and run.span is not None and run.span.sampled
-        client.fact(fact, soon=not with_its_span)
+        client.fact(self._fact(run), soon=not with_its_span)
 
     def _fact(self, run: Run) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED

@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from opentelemetry import trace
@@ -25,12 +26,19 @@ from opentelemetry.sdk.trace import (
     ReadableSpan,
     Span,
     SpanLimits,
-    SpanProcessor,
+    SynchronousMultiSpanProcessor,
     Tracer,
     TracerProvider,
 )
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, StaticSampler
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, StaticSampler
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+)
 from opentelemetry.util.types import AttributeValue
 
 from taskobs.relay.packing import (
@@ -46,16 +54,19 @@ Attributes = dict[str, AttributeValue]
 _SAMPLED: Final = 0x01
 _RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS: Final = tuple(map(TraceFlags, range(4)))
+_STATE: Final = 4
+"""Where a span's context, a tuple, has its trace state."""
+_ENDER: Final = "_light_ender"
 _ROOM: Final = 64
 """Attributes that a span must be allowed to have, to be described: those of tasks have fewer."""
 _SCOPES: Final = 1_000
 _log: Final = logging.getLogger("taskobs")
 _CAN_BE_OFF: Final = hasattr(Tracer, "_is_enabled")
 _OWN: Final = frozenset({"_name", "_context", "_kind", "_parent", "_start_time"})
-_LATE: Final = frozenset({"_lock", "_attributes", "_events", "_links"})
+_LATE: Final = frozenset({"_lock", "_attributes", "_events", "_links", "_resource"})
 _COMMON: Final = frozenset(
     {
-        *("_instrumentation_info", "_instrumentation_scope", "_resource", "_sampler", "_limits"),
+        *("_instrumentation_info", "_instrumentation_scope", "_sampler", "_limits"),
         *("_span_processor", "_end_time", "_status", "_trace_config", "_record_exception"),
         *("_set_status_on_exception", "_record_end_metrics"),
     }
@@ -68,20 +79,38 @@ class Sink(Protocol):
     def light_started(self, span: LightSpan) -> object:
         """Take a span that has started."""
 
-    def light_ended(self, span: LightSpan) -> object:
-        """Take a span that has ended without an event, a link or a status; and its fact."""
+    def light_ended(self, span: LightSpan, *, again: bool = False) -> object:
+        """Take a span that has ended without an event, a link or a status.
 
-    def carried(self, fact: bytes) -> object:
-        """Take the fact of a span that goes another way."""
+        It is called ``again`` when an exception has struck it, as a time limit may.
+        """
 
 
 class Way:
-    """Where the light spans of a provider go; None as long as they go the SDK's way."""
+    """Where the light spans of a provider go."""
 
-    sink: Sink | None = None
+    def __init__(self, provider: TracerProvider) -> None:
+        self.provider = provider
+        self._sink: Sink | None = None
+        self._all: Any = None
+        self._only: object = None
+
+    def lead(self, sink: Sink | None, processors: object) -> None:
+        """Lead to a sink as long as a provider's processors are as they are now: but one."""
+        only = getattr(processors, "_span_processors", ())
+        alone = type(processors) is SynchronousMultiSpanProcessor and len(only) == 1
+        self._all, self._only = processors, only
+        self._sink = sink if alone else None
+
+    @property
+    def sink(self) -> Sink | None:
+        """What takes light spans; None if they are the SDK's to take."""
+        sink = self._sink
+        # The SDK makes a new tuple for each change.
+        return sink if sink is not None and self._all._span_processors is self._only else None
 
 
-class LightSpan(Span):
+class LightSpan(sdk._Span):
     """A span that makes its lock and its lists when somebody asks for them.
 
     What all spans of a tracer have in common is said once, in a class of their own.
@@ -90,12 +119,12 @@ class LightSpan(Span):
     if TYPE_CHECKING:
         _end_time: int | None
 
-    way: ClassVar[Way]
-    key: bytes
-    row: list[Any]
+    light_way: ClassVar[Way]
+    light_room: ClassVar[bool]
+    """Whether it may have all that it is described with, unchecked."""
+    light_key: bytes
+    light_row: list[Any]
     """What it is packed as; its attributes as long as nobody has asked for them."""
-    fact: bytes | None = None
-    """What is told with its end; see ``carry``."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of what is not there yet
         made: Any
@@ -104,11 +133,13 @@ class LightSpan(Span):
             made = threading.Lock()
         elif name == "_attributes":
             made = self._bounded(None)
-            made._dict = self.row[ATTRIBUTES]  # the same, for whoever adds to it at this moment
+            made._dict = self.light_row[ATTRIBUTES]  # the same, as it may be added to just now
         elif name == "_events":
             made = make._new_events()
         elif name == "_links":
             made = make._new_links(())
+        elif name == "_resource":
+            return self.light_way.provider.resource  # which is another one in a forked child
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         held: Any = self.__dict__
@@ -123,40 +154,38 @@ class LightSpan(Span):
             max_value_len=limits.max_span_attribute_length,
         )
 
-    def take(self, attributes: Attributes) -> bool:
+    def light_take(self, attributes: Attributes) -> bool:
         """Add attributes that need no check; False if that is for ``set_attributes``."""
-        if self._end_time is not None or "_attributes" in self.__dict__:
+        if self._end_time is not None or "_attributes" in self.__dict__ or not self.light_room:
             return False
-        self.row[ATTRIBUTES].update(attributes)
-        return True
-
-    def carry(self, fact: bytes) -> bool:
-        """Have a fact told together with the end; False if it has ended."""
-        if self._end_time is not None:
-            return False
-        self.fact = fact
+        self.light_row[ATTRIBUTES].update(attributes)
         return True
 
     def end(self, end_time: int | None = None) -> None:
         """End, as the SDK's spans do."""
         held: Any = self.__dict__
-        sink = self.way.sink
+        sink = self.light_way.sink
         if (
-            sink is not None
-            and "_events" not in held
-            and "_status" not in held
-            and "_links" not in held
+            sink is None
+            or "_end_time" in held
+            or "_events" in held
+            or "_status" in held
+            or "_links" in held
         ):
-            now = time.time_ns() if end_time is None else end_time
-            if held.setdefault("_end_time", now) is now:  # no other thread was faster
-                sink.light_ended(self)
-                return
-        fact, self.fact = self.fact, None
-        try:
             super().end(end_time)
-        finally:
-            if sink is not None and fact is not None:
-                sink.carried(fact)
+            return
+        me = object()
+        try:
+            if held.setdefault(_ENDER, me) is not me:  # it has ended before, or in another thread
+                super().end(end_time)
+                return
+            held["_end_time"] = time.time_ns() if end_time is None else end_time
+            sink.light_ended(self)
+        except BaseException:  # a time limit struck: rather told twice than not at all
+            if _ENDER in held and held[_ENDER] is me:
+                held.setdefault("_end_time", time.time_ns())
+                sink.light_ended(self, again=True)
+            raise
 
 
 def readable(span: LightSpan) -> ReadableSpan:
@@ -171,9 +200,9 @@ class LightTracer(Tracer):
     _way: Way
     _scope: object
     """Its scope as it is packed."""
+    _judged: Sampler
+    """The sampler that is known to drop or to sample, and whether it ``_obeys``."""
     _obeys: bool
-    _has_room: bool
-    """Whether its spans may have all that ``start_described`` puts there unchecked."""
 
     def start_span(  # noqa: PLR0913, PLR0917  # as the SDK's
         self,
@@ -185,20 +214,25 @@ class LightTracer(Tracer):
         start_time: int | None = None,
         record_exception: bool = True,  # noqa: FBT001, FBT002
         set_status_on_exception: bool = True,  # noqa: FBT001, FBT002
+        **more: Any,  # noqa: ANN401  # of a later release
     ) -> trace.Span:
         """Start a span, light where it can be."""
-        sink = None if links else self._way.sink
+        sink = None if links or more else self._way.sink
         parent = trace.get_current_span(context).get_span_context()
-        if sink is None or type(parent) is not SpanContext or self._is_off():
-            heavily = super().start_span
+        if sink is None or self._is_heavy(parent, kind):
             flags = record_exception, set_status_on_exception
-            return heavily(name, context, kind, attributes, links, start_time, *flags)
+            return self.start_heavy(
+                name, context, kind, attributes, links, start_time, *flags, **more
+            )
         made = self._made(name, context, parent, kind, attributes)
         if type(made) is not self._kind:
             return made
         if attributes:
             kept = made._attributes = made._bounded(attributes)
-            made.row[ATTRIBUTES], made.row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped
+            made.light_row[ATTRIBUTES], made.light_row[DROPPED_ATTRIBUTES] = (
+                kept._dict,
+                kept.dropped,
+            )
         if not record_exception:
             made._record_exception = False
         if not set_status_on_exception:
@@ -220,18 +254,29 @@ class LightTracer(Tracer):
 
         ``parent`` is the span of the ``context``.
         """
-        sink = self._way.sink if self._has_room else None
-        if sink is None or type(parent) is not SpanContext or self._is_off():
+        sink = self._way.sink if self._kind.light_room else None
+        if sink is None or self._is_heavy(parent, kind):
             return None
         made = self._made(name, context, parent, kind, None)
         if type(made) is self._kind:
-            made.row[ATTRIBUTES] = describe()
+            made.light_row[ATTRIBUTES] = describe()
             _start(made, start_time)
             sink.light_started(made)
         return made
 
-    def _is_off(self) -> bool:
-        return _CAN_BE_OFF and not self._is_enabled()
+    def start_heavy(self, *args: Any, **named: Any) -> trace.Span:  # noqa: ANN401  # the SDK's
+        """Start a span as the SDK does."""
+        return super().start_span(*args, **named)
+
+    def _is_heavy(self, parent: object, kind: object) -> bool:
+        """Tell what is for the SDK to judge."""
+        return (
+            type(parent) is not SpanContext
+            or type(parent[_STATE]) is not TraceState
+            or type(kind) is not SpanKind
+            or self.sampler is not self._judged
+            or (_CAN_BE_OFF and not self._is_enabled())
+        )
 
     def _made(
         self,
@@ -260,9 +305,9 @@ class LightTracer(Tracer):
         span._name, span._context, span._kind = name, own, kind
         span._parent = parent if valid else None
         address = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
-        span.key = address[0] + address[1]
+        span.light_key = address[0] + address[1]
         above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
-        span.row = [
+        span.light_row = [
             *(name, *address, *above, flags, state_text(own[4]), kind._value_, 0, None),
             *({}, (), (), 0, None, self._scope, 0, 0, 0),
         ]
@@ -271,7 +316,7 @@ class LightTracer(Tracer):
 
 def _start(span: LightSpan, start_time: int | None) -> None:
     span._start_time = time.time_ns() if start_time is None else start_time
-    span.row[START_NS] = span._start_time
+    span.light_row[START_NS] = span._start_time
 
 
 class LightProvider(TracerProvider):
@@ -281,24 +326,13 @@ class LightProvider(TracerProvider):
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  # the SDK's
-        self._way = Way()
-        self._sink: Sink | None = None
+        self._way = Way(self)
         self._kinds: dict[object, type[LightSpan] | None] = {}
         super().__init__(**options)
 
     def divert(self, sink: Sink | None) -> None:
         """Have light spans taken by a sink, if there are no other processors; None: by nobody."""
-        self._sink = sink
-        self._choose()
-
-    def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        """Have one more processor hear of all spans, which are the SDK's own from now on."""
-        super().add_span_processor(span_processor)
-        self._choose()
-
-    def _choose(self) -> None:
-        processors = getattr(self._active_span_processor, "_span_processors", ())
-        self._way.sink = self._sink if len(processors) == 1 else None
+        self._way.lead(sink, self._active_span_processor)
 
     def get_tracer(self, *args: Any, **named: Any) -> trace.Tracer:  # noqa: ANN401  # the SDK's
         """Return a tracer."""
@@ -306,38 +340,31 @@ class LightProvider(TracerProvider):
         if type(tracer) is Tracer:
             try:
                 self._lighten(tracer)
-            except (AttributeError, TypeError) as error:  # another SDK
+            except Exception as error:  # noqa: BLE001  # another SDK, or one that was patched
                 _log.debug("taskobs: spans are the SDK's own: %r", error)
         return tracer
 
     def _lighten(self, tracer: Tracer) -> None:
-        """Make a tracer one that starts light spans; it stays the one that the SDK knows.
-
-        Raises:
-            AttributeError, TypeError: the SDK's are others than those that are known here.
-        """
+        """Make a tracer one that starts light spans; it stays the one that the SDK knows."""
         scope = tracer._instrumentation_scope
-        if scope not in self._kinds:  # some releases make a new tracer at each call
+        kind = self._kinds.get(scope)  # some releases make a new tracer at each call
+        if kind is None and scope not in self._kinds:
             if len(self._kinds) >= _SCOPES:
                 self._kinds.clear()
-            self._kinds[scope] = _kind_for(tracer, self._way)
-        kind = self._kinds[scope]
-        if kind is not None:
+            kind = self._kinds[scope] = _kind_for(tracer, self._way)
+        if kind is not None and _drops_or_samples(tracer.sampler):
             light: Any = tracer
-            light._kind, light._way, light._obeys = kind, self._way, _obeys(tracer.sampler)
-            light._scope = scope_row(scope)
-            light._has_room = _has_room(tracer._span_limits)
+            light._kind, light._way, light._scope = kind, self._way, scope_row(scope)
+            light._judged, light._obeys = tracer.sampler, _obeys(tracer.sampler)
             light.__class__ = LightTracer
 
 
 def _kind_for(tracer: Tracer, way: Way) -> type[LightSpan] | None:
-    """Return the class of a tracer's light spans; None if the SDK's have what these lack.
-
-    Raises:
-        AttributeError, TypeError: they are made in another way than is known here.
-    """
+    """Return the class of a tracer's light spans; None if the SDK's have what these lack."""
     counted = type(getattr(tracer, "_tracer_metrics", None)).__name__
-    if counted not in ("NoneType", "NoOpTracerMetrics") or not _drops_or_samples(tracer.sampler):
+    if counted not in ("NoneType", "NoOpTracerMetrics") or not all(
+        map(_is_the_sdk_s, _passed_by())
+    ):
         return None
     sample = vars(
         sdk._Span(
@@ -354,7 +381,20 @@ def _kind_for(tracer: Tracer, way: Way) -> type[LightSpan] | None:
     if not sample.keys() <= _OWN | _LATE | _COMMON or type(sample["_attributes"]._dict) is not dict:
         return None
     common = {name: value for name, value in sample.items() if name in _COMMON}
-    return type("_Span", (LightSpan,), {**common, "way": way})
+    ours = {"light_way": way, "light_room": _has_room(tracer._span_limits), "__module__": __name__}
+    return type("_Span", (LightSpan,), {**common, **ours})
+
+
+def _passed_by() -> Iterable[object]:
+    """Return what is not called for a light span."""
+    own = (Span.__init__, Span.start, Span.end, Span._readable_span)
+    return (*own, ReadableSpan.__init__, Tracer.start_span)
+
+
+def _is_the_sdk_s(function: object) -> bool:
+    """Tell whether a function is as the SDK has it; some libraries put their own in its place."""
+    code = getattr(function, "__code__", None)
+    return type(function) is FunctionType and code.co_filename == sdk.__file__  # type: ignore[union-attr]
 
 
 def _has_room(limits: SpanLimits) -> bool:

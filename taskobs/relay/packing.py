@@ -93,22 +93,28 @@ def pack_end(span: ReadableSpan) -> bytes:
     return _packed(span, MAX_SPAN)
 
 
-def update_row(span: LightSpan) -> None:
-    """Note in the list that an ended light span is packed as what has come since its start."""
-    row, held = span.row, span.__dict__
-    row[NAME], row[END_NS] = held["_name"], held["_end_time"]
-    kept = held.get("_attributes")
-    if kept is not None:
-        row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
-
-
-def pack_light(span: LightSpan, limit: int) -> bytes:
-    """Return the payload of a light span's START or END frame, of at most so many bytes."""
+def pack_light_start(span: LightSpan) -> bytes:
+    """Return the payload of a light span's START frame."""
     try:
-        payload = span.key + pack(span.row)
+        payload = span.light_key + pack(span.light_row)
     except _ODD:
-        return _carefully(span, limit)
-    return payload if len(payload) <= limit else _carefully(span, limit)
+        return _carefully(span, MAX_START)
+    return payload if len(payload) <= MAX_START else _carefully(span, MAX_START)
+
+
+def pack_light_end(span: LightSpan) -> bytes:
+    """Return the payload of a light span's END frame, with what has come since its start."""
+    row, held = span.light_row, span.__dict__
+    try:
+        row[NAME], row[START_NS] = held["_name"], held["_start_time"]
+        row[END_NS] = held["_end_time"]
+        kept = held.get("_attributes")
+        if kept is not None:
+            row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
+        payload = span.light_key + pack(row)
+    except _ODD:
+        return _carefully(span, MAX_SPAN)
+    return payload if len(payload) <= MAX_SPAN else _carefully(span, MAX_SPAN)
 
 
 def split(payload: bytes) -> tuple[bytes, bytes]:

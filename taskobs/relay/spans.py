@@ -13,15 +13,13 @@ from taskobs.relay.frames import Kind, pack
 from taskobs.relay.light import LightSpan, readable
 from taskobs.relay.packing import (
     KEY_BYTES,
-    MAX_SPAN,
-    MAX_START,
     key_of,
     pack_end,
-    pack_light,
+    pack_light_end,
+    pack_light_start,
     pack_start,
     split,
     tidy,
-    update_row,
 )
 
 _FLAGS: Final = 3  # where a span's context, a tuple, has its flags
@@ -83,46 +81,35 @@ class RelaySpans(SpanProcessor):
                 client.ended(payload[:KEY_BYTES], payload)
             raise
 
-    # Spans of ours; see ``Sink``.
+    # Light spans; see ``Sink``.
 
     def light_started(self, span: LightSpan) -> None:
         """Tell that a span is open, as ``on_start`` does."""
         client = self._client
         try:
             if not client.gone:
-                client.started(span.key, pack_light(span, MAX_START))
+                client.started(span.light_key, pack_light_start(span))
         except _ODD:
             with self._guard:
                 raise
         except BaseException:
-            client.forget(key_of(span.get_span_context()))
+            client.forget(span.light_key)
             raise
 
-    def light_ended(self, span: LightSpan) -> None:
-        """Send a span that has ended, and its fact in the same go, as ``on_end`` does."""
+    def light_ended(self, span: LightSpan, *, again: bool = False) -> None:
+        """Send a span that has ended, as ``on_end`` does."""
         client = self._client
         try:
             if client.gone:
-                self._direct.on_end(readable(span))
+                if not again:
+                    self._direct.on_end(readable(span))
             else:
-                self._send_light(span)
+                client.ended(span.light_key, pack_light_end(span))
             if client.gone:
                 self._hand_over()
         except _ODD:
             with self._guard:
                 raise
-        except BaseException:
-            if not client.gone:
-                self._send_light(span)
-            raise
-
-    def _send_light(self, span: LightSpan) -> None:
-        update_row(span)
-        self._client.ended(span.key, pack_light(span, MAX_SPAN), span.fact)
-
-    def carried(self, fact: bytes) -> None:
-        """Send a fact whose span goes another way."""
-        self._client.fact(fact)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until what has ended is out, as the relay says; blocks for at most that time."""

@@ -16,12 +16,17 @@ import sentry_sdk
 from celery import Celery
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from taskobs.instrumentor import TaskInstrumentor
 from taskobs.observers.sentry import SentryObserver
 from taskobs.observing import shared_lifecycle
 from taskobs.pipeline.sentry import SentryPipeline
+from taskobs.relay.client import RelayClient
+from taskobs.relay.facts_out import FactObserver
+from taskobs.relay.light import LightProvider
+from taskobs.relay.shm import SharedMemory
+from taskobs.relay.spans import RelaySpans
 from tests.budget.counting import Job, calls, floor, garbage, publishing, running
 from tests.recording import PrivateApp
 from tests.unit.sentry_kit import Settings, user_init
@@ -33,6 +38,8 @@ BUDGETS = {
     "run": (3.0, 3.4, 2.4),
     "failing run": (4.1, 52.0, 2.8),
 }
+TOLD_BUDGETS = {"publish": 2.8, "run": 2.75, "failing run": 4.55}
+"""The same for spans and facts as a relay is told of them."""
 SUCCESSES = ("publish", "run")
 
 
@@ -72,11 +79,11 @@ def provider() -> TracerProvider:
 
 
 @contextmanager
-def observed(*, errors: bool = False) -> Generator[None]:
+def observed(*, errors: bool = False, to: TracerProvider | None = None) -> Generator[None]:
     """Observe as ``taskobs.init()`` does, up to what would be exported."""
     instrumentor = TaskInstrumentor()
     instrumentor.instrument(
-        skip_dep_check=True, tracer_provider=provider(), meter_provider=NoOpMeterProvider()
+        skip_dep_check=True, tracer_provider=to or provider(), meter_provider=NoOpMeterProvider()
     )
     with ExitStack() as undo:
         undo.callback(instrumentor.uninstrument)
@@ -124,6 +131,34 @@ def test_spans_and_errors_are_within_their_budget(app: Celery, what: str) -> Non
     if what == "failing run" and not hasattr(sentry_sdk, "Hub"):
         pytest.skip("Sentry 3 reads the source of each frame itself: that is its own cost")
     hold(app, what, found, BUDGETS[what][1])
+
+
+@contextmanager
+def told_a_relay() -> Generator[None]:
+    """Observe as in a worker, up to the memory that is shared with its relay."""
+    memory = SharedMemory.create()
+    if memory is None:
+        pytest.skip("this platform has no memfd_create(2)")
+    client = RelayClient("/nowhere", dict[str, object], memory=memory)
+    spans, facts = RelaySpans(client, SpanProcessor()), FactObserver(client)
+    to = LightProvider(resource=Resource({}), shutdown_on_exit=False)
+    to.add_span_processor(spans)
+    to.divert(spans)
+    with ExitStack() as undo:
+        undo.callback(memory.close)
+        undo.callback(client.close)
+        undo.enter_context(observed(to=to))
+        shared_lifecycle().attach(facts)
+        undo.callback(shared_lifecycle().detach, facts)
+        yield
+
+
+@pytest.mark.parametrize("what", TOLD_BUDGETS)
+def test_what_a_relay_is_told_is_within_its_budget(app: Celery, what: str) -> None:
+    """What a worker's own process does for my publish, my run and my failing run, to the end."""
+    with told_a_relay():
+        found = calls(job(app, what))
+    hold(app, what, found, TOLD_BUDGETS[what])
 
 
 @pytest.mark.parametrize("what", ["run", "failing run"])

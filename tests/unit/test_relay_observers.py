@@ -180,7 +180,7 @@ def test_a_time_limit_that_strikes_is_not_swallowed(
         raise SoftTimeLimitExceededError
 
     monkeypatch.setattr("taskobs.relay.spans.pack_end", strike)
-    monkeypatch.setattr("taskobs.relay.spans.update_row", strike)
+    monkeypatch.setattr("taskobs.relay.spans.pack_light_end", strike)
     span = tracing(RelaySpans(client, Direct())).get_tracer("shop").start_span("x")
     with pytest.raises(SoftTimeLimitExceededError):
         span.end()
@@ -309,10 +309,11 @@ def test_a_fact_leaves_with_the_end_of_its_span(
     run = make_run(span=SpanAddress(1, 1, sampled=sampled))
     FactObserver(client).ended(run)
     relay = peer.accept()
+    assert len(relay.of(Kind.FACT)) == 0
     if sampled:
-        client.send(Kind.END, b"")
-    relay.wait_for(Kind.END if sampled else Kind.FACT)
-    assert len(relay.of(Kind.FACT)) == 1
+        client.ended(b"k" * 24, b"k" * 24)
+    relay.wait_for(Kind.FACT)
+    assert len(relay.of(Kind.END)) == sampled
 
 
 def test_a_run_told_of_afterwards_keeps_its_times(peer: Peer, client: RelayClient) -> None:

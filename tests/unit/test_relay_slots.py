@@ -545,19 +545,22 @@ def test_a_span_whose_end_is_struck_is_told_of(
     """A soft time limit strikes while a span ends: it is not taken for one that is still open."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     processor = RelaySpans(client, SpanProcessor())
-    one = light_span() if light else span()
+    one = light_span(processor) if light else span()
     assert isinstance(one, SDKSpan)
-    if isinstance(one, LightSpan):
-        processor.light_started(one)
-        one.end()
-        strike(partial(processor.light_ended, one), at)
+    client.fact(FACT, soon=False)
+    if light:
+        strike(one.end, at)
+        if one.is_recording():  # it struck before anything was done
+            one.end()
     else:
         processor.on_start(one)
         one.end()
         strike(partial(processor.on_end, one), at)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
-    assert {payload for _, payload in slot.unread()} == {packing.pack_end(one)}
+    told = list(slot.unread())
+    assert {payload for kind, payload in told if kind == Kind.END} == {packing.pack_end(one)}
+    assert len([payload for kind, payload in told if kind == Kind.FACT]) <= 1
     assert not shared.read_word(0, shm.OPEN_WORDS)
     client.close()
 
@@ -587,16 +590,14 @@ class Nowhere:
 
     def light_started(self, span: LightSpan) -> None: ...
 
-    def light_ended(self, span: LightSpan) -> None: ...
-
-    def carried(self, fact: bytes) -> None: ...
+    def light_ended(self, span: LightSpan, *, again: bool = False) -> None: ...
 
 
-def light_span() -> LightSpan:
-    """Start a light span that nobody has been told of."""
+def light_span(spans: RelaySpans | None = None) -> LightSpan:
+    """Start a light span that ``spans``, or else nobody, has been told of."""
     made = LightProvider(shutdown_on_exit=False)
     made.add_span_processor(SpanProcessor())
-    made.divert(Nowhere())
+    made.divert(spans or Nowhere())
     found = made.get_tracer("shop").start_span("x")
     assert isinstance(found, LightSpan)
     return found
@@ -620,6 +621,22 @@ def strike(act: Callable[[], object], at: int) -> bool:
     finally:
         sys.setprofile(None)
     return False
+
+
+@pytest.mark.parametrize("way", ["goodbye", "flush", "settle", "open", "more"])
+def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, way: str) -> None:
+    """A task may have ended its span itself: its run is counted all the same."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(FACT, soon=False)
+    if way == "more":
+        for _ in range(64):
+            client.fact(FACT, soon=False)
+    elif way == "open":
+        client.open()
+    else:
+        getattr(client, way)(0.01)
+    assert shared.read_word(0, shm.WRITTEN) == HEAD.size + len(FACT)
+    client.close()
 
 
 def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, peer: Peer) -> None:
