@@ -137,7 +137,13 @@ class RelayClient:
         """Tell of a span that has ended, and a fact that waits for it."""
         slot = self._slot or self._taken()
         fact = self._next_fact() if self._facts else None
-        if slot is None or not slot.append(_END, payload, fact):
+        try:
+            written = slot is not None and slot.append(_END, payload, fact)
+        except BaseException:  # a time limit struck
+            if fact is not None and slot is not None and slot.written is not payload:
+                self._facts.append(fact)
+            raise
+        if slot is None or not written:
             if fact is not None:
                 self._queue(Kind.FACT, fact)
             self._outbox.offer(encode(Kind.END, payload))

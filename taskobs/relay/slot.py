@@ -69,6 +69,8 @@ class Slot:
         self._writer: dict[str, object] = {}
         self._free = list(range(shm.OPEN - 1, -1, -1))  # the last first: few pages are touched
         self._places: dict[bytes, int] = {}
+        self.written = b""
+        """What was written last."""
         self.pressing = False
         """So much was written that the relay should come; whoever calls it resets this."""
         self._map[shm.HELLO_AT : shm.HELLO_AT + len(hello)] = hello
@@ -116,6 +118,7 @@ class Slot:
                 return False
             self._put(at % RING, frame)
             words[WRITTEN] = end
+            self.written = payload
             if end // BELL != at // BELL:
                 self.pressing = True
         finally:
