@@ -116,9 +116,8 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
             direct, relay = single["spans, direct"][what], single["spans, relay"][what]
             share = relay.median / direct.median
             yield f"a {title} with the relay, of one with direct", share, 1 / 2, False
-            made = single["spans, sent nowhere"][what].median
-            share = (relay.median - made) / (direct.median - made)
-            yield f"… its sending alone, of direct's, {title}", share, 1 / 2, False
+            share = added(single, "spans, relay", what) / added(single, "spans, direct", what)
+            yield "… what that adds, of what direct adds", share, 1 / 2, False
         sampled = added(single, "spans, relay", "run")
         unsampled = added(single, "unsampled, relay", "run")
         yield "added by an unsampled run, of a sampled one", unsampled / sampled, 1 / 3, False
