@@ -23,7 +23,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import maybe_iso8601
 
 from taskobs import names, stock
-from taskobs.chords import shelf_of
+from taskobs.chords import UNLOCK, shelf_of
 from taskobs.facts import NOWHERE, Broker, Ending, Outcome, Publish, Run, Schedule
 
 # No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
@@ -31,6 +31,7 @@ _HEADER_CHARS: Final = 8192
 # As many links as a span can hold are longer: 128 of a chord's header, 69 characters each.
 _LONGER: Final = {names.HEADER_LINKS: 16_384}
 _MOST_RETRIES: Final = 2**31
+_OF_CHORDS: Final = frozenset({UNLOCK})
 _MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
 _CRONTAB: Final = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 _PLAIN_CRON: Final = re.compile(r"\*(?:/[0-9]+)?|[0-9]+|([0-9]+)-([0-9]+)(?:/[0-9]+)?")
@@ -108,8 +109,8 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.queue = None if exchange else routing_key
     run.exchange = exchange
     run.routing_key = routing_key
-    run.eta = _text(request.eta)
-    run.expires = _text(request.expires)
+    if request.eta is not None or request.expires is not None:
+        run.eta, run.expires = _text(request.eta), _text(request.expires)
     run.priority = route.get("priority")
     run.redelivered = bool(route.get("redelivered"))
     run.eager = eager
@@ -123,7 +124,8 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.began = now
     run.args = args or ()
     run.kwargs = kwargs or {}
-    run.chord_shelf = None if eager else shelf_of(task, task_name, request)
+    if not eager and (request.group or task_name in _OF_CHORDS):
+        run.chord_shelf = shelf_of(task, task_name, request)
     run.stock = partial(stock.of_run, routing_key, request)
     return run
 

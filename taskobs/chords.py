@@ -21,7 +21,7 @@ from taskobs.facts import Shelf
 
 _CHUNK: Final = 32
 _MOST: Final = 128  # the SDK's default limit of links on a span
-_UNLOCK: Final = "celery.chord_unlock"
+UNLOCK: Final = "celery.chord_unlock"
 
 
 class BackendShelf:
@@ -62,7 +62,7 @@ class BackendShelf:
 
 def shelf_of(task: Any, name: str, request: Any) -> Shelf | None:
     """Return the shelf of the chord that a run belongs to, as header or as its poll."""
-    if name == _UNLOCK:
+    if name == UNLOCK:
         group_id, body = [*(request.args or ()), None, None][:2]
         index = None
     else:

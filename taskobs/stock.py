@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _KINDS: Final = {"direct": "queue", "topic": "topic"}
+_NO_LIMITS: Final = [None, None]  # as nearly always
 _RARE: Final = (
     ("celery.serializer", "serializer"),
     ("celery.countdown", "countdown"),
@@ -48,7 +49,7 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     if request.reply_to:
         found["celery.reply_to"] = request.reply_to
     limits = request.timelimit
-    if limits and any(limit is not None for limit in limits):
+    if limits and limits != _NO_LIMITS and any(limit is not None for limit in limits):
         found["celery.timelimit"] = ["" if limit is None else str(limit) for limit in limits]
     for key, name in _RARE:
         value = getattr(request, name, None)

@@ -43,6 +43,7 @@ from taskobs.observers.describing import LateAttributes
 
 # Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
+_SUCCESS: Final[Attributes] = {names.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
 _ERRORS: Final = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.UNKNOWN})
 
 
@@ -203,6 +204,9 @@ class SpanObserver(Observer):
 
     def _tell_end(self, run: Run, span: Span) -> None:
         outcome = run.outcome or Outcome.SUCCEEDED
+        if outcome is Outcome.SUCCEEDED and run.event_id is None and run.exception is None:
+            add(span, _SUCCESS)  # as nearly always
+            return
         attributes = self._end_attributes(run, outcome)
         failed = outcome in _ERRORS and not run.expected
         if failed:

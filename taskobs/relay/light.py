@@ -201,8 +201,10 @@ class LightTracer(Tracer):
     _scope: object
     """Its scope as it is packed."""
     _judged: Sampler
-    """The sampler that is known to drop or to sample, and whether it ``_obeys``."""
+    """The sampler that is known to drop or to sample."""
     _obeys: bool
+    """Whether it does as a parent did, and what it does without one, if that is always the same."""
+    _roots: int | None
 
     def start_span(  # noqa: PLR0913, PLR0917  # as the SDK's
         self,
@@ -292,8 +294,10 @@ class LightTracer(Tracer):
         if not valid:
             trace_id = ids.generate_trace_id()
             flags = _FLAGS[_RANDOM if getattr(ids, "is_trace_id_random", bool)() else 0]
-        sampled = flags & _SAMPLED
-        if not (valid and self._obeys):
+        sampled: int | None = self._roots
+        if valid:
+            sampled = flags & _SAMPLED if self._obeys else None
+        if sampled is None:
             result: Any = self.sampler.should_sample(context, trace_id, name, kind, attributes, ())
             sampled, state = int(result.decision.is_sampled()), result.trace_state
         span_id = ids.generate_span_id()
@@ -356,6 +360,7 @@ class LightProvider(TracerProvider):
             light: Any = tracer
             light._kind, light._way, light._scope = kind, self._way, scope_row(scope)
             light._judged, light._obeys = tracer.sampler, _obeys(tracer.sampler)
+            light._roots = _always(getattr(tracer.sampler, "_root", tracer.sampler))
             light.__class__ = LightTracer
 
 
@@ -400,6 +405,13 @@ def _is_the_sdk_s(function: object) -> bool:
 def _has_room(limits: SpanLimits) -> bool:
     most = limits.max_span_attributes
     return limits.max_span_attribute_length is None and (most is None or most >= _ROOM)
+
+
+def _always(sampler: object) -> int | None:
+    """Return what a sampler decides, whatever it is asked; None if it depends."""
+    if type(sampler) is not StaticSampler:
+        return None
+    return int(sampler._decision is Decision.RECORD_AND_SAMPLE)
 
 
 def _obeys(sampler: object) -> bool:
