@@ -7,7 +7,7 @@ import time
 
 from celery import Celery
 
-from bench.setups import NAP, WORKER_SETUPS, Target
+from bench.setups import WORKER_SETUPS, Target
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
@@ -22,6 +22,6 @@ def noop() -> None:
 
 
 @app.task
-def nap() -> None:
+def nap(seconds: float) -> None:
     """Wait, as for a database or another service."""
-    time.sleep(NAP)
+    time.sleep(seconds)

@@ -7,7 +7,6 @@ from typing import Final
 
 from bench.figures import Figure
 from bench.results import Results
-from bench.setups import NAP
 from bench.workers import Worked
 
 WHATS: Final = ("publish", "run", "spans", "fail")
@@ -47,20 +46,21 @@ def added(single: dict[str, dict[str, Figure]], name: str, what: str) -> float:
 def workers_table(workers: dict[str, Worked]) -> str:
     """Tasks per second, no-op and waiting ones, and the CPU time of each process per task."""
     base = workers["bare"]
-    waiting = f"tasks of {NAP * 1000:.0f} ms/s"
+    waiting = [part for nap in base.naps for part in (f"tasks of {nap} ms/s", "of bare")]
     head = [
         "",
         "tasks/s",
         "of bare",
-        waiting,
-        "of bare",
+        *waiting,
         *(f"CPU µs, {kind}" for kind in PROCESSES),
         "sum",
     ]
     rows: list[list[str]] = []
     for name, worked in workers.items():
         cpu = [worked.cpu.get(kind, 0.0) for kind in PROCESSES]
-        rates = [*_rate(worked.rate, base.rate), *_rate(worked.naps, base.naps)]
+        rates = [*_rate(worked.rate, base.rate)]
+        for nap, found in worked.naps.items():
+            rates += _rate(found, base.naps[nap])
         rows.append([name, *rates, *(f"{c:,.0f}" if c else "" for c in [*cpu, sum(cpu)])])
     return markdown(head, rows)
 
@@ -129,10 +129,11 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
         stopped = results.workers["everything, relay stopped"]
         yield "throughput with everything on, of bare", *_share(most, base), True
         yield "… with the relay stopped, of bare", *_share(stopped, base), True
-        waiting = f"throughput of tasks that wait {NAP * 1000:.0f} ms, of bare"
-        yield waiting, most.naps.median / base.naps.median, 0.95, True
-        share = stopped.naps.median / base.naps.median
-        yield "… with the relay stopped, of bare", share, 0.95, True
+        for nap, alone in base.naps.items():
+            waiting = f"throughput of tasks that wait {nap} ms, of bare"
+            yield waiting, most.naps[nap].median / alone.median, 0.95, True
+            share = stopped.naps[nap].median / alone.median
+            yield "… with the relay stopped, of bare", share, 0.95, True
         over = most.resident["children"] - base.resident["children"]
         yield "MB of a child over bare", over, 8.0, False
         yield "MB of the relay", most.resident.get("relay", 0.0), 60.0, False

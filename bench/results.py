@@ -35,7 +35,9 @@ class Results:
             machine=found["machine"],
             single={name: _figures(by) for name, by in found["single"].items()},
             workers={
-                name: Worked(**worked | {each: Figure(**worked[each]) for each in ("rate", "naps")})
+                name: Worked(
+                    **worked | {"rate": Figure(**worked["rate"]), "naps": _figures(worked["naps"])}
+                )
                 for name, worked in found["workers"].items()
             },
             starting=_figures(found["starting"]),

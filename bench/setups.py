@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-NAP = 0.005
-"""Seconds that the task ``bench.app.nap`` waits for."""
+NAPS = {0.005: 4, 0.05: 16}
+"""Seconds that the task ``bench.app.nap`` waits for; of so many no-op tasks, one."""
 
 Flush = Callable[[], object]
 """Waits until all that was recorded is out of the process, or out of its relay."""

@@ -22,14 +22,12 @@ from redis import Redis
 from bench import proc
 from bench.children import PATIENCE, Receiver, environment
 from bench.figures import Figure, figure
-from bench.setups import WORKER_SETUPS
+from bench.setups import NAPS, WORKER_SETUPS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHILDREN: Final = 2
-NAPS: Final = 4
-"""Of so many no-op tasks, one task that waits: they take longer."""
 QUEUE: Final = "celery"
 TICK: Final = 0.005
 STOPPED: Final = "stopped"
@@ -123,10 +121,11 @@ class Worker:
             for pid in self.relay:
                 os.kill(pid, signal.SIGSTOP)
 
-    def run(self, tasks: int, task: str = "noop") -> float:
+    def run(self, tasks: int, task: str = "noop", *args: object) -> float:
         """Have it run so many tasks, published before; gives the seconds that took."""
+        send: Any = self._publisher.send_task
         for _ in range(tasks):
-            self._publisher.send_task(f"bench.app.{task}", queue="staging", ignore_result=True)
+            send(f"bench.app.{task}", args, queue="staging", ignore_result=True)
         begun = time.perf_counter()
         self._redis.rename("staging", QUEUE)
         wait_until(self._idle)
@@ -179,8 +178,8 @@ class Worked:
 
     rate: Figure
     """No-op tasks per second."""
-    naps: Figure
-    """Tasks per second that wait for ``NAP`` seconds each."""
+    naps: dict[str, Figure]
+    """Tasks per second that wait, by the milliseconds that each waits for."""
     cpu: dict[str, float]
     """Microseconds of CPU per task, by what the process is; children together."""
     resident: dict[str, float]
@@ -191,7 +190,7 @@ class Worked:
 @dataclass
 class _Count:
     rates: list[float] = field(default_factory=list[float])
-    naps: list[float] = field(default_factory=list[float])
+    naps: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     cpu: dict[str, float] = field(default_factory=dict[str, float])
     tasks: int = 0
 
@@ -223,8 +222,10 @@ def _one_round(worker: Worker, workers: dict[str, Worker], count: _Count, tasks:
     for kind, seconds in worker.cpu().items():
         count.cpu[kind] = count.cpu.get(kind, 0.0) + seconds - before[kind]
     count.tasks += tasks
-    naps = max(1, tasks // NAPS)
-    count.naps.append(naps / worker.run(naps, "nap"))
+    for seconds, share in NAPS.items():
+        naps = max(1, tasks // share)
+        rate = naps / worker.run(naps, "nap", seconds)
+        count.naps.setdefault(f"{seconds * 1000:.0f}", []).append(rate)
 
 
 def _calm_down(workers: dict[str, Worker]) -> None:
@@ -242,7 +243,7 @@ def _worked(worker: Worker, count: _Count) -> Worked:
     sizes = {kind: found for kind, found in worker.memory().items() if found}
     return Worked(
         rate=figure(count.rates),
-        naps=figure(count.naps),
+        naps={each: figure(found) for each, found in count.naps.items()},
         cpu={kind: seconds / count.tasks * 1e6 for kind, seconds in count.cpu.items()},
         resident={
             kind: sum(m.resident for m in found) / len(found) for kind, found in sizes.items()
