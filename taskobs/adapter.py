@@ -31,7 +31,6 @@ _HEADER_CHARS: Final = 8192
 # As many links as a span can hold are longer: 128 of a chord's header, 69 characters each.
 _LONGER: Final = {names.HEADER_LINKS: 16_384}
 _MOST_RETRIES: Final = 2**31
-_OF_CHORDS: Final = frozenset({UNLOCK})
 _MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
 _CRONTAB: Final = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 _PLAIN_CRON: Final = re.compile(r"\*(?:/[0-9]+)?|[0-9]+|([0-9]+)-([0-9]+)(?:/[0-9]+)?")
@@ -124,7 +123,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.began = now
     run.args = args or ()
     run.kwargs = kwargs or {}
-    if not eager and (request.group or task_name in _OF_CHORDS):
+    if not eager and (request.group or task_name == UNLOCK):
         run.chord_shelf = shelf_of(task, task_name, request)
     run.stock = partial(stock.of_run, routing_key, request)
     return run

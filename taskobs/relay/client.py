@@ -243,7 +243,6 @@ class RelayClient:
 
         A process that has sent nothing doesn't connect to say so.
         """
-        self._tell_facts()
         self._leave_slot()
         if not self._outbox and not self._link.connections:
             self.close()
@@ -259,6 +258,7 @@ class RelayClient:
         self._link.drop()
 
     def _leave_slot(self) -> None:
+        self._tell_facts()
         self._permits = []
         slot, self._slot = self._slot, None
         if slot is not None:

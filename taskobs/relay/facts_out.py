@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from taskobs.facts import Outcome, Run
 from taskobs.observers.base import Observer
 from taskobs.relay.client import RelayClient
 from taskobs.relay.frames import pack
 from taskobs.relay.packing import tidy
+
+_MOST: Final = 4_096
+"""Bytes of a fact; what is longer has its texts cut."""
+_CHARS: Final = 255
 
 
 class FactObserver(Observer):
@@ -47,6 +52,14 @@ class FactObserver(Observer):
             seconds = 0.0
         fact = (task, outcome._value_, run.queue, seconds)
         try:
-            return pack(fact)
+            packed = pack(fact)
         except (OverflowError, TypeError, ValueError):
-            return pack(tidy(fact))
+            packed = b""
+        if 0 < len(packed) <= _MOST:
+            return packed
+        return pack([*map(_label, (task, outcome._value_, run.queue)), seconds])
+
+
+def _label(text: object) -> object:
+    """Return what a stranger may have chosen, of whatever kind and length, as a label."""
+    return tidy(text[:_CHARS]) if isinstance(text, str) else None

@@ -231,10 +231,8 @@ class LightTracer(Tracer):
             return made
         if attributes:
             kept = made._attributes = made._bounded(attributes)
-            made.light_row[ATTRIBUTES], made.light_row[DROPPED_ATTRIBUTES] = (
-                kept._dict,
-                kept.dropped,
-            )
+            made.light_row[ATTRIBUTES] = kept._dict
+            made.light_row[DROPPED_ATTRIBUTES] = kept.dropped
         if not record_exception:
             made._record_exception = False
         if not set_status_on_exception:
@@ -290,8 +288,10 @@ class LightTracer(Tracer):
     ) -> trace.Span:
         """Return a span that has not started, or one that is not recorded."""
         ids: Any = self.id_generator
+        state: TraceState | None
         trace_id, parent_id, remote, flags, state, valid = parent
         if not valid:
+            state = None
             trace_id = ids.generate_trace_id()
             flags = _FLAGS[_RANDOM if getattr(ids, "is_trace_id_random", bool)() else 0]
         sampled: int | None = self._roots

@@ -303,6 +303,12 @@ def parent(flags: int, *, remote: bool = True) -> Context:
     return trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
 
 
+def invalid() -> Context:
+    """Give a parent that is none, though it has a trace state."""
+    above = SpanContext(0, 0, is_remote=True, trace_state=trace.TraceState([("vendor", "x")]))
+    return trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
+
+
 SAMPLERS: dict[str, Sampler] = {
     "always on": ALWAYS_ON,
     "always off": ALWAYS_OFF,
@@ -316,7 +322,8 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 @pytest.mark.parametrize(
-    "context", [Context(), *(parent(n) for n in range(4)), parent(0, remote=False)]
+    "context",
+    [Context(), invalid(), *(parent(n) for n in range(4)), parent(0, remote=False)],
 )
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
@@ -330,6 +337,7 @@ def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
             assert all(span.is_recording() for span in spans)
     assert contexts[0] == contexts[1]
     assert [one.trace_flags for one in contexts[0]] == [one.trace_flags for one in contexts[1]]
+    assert [one.trace_state for one in contexts[0]] == [one.trace_state for one in contexts[1]]
 
 
 def test_a_processor_of_mine_sees_all_spans() -> None:

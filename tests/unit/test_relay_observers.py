@@ -344,6 +344,19 @@ def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClie
     assert [fact[0] for fact in facts] == ["", "odd ?"]
 
 
+@pytest.mark.parametrize(
+    "odd", ["x" * 100_000, "\N{GRINNING FACE}" * 100_000, ["x"] * 9_000, 1 << 70]
+)
+def test_a_routing_key_of_any_length_is_no_trouble(
+    peer: Peer, client: RelayClient, odd: object
+) -> None:
+    """It is a stranger's: the relay hangs up on what is too long, and the ring has no room."""
+    FactObserver(client).ended(make_run(queue=odd))
+    payload = peer.accept().wait_for(Kind.FACT)[0].payload
+    assert len(payload) < 4_096
+    assert unpack(payload)[0] == "shop.pay"
+
+
 def test_a_run_that_others_tell_of_is_not_told_twice(peer: Peer, client: RelayClient) -> None:
     """The process ends with it, and the worker's parent tells."""
     FactObserver(client).ended(make_run(abandoned=True))

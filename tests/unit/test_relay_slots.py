@@ -623,7 +623,7 @@ def strike(act: Callable[[], object], at: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("way", ["goodbye", "flush", "settle", "open", "more"])
+@pytest.mark.parametrize("way", ["goodbye", "flush", "settle", "open", "close", "more"])
 def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, way: str) -> None:
     """A task may have ended its span itself: its run is counted all the same."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
@@ -631,8 +631,8 @@ def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, 
     if way == "more":
         for _ in range(64):
             client.fact(FACT, soon=False)
-    elif way == "open":
-        client.open()
+    elif way in ("open", "close"):
+        getattr(client, way)()
     else:
         getattr(client, way)(0.01)
     assert shared.read_word(0, shm.WRITTEN) == HEAD.size + len(FACT)
