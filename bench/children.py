@@ -18,7 +18,7 @@ PATIENCE: Final = 15.0
 """Seconds that a process gets to end by itself: the relay's own bound lies within."""
 _RECEIVER: Final = """
 import sys
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 with Receiver() as receiver:
     print(receiver.endpoint, receiver.dsn, flush=True)
     while sys.stdin.readline():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from taskobs.errors import MissingExtraError, SettingError, TaskobsError
-    from taskobs.instrumentor import TaskInstrumentor
-    from taskobs.session import Session, init
+    from taskobs.otel.instrumentor import TaskInstrumentor
+    from taskobs.session.session import Session, init
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,11 @@ __all__ = [
 # `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
 _HOMES: Final = {
     "MissingExtraError": "taskobs.errors",
-    "Session": "taskobs.session",
+    "Session": "taskobs.session.session",
     "SettingError": "taskobs.errors",
-    "TaskInstrumentor": "taskobs.instrumentor",
+    "TaskInstrumentor": "taskobs.otel.instrumentor",
     "TaskobsError": "taskobs.errors",
-    "init": "taskobs.session",
+    "init": "taskobs.session.session",
 }
 
 

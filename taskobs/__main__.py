@@ -1,6 +1,6 @@
 """``python -m taskobs``."""
 
-from taskobs.cli import main
+from taskobs.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="taskobs")

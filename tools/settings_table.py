@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from taskobs.config import settings_table
+from taskobs.config.settings import settings_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN = "<!-- settings -->"

@@ -41,7 +41,7 @@ BLOCKS: Final = 0.25
 MEBIBYTE: Final = 1024 * 1024
 RECEIVER: Final = """
 import sys, time
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 with Receiver() as receiver:
     print(receiver.endpoint, receiver.dsn, flush=True)
     while True:

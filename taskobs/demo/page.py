@@ -8,7 +8,7 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from taskobs import names
+from taskobs import semconv
 from taskobs.demo.traces import NS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _span(depth: int, node: Node, origin_ns: int) -> dict[str, object]:
         "attributes": _pairs(span.attributes),
         "events": [{"name": e.name, "attributes": _pairs(e.attributes)} for e in span.events],
         "links": [
-            {"span_id": link.span_id, "kind": str(link.attributes.get(names.LINK_KIND, ""))}
+            {"span_id": link.span_id, "kind": str(link.attributes.get(semconv.LINK_KIND, ""))}
             for link in span.links
         ],
     }

@@ -14,8 +14,8 @@ from taskobs.demo.traces import Issue, Trace, assemble, issue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from taskobs.demo.receiver import Receiver
     from taskobs.demo.target import Target
+    from taskobs.testing.receiver import Receiver
 
 DELIVERED = "delivered"
 JAEGER_PORT = 16686

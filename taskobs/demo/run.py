@@ -18,9 +18,9 @@ import click
 
 from taskobs.demo import report, tree
 from taskobs.demo.process import Process
-from taskobs.demo.receiver import Receiver
 from taskobs.demo.report import Order
 from taskobs.demo.target import Target, warn_of_silence
+from taskobs.testing.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

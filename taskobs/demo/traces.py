@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from taskobs import names
+from taskobs import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 
 NS_PER_SECOND = 1_000_000_000
 
@@ -31,7 +31,7 @@ class Node:
     @property
     def role(self) -> str:
         """``publish``, ``run``, or ``other`` for a span that taskobs did not make."""
-        for role, prefix in (("publish", names.PUBLISH_SPAN), ("run", names.RUN_SPAN)):
+        for role, prefix in (("publish", semconv.PUBLISH_SPAN), ("run", semconv.RUN_SPAN)):
             if self.span.name.startswith(prefix):
                 return role
         return "other"
@@ -39,7 +39,7 @@ class Node:
     @property
     def outcome(self) -> str:
         """The run's outcome; ``failed`` or nothing for other spans."""
-        known = self.span.attributes.get(names.CELERY_OUTCOME)
+        known = self.span.attributes.get(semconv.CELERY_OUTCOME)
         if known is None:
             return "failed" if self.span.status == "error" else ""
         return str(known)
@@ -47,7 +47,7 @@ class Node:
     @property
     def queue_latency(self) -> float | None:
         """Seconds between the publish and the run, if the span says."""
-        value = self.span.attributes.get(names.CELERY_QUEUE_LATENCY)
+        value = self.span.attributes.get(semconv.CELERY_QUEUE_LATENCY)
         return value if isinstance(value, float) else None
 
     @property
@@ -62,18 +62,18 @@ class Node:
 
     def _trouble(self) -> str:
         attributes = self.span.attributes
-        for key in (names.CELERY_RETRY_REASON, names.CELERY_REASON):
+        for key in (semconv.CELERY_RETRY_REASON, semconv.CELERY_REASON):
             if attributes.get(key):
                 return str(attributes[key])
         if self.span.status != "error":
             return ""
-        return self.span.message or str(attributes.get(names.ERROR_TYPE, ""))
+        return self.span.message or str(attributes.get(semconv.ERROR_TYPE, ""))
 
     def _ties(self) -> Iterator[str]:
-        kinds = [link.attributes.get(names.LINK_KIND) for link in self.span.links]
-        if names.LINK_RETRY_OF in kinds:
-            yield f"attempt {self.span.attributes.get(names.CELERY_ATTEMPT, '?')}"
-        if count := kinds.count(names.LINK_CHORD_HEADER):
+        kinds = [link.attributes.get(semconv.LINK_KIND) for link in self.span.links]
+        if semconv.LINK_RETRY_OF in kinds:
+            yield f"attempt {self.span.attributes.get(semconv.CELERY_ATTEMPT, '?')}"
+        if count := kinds.count(semconv.LINK_CHORD_HEADER):
             yield f"after {count} header runs"
 
 

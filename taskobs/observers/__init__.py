@@ -1,1 +1,1 @@
-"""What turns facts into telemetry: spans, Sentry events, log fields."""
+"""What turns the record of a publish or run into telemetry."""

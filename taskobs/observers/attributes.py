@@ -16,8 +16,8 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from taskobs import names
-from taskobs.facts import Broker, Publish, Run
+from taskobs import semconv
+from taskobs.model import Broker, Publish, Run
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
@@ -26,10 +26,10 @@ _PLAIN: Final = frozenset({str, bool, int, float})
 Attributes = dict[str, AttributeValue]
 
 _RARE: Final = {
-    names.CELERY_PARENT_ID: "parent_id",
-    names.CELERY_GROUP_ID: "group_id",
-    names.CELERY_ETA: "eta",
-    names.CELERY_EXPIRES: "expires",
+    semconv.CELERY_PARENT_ID: "parent_id",
+    semconv.CELERY_GROUP_ID: "group_id",
+    semconv.CELERY_ETA: "eta",
+    semconv.CELERY_EXPIRES: "expires",
 }
 _rare: Final = attrgetter(*_RARE.values())
 _NONE_OF_THEM: Final = (None,) * len(_RARE)
@@ -38,14 +38,14 @@ _NONE_OF_THEM: Final = (None,) * len(_RARE)
 def of_publish(publish: Publish) -> Attributes:
     """Describe a publish of which only the task is known."""
     found: Attributes = {
-        names.MESSAGING_OPERATION_NAME: "publish",
-        names.MESSAGING_OPERATION_TYPE: "send",
-        names.CELERY_TASK_NAME: publish.task,
-        names.PROCESS_PID: os.getpid(),
+        semconv.MESSAGING_OPERATION_NAME: "publish",
+        semconv.MESSAGING_OPERATION_TYPE: "send",
+        semconv.CELERY_TASK_NAME: publish.task,
+        semconv.PROCESS_PID: os.getpid(),
     }
     _add_broker(found, publish.broker)
     if publish.schedule is not None:
-        found[names.CELERY_SCHEDULE_ENTRY] = publish.schedule.entry
+        found[semconv.CELERY_SCHEDULE_ENTRY] = publish.schedule.entry
     return found
 
 
@@ -53,17 +53,17 @@ def of_message(publish: Publish, stock: Mapping[str, object]) -> Attributes:
     """Describe a publish once its message is routed."""
     found: dict[str, object] = {
         **stock,
-        names.CELERY_ATTEMPT: publish.attempt,
+        semconv.CELERY_ATTEMPT: publish.attempt,
     }
     _add_common(found, publish)
     if publish.routing_key and publish.broker.system == "rabbitmq":
-        found[names.MESSAGING_ROUTING_KEY] = publish.routing_key
+        found[semconv.MESSAGING_ROUTING_KEY] = publish.routing_key
     return known(found)
 
 
 def of_run(run: Run, stock: Mapping[str, object]) -> Attributes:
     """Describe a run at its start."""
-    found: dict[str, object] = {**stock, names.CELERY_ATTEMPT: run.attempt}
+    found: dict[str, object] = {**stock, semconv.CELERY_ATTEMPT: run.attempt}
     _add_common(found, run)
     _add_run(found, run)
     return {**known(found), **_of_place(run)}
@@ -81,9 +81,9 @@ def _of_place(run: Run) -> Attributes:
     if place != here:
         added: dict[str, object] = {**of_sampling(run)}
         if run.pid:
-            added[names.PROCESS_PID] = run.pid
+            added[semconv.PROCESS_PID] = run.pid
         if run.hostname:
-            added[names.CELERY_HOSTNAME] = run.hostname
+            added[semconv.CELERY_HOSTNAME] = run.hostname
         _add_broker(added, run.broker)
         found = known(added)
         if len(_places) >= _PLACES:  # a stranger's names, perhaps
@@ -94,25 +94,25 @@ def _of_place(run: Run) -> Attributes:
 
 def _add_broker(found: dict[str, Any], broker: Broker) -> None:
     if broker.system:
-        found[names.MESSAGING_SYSTEM] = broker.system
+        found[semconv.MESSAGING_SYSTEM] = broker.system
     if broker.address:
-        found[names.SERVER_ADDRESS] = broker.address
+        found[semconv.SERVER_ADDRESS] = broker.address
     if broker.port:
-        found[names.SERVER_PORT] = broker.port
+        found[semconv.SERVER_PORT] = broker.port
 
 
 def _add_common(found: dict[str, object], fact: Publish | Run) -> None:
     if fact.task_id:
-        found[names.MESSAGING_MESSAGE_ID] = fact.task_id
+        found[semconv.MESSAGING_MESSAGE_ID] = fact.task_id
     destination = _destination(fact)
     if destination:
-        found[names.MESSAGING_DESTINATION_NAME] = destination
+        found[semconv.MESSAGING_DESTINATION_NAME] = destination
     if fact.name != fact.task:
-        found[names.CELERY_INNER_TASK] = fact.name
+        found[semconv.CELERY_INNER_TASK] = fact.name
     if fact.root_id:
-        found[names.CELERY_ROOT_ID] = fact.root_id
+        found[semconv.CELERY_ROOT_ID] = fact.root_id
     if fact.priority is not None:
-        found[names.CELERY_PRIORITY] = fact.priority
+        found[semconv.CELERY_PRIORITY] = fact.priority
     rare = _rare(fact)
     if rare != _NONE_OF_THEM:
         found.update(zip(_RARE, rare, strict=True))
@@ -120,23 +120,23 @@ def _add_common(found: dict[str, object], fact: Publish | Run) -> None:
 
 def _add_run(found: dict[str, object], run: Run) -> None:
     if run.origin:
-        found[names.CELERY_ORIGIN] = run.origin
+        found[semconv.CELERY_ORIGIN] = run.origin
     if run.schedule_entry:
-        found[names.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
+        found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
     if run.queue_latency is not None:
-        found[names.CELERY_QUEUE_LATENCY] = run.queue_latency
+        found[semconv.CELERY_QUEUE_LATENCY] = run.queue_latency
     if run.eager:
-        found[names.CELERY_EAGER] = True
+        found[semconv.CELERY_EAGER] = True
     if run.redelivered:
-        found[names.CELERY_REDELIVERED] = True
+        found[semconv.CELERY_REDELIVERED] = True
 
 
 def of_sampling(run: Run) -> Attributes:
     """Say of a run what a sampler may decide by, when it is not expected to be recorded."""
     return {
-        names.MESSAGING_OPERATION_NAME: "run",
-        names.MESSAGING_OPERATION_TYPE: "process",
-        names.CELERY_TASK_NAME: run.task,
+        semconv.MESSAGING_OPERATION_NAME: "run",
+        semconv.MESSAGING_OPERATION_TYPE: "process",
+        semconv.CELERY_TASK_NAME: run.task,
     }
 
 
@@ -190,7 +190,7 @@ def add(span: Span, attributes: Attributes) -> None:
 def record_error(span: Span, error: BaseException) -> None:
     """Mark a span as failed by an exception."""
     span.set_status(StatusCode.ERROR, message_of(error))
-    span.set_attribute(names.ERROR_TYPE, type_of(error))
+    span.set_attribute(semconv.ERROR_TYPE, type_of(error))
     record_exception(span, error)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
-from taskobs.facts import Publish, Run
+from taskobs.model import Publish, Run
 
 NOTHING: Final[AbstractContextManager[object]] = nullcontext()
 """What to return when there is nothing to open."""

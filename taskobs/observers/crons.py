@@ -33,8 +33,8 @@ from typing import Any, Final, Protocol, cast
 from sentry_sdk.client import BaseClient
 from sentry_sdk.crons import capture_checkin
 
-from taskobs import names
-from taskobs.facts import Outcome, Publish, Run, Schedule
+from taskobs import semconv
+from taskobs.model import Outcome, Publish, Run, Schedule
 from taskobs.observers.base import Observer
 
 _log = logging.getLogger("taskobs")
@@ -97,16 +97,16 @@ class CronObserver(Observer):
 
     def sending(self, publish: Publish) -> None:
         """Open a tick's check-in; hand an earlier attempt's on to the next."""
-        carried = publish.retries.header(names.HEADER_CHECK_IN) if publish.retries else None
-        publish.headers.pop(names.HEADER_CHECK_IN, None)  # what a task hands on to another
+        carried = publish.retries.header(semconv.HEADER_CHECK_IN) if publish.retries else None
+        publish.headers.pop(semconv.HEADER_CHECK_IN, None)  # what a task hands on to another
         if carried is not None:
-            publish.headers[names.HEADER_CHECK_IN] = carried
+            publish.headers[semconv.HEADER_CHECK_IN] = carried
         elif publish.schedule is not None:
             self._open(publish, publish.schedule)
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Close the check-in of the tick that this run is for, unless another attempt follows."""
-        text = run.header(names.HEADER_CHECK_IN)
+        text = run.header(semconv.HEADER_CHECK_IN)
         check_in = read(text, run.task_id) if text and run.schedule_entry else None
         return _NOTHING if check_in is None else self._attempt(run, check_in)
 
@@ -123,7 +123,7 @@ class CronObserver(Observer):
             return
         check_in = CheckIn(check_in_id(publish.task_id), self._clock(), monitor)
         self._capture(schedule.entry, check_in.check_in_id, "in_progress", monitor)
-        publish.headers[names.HEADER_CHECK_IN] = write(check_in)
+        publish.headers[semconv.HEADER_CHECK_IN] = write(check_in)
 
     @contextmanager
     def _attempt(self, run: Run, check_in: CheckIn) -> Generator[None]:

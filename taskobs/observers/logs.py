@@ -9,8 +9,8 @@ from typing import Any
 import wrapt
 from opentelemetry import trace
 
-from taskobs import names
-from taskobs.facts import Run
+from taskobs import semconv
+from taskobs.model import Run
 
 
 class LogFields:
@@ -56,9 +56,9 @@ class LogFields:
         run = self._current_run()
         span = trace.get_current_span().get_span_context()
         fields = record.__dict__
-        fields.setdefault(names.LOG_TASK_ID, run.task_id if run else "")
-        fields.setdefault(names.LOG_TASK_NAME, run.task if run else "")
+        fields.setdefault(semconv.LOG_TASK_ID, run.task_id if run else "")
+        fields.setdefault(semconv.LOG_TASK_NAME, run.task if run else "")
         valid = span.is_valid
-        fields.setdefault(names.LOG_TRACE_ID, f"{span.trace_id:032x}" if valid else "")
-        fields.setdefault(names.LOG_SPAN_ID, f"{span.span_id:016x}" if valid else "")
-        fields.setdefault(names.LOG_TRACE_FLAGS, f"{span.trace_flags:02x}" if valid else "")
+        fields.setdefault(semconv.LOG_TRACE_ID, f"{span.trace_id:032x}" if valid else "")
+        fields.setdefault(semconv.LOG_SPAN_ID, f"{span.span_id:016x}" if valid else "")
+        fields.setdefault(semconv.LOG_TRACE_FLAGS, f"{span.trace_flags:02x}" if valid else "")

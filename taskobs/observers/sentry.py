@@ -14,10 +14,11 @@ from sentry_sdk.scope import Scope
 from sentry_sdk.types import Event, Hint
 from sentry_sdk.utils import current_stacktrace
 
-from taskobs import names, redact
-from taskobs.facts import Outcome, Publish, Run
-from taskobs.failures import event_of, settle
+from taskobs import semconv
+from taskobs.model import Outcome, Publish, Run
+from taskobs.observers import redact
 from taskobs.observers.base import NOTHING, Observer
+from taskobs.observers.events import event_of, settle
 from taskobs.observers.scopes import fork
 
 OPERATION: Final = "queue.task.celery"
@@ -92,7 +93,7 @@ class SentryObserver(Observer):
         mark.captured = exception
         run = mark.run
         event, hint = event_of(exception, client, variables=self._send_arguments)
-        event["tags"] = {names.TAG_OUTCOME: (run.outcome or Outcome.FAILED).value}
+        event["tags"] = {semconv.TAG_OUTCOME: (run.outcome or Outcome.FAILED).value}
         if run.span is not None:
             event["contexts"] = {"trace": _trace_context(run.span.trace_id, run.span.span_id)}
         if _is_soft_limit(exception):
@@ -174,7 +175,7 @@ class _Mark:
             if (value := getattr(self.run, name)) is not None
         }
         contexts = redact.table(event.setdefault("contexts", {}))
-        contexts[names.SENTRY_CONTEXT] = context
+        contexts[semconv.SENTRY_CONTEXT] = context
         if self.send_arguments:
             secret = _secret_keys(sentry_sdk.get_client().options)
             context["args"] = redact.brief(self.run.args, secret)
@@ -187,13 +188,13 @@ _STACKS: Final = frozenset({"exception", "stacktrace", "threads"})
 
 def _tags(run: Run) -> dict[str, object]:
     return {
-        names.TAG_TASK: run.task,
-        names.TAG_TASK_ID: run.task_id,
-        names.TAG_STOCK_TASK_ID: run.task_id,
-        names.TAG_QUEUE: run.queue,
-        names.TAG_ATTEMPT: run.attempt,
-        names.TAG_ROOT_ID: run.root_id,
-        names.TAG_HOSTNAME: run.hostname,
+        semconv.TAG_TASK: run.task,
+        semconv.TAG_TASK_ID: run.task_id,
+        semconv.TAG_STOCK_TASK_ID: run.task_id,
+        semconv.TAG_QUEUE: run.queue,
+        semconv.TAG_ATTEMPT: run.attempt,
+        semconv.TAG_ROOT_ID: run.root_id,
+        semconv.TAG_HOSTNAME: run.hostname,
     }
 
 

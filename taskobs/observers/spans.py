@@ -22,8 +22,10 @@ from opentelemetry.trace import (
     Tracer,
 )
 
-from taskobs import ids, names, propagation
-from taskobs.facts import Outcome, Publish, Run, SpanAddress
+from taskobs import semconv
+from taskobs.internal import span_ids
+from taskobs.model import Outcome, Publish, Run, SpanAddress
+from taskobs.observers import propagation
 from taskobs.observers.attributes import (
     MESSAGE_CHARS,
     Attributes,
@@ -43,7 +45,7 @@ from taskobs.observers.describing import LateAttributes
 
 # Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
-_SUCCESS: Final[Attributes] = {names.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
+_SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
 _ERRORS: Final = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.UNKNOWN})
 
 
@@ -83,7 +85,7 @@ class SpanObserver(Observer):
         if publish.schedule is not None:
             parent = otel_context.Context()  # a tick is nobody's child, whatever is current
         context = parent if isinstance(parent, otel_context.Context) else None
-        name = names.PUBLISH_SPAN + encodable(publish.name)
+        name = semconv.PUBLISH_SPAN + encodable(publish.name)
         if self._late is not None:
             describe = partial(of_publish, publish)
             above = trace.get_current_span(context).get_span_context()
@@ -99,8 +101,8 @@ class SpanObserver(Observer):
         """Give the parts of a group or chord one trace when there is no span to hang them on."""
         if trace.get_current_span().get_span_context().is_valid:
             return NOTHING
-        name = names.PUBLISH_SPAN + kind
-        span = self._tracer.start_span(name, attributes={names.CELERY_TASK_NAME: kind})
+        name = semconv.PUBLISH_SPAN + kind
+        span = self._tracer.start_span(name, attributes={semconv.CELERY_TASK_NAME: kind})
         return _Current(trace.set_span_in_context(span), span.end)
 
     def sending(self, publish: Publish) -> None:
@@ -108,14 +110,14 @@ class SpanObserver(Observer):
         span = trace.get_current_span()
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
-                span.update_name(names.PUBLISH_SPAN + encodable(publish.name))
+                span.update_name(semconv.PUBLISH_SPAN + encodable(publish.name))
             add(span, of_message(publish, publish.stock() if self._stock else {}))
         self._write_headers(publish, span)
 
     def _write_headers(self, publish: Publish, span: Span) -> None:
         headers = publish.headers
-        headers[names.HEADER_PUBLISHED_AT] = f"{self._clock():.6f}"
-        headers.pop(names.HEADER_RUN_SPAN, None)  # of the run that hands its headers on
+        headers[semconv.HEADER_PUBLISHED_AT] = f"{self._clock():.6f}"
+        headers.pop(semconv.HEADER_RUN_SPAN, None)  # of the run that hands its headers on
         again = publish.retries
         if again is not None and isinstance(again.parent_span, otel_context.Context):
             anchor = trace.get_current_span(again.parent_span)
@@ -124,18 +126,18 @@ class SpanObserver(Observer):
             propagation.inject(headers, otel_context.get_current())
         links = self._links_to_send(publish, span)
         if links:
-            headers[names.HEADER_LINKS] = propagation.write_links(links)
+            headers[semconv.HEADER_LINKS] = propagation.write_links(links)
         else:
-            headers.pop(names.HEADER_LINKS, None)  # an earlier attempt's
+            headers.pop(semconv.HEADER_LINKS, None)  # an earlier attempt's
 
     def _links_to_send(self, publish: Publish, span: Span) -> list[tuple[str, str]]:
         links: list[tuple[str, str]] = []
         again = publish.retries
         if again is not None and again.span is not None:
-            links.append((names.LINK_RETRY_OF, again.span.traceparent))
-            links.append((names.LINK_PUBLISH, propagation.address_of(span.get_span_context())))
+            links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
+            links.append((semconv.LINK_PUBLISH, propagation.address_of(span.get_span_context())))
         if publish.header_runs is not None:
-            links += [(names.LINK_CHORD_HEADER, address) for address in publish.header_runs.get()]
+            links += [(semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.get()]
         return links
 
     # Runs.
@@ -157,22 +159,22 @@ class SpanObserver(Observer):
         return _Current(context, self._end_run, run, span)
 
     def _start_run(self, run: Run, carried: otel_context.Context, parent: SpanContext) -> Span:
-        links = propagation.read_links(run.header(names.HEADER_LINKS))
+        links = propagation.read_links(run.header(semconv.HEADER_LINKS))
         context = carried
         if self._use_links and not run.eager:
             if parent.is_valid:
-                links.append(Link(parent, {names.LINK_KIND: names.LINK_PUBLISH}))
+                links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))
             context, parent = otel_context.Context(), INVALID_SPAN_CONTEXT
-        chosen = None if run.eager else ids.read(run.header(names.HEADER_RUN_SPAN))
+        chosen = None if run.eager else span_ids.read(run.header(semconv.HEADER_RUN_SPAN))
         if chosen is None:
             return self._start(run, context, parent, links)
-        with ids.given(chosen):
+        with span_ids.given(chosen):
             return self._start(run, context, parent, links)
 
     def _start(
         self, run: Run, context: otel_context.Context, parent: SpanContext, links: list[Link]
     ) -> Span:
-        name = names.RUN_SPAN + encodable(run.name)
+        name = semconv.RUN_SPAN + encodable(run.name)
         started = None if run.started is None else int(run.started * 1e9)
         if self._late is not None:
             describe = partial(self._run_attributes, run)
@@ -214,26 +216,26 @@ class SpanObserver(Observer):
         if run.exception is not None:
             record_exception(span, run.exception, run.traceback)
             if failed:
-                attributes[names.ERROR_TYPE] = type_of(run.exception)
+                attributes[semconv.ERROR_TYPE] = type_of(run.exception)
         add(span, attributes)
 
     def _end_attributes(self, run: Run, outcome: Outcome) -> Attributes:
-        attributes: Attributes = {names.CELERY_OUTCOME: outcome._value_}
+        attributes: Attributes = {semconv.CELERY_OUTCOME: outcome._value_}
         if run.expected:
-            attributes[names.CELERY_EXPECTED] = True
+            attributes[semconv.CELERY_EXPECTED] = True
         if run.reason is not None:
             reason = encodable(run.reason[:MESSAGE_CHARS])
-            attributes[names.CELERY_REASON] = reason
+            attributes[semconv.CELERY_REASON] = reason
             if self._stock and outcome is Outcome.RETRIED:
-                attributes[names.CELERY_RETRY_REASON] = reason
+                attributes[semconv.CELERY_RETRY_REASON] = reason
         if run.signal is not None:
-            attributes[names.CELERY_SIGNAL] = run.signal
+            attributes[semconv.CELERY_SIGNAL] = run.signal
         if run.exit_code is not None:
-            attributes[names.PROCESS_EXIT_CODE] = run.exit_code
+            attributes[semconv.PROCESS_EXIT_CODE] = run.exit_code
         if run.requeued:
-            attributes[names.CELERY_REQUEUED] = True
+            attributes[semconv.CELERY_REQUEUED] = True
         if run.event_id is not None:
-            attributes[names.SENTRY_EVENT_ID] = run.event_id
+            attributes[semconv.SENTRY_EVENT_ID] = run.event_id
         return attributes
 
 

@@ -1,1 +1,1 @@
-"""The pipeline `relay`: the processes of a worker write to one helper process, which exports."""
+"""The relay: the helper process beside a worker that exports for all of its processes."""

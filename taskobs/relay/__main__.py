@@ -15,10 +15,13 @@ from importlib import import_module
 from types import FrameType
 from typing import Final
 
-from taskobs.relay import settings, slim  # noqa: F401 # pyright: ignore[reportUnusedImport] - first
-from taskobs.relay.assembly import Relay
-from taskobs.relay.settings import ConfigurationError, RelaySettings
-from taskobs.relay.shm import SharedMemory
+from taskobs.relay import slim_imports  # noqa: F401 # pyright: ignore[reportUnusedImport] - first
+
+# isort: split
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay.agent import settings
+from taskobs.relay.agent.app import Relay
+from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
 
 REFUSED: Final = 2
 """The exit status when it can't work as it is told to."""

@@ -18,18 +18,18 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from taskobs.instrumentor import TaskInstrumentor
 from taskobs.observers.sentry import SentryObserver
-from taskobs.observing import shared_lifecycle
-from taskobs.pipeline.sentry import SentryPipeline
-from taskobs.relay.client import RelayClient
-from taskobs.relay.facts_out import FactObserver
-from taskobs.relay.light import LightProvider
-from taskobs.relay.shm import SharedMemory
-from taskobs.relay.spans import RelaySpans
+from taskobs.otel.fast_spans import LightProvider
+from taskobs.otel.instrumentor import TaskInstrumentor
+from taskobs.otel.relay_processor import RelaySpans
+from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay_client.client import RelayClient
+from taskobs.relay_client.run_metrics import FactObserver
+from taskobs.sentry.pipeline import SentryPipeline
 from tests.budget.counting import Job, calls, floor, garbage, publishing, running
-from tests.recording import PrivateApp
-from tests.unit.sentry_kit import Settings, user_init
+from tests.support.recording import PrivateApp
+from tests.support.sentry import Settings, user_init
 
 BUDGETS = {
     # what: (spans, spans + Sentry, not sampled), in floors: the most that was measured with the

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 
 
 @pytest.fixture

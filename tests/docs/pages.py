@@ -9,7 +9,8 @@ from typing import Final
 
 from markdown_it import MarkdownIt
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 _NOT_RUN: Final = re.compile(r"<!-- not run: (.+?) -->")
 _NAME: Final = re.compile(r"# ([\w/]+)\.py\n")
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 
 # A broker inside of the process, and no connection to anything but the loopback.
 PREAMBLE: Final = """

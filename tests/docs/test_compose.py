@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from taskobs import config
-from tests.docs.pages import ROOT
+from taskobs.config.settings import declared, misspelt, resolve
+from tests.support.paths import ROOT
 
 FOLDER = ROOT / "examples/quickstart"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
@@ -56,10 +56,10 @@ def test_ports_are_on_the_loopback(service: str) -> None:
 def test_variables(broker: str) -> None:
     """I load the env file, and each variable is read, and leads to a server that is there."""
     found = variables(broker)
-    known = {setting.variable for _, setting in config.declared()}
+    known = {setting.variable for _, setting in declared()}
     assert set(found) <= known | READ_BY_CELERY
-    assert config.misspelt(found) == []
-    settings = config.resolve({}, found)
+    assert misspelt(found) == []
+    settings = resolve({}, found)
     assert settings.traces
     assert settings.errors
     assert urlsplit(found["CELERY_BROKER_URL"]).port in ports(broker)

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from taskobs.demo.receiver import Receiver
-from tests.docs.pages import ROOT
+from taskobs.testing.receiver import Receiver
 from tests.docs.running import run_python
+from tests.support.paths import ROOT
 
 EXAMPLES: Final = ROOT / "examples"
 

@@ -10,7 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tests.docs.pages import ROOT, pages
+from tests.docs.pages import pages
+from tests.support.paths import ROOT
 
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
 

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from taskobs import names
-from taskobs.facts import Outcome, Run
+from taskobs import semconv
+from taskobs.model import Outcome, Run
 from taskobs.observers.sentry import _CONTEXT_FIELDS  # pyright: ignore[reportPrivateUsage]
-from tests.docs.pages import ROOT, first_column, section
+from tests.docs.pages import first_column, section
+from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/recording.md"
 ATTRIBUTES = ("MESSAGING_", "SERVER_", "ERROR_", "PROCESS_", "CELERY_", "SENTRY_EVENT_", "TASKOBS_")
 
 
 def constants(*prefixes: str) -> list[str]:
-    return sorted(value for name, value in vars(names).items() if name.startswith(prefixes))
+    return sorted(value for name, value in vars(semconv).items() if name.startswith(prefixes))
 
 
 @pytest.mark.parametrize(
@@ -40,15 +41,15 @@ def test_names_are_those_on_the_page(heading: str, prefixes: tuple[str, ...]) ->
 def test_spans_are_named_as_on_the_page() -> None:
     """I read the page, and know what to search for as an operation."""
     listed = first_column(section(PAGE, "Spans"))
-    assert listed == [f"{names.PUBLISH_SPAN}{{task}}", f"{names.RUN_SPAN}{{task}}"]
-    assert f"`{names.STOCK_SCOPE}`" in section(PAGE, "Spans")
+    assert listed == [f"{semconv.PUBLISH_SPAN}{{task}}", f"{semconv.RUN_SPAN}{{task}}"]
+    assert f"`{semconv.STOCK_SCOPE}`" in section(PAGE, "Spans")
 
 
 def test_no_name_was_forgotten() -> None:
     """I add a name to names.py, and this page's tests hear of it."""
     kinds = ("LINK_", "HEADER_", "TAG_", "LOG_", "STOCK_", "SENTRY_CONTEXT", "METRIC_", "RELAY_")
     covered = (*ATTRIBUTES, *kinds)
-    others = {name for name in vars(names) if name.isupper() and not name.startswith(covered)}
+    others = {name for name in vars(semconv) if name.isupper() and not name.startswith(covered)}
     assert others == {"PUBLISH_SPAN", "RUN_SPAN"}
 
 
@@ -57,7 +58,7 @@ def test_outcomes_are_on_the_page() -> None:
     row = next(
         line
         for line in section(PAGE, "Span attributes").splitlines()
-        if line.startswith(f"| `{names.CELERY_OUTCOME}`")
+        if line.startswith(f"| `{semconv.CELERY_OUTCOME}`")
     )
     every = {outcome.value for outcome in Outcome}
     assert set(re.findall(r"`(\w+)`", row)) == every
@@ -67,7 +68,7 @@ def test_outcomes_are_on_the_page() -> None:
 
 def test_the_sentry_context_is_as_on_the_page() -> None:
     """I open the context of an event, and find the fields that the page lists."""
-    text = section(PAGE, "Sentry tags").partition(f"The context `{names.SENTRY_CONTEXT}`")[2]
+    text = section(PAGE, "Sentry tags").partition(f"The context `{semconv.SENTRY_CONTEXT}`")[2]
     listed = re.findall(r"`(\w+)`", text.partition("The context")[0])
     assert set(listed) - {"send_arguments"} == {*_CONTEXT_FIELDS, "args", "kwargs"}
     assert set(_CONTEXT_FIELDS) <= set(Run.__dataclass_fields__)
@@ -75,7 +76,7 @@ def test_the_sentry_context_is_as_on_the_page() -> None:
 
 def test_stock_attributes_are_those_on_the_page() -> None:
     """I leave the stock attributes out, and the page has told me which."""
-    source = Path(ROOT / "taskobs/stock.py").read_text(encoding="utf-8")
+    source = Path(ROOT / "taskobs/celery/adapter/stock_attributes.py").read_text(encoding="utf-8")
     code = source.partition("from __future__")[2]
     found = set(re.findall(r'"((?:celery|messaging)\.\w+)"', code))
     ours = set(constants(*ATTRIBUTES))

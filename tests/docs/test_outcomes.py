@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.docs.pages import ROOT
 from tests.live.rows import CASES, PLACES, PRODUCER, ROWS, Case, Row
+from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/outcomes.md"
 EVERY = [pytest.param(row, one, id=f"{row.key}-{one.name}") for row in ROWS for one in row.cases]

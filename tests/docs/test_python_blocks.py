@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 from tests.docs.pages import Block, all_blocks
 from tests.docs.running import run_python
 

@@ -14,11 +14,12 @@ from typing import Final
 import pytest
 import yaml
 
-from taskobs import cli
-from taskobs.config import declared
-from taskobs.demo.receiver import Receiver
-from tests.docs.pages import ROOT, all_blocks, blocks, pages
+from taskobs.cli.main import main
+from taskobs.config.settings import declared
+from taskobs.testing.receiver import Receiver
+from tests.docs.pages import all_blocks, blocks, pages
 from tests.docs.running import run, run_python
+from tests.support.paths import ROOT
 
 BLOCKS: Final = all_blocks("bash")
 SETTINGS: Final = {setting.variable for _, setting in declared()}
@@ -53,7 +54,7 @@ def _make(_: Shell, words: list[str]) -> None:
 
 
 def _taskobs(_: Shell, words: list[str]) -> None:
-    command = cli.main.commands[words[0]]
+    command = main.main.commands[words[0]]
     command.make_context(words[0], words[1:])
 
 

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.docs.pages import ROOT
+from tests.support.paths import ROOT
 
 
 def floors() -> dict[str, str]:

@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.process import LIMIT
 from tests.live.shop import Shop, open_shop, tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
     from tests.live.celery_process import Broker, LiveApp
 
 WAREHOUSE = "tests.live.apps.warehouse"
@@ -23,7 +23,7 @@ WAREHOUSE = "tests.live.apps.warehouse"
 
 def outcome(span: ReceivedSpan) -> object:
     """Give the outcome of a run."""
-    return span.attributes[names.CELERY_OUTCOME]
+    return span.attributes[semconv.CELERY_OUTCOME]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class AuditedShop(Shop):
         assert self.producer.close() == 0
         assert self.worker.stop() == 0
         spans, events = self.receiver.spans, self.receiver.events
-        spans_came = Counter(str(s.attributes.get(names.MESSAGING_MESSAGE_ID)) for s in spans)
-        events_came = Counter(str(tags(event).get(names.TAG_TASK_ID)) for event in events)
+        spans_came = Counter(str(s.attributes.get(semconv.MESSAGING_MESSAGE_ID)) for s in spans)
+        events_came = Counter(str(tags(event).get(semconv.TAG_TASK_ID)) for event in events)
         assert spans_came == self.expected_spans, [span.name for span in spans]
         assert events_came == +self.expected_events, events
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 from tests.live import services
 from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp, file_broker_in

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.shop import tags, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 
 Address = tuple[str, str]
 """Trace id and span id, in hex."""
@@ -162,7 +162,7 @@ class Verdict:
         for span in spans:
             self._by_address[span.trace_id, span.span_id].append(span)
         self._run_spans = [
-            same for same in self._by_address.values() if same[0].name.startswith(names.RUN_SPAN)
+            same for same in self._by_address.values() if same[0].name.startswith(semconv.RUN_SPAN)
         ]
         self._events = Counter(trace_of(event) for event in events)
         self._tagged = {trace_of(event): tags(event) for event in events}
@@ -192,7 +192,7 @@ class Verdict:
         ended, cut = self.rows["spans that had ended"], self.rows["spans left open"]
         for address, span in self._diary.spans.items():
             found = self._by_address.get(address, [])
-            lost = bool(found) and bool(found[0].attributes.get(names.TASKOBS_LOST))
+            lost = bool(found) and bool(found[0].attributes.get(semconv.TASKOBS_LOST))
             what = (*address, span)
             if span.ended:
                 ended.count(len(found), right=not lost, what=what, excused=self._excused(span))
@@ -239,7 +239,7 @@ class Verdict:
                 seen.add(key)
                 lost.count(self._events[key], what=key)
         for key in self._events.keys() - seen:
-            if names.TAG_TASK_ID in self._tagged[key]:  # else it is of the worker itself
+            if semconv.TAG_TASK_ID in self._tagged[key]:  # else it is of the worker itself
                 calm.count(2, what=(key, dict(self._tagged[key])))
 
     def _judge_events_of(self, address: Address, run: Run) -> None:
@@ -262,11 +262,11 @@ class Verdict:
 
 
 def _outcome(span: ReceivedSpan) -> object:
-    return span.attributes.get(names.CELERY_OUTCOME)
+    return span.attributes.get(semconv.CELERY_OUTCOME)
 
 
 def _task_id(span: ReceivedSpan) -> str:
-    return str(span.attributes.get(names.MESSAGING_MESSAGE_ID))
+    return str(span.attributes.get(semconv.MESSAGING_MESSAGE_ID))
 
 
 def table(columns: Mapping[str, Verdict]) -> str:

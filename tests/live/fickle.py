@@ -6,13 +6,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 from tests.live.services import free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 
 
 PATIENCE = {"/v1/traces": 10.0, "/api/": 2.0}

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
-from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
+from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 from tests.live import rows
 from tests.live.celery_process import LiveApp
 from tests.live.shop import Shop, tags
@@ -107,11 +107,11 @@ def shapes_of(arrived: Sequence[ReceivedSpan | ReceivedEvent]) -> dict[str, int]
 def task_of(one: ReceivedSpan | ReceivedEvent) -> str | None:
     """Give the id of the task that something is about; none for the spans of the test's own."""
     if isinstance(one, ReceivedEvent):
-        return str(tags(one).get(names.TAG_TASK_ID))
-    if not one.name.startswith((names.PUBLISH_SPAN, names.RUN_SPAN)):
+        return str(tags(one).get(semconv.TAG_TASK_ID))
+    if not one.name.startswith((semconv.PUBLISH_SPAN, semconv.RUN_SPAN)):
         return None
     # A group or chord is sent without an id of its own; a message that is refused may have none.
-    return str(one.attributes.get(names.MESSAGING_MESSAGE_ID, one.span_id))
+    return str(one.attributes.get(semconv.MESSAGING_MESSAGE_ID, one.span_id))
 
 
 def shape_of(arrived: Sequence[ReceivedSpan | ReceivedEvent]) -> str:
@@ -119,19 +119,19 @@ def shape_of(arrived: Sequence[ReceivedSpan | ReceivedEvent]) -> str:
     spans = sorted(
         (one for one in arrived if isinstance(one, ReceivedSpan)), key=lambda span: span.start_ns
     )
-    publishes = [span for span in spans if span.name.startswith(names.PUBLISH_SPAN)]
-    runs = [end_of(span) for span in spans if span.name.startswith(names.RUN_SPAN)]
+    publishes = [span for span in spans if span.name.startswith(semconv.PUBLISH_SPAN)]
+    runs = [end_of(span) for span in spans if span.name.startswith(semconv.RUN_SPAN)]
     refused = any(span.status == "error" for span in publishes)
     return rows.shape("ERROR" if refused else len(publishes), runs, len(arrived) - len(spans))
 
 
 def end_of(run: ReceivedSpan) -> str:
     """Say how a run ended."""
-    noted = {"expected": names.CELERY_EXPECTED, "redelivered": names.CELERY_REDELIVERED}
+    noted = {"expected": semconv.CELERY_EXPECTED, "redelivered": semconv.CELERY_REDELIVERED}
     beside = [word for word, name in noted.items() if run.attributes.get(name)]
     error = "ERROR " if run.status == "error" else ""
     more = f" ({', '.join(beside)})" if beside else ""
-    return f"{error}{run.attributes.get(names.CELERY_OUTCOME)}{more}"
+    return f"{error}{run.attributes.get(semconv.CELERY_OUTCOME)}{more}"
 
 
 def hold(row: str, case: str, arrived: Mapping[str, int]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.celery_process import LiveApp
 from tests.live.process import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
     from tests.live.celery_process import Broker, Producer, Worker
 
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
@@ -56,7 +56,9 @@ class Shop:
     def spans(self, task_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedSpan]:
         """Wait for ``number`` spans (publish and run) of a task and give all, oldest first."""
         return self._spans(
-            lambda span: span.attributes.get(names.MESSAGING_MESSAGE_ID) == task_id, number, timeout
+            lambda span: span.attributes.get(semconv.MESSAGING_MESSAGE_ID) == task_id,
+            number,
+            timeout,
         )
 
     def trace(self, trace_id: str, number: int, *, timeout: float = LIMIT) -> list[ReceivedSpan]:
@@ -67,7 +69,7 @@ class Shop:
         """Wait for ``number`` Sentry events that are tagged with a task, and give all."""
 
         def tagged(events: Iterable[ReceivedEvent]) -> list[ReceivedEvent]:
-            return [event for event in events if tags(event).get(names.TAG_TASK_ID) == task_id]
+            return [event for event in events if tags(event).get(semconv.TAG_TASK_ID) == task_id]
 
         arrived = self.receiver.wait_for(lambda r: len(tagged(r.events)) >= number, timeout)
         assert arrived, f"{number} events wanted, got {self.receiver.events}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.celery_process import SHOP, Broker, LiveApp
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import QUICK
@@ -52,12 +52,12 @@ class Seen:
 
     def task(self, task_id: str, spans: int) -> list[Span]:
         """Search for the trace of a task."""
-        return self.search(spans, **{names.MESSAGING_MESSAGE_ID: task_id})
+        return self.search(spans, **{semconv.MESSAGING_MESSAGE_ID: task_id})
 
     def event(self, task_id: str, number: int) -> dict[str, Any]:
         """Give the one event of a task; ``number`` is how many the project has by then."""
         events = self.project.events(number)
-        [event] = [e for e in events if e["tags"][names.TAG_TASK_ID] == task_id]
+        [event] = [e for e in events if e["tags"][semconv.TAG_TASK_ID] == task_id]
         return event
 
 
@@ -119,12 +119,12 @@ def test_exception(seen: Seen) -> None:
     noted = {field["key"]: field["value"] for field in log["fields"]}
     assert (noted["event"], noted["exception.type"]) == ("exception", "ValueError")
     event = seen.event(task_id, before + 1)
-    assert event["event_id"] == attributes(run)[names.SENTRY_EVENT_ID]
+    assert event["event_id"] == attributes(run)[semconv.SENTRY_EVENT_ID]
     assert event["contexts"]["trace"]["trace_id"] == run["traceID"]
     assert event["contexts"]["trace"]["span_id"] == run["spanID"]
-    assert event["tags"][names.TAG_TASK] == event["transaction"] == f"{SHOP}.fail"
+    assert event["tags"][semconv.TAG_TASK] == event["transaction"] == f"{SHOP}.fail"
     found = {
-        span["spanID"] for span in seen.search(2, **{names.SENTRY_EVENT_ID: event["event_id"]})
+        span["spanID"] for span in seen.search(2, **{semconv.SENTRY_EVENT_ID: event["event_id"]})
     }
     assert run["spanID"] in found
 
@@ -135,8 +135,8 @@ def test_retry_then_success(seen: Seen) -> None:
     publishes, runs = spans[::2], spans[1::2]
     first = publishes[0]["spanID"]
     assert [parent(span) for span in spans] == ["", *[first] * 5]
-    assert [attributes(run)[names.CELERY_ATTEMPT] for run in runs] == [1, 2, 3]
-    outcomes = [attributes(run)[names.CELERY_OUTCOME] for run in runs]
+    assert [attributes(run)[semconv.CELERY_ATTEMPT] for run in runs] == [1, 2, 3]
+    outcomes = [attributes(run)[semconv.CELERY_OUTCOME] for run in runs]
     assert outcomes == ["retried", "retried", "succeeded"]
     assert not any(map(is_red, spans))
     for before, run in pairwise(runs):
@@ -149,8 +149,8 @@ def test_chain(seen: Seen) -> None:
     assert parent(spans[0]) == ""
     for before, span in pairwise(spans):
         assert parent(span) == before["spanID"]
-    root = attributes(spans[0])[names.MESSAGING_MESSAGE_ID]
-    assert {attributes(span)[names.CELERY_ROOT_ID] for span in spans} == {root}
+    root = attributes(spans[0])[semconv.MESSAGING_MESSAGE_ID]
+    assert {attributes(span)[semconv.CELERY_ROOT_ID] for span in spans} == {root}
     assert not any(map(is_red, spans))
 
 
@@ -161,5 +161,5 @@ def test_only_failures_are_events(seen: Seen) -> None:
     seen.run("expected.delay()")
     failed = {seen.run("fail.delay()"), seen.run("exhausted.delay()")}
     events = seen.project.events(before + 2)[before:]
-    assert {event["tags"][names.TAG_TASK_ID] for event in events} == failed
-    assert [event["tags"][names.TAG_OUTCOME] for event in events] == ["failed", "failed"]
+    assert {event["tags"][semconv.TAG_TASK_ID] for event in events} == failed
+    assert [event["tags"][semconv.TAG_OUTCOME] for event in events] == ["failed", "failed"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import SHOP, Broker, LiveApp
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK
@@ -66,10 +66,10 @@ def test_each_tick_is_a_trace_of_its_own(broker: Broker, live: LiveApp, receiver
     assert len({tick.trace_id for tick in ticks}) == len(ticks) >= 3
     for tick in ticks:
         assert (tick.parent_id, tick.kind, tick.status) == ("", "producer", "unset")
-        assert tick.attributes[names.CELERY_SCHEDULE_ENTRY] == "often"
+        assert tick.attributes[semconv.CELERY_SCHEDULE_ENTRY] == "often"
     runs = [span for span in receiver.spans if span.name.startswith("run ")]
     assert {run.parent_id for run in runs} <= {tick.span_id for tick in ticks}
-    assert {run.attributes[names.CELERY_SCHEDULE_ENTRY] for run in runs} == {"often"}
+    assert {run.attributes[semconv.CELERY_SCHEDULE_ENTRY] for run in runs} == {"often"}
     assert not receiver.events
 
 
@@ -87,7 +87,10 @@ def test_an_embedded_beat_is_seen_to_its_end(
     [tick] = [span for span in receiver.spans if span.name.startswith("publish ")]
     [run] = [span for span in receiver.spans if span.name.startswith("run ")]
     assert (run.trace_id, run.parent_id) == (tick.trace_id, tick.span_id)
-    assert tick.attributes[names.PROCESS_PID] not in (worker.pid, run.attributes[names.PROCESS_PID])
+    assert tick.attributes[semconv.PROCESS_PID] not in (
+        worker.pid,
+        run.attributes[semconv.PROCESS_PID],
+    )
 
 
 def test_check_ins_follow_a_tick_to_its_last_attempt(
@@ -171,5 +174,5 @@ def test_redbeats_ticks_are_seen_as_any_others(
     assert "Acquired lock" in beat.log  # redbeat has taken part in the start
     ticks = [span for span in receiver.spans if span.name.startswith("publish ")]
     assert len({tick.trace_id for tick in ticks}) == len(ticks) >= 2
-    assert {tick.attributes[names.CELERY_SCHEDULE_ENTRY] for tick in ticks} == {"often"}
+    assert {tick.attributes[semconv.CELERY_SCHEDULE_ENTRY] for tick in ticks} == {"often"}
     assert not receiver.events

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK, Shop
@@ -17,7 +17,7 @@ from tests.live.shop import QUICK, Shop
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live import services
 
 APP = "tests.live.apps.canvas"
@@ -72,7 +72,7 @@ def trace_of(shop: Shop, source: str, expected: Sequence[str], *, value: Any = N
     known = {span.span_id for span in spans}
     [root] = [span for span in spans if span.parent_id not in known]
     assert root.parent_id == ""
-    assert all(s.status != "error" for s in spans if s.name.startswith(names.PUBLISH_SPAN))
+    assert all(s.status != "error" for s in spans if s.name.startswith(semconv.PUBLISH_SPAN))
     return Spans(spans)
 
 
@@ -95,7 +95,7 @@ class Spans:
     def caller(self, span: ReceivedSpan) -> ReceivedSpan:
         """What published a run: the parent of its publish."""
         publish = self.by_id[span.parent_id]
-        assert publish.name.startswith(names.PUBLISH_SPAN)
+        assert publish.name.startswith(semconv.PUBLISH_SPAN)
         return self.by_id[publish.parent_id]
 
     def ids(self, key: str) -> set[object]:
@@ -115,7 +115,7 @@ def both(*tasks: str) -> list[str]:
 
 def linked(span: ReceivedSpan, kind: str) -> list[str]:
     """The spans that a span is linked to, in the order of the links."""
-    return [link.span_id for link in span.links if link.attributes.get(names.LINK_KIND) == kind]
+    return [link.span_id for link in span.links if link.attributes.get(semconv.LINK_KIND) == kind]
 
 
 ADD, TOTAL, FAIL, RETRY = "shop.add", "shop.total", "shop.fail", "shop.retry_then_ok"
@@ -129,7 +129,7 @@ ERRBACK, BECOMES, TIMES, PRODUCT = (
 
 def see_links(callback: ReceivedSpan, runs: Sequence[ReceivedSpan]) -> None:
     """A chord's callback is linked to each of the runs that it waited for, once."""
-    links = linked(callback, names.LINK_CHORD_HEADER)
+    links = linked(callback, semconv.LINK_CHORD_HEADER)
     assert sorted(links) == sorted(run.span_id for run in runs)
 
 
@@ -146,10 +146,13 @@ def test_a_chain_is_one_trace(shop: Shop) -> None:
     third = spans.run(TIMES)
     assert spans.caller(second) is first
     assert spans.caller(third) is second
-    root = first.attributes[names.MESSAGING_MESSAGE_ID]
-    assert spans.ids(names.CELERY_ROOT_ID) == {root}
-    assert second.attributes[names.CELERY_PARENT_ID] == root
-    assert third.attributes[names.CELERY_PARENT_ID] == second.attributes[names.MESSAGING_MESSAGE_ID]
+    root = first.attributes[semconv.MESSAGING_MESSAGE_ID]
+    assert spans.ids(semconv.CELERY_ROOT_ID) == {root}
+    assert second.attributes[semconv.CELERY_PARENT_ID] == root
+    assert (
+        third.attributes[semconv.CELERY_PARENT_ID]
+        == second.attributes[semconv.MESSAGING_MESSAGE_ID]
+    )
 
 
 @pytest.mark.row("canvas", "group")
@@ -160,10 +163,10 @@ def test_a_group_is_one_trace(shop: Shop) -> None:
         f"given = group(add.s(n, n) for n in range(3))\n{WAIT}\nresult = sent.id",
         ["publish celery.group", *both(ADD, ADD, ADD)],
     )
-    [group_id] = spans.ids(names.CELERY_GROUP_ID)
+    [group_id] = spans.ids(semconv.CELERY_GROUP_ID)
     runs = spans.runs(ADD)
     assert {spans.caller(run).name for run in runs} == {"publish celery.group"}
-    assert [run.attributes[names.CELERY_GROUP_ID] for run in runs] == [group_id] * 3
+    assert [run.attributes[semconv.CELERY_GROUP_ID] for run in runs] == [group_id] * 3
 
 
 def chord_of(shop: Shop, header: str, expected: Sequence[str], **more: Any) -> Spans:
@@ -178,7 +181,7 @@ def test_a_chord_is_one_trace(shop: Shop) -> None:
     spans = chord_of(shop, header, both(ADD, ADD, TIMES, TOTAL), value=15)
     runs = [*spans.runs(ADD), spans.run(TIMES)]
     see_links(spans.run(TOTAL), runs)
-    assert len({run.attributes[names.CELERY_GROUP_ID] for run in runs}) == 1
+    assert len({run.attributes[semconv.CELERY_GROUP_ID] for run in runs}) == 1
     assert {spans.caller(run).name for run in runs} == {"publish celery.chord"}
 
 
@@ -190,7 +193,7 @@ def test_a_retried_header_task_is_linked_by_its_last_run(shop: Shop) -> None:
     header = "add.s(1, 1), retry_then_ok.s(1, countdown=3)"
     spans = chord_of(shop, header, both(ADD, RETRY, RETRY, TOTAL), value=4)
     first, second = spans.runs(RETRY)
-    assert linked(second, names.LINK_RETRY_OF) == [first.span_id]
+    assert linked(second, semconv.LINK_RETRY_OF) == [first.span_id]
     see_links(spans.run(TOTAL), [spans.run(ADD), second])
 
 
@@ -205,7 +208,7 @@ def test_a_chord_body_that_is_a_chain(shop: Shop) -> None:
         value=30,
     )
     see_links(spans.run(TOTAL), spans.runs(ADD))
-    assert linked(spans.run(TIMES), names.LINK_CHORD_HEADER) == []
+    assert linked(spans.run(TIMES), semconv.LINK_CHORD_HEADER) == []
     assert spans.caller(spans.run(TIMES)) is spans.run(TOTAL)
 
 
@@ -232,8 +235,8 @@ def test_a_chord_of_chains(shop: Shop) -> None:
 def test_map_and_starmap_name_the_inner_task(shop: Shop) -> None:
     """I look for my task's name, not for Celery's."""
     spans = trace_of(shop, f"given = total.map([[1, 2], [3]])\n{WAIT}", both(TOTAL), value=[3, 3])
-    assert spans.ids(names.CELERY_TASK_NAME) == {"celery.map"}
-    assert spans.ids(names.CELERY_INNER_TASK) == {_full(TOTAL)}
+    assert spans.ids(semconv.CELERY_TASK_NAME) == {"celery.map"}
+    assert spans.ids(semconv.CELERY_INNER_TASK) == {_full(TOTAL)}
     trace_of(shop, f"given = add.starmap([[1, 2], [3, 4]])\n{WAIT}", both(ADD), value=[3, 7])
 
 
@@ -253,7 +256,7 @@ def test_a_replacement_hangs_on_what_it_replaces(shop: Shop, other: str) -> None
     source = f"given = becomes.s({other})\n{WAIT}"
     spans = trace_of(shop, source, expected, value=9 if chained else 7)
     replaced = spans.run(BECOMES)
-    assert replaced.attributes[names.CELERY_OUTCOME] == "ignored"
+    assert replaced.attributes[semconv.CELERY_OUTCOME] == "ignored"
     assert replaced.status != "error"
     assert spans.caller(spans.run(ADD)) is replaced
 
@@ -291,7 +294,7 @@ def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
     spans = trace_of(shop, source, both(FAIL, ERRBACK))
     assert spans.caller(spans.run(ERRBACK)) is spans.run(FAIL)
     assert [s.name for s in spans.all if s.status == "error"] == [f"run {_full(FAIL)}"]
-    shop.events(str(spans.run(FAIL).attributes[names.MESSAGING_MESSAGE_ID]), 1)
+    shop.events(str(spans.run(FAIL).attributes[semconv.MESSAGING_MESSAGE_ID]), 1)
 
 
 @pytest.mark.row("canvas", "chord")
@@ -304,5 +307,5 @@ def test_a_failed_header_task_is_one_event(shop: Shop) -> None:
     expected = ["publish celery.chord", *both(ADD, FAIL, ERRBACK)]
     spans = trace_of(shop, source, expected)
     assert [s.name for s in spans.all if s.status == "error"] == [f"run {_full(FAIL)}"]
-    shop.events(str(spans.run(FAIL).attributes[names.MESSAGING_MESSAGE_ID]), 1)
+    shop.events(str(spans.run(FAIL).attributes[semconv.MESSAGING_MESSAGE_ID]), 1)
     assert len(shop.receiver.events) == 1

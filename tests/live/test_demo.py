@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs.demo.receiver import Receiver
+from taskobs.testing.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ import trustme
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
 
-from taskobs.demo import wire
+from taskobs.testing import wire
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.process import LIMIT
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.audit import AuditedShop
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.shop import QUICK, trace_of
@@ -15,7 +15,7 @@ from tests.live.shop import QUICK, trace_of
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live import services
 
 FORMATS = "tests.live.apps.formats"
@@ -53,7 +53,7 @@ def send(shop: AuditedShop, options: str, *, runs: int = 1) -> list[ReceivedSpan
         assert {(run.trace_id, run.parent_id) for run in ran} == {
             (publish.trace_id, publish.span_id)
         }
-        ends = {run.attributes[names.CELERY_OUTCOME] for run in ran}
+        ends = {run.attributes[semconv.CELERY_OUTCOME] for run in ran}
         assert ends == {"succeeded" if task == "add" else "failed"}
         addresses = {(run.trace_id, run.span_id) for run in ran if run.status == "error"}
         assert {trace_of(event) for event in events} == addresses
@@ -76,13 +76,13 @@ def test_compression(formats: AuditedShop, compression: str) -> None:
 def test_priority(formats: AuditedShop) -> None:
     """I give a task a priority, and see it on its run."""
     for run in send(formats, "queue='urgent', priority=7"):
-        assert run.attributes[names.CELERY_PRIORITY] == 7
+        assert run.attributes[semconv.CELERY_PRIORITY] == 7
 
 
 def test_topic_exchange(formats: AuditedShop) -> None:
     """I route tasks through a topic exchange, and see by which key."""
     for run in send(formats, "queue='topical', routing_key='shop.orders.eu'"):
-        assert run.attributes[names.MESSAGING_DESTINATION_NAME] == "topics:shop.orders.eu"
+        assert run.attributes[semconv.MESSAGING_DESTINATION_NAME] == "topics:shop.orders.eu"
 
 
 # Over Redis, Celery sends a Broadcast to nobody from a process that has not declared it.
@@ -99,7 +99,7 @@ def test_broadcast(formats: AuditedShop) -> None:
     )
     ran = send(formats, "queue='everybody'", runs=2)
     assert second.stop() == 0
-    assert len({run.attributes[names.CELERY_HOSTNAME] for run in ran}) == 2
+    assert len({run.attributes[semconv.CELERY_HOSTNAME] for run in ran}) == 2
     assert len({run.span_id for run in ran}) == len(ran)
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from kombu import Connection
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.audit import WAREHOUSE, outcome
 from tests.live.celery_process import SHOP
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.live.audit import AuditedShop
 
-OURS = ("traceparent", "tracestate", "baggage", names.HEADER_PUBLISHED_AT, names.HEADER_LINKS)
+OURS = ("traceparent", "tracestate", "baggage", semconv.HEADER_PUBLISHED_AT, semconv.HEADER_LINKS)
 LONG = {"redis": 1_000_000, "rabbitmq": 20_000}
 """Characters: RabbitMQ takes no headers above its frame size of 128 KiB in all."""
 ODD: Mapping[str, object] = {
@@ -97,14 +97,14 @@ def test_a_trace_goes_on_beside_what_is_odd(each_shop: AuditedShop) -> None:
     trace_id, span_id = uuid4().hex, uuid4().hex[:16]
     odd: dict[str, object] = {
         "baggage": [1],
-        names.HEADER_LINKS: {},
-        names.HEADER_PUBLISHED_AT: "soon",
+        semconv.HEADER_LINKS: {},
+        semconv.HEADER_PUBLISHED_AT: "soon",
     }
     headers = {"traceparent": f"00-{trace_id}-{span_id}-01", **odd}
     task_id = send(each_shop, f"{SHOP}.add", [1, 2], headers)
     [run] = each_shop.spans(task_id, 1)
     assert (run.trace_id, run.parent_id) == (trace_id, span_id)
-    assert names.CELERY_QUEUE_LATENCY not in run.attributes
+    assert semconv.CELERY_QUEUE_LATENCY not in run.attributes
 
 
 def test_large_arguments_stay_at_home(each_shop: AuditedShop) -> None:

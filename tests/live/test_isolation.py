@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK, Shop, tags, trace_of
@@ -17,7 +17,7 @@ from tests.live.shop import QUICK, Shop, tags, trace_of
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
     from tests.live import services
 
 pytestmark = pytest.mark.row("concurrent", whole=True)
@@ -67,7 +67,7 @@ def crowd(
 def named(shop: Shop, prefix: str) -> dict[str, ReceivedSpan]:
     """Give the spans whose names begin so, by the task that each is about."""
     found = [span for span in shop.receiver.spans if span.name.startswith(prefix)]
-    by_task = {str(span.attributes.get(names.MESSAGING_MESSAGE_ID)): span for span in found}
+    by_task = {str(span.attributes.get(semconv.MESSAGING_MESSAGE_ID)): span for span in found}
     assert len(by_task) == len(found)
     return by_task
 
@@ -95,8 +95,8 @@ def crumbs(event: ReceivedEvent) -> list[Mapping[str, Any]]:
 
 def events(shop: Shop, task: str) -> dict[str, ReceivedEvent]:
     """Give the events of a task, by the id of the run."""
-    found = [event for event in shop.receiver.events if tags(event)[names.TAG_TASK] == task]
-    by_task = {str(tags(event)[names.TAG_TASK_ID]): event for event in found}
+    found = [event for event in shop.receiver.events if tags(event)[semconv.TAG_TASK] == task]
+    by_task = {str(tags(event)[semconv.TAG_TASK_ID]): event for event in found}
     assert len(by_task) == len(found) == SIZE
     return by_task
 
@@ -105,7 +105,7 @@ def test_the_runs_were_there_at_the_same_time(crowd: Shop) -> None:
     """I run a hundred tasks in one process, all at once."""
     spans = runs(crowd).values()
     assert max(span.start_ns for span in spans) < min(span.end_ns for span in spans)
-    assert {span.attributes[names.PROCESS_PID] for span in spans} == {crowd.worker.pid}
+    assert {span.attributes[semconv.PROCESS_PID] for span in spans} == {crowd.worker.pid}
 
 
 def test_each_run_hangs_on_its_own_publish(crowd: Shop) -> None:
@@ -114,7 +114,7 @@ def test_each_run_hangs_on_its_own_publish(crowd: Shop) -> None:
     for name, run in runs(crowd).items():
         assert (run.trace_id, run.parent_id) == (publishes[name].trace_id, publishes[name].span_id)
         assert (run.status, run.message) == ("error", name)
-        assert run.attributes[names.CELERY_OUTCOME] == "failed"
+        assert run.attributes[semconv.CELERY_OUTCOME] == "failed"
     assert len({run.trace_id for run in publishes.values()}) == SIZE
 
 
@@ -132,7 +132,7 @@ def test_what_a_run_opens_and_publishes_hangs_on_it(crowd: Shop) -> None:
             publish.span_id,
         ]
         assert {span.trace_id for span in chain} == {run.trace_id}
-        assert publish.attributes[names.CELERY_PARENT_ID] == name
+        assert publish.attributes[semconv.CELERY_PARENT_ID] == name
 
 
 def test_each_event_tells_of_its_own_run(crowd: Shop) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.audit import AuditedShop
 from tests.live.celery_process import SHOP, Broker, LiveApp
 from tests.live.process import LIMIT, wait_until
@@ -32,8 +32,8 @@ def outcome_of(shop: AuditedShop, task_id: str) -> object:
     failed = run.status == "error"
     events = shop.events(task_id, int(failed))
     assert [trace_of(event) for event in events] == [(run.trace_id, run.span_id)] * failed
-    assert [tags(event)[names.TAG_TASK] for event in events] == [run.name[4:]] * failed
-    return run.attributes[names.CELERY_OUTCOME]
+    assert [tags(event)[semconv.TAG_TASK] for event in events] == [run.name[4:]] * failed
+    return run.attributes[semconv.CELERY_OUTCOME]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_autoscale(changing: AuditedShop) -> None:
     assert changing.worker.stop() == 0
     assert [outcome_of(changing, task_id) for task_id in sent] == ["succeeded"] * 3
     runs = [span for span in changing.receiver.spans if span.name == f"run {SHOP}.hold"]
-    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == len(sent)
+    assert len({run.attributes[semconv.PROCESS_PID] for run in runs}) == len(sent)
     assert outcome_of(changing, failed) == "failed"
 
 
@@ -134,4 +134,4 @@ def test_pool_restart(changing: AuditedShop) -> None:
     ends = [outcome_of(changing, task_id) for task_id in (*before, *after)]
     assert ends == ["succeeded", "failed"] * 2
     runs = [span for span in changing.receiver.spans if span.name == f"run {SHOP}.add"]
-    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == 2
+    assert len({run.attributes[semconv.PROCESS_PID] for run in runs}) == 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.audit import outcome
 from tests.live.celery_process import SHOP
 from tests.live.shop import QUICK, tags, trace_of
@@ -36,7 +36,7 @@ result = {**sent.get(timeout=90), "id": sent.id}
     assert (address, int(flags, 16) & 1) == (["00", publish.trace_id, publish.span_id], 1)
     assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
     assert seen["trace_id"] == run.trace_id
-    assert run.attributes[names.CELERY_QUEUE_LATENCY] >= 0  # type: ignore[operator]
+    assert run.attributes[semconv.CELERY_QUEUE_LATENCY] >= 0  # type: ignore[operator]
     assert each_shop.events(seen["id"], 0) == []
 
 
@@ -54,8 +54,8 @@ result = [sent.id, inner.id]
     assert (publish.parent_id, inner.parent_id) == (outer.span_id, publish.span_id)
     assert {publish.trace_id, inner.trace_id} == {outer.trace_id}
     for span in (publish, inner):
-        assert span.attributes[names.CELERY_ROOT_ID] == outer_id
-        assert span.attributes[names.CELERY_PARENT_ID] == outer_id
+        assert span.attributes[semconv.CELERY_ROOT_ID] == outer_id
+        assert span.attributes[semconv.CELERY_PARENT_ID] == outer_id
 
 
 @pytest.mark.row("protocol 1")
@@ -101,7 +101,7 @@ result = [trace_id, seen.get(timeout=90), seen.id, failed.id]
     assert int(seen["traceparent"].rpartition("-")[2], 16) & 1 == 0
     [event] = each_shop.events(failed_id, 1)
     assert trace_of(event)[0] == trace_id
-    assert tags(event)[names.TAG_TASK] == f"{SHOP}.fail"
+    assert tags(event)[semconv.TAG_TASK] == f"{SHOP}.fail"
     assert unsampled.close() == 0
     for task_id in (seen_id, failed_id):
         assert each_shop.spans(task_id, 0) == []
@@ -115,8 +115,8 @@ def test_eager_run_inside_a_run(each_shop: AuditedShop) -> None:
     assert (publish.status, outer.status, outcome(outer)) == ("unset", "unset", "succeeded")
     _, _, inner = each_shop.trace(publish.trace_id, 3)
     assert (inner.name, inner.parent_id) == (f"run {SHOP}.add", outer.span_id)
-    assert inner.attributes[names.CELERY_EAGER] is True
-    inner_id = str(inner.attributes[names.MESSAGING_MESSAGE_ID])
+    assert inner.attributes[semconv.CELERY_EAGER] is True
+    inner_id = str(inner.attributes[semconv.MESSAGING_MESSAGE_ID])
     assert each_shop.spans(inner_id, 1) == [inner]
     assert each_shop.events(task_id, 0) == each_shop.events(inner_id, 0) == []
 
@@ -130,7 +130,7 @@ def test_eager_failure_inside_a_run(each_shop: AuditedShop) -> None:
     assert inner.parent_id == outer.span_id
     for run in (outer, inner):
         assert (run.status, outcome(run)) == ("error", "failed")
-    inner_id = str(inner.attributes[names.MESSAGING_MESSAGE_ID])
+    inner_id = str(inner.attributes[semconv.MESSAGING_MESSAGE_ID])
     assert each_shop.spans(inner_id, 1) == [inner]
     [event] = each_shop.events(inner_id, 1)
     assert trace_of(event) == (inner.trace_id, inner.span_id)

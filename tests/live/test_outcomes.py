@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.audit import WAREHOUSE, outcome
 from tests.live.celery_process import SHOP
 from tests.live.shop import tags, trace_of
 
 if TYPE_CHECKING:
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live.audit import AuditedShop
 
 PREFORK = ["redis-prefork", "rabbitmq-prefork"]
@@ -21,7 +21,7 @@ RETRIED = [
     pytest.param("retry_then_ok", marks=pytest.mark.row("retry", "retry")),
     pytest.param("autoretry_then_ok", marks=pytest.mark.row("retry", "autoretry_for")),
 ]
-TAGS = {value for name, value in vars(names).items() if name.startswith("TAG_")}
+TAGS = {value for name, value in vars(semconv).items() if name.startswith("TAG_")}
 
 
 def reasons(span: ReceivedSpan) -> list[object]:
@@ -33,7 +33,7 @@ def reasons(span: ReceivedSpan) -> list[object]:
 def links(span: ReceivedSpan) -> dict[object, str]:
     """Give the ids of the spans that a span is linked to, by the kind of the link."""
     assert {link.trace_id for link in span.links} <= {span.trace_id}
-    return {link.attributes[names.LINK_KIND]: link.span_id for link in span.links}
+    return {link.attributes[semconv.LINK_KIND]: link.span_id for link in span.links}
 
 
 @pytest.mark.row("success")
@@ -47,7 +47,7 @@ def test_success(each_shop: AuditedShop) -> None:
     assert run.status != "error"
     assert publish.parent_id == ""
     assert (run.trace_id, run.parent_id) == (publish.trace_id, publish.span_id)
-    assert (outcome(run), run.attributes[names.CELERY_ATTEMPT]) == ("succeeded", 1)
+    assert (outcome(run), run.attributes[semconv.CELERY_ATTEMPT]) == ("succeeded", 1)
     assert publish.start_ns < run.start_ns < run.end_ns
     assert each_shop.events(task_id, 0) == []
 
@@ -86,22 +86,22 @@ def test_exception(each_shop: AuditedShop) -> None:
     publish, run = each_shop.spans(task_id, 2)
     assert publish.status != "error"
     assert (run.status, run.message, outcome(run)) == ("error", "boom", "failed")
-    assert run.attributes[names.ERROR_TYPE] == "ValueError"
+    assert run.attributes[semconv.ERROR_TYPE] == "ValueError"
     assert reasons(run) == ["ValueError"]
     [event] = each_shop.events(task_id, 1)
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)
     assert event.data["transaction"] == f"{SHOP}.fail"
     assert tags(event).keys() >= TAGS
     assert {name: tags(event)[name] for name in TAGS} == {
-        names.TAG_TASK: f"{SHOP}.fail",
-        names.TAG_TASK_ID: task_id,
-        names.TAG_STOCK_TASK_ID: task_id,
-        names.TAG_ROOT_ID: task_id,
-        names.TAG_QUEUE: "celery",
-        names.TAG_ATTEMPT: 1,
-        names.TAG_OUTCOME: "failed",
-        names.TAG_HOSTNAME: run.attributes[names.CELERY_HOSTNAME],
+        semconv.TAG_TASK: f"{SHOP}.fail",
+        semconv.TAG_TASK_ID: task_id,
+        semconv.TAG_STOCK_TASK_ID: task_id,
+        semconv.TAG_ROOT_ID: task_id,
+        semconv.TAG_QUEUE: "celery",
+        semconv.TAG_ATTEMPT: 1,
+        semconv.TAG_OUTCOME: "failed",
+        semconv.TAG_HOSTNAME: run.attributes[semconv.CELERY_HOSTNAME],
     }
 
 
@@ -125,7 +125,7 @@ def test_expected_exception(each_shop: AuditedShop) -> None:
     task_id = each_shop.call("expected.delay()")
     publish, run = each_shop.spans(task_id, 2)
     assert (publish.status, run.status, outcome(run)) == ("unset", "unset", "failed")
-    assert run.attributes[names.CELERY_EXPECTED] is True
+    assert run.attributes[semconv.CELERY_EXPECTED] is True
     assert reasons(run) == [f"{SHOP}.OutOfStockError"]
     assert each_shop.events(task_id, 0) == []
 
@@ -142,17 +142,17 @@ def test_retry_then_success(each_shop: AuditedShop, task: str) -> None:
     assert {span.trace_id for span in spans} == {first.trace_id}
     assert [span.parent_id for span in spans] == ["", *[first.span_id] * 5]
     for attempts in (publishes, runs):
-        assert [span.attributes[names.CELERY_ATTEMPT] for span in attempts] == [1, 2, 3]
+        assert [span.attributes[semconv.CELERY_ATTEMPT] for span in attempts] == [1, 2, 3]
     assert {span.status for span in spans} == {"unset"}
     assert [outcome(run) for run in runs] == ["retried", "retried", "succeeded"]
     for retried in runs[:2]:
-        assert "not yet" in str(retried.attributes[names.CELERY_REASON])
+        assert "not yet" in str(retried.attributes[semconv.CELERY_REASON])
         assert reasons(retried) == ["ValueError"]
     assert links(runs[0]) == {}
     for before, publish, run in zip(runs[:2], publishes[1:], runs[1:], strict=True):
         assert links(run) == {
-            names.LINK_RETRY_OF: before.span_id,
-            names.LINK_PUBLISH: publish.span_id,
+            semconv.LINK_RETRY_OF: before.span_id,
+            semconv.LINK_PUBLISH: publish.span_id,
         }
     assert each_shop.events(task_id, 0) == []
 
@@ -167,7 +167,7 @@ def test_retries_exhausted(each_shop: AuditedShop) -> None:
     assert (outcome(last), last.status) == ("failed", "error")
     [event] = each_shop.events(task_id, 1)
     assert trace_of(event) == (last.trace_id, last.span_id)
-    assert str(tags(event)[names.TAG_ATTEMPT]) == "2"
+    assert str(tags(event)[semconv.TAG_ATTEMPT]) == "2"
 
 
 @pytest.mark.row("ignore, reject", "Ignore")
@@ -186,8 +186,8 @@ def test_reject(each_shop: AuditedShop) -> None:
     task_id = each_shop.run("result = app.reject.delay().id")
     publish, run = each_shop.spans(task_id, 2)
     assert (publish.status, run.status, outcome(run)) == ("unset", "unset", "rejected")
-    assert run.attributes[names.CELERY_REASON] == "not mine"
-    assert names.CELERY_REQUEUED not in run.attributes
+    assert run.attributes[semconv.CELERY_REASON] == "not mine"
+    assert semconv.CELERY_REQUEUED not in run.attributes
     assert each_shop.events(task_id, 0) == []
 
 
@@ -199,8 +199,8 @@ def test_reject_and_requeue(each_shop: AuditedShop) -> None:
     assert {span.status for span in (publish, rejected, again)} == {"unset"}
     assert rejected.parent_id == again.parent_id == publish.span_id
     assert (outcome(rejected), outcome(again)) == ("rejected", "succeeded")
-    assert rejected.attributes[names.CELERY_REQUEUED] is True
-    assert again.attributes[names.CELERY_REDELIVERED] is True
+    assert rejected.attributes[semconv.CELERY_REQUEUED] is True
+    assert again.attributes[semconv.CELERY_REDELIVERED] is True
     assert each_shop.events(task_id, 0) == []
 
 
@@ -211,7 +211,7 @@ def test_soft_time_limit(each_shop: AuditedShop) -> None:
     task_id = each_shop.call("soft_limit.delay()")
     publish, run = each_shop.spans(task_id, 2)
     assert (publish.status, run.status, outcome(run)) == ("unset", "error", "failed")
-    assert str(run.attributes[names.ERROR_TYPE]).endswith("SoftTimeLimitExceeded")
+    assert str(run.attributes[semconv.ERROR_TYPE]).endswith("SoftTimeLimitExceeded")
     [event] = each_shop.events(task_id, 1)
     assert event.data["fingerprint"] == ["celery", "SoftTimeLimitExceeded", f"{SHOP}.soft_limit"]
     assert trace_of(event) == (run.trace_id, run.span_id)
@@ -233,7 +233,7 @@ def test_result_that_cannot_be_stored(each_shop: AuditedShop) -> None:
     _, run = each_shop.spans(task_id, 2)
     assert (run.status, outcome(run)) == ("error", "failed")
     [event] = each_shop.events(task_id, 1)
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)
 
 
@@ -254,7 +254,7 @@ def broken_hook(shop: AuditedShop, hook: str) -> None:
     publish, run = shop.spans(task_id, 2)
     [event] = shop.events(task_id, 1)
     assert run.parent_id == publish.span_id
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)
     assert "the hook is broken" in json.dumps(event.data)
 

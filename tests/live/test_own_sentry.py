@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.audit import WAREHOUSE, outcome
 from tests.live.process import LIMIT
 from tests.live.shop import tags, trace_of
 
 if TYPE_CHECKING:
-    from taskobs.demo.receiver import Receiver
+    from taskobs.testing.receiver import Receiver
     from tests.live.celery_process import Broker, LiveApp
 
 OWN = "tests.live.apps.own_sentry"
@@ -46,14 +46,14 @@ result = ids
     assert receiver.wait_for(lambda r: len(r.events) >= 2, LIMIT)
     assert producer.close() == 0
     assert worker.stop() == 0
-    reported = [str(tags(event).get(names.TAG_TASK_ID)) for event in receiver.events]
+    reported = [str(tags(event).get(semconv.TAG_TASK_ID)) for event in receiver.events]
     assert sorted(reported) == sorted(ids)
     consumed = [span for span in receiver.spans if span.kind == "consumer"]
-    runs = {span.attributes[names.MESSAGING_MESSAGE_ID]: span for span in consumed}
+    runs = {span.attributes[semconv.MESSAGING_MESSAGE_ID]: span for span in consumed}
     for event in receiver.events:
-        run = runs[tags(event)[names.TAG_TASK_ID]]
+        run = runs[tags(event)[semconv.TAG_TASK_ID]]
         assert trace_of(event) == (run.trace_id, run.span_id)
-        assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+        assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
         assert CARD not in json.dumps(event.data)
 
 
@@ -66,6 +66,6 @@ def test_hook_that_ends_the_worker(live: LiveApp, receiver: Receiver, redis_brok
     [run] = [span for span in receiver.spans if span.kind == "consumer"]
     assert (run.status, outcome(run)) == ("error", "failed")
     event, of_the_worker = receiver.events
-    assert tags(event)[names.TAG_TASK_ID] == task_id
+    assert tags(event)[semconv.TAG_TASK_ID] == task_id
     assert trace_of(event) == (run.trace_id, run.span_id)
     assert of_the_worker.data["logger"] == "celery.worker"

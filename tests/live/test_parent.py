@@ -11,8 +11,8 @@ import pytest
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
-from taskobs.demo.receiver import Receiver
-from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+from taskobs.testing.receiver import Receiver
+from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 from tests.live.celery_process import Broker, LiveApp, Producer, Worker
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import QUICK, tags

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.shop import QUICK, tags, trace_of
@@ -32,7 +32,7 @@ from tests.live.test_schedule import OVERDUE, entry, test_queue_latency_counts_f
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live import services
 
 # These run on every pool here, and over each broker where they come from.
@@ -93,7 +93,7 @@ def each_shop(pooled: AuditedShop) -> AuditedShop:
 
 
 def outcome(span: ReceivedSpan) -> object:
-    return span.attributes[names.CELERY_OUTCOME]
+    return span.attributes[semconv.CELERY_OUTCOME]
 
 
 def one_run(shop: AuditedShop, task_id: str) -> ReceivedSpan:
@@ -108,11 +108,11 @@ def one_run(shop: AuditedShop, task_id: str) -> ReceivedSpan:
 def one_event(shop: AuditedShop, task_id: str, run: ReceivedSpan) -> str:
     """Hold the one event of a task to its run; gives its JSON."""
     [event] = shop.events(task_id, 1)
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)
-    assert event.data["transaction"] == run.attributes[names.CELERY_TASK_NAME]
-    assert tags(event)[names.TAG_OUTCOME] == outcome(run)
-    assert tags(event)[names.TAG_HOSTNAME] == run.attributes[names.CELERY_HOSTNAME]
+    assert event.data["transaction"] == run.attributes[semconv.CELERY_TASK_NAME]
+    assert tags(event)[semconv.TAG_OUTCOME] == outcome(run)
+    assert tags(event)[semconv.TAG_HOSTNAME] == run.attributes[semconv.CELERY_HOSTNAME]
     return json.dumps(event.data)
 
 
@@ -144,7 +144,7 @@ def test_expected_exception(pooled: AuditedShop) -> None:
     task_id = pooled.call("expected.delay()")
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("unset", "failed")
-    assert run.attributes[names.CELERY_EXPECTED] is True
+    assert run.attributes[semconv.CELERY_EXPECTED] is True
     assert pooled.events(task_id, 0) == []
 
 
@@ -222,7 +222,7 @@ def test_unknown_task(pooled: AuditedShop) -> None:
     task_id = pooled.run(f"result = app.app.send_task('no.such.task', ({SECRET!r},)).id")
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("error", "unknown")
-    assert run.attributes[names.CELERY_TASK_NAME] == "no.such.task"
+    assert run.attributes[semconv.CELERY_TASK_NAME] == "no.such.task"
     assert SECRET not in one_event(pooled, task_id, run)
 
 
@@ -273,7 +273,7 @@ def test_hard_time_limit(pooled: AuditedShop) -> None:
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("error", "lost")
     kinds = ("billiard.exceptions.TimeLimitExceeded", "gevent.timeout.Timeout")
-    assert run.attributes[names.ERROR_TYPE] in kinds
+    assert run.attributes[semconv.ERROR_TYPE] in kinds
     assert 0.9 < seconds(run) < 29
     one_event(pooled, task_id, run)
 
@@ -285,8 +285,8 @@ def test_killed_child(pooled: AuditedShop, how: str, signal: str | None, code: i
     task_id = pooled.run(f"result = app.die.delay({how!r}).id")
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("error", "lost")
-    assert run.attributes.get(names.CELERY_SIGNAL) == signal
-    assert run.attributes.get(names.PROCESS_EXIT_CODE) == code
+    assert run.attributes.get(semconv.CELERY_SIGNAL) == signal
+    assert run.attributes.get(semconv.PROCESS_EXIT_CODE) == code
     one_event(pooled, task_id, run)
 
 
@@ -299,9 +299,9 @@ def test_revoked_while_running(pooled: AuditedShop) -> None:
     pooled.run("given.revoke(terminate=True)")
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("unset", "revoked")
-    assert run.attributes[names.CELERY_REASON] == "terminated"
-    inline = run.attributes[names.PROCESS_PID] == pooled.worker.pid
-    assert run.attributes.get(names.CELERY_SIGNAL) == (None if inline else "SIGTERM")
+    assert run.attributes[semconv.CELERY_REASON] == "terminated"
+    inline = run.attributes[semconv.PROCESS_PID] == pooled.worker.pid
+    assert run.attributes.get(semconv.CELERY_SIGNAL) == (None if inline else "SIGTERM")
     assert seconds(run) < 280
     assert pooled.events(task_id, 0) == []
 
@@ -312,8 +312,8 @@ def test_tick_of_beat(pooled: AuditedShop) -> None:
     beat = pooled.live.beat(pooled.broker, "-l", "DEBUG", env={**QUICK, **entry(OVERDUE)})
     beat.wait_log("sent. id->")
     assert beat.stop() == 0
-    [tick] = [s for s in pooled.receiver.spans if names.CELERY_SCHEDULE_ENTRY in s.attributes][:1]
-    task_id = str(tick.attributes[names.MESSAGING_MESSAGE_ID])
+    [tick] = [s for s in pooled.receiver.spans if semconv.CELERY_SCHEDULE_ENTRY in s.attributes][:1]
+    task_id = str(tick.attributes[semconv.MESSAGING_MESSAGE_ID])
     run = one_run(pooled, task_id)
     assert (run.status, outcome(run)) == ("unset", "succeeded")
     assert pooled.events(task_id, 0) == []
@@ -344,7 +344,7 @@ def test_a_warm_stop_loses_nothing(
     assert worker.stop() == 0
     # Each child sends its own when it ends, and either may be the first.
     runs = [span for span in receiver.spans if span.name == f"run {failed}"]
-    assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
+    assert sorted(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
         [ended, running]
     ), worker.tail()
     assert [outcome(run) for run in runs] == ["failed", "failed"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live import services
 from tests.live.celery_process import SHOP, Broker
 from tests.live.process import LIMIT
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live.celery_process import LiveApp
 
 MEMORY = Broker("memory", "memory://", "cache+memory://")
@@ -44,7 +44,7 @@ def refused(receiver: Receiver, number: int) -> list[ReceivedSpan]:
         [noted] = span.events
         assert noted.name == "exception"
         assert noted.attributes["exception.type"] == "kombu.exceptions.OperationalError"
-        assert span.attributes[names.ERROR_TYPE] == "kombu.exceptions.OperationalError"
+        assert span.attributes[semconv.ERROR_TYPE] == "kombu.exceptions.OperationalError"
     return list(receiver.spans)
 
 
@@ -138,8 +138,8 @@ assert current() == 0
     }
     assert len({span.trace_id for span in spans.values()}) == 1
     for name in ("eager_inner", "add", "ignore", "eager_fail", "fail"):
-        assert spans[name].attributes[names.CELERY_EAGER] is True
-    assert spans["ignore"].attributes[names.CELERY_OUTCOME] == "ignored"
+        assert spans[name].attributes[semconv.CELERY_EAGER] is True
+    assert spans["ignore"].attributes[semconv.CELERY_OUTCOME] == "ignored"
     errors = {name for name, span in spans.items() if span.status == "error"}
     assert errors - {"GET /"} == {"eager_fail", "fail"}
     [event] = receiver.events
@@ -162,11 +162,11 @@ def test_eager_failure(live: LiveApp, receiver: Receiver, call: str) -> None:
     spans = by_name(receiver, 1)
     run = spans["fail"]
     assert (run.status, run.message, run.parent_id) == ("error", "boom", "")
-    assert run.attributes[names.CELERY_OUTCOME] == "failed"
+    assert run.attributes[semconv.CELERY_OUTCOME] == "failed"
     [event] = receiver.events
     assert trace_of(event) == (run.trace_id, run.span_id)
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
-    assert tags(event)[names.TAG_TASK] == f"{SHOP}.fail"
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
+    assert tags(event)[semconv.TAG_TASK] == f"{SHOP}.fail"
 
 
 @pytest.mark.row("eager", "task_always_eager")
@@ -185,8 +185,8 @@ with trace.get_tracer("web").start_as_current_span("GET /"):
     assert [span.name.rpartition(".")[2] for span in (outer, inner)] == ["calls_add", "add"]
     assert (outer.parent_id, inner.parent_id) == (web.span_id, outer.span_id)
     assert [span.parent_id for span in attempts] == [web.span_id] * 3
-    assert [span.attributes[names.CELERY_ATTEMPT] for span in attempts] == [1, 2, 3]
-    ends = [span.attributes[names.CELERY_OUTCOME] for span in attempts]
+    assert [span.attributes[semconv.CELERY_ATTEMPT] for span in attempts] == [1, 2, 3]
+    ends = [span.attributes[semconv.CELERY_OUTCOME] for span in attempts]
     assert ends == ["retried", "retried", "succeeded"]
     assert {span.kind for span in (outer, inner, *attempts)} == {"consumer"}
     assert {span.status for span in receiver.spans} == {"unset"}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.audit import AuditedShop
 from tests.live.shop import QUICK, trace_of
 
 if TYPE_CHECKING:
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live.celery_process import Broker, LiveApp
 
 AGAIN = "tests.live.apps.redelivery"
@@ -35,8 +35,8 @@ def two_runs(shop: AuditedShop, task_id: str) -> list[ReceivedSpan]:
     assert publish.status == "unset"
     assert {run.parent_id for run in runs} == {publish.span_id}
     assert {run.trace_id for run in runs} == {publish.trace_id}
-    assert [run.attributes.get(names.CELERY_REDELIVERED) for run in runs] == [None, True]
-    assert [run.attributes[names.CELERY_ATTEMPT] for run in runs] == [1, 1]
+    assert [run.attributes.get(semconv.CELERY_REDELIVERED) for run in runs] == [None, True]
+    assert [run.attributes[semconv.CELERY_ATTEMPT] for run in runs] == [1, 1]
     return runs
 
 
@@ -49,9 +49,9 @@ def test_killed_child_whose_message_goes_back(
     shop = open_shop(live, broker, receiver, pool)
     task_id = shop.call("die_once.delay()")
     lost, again = two_runs(shop, task_id)
-    assert lost.attributes[names.CELERY_OUTCOME] == "lost"
-    assert lost.attributes[names.CELERY_SIGNAL] == "SIGKILL"
-    assert (again.status, again.attributes[names.CELERY_OUTCOME]) == ("unset", "succeeded")
+    assert lost.attributes[semconv.CELERY_OUTCOME] == "lost"
+    assert lost.attributes[semconv.CELERY_SIGNAL] == "SIGKILL"
+    assert (again.status, again.attributes[semconv.CELERY_OUTCOME]) == ("unset", "succeeded")
     [event] = shop.events(task_id, 1)
     assert trace_of(event) == (lost.trace_id, lost.span_id)
     shop.audit()
@@ -67,8 +67,8 @@ def test_visibility_timeout(
     task_id = shop.call(f"meet_again.delay({str(live.folder / 'place')!r})")
     runs = two_runs(shop, task_id)
     assert [run.status for run in runs] == ["unset"] * 2
-    assert [run.attributes[names.CELERY_OUTCOME] for run in runs] == ["succeeded"] * 2
-    processes = {run.attributes[names.PROCESS_PID] for run in runs}
+    assert [run.attributes[semconv.CELERY_OUTCOME] for run in runs] == ["succeeded"] * 2
+    processes = {run.attributes[semconv.PROCESS_PID] for run in runs}
     assert len(processes - {shop.worker.pid}) == (2 if pool in ("prefork", "spawn") else 0)
     assert shop.events(task_id, 0) == []
     shop.audit()

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
-from taskobs.relay import places, status
+from taskobs import semconv
+from taskobs.relay_client import socket_directory, status
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import tags, trace_of
 
 if TYPE_CHECKING:
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
     from tests.live.celery_process import Broker, LiveApp, Worker
 
-if not places.SUPPORTED or not Path("/proc/self/fd").exists():
+if not socket_directory.SUPPORTED or not Path("/proc/self/fd").exists():
     pytest.skip("needs Unix sockets, and /proc to look at processes", allow_module_level=True)
 
 POOLS = ["prefork", "spawn", "solo", "threads", "gevent"]
@@ -89,7 +89,7 @@ def spans_of(receiver: Receiver, task_id: str, kind: str = "consumer") -> list[R
     return [
         span
         for span in receiver.spans
-        if span.kind == kind and span.attributes.get(names.MESSAGING_MESSAGE_ID) == task_id
+        if span.kind == kind and span.attributes.get(semconv.MESSAGING_MESSAGE_ID) == task_id
     ]
 
 
@@ -101,15 +101,15 @@ def one_run(receiver: Receiver, task_id: str, kind: str = "consumer") -> Receive
 
 
 def one_event(receiver: Receiver, run: ReceivedSpan) -> ReceivedEvent:
-    task_id = run.attributes[names.MESSAGING_MESSAGE_ID]
+    task_id = run.attributes[semconv.MESSAGING_MESSAGE_ID]
 
     def of_task() -> list[ReceivedEvent]:
-        return [one for one in receiver.events if tags(one).get(names.TAG_TASK_ID) == task_id]
+        return [one for one in receiver.events if tags(one).get(semconv.TAG_TASK_ID) == task_id]
 
     assert receiver.wait_for(lambda _: bool(of_task()), LIMIT)
     [event] = of_task()
     assert trace_of(event) == (run.trace_id, run.span_id)
-    assert run.attributes[names.SENTRY_EVENT_ID] == event.event_id
+    assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     return event
 
 
@@ -167,15 +167,15 @@ def test_a_killed_child_is_told_with_what_was_open_in_it(
     worker, producer = live.worker(redis_broker), live.producer(redis_broker)
     task_id = producer.run("result = app.die.delay('KILL', 'in the midst').id")
     run = one_run(receiver, task_id)
-    assert run.attributes[names.CELERY_OUTCOME] == "lost"
-    assert run.attributes[names.CELERY_SIGNAL] == "SIGKILL"
+    assert run.attributes[semconv.CELERY_OUTCOME] == "lost"
+    assert run.attributes[semconv.CELERY_SIGNAL] == "SIGKILL"
     assert run.status == "error"
     one_event(receiver, run)
     assert receiver.wait_for(lambda r: any(s.name == "in the midst" for s in r.spans), LIMIT)
     assert worker.stop() == 0
     [inner] = [span for span in receiver.spans if span.name == "in the midst"]
     assert (inner.trace_id, inner.parent_id) == (run.trace_id, run.span_id)
-    assert inner.attributes[names.TASKOBS_LOST] is True
+    assert inner.attributes[semconv.TASKOBS_LOST] is True
     assert inner.status == "error"
     assert len(spans_of(receiver, task_id)) == len(receiver.events) == 1
 
@@ -187,8 +187,8 @@ def test_a_hard_time_limit_is_told_with_what_was_open(
     worker, producer = live.worker(redis_broker), live.producer(redis_broker)
     source = "result = app.slow_span.apply_async(('a call', 60), time_limit=3).id"
     run = one_run(receiver, producer.run(source))
-    assert run.attributes[names.CELERY_OUTCOME] == "lost"
-    assert "TimeLimitExceeded" in str(run.attributes[names.ERROR_TYPE])
+    assert run.attributes[semconv.CELERY_OUTCOME] == "lost"
+    assert "TimeLimitExceeded" in str(run.attributes[semconv.ERROR_TYPE])
     one_event(receiver, run)
     assert worker.stop() == 0
     # Billiard begins with a SIGTERM, which ends the span; its SIGKILL comes after.
@@ -207,10 +207,10 @@ result = [one.id for one in sent]
 def told_once(receiver: Receiver, ids: list[str]) -> None:
     """Hold all that a stopped worker has told to the tasks of ``MANY``."""
     runs = [span for span in receiver.spans if span.kind == "consumer"]
-    assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(ids)
+    assert sorted(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(ids)
     inner = [span.name for span in receiver.spans if span.name.startswith("inner ")]
     assert sorted(inner) == sorted(f"inner {n}" for n in range(40) if n % 10)
-    assert sorted(tags(one)[names.TAG_TASK_ID] for one in receiver.events) == sorted(ids[::10])
+    assert sorted(tags(one)[semconv.TAG_TASK_ID] for one in receiver.events) == sorted(ids[::10])
 
 
 @pytest.mark.parametrize("pool", ["prefork", "spawn"])
@@ -245,11 +245,11 @@ def test_a_relay_that_is_killed_is_replaced(
     assert "the relay died, signal 9" in worker.log
     assert worker.stop() == 0
     runs = {span.span_id: span for span in receiver.spans if span.kind == "consumer"}
-    told = [str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs.values()]
+    told = [str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs.values()]
     assert sorted(told) == sorted(ids)
     events = {one.event_id: one for one in receiver.events}
     failed = [task_id for n, task_id in enumerate(ids) if n % 40 % 10 == 0]
-    assert sorted(tags(one)[names.TAG_TASK_ID] for one in events.values()) == sorted(failed)
+    assert sorted(tags(one)[semconv.TAG_TASK_ID] for one in events.values()) == sorted(failed)
 
 
 def test_without_the_relay_each_process_sends(
@@ -297,7 +297,7 @@ def test_a_relay_that_stands_still_delays_no_task(
     assert stopped <= 3 * usual + 20, (stopped, usual)
     assert worker.stop() == 0
     runs = [span for span in receiver.spans if span.kind == "consumer"]
-    assert sorted(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
+    assert sorted(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
         ids + more + most
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live import services
 from tests.live.audit import AuditedShop, outcome
 from tests.live.celery_process import Broker, LiveApp
@@ -18,7 +18,7 @@ from tests.live.shop import QUICK
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from taskobs.demo.receiver import Receiver
+    from taskobs.testing.receiver import Receiver
 
 HASTY = {"retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.1}}
 CONFIG = {"result_backend_transport_options": HASTY, "redis_socket_connect_timeout": 1}
@@ -67,7 +67,7 @@ def test_results_that_go_away_and_come_back(
         assert shop.producer.close() == 0
         assert worker.stop() == 0
     told = [
-        str(s.attributes[names.MESSAGING_MESSAGE_ID])
+        str(s.attributes[semconv.MESSAGING_MESSAGE_ID])
         for s in receiver.spans
         if s.kind == "consumer"
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.celery_process import SHOP
 from tests.live.process import LIMIT
 from tests.live.shop import QUICK
@@ -16,8 +16,8 @@ from tests.live.shop import QUICK
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live.audit import AuditedShop
     from tests.live.celery_process import Broker, LiveApp
 
@@ -64,9 +64,9 @@ result = [sent.id, before, after]
     task_id, before, after = each_shop.run(source)
     publish, run = each_shop.spans(task_id, 2)
     assert (publish.status, run.parent_id) == ("unset", publish.span_id)
-    eta = datetime.fromisoformat(str(run.attributes[names.CELERY_ETA])).timestamp()
+    eta = datetime.fromisoformat(str(run.attributes[semconv.CELERY_ETA])).timestamp()
     assert before + 1 - ROUNDED < eta < after + 1 + ROUNDED
-    latency = run.attributes[names.CELERY_QUEUE_LATENCY]
+    latency = run.attributes[semconv.CELERY_QUEUE_LATENCY]
     assert isinstance(latency, float)
     assert 0 <= latency < run.start_ns / SECOND - eta + ROUNDED
 
@@ -80,7 +80,7 @@ def ticks(receiver: Receiver, number: int) -> Sequence[tuple[ReceivedSpan, Recei
     """Wait for ticks of the schedule: the publish and the run of each."""
 
     def pairs() -> list[tuple[ReceivedSpan, ReceivedSpan]]:
-        runs = {s.parent_id: s for s in receiver.spans if s.name.startswith(names.RUN_SPAN)}
+        runs = {s.parent_id: s for s in receiver.spans if s.name.startswith(semconv.RUN_SPAN)}
         return [(span, runs[span.span_id]) for span in receiver.spans if span.span_id in runs]
 
     assert receiver.wait_for(lambda _: len(pairs()) >= number, LIMIT), receiver.spans
@@ -126,7 +126,7 @@ def see_ticks(live: LiveApp, receiver: Receiver, broker: Broker, kind: str, pool
         )
         assert (publish.status, run.status, run.kind) == ("unset", "unset", "consumer")
         assert run.trace_id == publish.trace_id
-        assert publish.attributes[names.PROCESS_PID] != run.attributes[names.PROCESS_PID]
+        assert publish.attributes[semconv.PROCESS_PID] != run.attributes[semconv.PROCESS_PID]
     if beat is not None:
         assert beat.stop() == 0
     worker.stop()
@@ -141,4 +141,4 @@ def test_a_beat_that_stops_tells_of_its_last_tick(
     beat.wait_log(f"{SHOP}.add sent. id->")
     assert beat.stop() == 0
     [tick] = receiver.spans
-    assert f"sent. id->{tick.attributes[names.MESSAGING_MESSAGE_ID]}" in beat.log
+    assert f"sent. id->{tick.attributes[semconv.MESSAGING_MESSAGE_ID]}" in beat.log

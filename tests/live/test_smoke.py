@@ -8,7 +8,7 @@ from tests.live.process import LIMIT
 from tests.live.shop import trace_of
 
 if TYPE_CHECKING:
-    from taskobs.demo.receiver import Receiver
+    from taskobs.testing.receiver import Receiver
     from tests.live.celery_process import Broker, LiveApp
     from tests.live.services import Bugsink, Jaeger
     from tests.live.shop import Shop

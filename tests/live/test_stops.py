@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
-from taskobs.demo.receiver import Receiver
+from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import Broker, Producer
 from tests.live.process import LIMIT, wait_until
 from tests.live.services import HOST, free_port
@@ -23,7 +23,7 @@ from tests.live.shop import tags
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskobs.demo.wire import ReceivedEvent
+    from taskobs.testing.wire import ReceivedEvent
     from tests.live import services
     from tests.live.celery_process import LiveApp, Worker
     from tests.live.process import Program
@@ -43,15 +43,15 @@ NOISE = 30.0
 def told(receiver: Receiver, states: Mapping[str, str]) -> None:
     """See that there is one run span for each task that ended, one event for each failed one."""
     ended = {task_id for task_id, state in states.items() if state in {"SUCCESS", "FAILURE"}}
-    runs = [span for span in receiver.spans if span.name.startswith(names.RUN_SPAN)]
-    assert Counter(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs) == Counter(
+    runs = [span for span in receiver.spans if span.name.startswith(semconv.RUN_SPAN)]
+    assert Counter(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == Counter(
         ended
     )
     failed = {task_id for task_id, state in states.items() if state == "FAILURE"}
-    events = Counter(tags(event).get(names.TAG_TASK_ID) for event in receiver.events)
+    events = Counter(tags(event).get(semconv.TAG_TASK_ID) for event in receiver.events)
     assert events == Counter(failed)
     for event in receiver.events:
-        assert event.event_id in {run.attributes.get(names.SENTRY_EVENT_ID) for run in runs}
+        assert event.event_id in {run.attributes.get(semconv.SENTRY_EVENT_ID) for run in runs}
 
 
 @pytest.mark.row("stops", "warm")
@@ -67,7 +67,7 @@ def test_a_warm_stop_loses_nothing(
     assert sum(state == "SUCCESS" for state in states.values()) >= 4
     told(receiver, states)
     assert producer.close() == 0
-    assert sum(span.name.startswith(names.PUBLISH_SPAN) for span in receiver.spans) == 40
+    assert sum(span.name.startswith(semconv.PUBLISH_SPAN) for span in receiver.spans) == 40
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_recycled_children_lose_nothing(
     assert producer.close() == 0  # which sends its spans
     assert worker.stop() == 0
     told(receiver, states)
-    runs = [span for span in receiver.spans if span.name.startswith(names.RUN_SPAN)]
-    assert len({run.attributes[names.PROCESS_PID] for run in runs}) == 8
+    runs = [span for span in receiver.spans if span.name.startswith(semconv.RUN_SPAN)]
+    assert len({run.attributes[semconv.PROCESS_PID] for run in runs}) == 8
 
 
 @pytest.mark.row("stops", "soft")
@@ -147,11 +147,11 @@ def test_a_cold_stop_tells_of_what_has_ended(
     if pool not in {"prefork", "spawn"}:  # nobody else can end what these run
         (place / "go").touch()
     worker.wait()
-    runs = [run for run in receiver.spans if run.name.startswith(names.RUN_SPAN)]
-    ended = Counter(str(run.attributes[names.MESSAGING_MESSAGE_ID]) for run in runs)
+    runs = [run for run in receiver.spans if run.name.startswith(semconv.RUN_SPAN)]
+    ended = Counter(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs)
     assert ended - Counter([running]) == Counter(states.keys())
     of_tasks = [event for event in receiver.events if not broke_celery(event)]
-    events = Counter(tags(event).get(names.TAG_TASK_ID) for event in of_tasks)
+    events = Counter(tags(event).get(semconv.TAG_TASK_ID) for event in of_tasks)
     failed = Counter(task_id for task_id, state in states.items() if state == "FAILURE")
     assert events - Counter([running]) == failed, (
         worker.tail(),

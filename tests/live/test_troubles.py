@@ -18,8 +18,8 @@ from tests.live.test_beat import schedule
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedEvent
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedEvent
 
 TROUBLED = "tests.live.apps.troubled"
 BROKEN = "tests.live.apps.broken_tasks"

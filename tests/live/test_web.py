@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from taskobs import names
+from taskobs import semconv
 from tests.live.celery_process import ROOT, SHOP
 from tests.live.process import LIMIT, Program
 from tests.live.services import HOST, free_port, listens
@@ -19,8 +19,8 @@ from tests.live.services import HOST, free_port, listens
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from taskobs.demo.receiver import Receiver
-    from taskobs.demo.wire import ReceivedSpan
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedSpan
     from tests.live.celery_process import Broker, LiveApp
 
 APPS = "tests.live.apps"
@@ -60,17 +60,17 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> str:
 
 def publishes(receiver: Receiver) -> list[ReceivedSpan]:
     """All publish spans that came."""
-    return [span for span in receiver.spans if span.name.startswith(names.PUBLISH_SPAN)]
+    return [span for span in receiver.spans if span.name.startswith(semconv.PUBLISH_SPAN)]
 
 
 def ids(spans: Sequence[ReceivedSpan]) -> Counter[str]:
     """The tasks of spans."""
-    return Counter(str(span.attributes[names.MESSAGING_MESSAGE_ID]) for span in spans)
+    return Counter(str(span.attributes[semconv.MESSAGING_MESSAGE_ID]) for span in spans)
 
 
 def one_trace_each(receiver: Receiver, published: Sequence[str]) -> None:
     """Each task has one publish, and one run as its child."""
-    runs = [span for span in receiver.spans if span.name.startswith(names.RUN_SPAN)]
+    runs = [span for span in receiver.spans if span.name.startswith(semconv.RUN_SPAN)]
     sent = publishes(receiver)
     assert ids(sent) == ids(runs) == Counter(published)
     addresses = {(span.trace_id, span.span_id) for span in sent}
@@ -93,7 +93,7 @@ def test_web_servers(live: LiveApp, receiver: Receiver, redis_broker: Broker, se
     one_trace_each(receiver, [*published, *called])
     requests = {span.span_id for span in receiver.spans if span.name == "GET /buy"}
     for span in publishes(receiver):
-        goes_on = span.attributes[names.MESSAGING_MESSAGE_ID] in called
+        goes_on = span.attributes[semconv.MESSAGING_MESSAGE_ID] in called
         assert (span.trace_id == TRACE, span.parent_id in requests) == (goes_on, goes_on)
     assert len({span.trace_id for span in publishes(receiver)}) == len(paths) + 1
 

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 import pytest
 from celery import Celery
 
-from taskobs.demo.receiver import Receiver
-from tests.recording import PrivateApp, Recorder, instrumented
-from tests.unit.relay_kit import Peer
-from tests.unit.relay_process import Client, RelayProcess
+from taskobs.testing.receiver import Receiver
+from tests.support.recording import PrivateApp, Recorder, instrumented
+from tests.support.relay_peer import Peer
+from tests.support.relay_process import Client, RelayProcess
 
 # Its stub and its server need the extra `grpc`.
 collect_ignore = [] if find_spec("grpc") else ["test_relay_grpc_out.py"]

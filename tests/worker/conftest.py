@@ -12,7 +12,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, Reject
 from opentelemetry import baggage, trace
 
-from tests.recording import PrivateApp, Recorder, instrumented
+from tests.support.recording import PrivateApp, Recorder, instrumented
 
 
 def make_app() -> Celery:  # noqa: C901  # many small tasks

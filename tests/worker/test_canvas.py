@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
-from taskobs.observing import shared_lifecycle
-from tests.recording import Recorder, links, parent_id, span_id
+from taskobs.otel.task_spans import shared_lifecycle
+from tests.support.recording import Recorder, links, parent_id, span_id
 
 Get = Callable[[Any], Any]
 
@@ -168,7 +168,7 @@ def test_a_backend_that_keeps_no_link_loses_no_span(
     def refuse(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("taskobs.chords.BackendShelf.put", refuse)
+    monkeypatch.setattr("taskobs.celery.adapter.chord_links.BackendShelf.put", refuse)
     add, total = app.tasks["add"], app.tasks["total"]
     assert result_of(chord([add.s(1, 1), add.s(2, 2)])(total.s())) == 6
     spans.wait("run total", *["run add"] * 2)

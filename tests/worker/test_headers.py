@@ -14,7 +14,7 @@ from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from tests.recording import Recorder, attribute, context_of, instrumented, links, outcome
+from tests.support.recording import Recorder, attribute, context_of, instrumented, links, outcome
 
 Get = Callable[[Any], Any]
 

@@ -11,10 +11,10 @@ import pytest
 from celery import Celery
 from opentelemetry import trace
 
-from taskobs.facts import Run
+from taskobs.model import Run
 from taskobs.observers.base import Observer
-from taskobs.observing import shared_lifecycle
-from tests.recording import (
+from taskobs.otel.task_spans import shared_lifecycle
+from tests.support.recording import (
     Recorder,
     attribute,
     exceptions,

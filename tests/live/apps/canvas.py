@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signature
 
-from tests.live.apps.shop import (
-    add,
-    app,
-    fail,
-    retry_then_ok,
-    total,
-)
+from tests.live.apps.shop import add, app, fail, retry_then_ok, total
 
 if TYPE_CHECKING:
     from celery import Task

@@ -1,0 +1,1 @@
+"""The only readers of Celery: signals, patches and the records made of its objects."""

@@ -1,0 +1,89 @@
+"""Where the runs of a chord's header leave their span's address for the chord's callback.
+
+Whoever publishes the callback knows the group, not the spans of its runs, so they are kept
+beside the group's own counters in the result backend, under keys of the backend's making,
+which expire as those do. Only key-value backends (Redis, Memcached, file system, ...) can.
+"""
+
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Final
+
+from celery.backends.base import BaseKeyValueStoreBackend
+
+from taskobs.model import Shelf
+
+_CHUNK: Final = 32
+_MOST: Final = 128  # the SDK's default limit of links on a span
+UNLOCK: Final = "celery.chord_unlock"
+
+
+class BackendShelf:
+    """A chord's shelf in a key-value result backend."""
+
+    def __init__(self, backend: Any, group_id: str, index: int | None, body: Any) -> None:
+        self._backend = backend
+        self._group_id = group_id
+        self._index = index
+        self._body = body
+
+    def serves(self, task_id: str) -> bool:
+        """Tell whether ``task_id`` is the chord's callback, or begins it."""
+        return task_id in _first_ids(self._body)
+
+    def put(self, address: str) -> None:
+        """Leave the address of this run's span; a later attempt's replaces it."""
+        if self._index is not None and self._index < _MOST:
+            # Redis' `set` tries for 20 s in an outage, which a task would wait for; `_set` once.
+            store = getattr(self._backend, "_set", self._backend.set)
+            store(self._key(self._index), address)
+
+    def get(self) -> Sequence[str]:
+        """Return the addresses of the header's runs, at most 128."""
+        return list(takewhile(bool, self._read()))
+
+    def _read(self) -> Iterator[str]:
+        for start in range(0, _MOST, _CHUNK):
+            keys = [self._key(index) for index in range(start, start + _CHUNK)]
+            found = self._backend.mget(keys)
+            values = [found.get(key) for key in keys] if isinstance(found, Mapping) else found
+            for value in values:
+                yield value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
+
+    def _key(self, index: int) -> Any:
+        return self._backend.get_key_for_group(self._group_id, f".taskobs.{index}")
+
+
+def shelf_of(task: Any, name: str, request: Any) -> Shelf | None:
+    """Return the shelf of the chord that a run belongs to, as header or as its poll."""
+    if name == UNLOCK:
+        group_id, body = [*(request.args or ()), None, None][:2]
+        index = None
+    else:
+        group_id, body, index = request.group, request.chord, request.group_index
+    if not group_id or not isinstance(body, Mapping):
+        return None
+    backend = task.backend
+    if not isinstance(backend, BaseKeyValueStoreBackend):
+        return None
+    return BackendShelf(backend, group_id, index, body)
+
+
+def _first_ids(signature: Any) -> Iterator[str]:
+    """Yield the ids of the tasks that are published when a signature is called."""
+    if not isinstance(signature, Mapping):
+        return
+    task_id = (signature.get("options") or {}).get("task_id")
+    if task_id:
+        yield task_id
+    tasks = (signature.get("kwargs") or {}).get("tasks") or ()
+    if signature.get("task") == "celery.chain":
+        tasks = tasks[:1]
+    for task in tasks:
+        yield from _first_ids(task)

@@ -1,0 +1,112 @@
+"""Broker outages: what Celery logs at each attempt to connect is reported once an outage.
+
+Known in each process on its own. What is suppressed is suppressed in Sentry only; the log
+has it all.
+"""
+
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from celery import signals
+from kombu.exceptions import OperationalError
+
+from taskobs.internal.wrapping import Wrappers
+
+_UID: Final = "taskobs.outages"
+_CONSUMER, _BEAT, _RESULTS = "consumer", "beat", "results"
+_MESSAGES: Final = (
+    ("celery.worker.consumer.consumer", "consumer: Cannot connect to", _CONSUMER),
+    ("celery.beat", "beat: Connection error", _BEAT),
+    ("celery.beat", "beat pidbox: Connection error", _BEAT),
+    ("celery.beat", "beat pidbox connection error", _BEAT),
+    ("celery.backends.redis", "Connection to Redis lost", _RESULTS),
+)
+_TICK_FAILED: Final = "Message Error:"
+_CAUSES: Final = 20
+
+
+class Outages:
+    """Tells the first report of an outage from those that repeat it."""
+
+    def __init__(self) -> None:
+        self._down: set[str] = set()
+        self._wrappers = Wrappers()
+
+    def watch_worker(self) -> None:
+        """Learn from now on when this worker's connection is back."""
+        from celery.worker.consumer import Consumer
+
+        self._wrappers.wrap(Consumer, "ensure_connected", self._until_back(_CONSUMER))
+
+    def watch_beat(self) -> None:
+        """Learn from now on when this beat's connection is back: at the first message sent."""
+        signals.after_task_publish.connect(self._published, weak=False, dispatch_uid=_UID)
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._wrappers.remove()
+        signals.after_task_publish.disconnect(dispatch_uid=_UID)
+        self._down.clear()
+
+    def after_fork(self) -> None:
+        """Forget what the parent is cut off from."""
+        self._down.clear()
+
+    def repeats(self, record: logging.LogRecord) -> bool:
+        """Tell whether a log record is of an outage that was reported already."""
+        what = _outage(record)
+        if what is None:
+            return False
+        if what in self._down:
+            return True
+        self._down.add(what)
+        redis = sys.modules.get("celery.backends.redis")
+        if what == _RESULTS and redis is not None:
+            self._wrappers.wrap(redis.RedisBackend, "ensure", self._until_back(_RESULTS))
+        return False
+
+    def _until_back(self, what: str) -> Callable[..., Any]:
+        def around(
+            connect: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            connected = connect(*args, **kwargs)
+            self._down.discard(what)
+            return connected
+
+        return around
+
+    def _published(self, **_: Any) -> None:
+        self._down.discard(_BEAT)
+
+
+def _outage(record: logging.LogRecord) -> str | None:
+    message = str(record.msg)
+    for logger, words, what in _MESSAGES:
+        if record.name == logger and message.startswith(words):
+            return what
+    if record.name == "celery.beat" and message.startswith(_TICK_FAILED):
+        error = record.exc_info[1] if record.exc_info else None
+        return _BEAT if any(map(_is_of_connection, _causes(error))) else None
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(_CAUSES):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Tell by type, and of transports' own types by name."""
+    return isinstance(error, (OperationalError, ConnectionError)) or any(
+        kind.__name__ == "ConnectionError" for kind in type(error).__mro__
+    )

@@ -1,0 +1,1 @@
+"""Patches around functions of Celery; each can be removed again."""

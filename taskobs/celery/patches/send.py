@@ -1,0 +1,55 @@
+"""The publish seam: every publish of every app in the process is one ``with`` block.
+
+Celery's two publish signals can't express that a broker refused: the second never comes. So
+the real send is wrapped, at ``Celery.send_task``, through which ``delay``, ``apply_async``,
+canvas, retries and beat all go, and which also spans the wait for a broker connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from celery import Celery, canvas
+
+from taskobs.internal.wrapping import Wrappers
+
+Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
+Canvas = Callable[[str], AbstractContextManager[object]]
+
+
+class PublishSeam:
+    """Wrappers around the real sends; they can be put in place and taken away."""
+
+    def __init__(self, publishing: Publishing, canvas: Canvas) -> None:
+        self._publishing = publishing
+        self._canvas = canvas
+        self._wrappers = Wrappers()
+
+    def install(self) -> None:
+        """Wrap ``Celery.send_task`` and the sends of group and chord."""
+        self._wrappers.wrap(Celery, "send_task", self._send_task)
+        self._wrappers.wrap(canvas.group, "apply_async", self._send_canvas)
+        self._wrappers.wrap(canvas.chord, "apply_async", self._send_canvas)
+
+    def remove(self) -> None:
+        """Unwrap them."""
+        self._wrappers.remove()
+
+    def _send_task(
+        self, send: Callable[..., Any], app: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        name = args[0] if args else kwargs.get("name")
+        with self._publishing(app, str(name), kwargs):
+            return send(*args, **kwargs)
+
+    def _send_canvas(
+        self,
+        send: Callable[..., Any],
+        signature: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        with self._canvas(signature.task):
+            return send(*args, **kwargs)

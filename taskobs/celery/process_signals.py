@@ -1,0 +1,133 @@
+"""What happens to the process that a session lives in: its role, forks, and its end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from billiard.util import Finalize
+from celery import signals
+from celery.concurrency import get_implementation
+
+from taskobs.celery.roles import Role
+
+_UID: Final = "taskobs.process."
+
+
+def runs_no_tasks(worker: Any) -> bool:
+    """Whether a worker, Celery's own object, leaves all tasks to the processes of its pool."""
+    pool = getattr(worker, "pool_cls", None)
+    if isinstance(pool, str):
+        pool = get_implementation(pool)
+    return bool(getattr(pool, "uses_semaphore", False))
+
+
+class Passenger(Protocol):
+    """What wants to know of it."""
+
+    def became(self, role: Role, worker: Any = None) -> None:
+        """Celery has told the role of this process; of a worker, also Celery's own object."""
+
+    def forked(self) -> None:
+        """This is a forked child, before anything else runs in it: take no locks."""
+
+    def worker_ended(self) -> None:
+        """The worker in this process has stopped; it may be another program's from now on."""
+
+    def ending(self) -> None:
+        """The process ends now; whatever isn't sent within a bound is lost."""
+
+
+_passengers: list[Passenger] = []
+
+
+class Process:
+    """Tells a passenger, from ``board`` to ``leave``, what becomes of this process."""
+
+    def __init__(self, passenger: Passenger) -> None:
+        self._passenger = passenger
+        self._worker_pid: int | None = None
+        self._at_exit: Any = None
+        self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.worker_init, self._worker_started),
+            (signals.celeryd_after_setup, self._worker_set_up),
+            (signals.worker_shutdown, self._worker_stopped),
+            (signals.worker_process_init, self._child_started),
+            (signals.worker_process_shutdown, self._child_ends),
+            (signals.beat_init, self._beat_started),
+            (signals.beat_embedded_init, self._embedded_beat_started),
+        )
+
+    def board(self) -> None:
+        """Connect to Celery's signals, to forks, and to the end of the interpreter."""
+        for signal, receiver in self._receivers:
+            signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
+        _watch_forks()
+        _passengers.append(self._passenger)
+        atexit.register(self._passenger.ending)
+
+    def leave(self) -> None:
+        """Disconnect from all of it."""
+        for signal, receiver in self._receivers:
+            signal.disconnect(dispatch_uid=_UID + receiver.__name__)
+        if self._passenger in _passengers:
+            _passengers.remove(self._passenger)
+        atexit.unregister(self._passenger.ending)
+        if self._at_exit is not None:
+            self._at_exit.cancel()
+
+    def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
+        self._worker_pid = os.getpid()
+        self._passenger.became(Role.WORKER, sender)
+
+    def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
+        self._passenger.became(Role.WORKER, instance)
+
+    def _worker_stopped(self, **_: Any) -> None:
+        self._passenger.worker_ended()
+
+    def _child_started(self, **_: Any) -> None:
+        if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
+            self._passenger.became(Role.POOL_CHILD)
+
+    def _child_ends(self, **_: Any) -> None:
+        self._passenger.ending()
+
+    def _beat_started(self, **_: Any) -> None:
+        self._passenger.became(Role.BEAT)
+
+    def _embedded_beat_started(self, **_: Any) -> None:
+        # A process of billiard's leaves through os._exit, and sends no signal of its end.
+        self._at_exit = Finalize(None, self._passenger.ending, exitpriority=0)
+
+
+def _forked() -> None:
+    for passenger in _passengers:
+        passenger.forked()
+    # A child of multiprocessing leaves through os._exit: its own exit list is the only way to
+    # hear of it. The list is emptied at the child's start, after this, so it is joined later.
+
+
+def at_process_end(action: Callable[[], object]) -> None:
+    """Have ``action`` called when this process ends, if it is a child of ``multiprocessing``.
+
+    ``atexit`` serves all other processes. Call it once in each process.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, action, exitpriority=0)
+
+
+_watching = False
+
+
+def _watch_forks() -> None:
+    """Register for forks, once: the interpreter offers no way to unregister."""
+    global _watching  # noqa: PLW0603  # belongs to the process, as the registration does
+    if not _watching and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+        _watching = True

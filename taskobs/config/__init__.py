@@ -1,0 +1,1 @@
+"""Settings: arguments, variables and defaults, and the checks of their values."""

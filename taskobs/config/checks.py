@@ -1,0 +1,230 @@
+"""Check the values of settings, whether they come as arguments or as text from a variable.
+
+Each check returns the value in its final type, or raises ``Refused``. It never puts the value
+into a message: ``taskobs.config.settings`` does, masked where it is secret.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+OtlpProtocol = Literal["http/protobuf", "grpc"]
+
+_ON = ("1", "true", "yes", "on")
+_OFF = ("0", "false", "no", "off")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LONGEST_SHOWN = 200
+_EXAMPLE_DSN = "https://<key>@<host>/<project>"
+_EXAMPLE_HEADERS = "name=value,other-name=value"
+_EXAMPLE_ENDPOINT = "http://localhost:4318"
+
+
+class Refused(Exception):  # noqa: N818 - never leaves taskobs: it becomes a SettingError
+    """A value cannot work: why, and a value that would."""
+
+    def __init__(self, problem: str, example: object) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.example = example
+
+
+class Kind(NamedTuple):
+    """How the values of a setting are checked, and how they may be shown."""
+
+    check: Callable[[object], object]
+    show: Callable[[object], str]
+
+
+def _text(value: object, example: str = "some-text") -> str:
+    if not isinstance(value, str):
+        raise Refused("not a string", example)
+    if not value.strip():
+        raise Refused("empty; leave it out instead", example)
+    return value.strip()
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in _ON + _OFF:
+        raise Refused("neither true nor false", example=True)
+    return word in _ON
+
+
+def _number(value: object, problem: str, example: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise Refused(problem, example)
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise Refused(problem, example) from None
+    if not math.isfinite(number):
+        raise Refused(problem, example)
+    return number
+
+
+def _share(value: object) -> float:
+    problem = "not a number from 0 (nothing) to 1 (everything)"
+    number = _number(value, problem, 0.1)
+    if not 0 <= number <= 1:
+        raise Refused(problem, 0.1)
+    return number
+
+
+def _seconds(value: object) -> float:
+    problem = "not a number of seconds above 0 and up to 60"
+    number = _number(value, problem, 3.0)
+    if not 0 < number <= 60:  # noqa: PLR2004 - the limit is named in the problem above
+        raise Refused(problem, 3.0)
+    return number
+
+
+def _bytes(value: object) -> int:
+    problem = "not a number of bytes from 1048576 (1 MiB) upwards"
+    number = _number(value, problem, 268435456)
+    if number < 1024 * 1024 or number != int(number):
+        raise Refused(problem, 268435456)
+    return int(number)
+
+
+def _age(value: object) -> float:
+    problem = "not a number of seconds from 60 upwards"
+    number = _number(value, problem, 86400)
+    if number < 60:  # noqa: PLR2004 - the limit is named in the problem above
+        raise Refused(problem, 86400)
+    return number
+
+
+def _protocol(value: object) -> OtlpProtocol:
+    match _text(value, "http/protobuf").lower():
+        case "http/protobuf":
+            return "http/protobuf"
+        case "grpc":
+            return "grpc"
+        case "http/json":
+            problem = "not what OpenTelemetry's exporters for Python can send"
+        case _:
+            problem = "neither http/protobuf nor grpc"
+    raise Refused(problem, "http/protobuf")
+
+
+def _url(text: str, example: str) -> SplitResult:
+    """Split a URL that has a scheme, a host and, if any, a possible port."""
+    if any(character.isspace() for character in text):
+        raise Refused("a URL with white space in it", example)
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise Refused("a URL with an impossible host or port", example) from None
+    if url.scheme not in ("http", "https"):
+        raise Refused("a URL that begins with neither http:// nor https://", example)
+    if not url.hostname:
+        raise Refused("a URL without a host", example)
+    if port == 0:
+        raise Refused("a URL with an impossible host or port", example)
+    return url
+
+
+def _endpoint(value: object) -> str:
+    text = _text(value, _EXAMPLE_ENDPOINT)
+    if "://" not in text:
+        example = f"http://{text.rpartition('@')[2]}"
+        raise Refused("without http:// or https://, over grpc too", example)
+    scheme, _, rest = text.partition("://")
+    host = rest.rpartition("@")[2]
+    known = scheme.lower() in ("http", "https")
+    _url(text, _EXAMPLE_ENDPOINT if known or not host else f"http://{host}")
+    return text
+
+
+def _dsn(value: object) -> str | None:
+    if value == "":  # Sentry's own way to say: off. A variable that is empty counts as unset.
+        return None
+    text = _text(value, _EXAMPLE_DSN)
+    url = _url(text, _EXAMPLE_DSN)
+    if not url.username:
+        raise Refused("a DSN without a public key", _EXAMPLE_DSN)
+    project = url.path.rpartition("/")[2]
+    if not project:
+        raise Refused("a DSN without a project at its end", _EXAMPLE_DSN)
+    if not (project.isascii() and project.isdigit()):  # what sentry_sdk would refuse later
+        raise Refused("a DSN whose project is not a number", _EXAMPLE_DSN)
+    return text
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Read ``name=value,name=value``, percent-encoded, as OpenTelemetry writes headers."""
+    pairs: dict[str, str] = {}
+    for position, entry in enumerate(text.split(","), start=1):
+        name, equals, value = entry.partition("=")
+        if not entry.strip():
+            continue
+        if not equals:
+            raise Refused(f"without a '=' in entry {position}", _EXAMPLE_HEADERS)
+        pairs[unquote(name.strip())] = unquote(value.strip())
+    return pairs
+
+
+def _headers(value: object) -> Mapping[str, str]:
+    """Return the headers under lower-case names, as gRPC wants them."""
+    if isinstance(value, str):
+        items = list(cast("Mapping[object, object]", _pairs(value)).items())
+    elif isinstance(value, Mapping):
+        items = list(cast("Mapping[object, object]", value).items())
+    else:
+        raise Refused("neither a mapping nor name=value pairs", _EXAMPLE_HEADERS)
+    return dict(_header(*item, position=place) for place, item in enumerate(items, start=1))
+
+
+def _header(name: object, value: object, *, position: int) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise Refused(f"not text to text in entry {position}", _EXAMPLE_HEADERS)
+    if not _HEADER_NAME.fullmatch(name):
+        raise Refused(f"not named as a header can be in entry {position}", _EXAMPLE_HEADERS)
+    if any(ord(character) < ord(" ") or character == "\x7f" for character in value):
+        raise Refused(f"with a line break or the like in entry {position}", _EXAMPLE_HEADERS)
+    return name.lower(), value
+
+
+def shown(value: object) -> str:
+    """Show a value that is no secret, cut short."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _hidden(value: object) -> str:
+    return "'***'" if value else shown(value)
+
+
+def _without_credentials(value: object) -> str:
+    """Show a URL without what stands before its ``@`` and behind its ``?``."""
+    if not isinstance(value, str):
+        return shown(value)
+    before, at, rest = value.rpartition("@")
+    scheme = re.match(r"\s*https?://", before)
+    mask = f"{scheme[0] if scheme else ''}***@" if at else ""
+    return shown(mask + re.split(r"[?#]", rest)[0])
+
+
+def _dsn_without_key(value: object) -> str:
+    """Show where a DSN points; nothing of it if it is not clear where its key stands."""
+    clear = isinstance(value, str) and "@" in value
+    return _without_credentials(value) if clear else _hidden(value)
+
+
+TEXT = Kind(_text, shown)
+SWITCH = Kind(_switch, shown)
+SHARE = Kind(_share, shown)
+SECONDS = Kind(_seconds, shown)
+BYTES = Kind(_bytes, shown)
+AGE = Kind(_age, shown)
+PROTOCOL = Kind(_protocol, shown)
+ENDPOINT = Kind(_endpoint, _without_credentials)
+DSN = Kind(_dsn, _dsn_without_key)
+HEADERS = Kind(_headers, _hidden)

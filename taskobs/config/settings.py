@@ -1,0 +1,239 @@
+# ruff: noqa: E501, RUF009 - a setting is declared on one line, by a function that returns a field
+"""Settings: an argument of ``init()``, then a variable, then a default.
+
+OpenTelemetry's and Sentry's own variables keep their names and their meaning; those of taskobs
+begin with ``TASKOBS_``. A variable that is set to nothing counts as unset, as OpenTelemetry has it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
+from urllib.parse import urlsplit
+
+from taskobs.config import checks, cron_checks
+from taskobs.errors import SettingError
+
+Source = Literal["argument", "variable", "default"]
+T = TypeVar("T")
+
+TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+TRACES_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
+TRACES_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
+RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
+"""Not a setting: a worker tells its spawned children by it where its relay listens."""
+_TRACES_PATH = "/v1/traces"
+_RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
+
+
+class Setting(NamedTuple):
+    """What is declared of a setting."""
+
+    variable: str
+    default: object
+    kind: checks.Kind
+    meaning: str
+    traces_variable: str
+    """OpenTelemetry's variable of the traces alone, which wins over the general one."""
+
+
+def setting(
+    variable: str, default: T, kind: checks.Kind, meaning: str, *, traces_variable: str = ""
+) -> T:
+    """Declare a setting as a field of ``Settings``."""
+    declared = Setting(variable, default, kind, meaning, traces_variable)
+    return field(default=default, metadata={"setting": declared})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """The settings of a session, checked. ``repr()`` shows no secret."""
+
+    # fmt: off
+    service_name: str | None = setting("OTEL_SERVICE_NAME", None, checks.TEXT, "The name of this service in traces. Without it: the name of the Celery app.")
+    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, checks.ENDPOINT, "Where traces and a worker's metrics go, for example `http://localhost:4318`. Without it, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: no traces.")
+    otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How they go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+    sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
+    sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
+    environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`.")
+    release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under.")
+    send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, kind=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
+    crons: bool = setting("TASKOBS_CRONS", default=False, kind=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
+    crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
+    crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
+    stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, kind=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
+    log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, kind=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
+    relay: bool = setting("TASKOBS_RELAY", default=True, kind=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
+    relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
+    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
+    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
+    shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
+    strict: bool = setting("TASKOBS_STRICT", default=False, kind=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
+    enabled: bool = setting("TASKOBS_ENABLED", default=True, kind=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")
+    # fmt: on
+
+    traces_endpoint: str | None = None
+    """The whole URL that spans are sent to."""
+    traces: bool = False
+    """Spans have somewhere to go and are not turned off."""
+    errors: bool = False
+    """Errors have somewhere to go and are not turned off."""
+    given: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    """Where each setting's value came from."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={one.kind.show(getattr(self, name))}" for name, one in declared()
+        )
+        return f"Settings({shown}, traces={self.traces}, errors={self.errors})"
+
+
+def declared() -> Iterator[tuple[str, Setting]]:
+    """Every setting by its argument's name, in the order of the table."""
+    for one in fields(Settings):
+        if "setting" in one.metadata:
+            yield one.name, cast("Setting", one.metadata["setting"])
+
+
+def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """Return the settings; an argument that is None was not given.
+
+    Raises:
+        SettingError: a value cannot work.
+        TypeError: an argument is not one of the settings.
+    """
+    settings = dict(declared())
+    unknown = sorted(set(arguments) - set(settings))
+    if unknown:
+        raise TypeError(f"taskobs has no setting {unknown[0]!r}")
+    variables = {name: text.strip() for name, text in environ.items() if text.strip()}
+    values: dict[str, Any] = {}
+    given: dict[str, Source] = {}
+    for name, one in settings.items():
+        values[name], given[name] = _value(name, one, arguments.get(name), variables)
+    derived = _derived(values, given, variables)
+    return Settings(**values, **derived, given=given)
+
+
+def _value(
+    name: str, one: Setting, argument: object, variables: Mapping[str, str]
+) -> tuple[object, Source]:
+    if argument is not None:
+        fix = f"taskobs.init({name}={{!r}})"
+        return _checked(name, one.variable, one.kind, argument, fix), "argument"
+    for variable in (one.traces_variable, one.variable):
+        if variable in variables and _counts(variable, variables):
+            text = variables[variable]
+            return _checked(name, variable, one.kind, text, f"{variable}={{}}"), "variable"
+    return one.default, "default"
+
+
+def _counts(variable: str, variables: Mapping[str, str]) -> bool:
+    """Tell whether a variable has the meaning of its setting: a sampler's may be of any kind."""
+    is_of_sampler = variable == "OTEL_TRACES_SAMPLER_ARG"
+    return not is_of_sampler or variables.get(TRACES_SAMPLER, "").lower() in _RATIO_SAMPLERS
+
+
+def _checked(name: str, variable: str, kind: checks.Kind, value: object, fix: str) -> object:
+    try:
+        return kind.check(value)
+    except checks.Refused as refused:
+        problem, line = refused.problem, fix.format(refused.example)
+    # Outside of the except block: a chained exception could show what is masked here.
+    raise SettingError(name, variable, kind.show(value), problem, line)
+
+
+def _derived(
+    values: Mapping[str, Any], given: Mapping[str, Source], variables: Mapping[str, str]
+) -> dict[str, Any]:
+    endpoint = _traces_endpoint(values, given, variables)
+    exporter = variables.get(TRACES_EXPORTER, "").lower()
+    # Only "true" disables, as OpenTelemetry's specification has it for its own switches.
+    disabled = variables.get(SDK_DISABLED, "").lower() == "true"
+    on = bool(values["enabled"])
+    return {
+        "traces_endpoint": endpoint,
+        "traces": on and endpoint is not None and exporter != "none" and not disabled,
+        "errors": on and values["sentry_dsn"] is not None,
+    }
+
+
+def _traces_endpoint(
+    values: Mapping[str, Any], given: Mapping[str, Source], variables: Mapping[str, str]
+) -> str | None:
+    """Find where spans go: over HTTP the general endpoint gets a path, that of the traces is whole."""
+    base = cast("str | None", values["otlp_endpoint"])
+    if given["otlp_endpoint"] != "argument" and TRACES_ENDPOINT in variables:
+        fix = f"{TRACES_ENDPOINT}={{}}"
+        return cast(
+            "str",
+            _checked(
+                "otlp_endpoint", TRACES_ENDPOINT, checks.ENDPOINT, variables[TRACES_ENDPOINT], fix
+            ),
+        )
+    if base is None or values["otlp_protocol"] == "grpc":
+        return base
+    url = urlsplit(base)
+    path = url.path.rstrip("/")
+    return url._replace(path=path if path.endswith(_TRACES_PATH) else path + _TRACES_PATH).geturl()
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable that looks like a setting but is none.
+
+    Every unknown ``TASKOBS_`` variable is named. OpenTelemetry and Sentry know many variables that
+    taskobs doesn't read, so theirs are named only if they are a slip away from one that it reads,
+    which is itself not set.
+    """
+    read = _variables_read()
+    ours = [name for name in read if name.startswith("TASKOBS_")]
+    theirs = [name for name in read if name not in ours and not environ.get(name)]
+    warnings: list[str] = []
+    for name in sorted(environ):
+        if name in read or name == RELAY_ADDRESS:
+            continue
+        nearest = _nearest(name, ours, theirs)
+        if nearest:
+            warnings.append(f"The variable {name} has no effect. Did you mean {nearest}?")
+    return warnings
+
+
+def _variables_read() -> frozenset[str]:
+    of_settings = {
+        name for _, one in declared() for name in (one.variable, one.traces_variable) if name
+    }
+    return frozenset(of_settings | {TRACES_ENDPOINT, TRACES_EXPORTER, TRACES_SAMPLER, SDK_DISABLED})
+
+
+def _nearest(name: str, ours: list[str], theirs: list[str]) -> str | None:
+    if name.startswith("TASKOBS_"):
+        return difflib.get_close_matches(name, ours, n=1, cutoff=0)[0]
+    if not name.startswith(("OTEL_", "SENTRY_")) or _OTHERS.fullmatch(name):
+        return None
+    near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.9)
+    # SENTRY_DSN_2 and SENTRY_DSN2 are somebody's own variables, not slips.
+    return near[0] if near and not re.match(rf"{near[0]}[_\d]", name) else None
+
+
+_OTHERS = re.compile(
+    r"OTEL_EXPORTER_OTLP_(SPAN|METRIC|METRICS|LOGS|PROFILES)_.+|OTEL_(METRICS|LOGS|PROFILES)_EXPORTER"
+)
+"""Names that are right and as near to one that taskobs reads as a slip would be."""
+
+
+def settings_table() -> str:
+    """Return the settings as a Markdown table, for the README."""
+    rows = [
+        f"| `{name}` | `{one.variable}` | {_default(one.default)} | {one.meaning} |"
+        for name, one in declared()
+    ]
+    return "\n".join(["| Argument | Variable | Default | Meaning |", "|---|---|---|---|", *rows])
+
+
+def _default(value: object) -> str:
+    return "" if value is None else f"`{value}`"

@@ -1,0 +1,1 @@
+"""OpenTelemetry in this process: the provider, the spans of tasks, and the ways out."""

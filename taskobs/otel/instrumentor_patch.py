@@ -1,0 +1,57 @@
+"""A session in the place of OpenTelemetry's instrumentor, in processes that import that one.
+
+Its module and what that imports take 1.5 MB and 50 ms, which most processes have no use for.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Final
+
+from taskobs import semconv
+from taskobs.internal.guard import Guard
+from taskobs.internal.import_hooks import when_imported
+from taskobs.otel.task_spans import TaskSpans
+
+_OURS: Final = "taskobs.otel.instrumentor"
+
+
+def is_instrumented() -> bool:
+    """Whether somebody has called ``TaskInstrumentor().instrument()``."""
+    kind = getattr(sys.modules.get(_OURS), "TaskInstrumentor", None)
+    return kind is not None and bool(kind().is_instrumented_by_opentelemetry)
+
+
+class StandIn:
+    """Has ``CeleryInstrumentor()`` be a ``TaskInstrumentor`` that makes a session's spans.
+
+    From ``install`` to ``remove``, and only once the stock module has been imported.
+    """
+
+    def __init__(self, spans: TaskSpans, guard: Guard) -> None:
+        self._spans = spans
+        self._guard = guard
+        self._undo = ExitStack()
+
+    def install(self) -> None:
+        """Take the place now, or when there is one to take."""
+        self._undo.callback(when_imported(semconv.STOCK_SCOPE, self._stock_is_here))
+        # Imported first, ours is still being imported when the stock one, which it imports, is.
+        self._undo.callback(when_imported(_OURS, self._ours_is_here))
+
+    def remove(self) -> None:
+        """Give the place back to whom it belongs."""
+        self._undo.close()
+
+    def _stock_is_here(self) -> None:
+        with self._guard:
+            import_module(_OURS)
+
+    def _ours_is_here(self) -> None:
+        with self._guard:
+            from taskobs.otel.instrumentor import leave, represent
+
+            if represent(self._spans):
+                self._undo.callback(leave, self._spans)

@@ -1,0 +1,143 @@
+"""Spans go to the relay as they start and as they end."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+from taskobs.internal.guard import Guard
+from taskobs.otel.fast_spans import LightSpan, readable
+from taskobs.protocol.frames import Kind, pack
+from taskobs.protocol.sanitize import UNEXPECTED, tidy
+from taskobs.protocol.span_encoder import (
+    KEY_BYTES,
+    key_of,
+    pack_end,
+    pack_light_end,
+    pack_light_start,
+    pack_start,
+    split,
+)
+from taskobs.relay_client.client import RelayClient
+
+_FLAGS: Final = 3  # where a span's context, a tuple, has its flags
+_SAMPLED: Final = 1
+
+
+class RelaySpans(SpanProcessor):
+    """Sends each sampled span to the relay; to ``direct`` once the relay is gone for good.
+
+    Then ``direct`` also gets what the relay may not have got. It blocks nobody, but for
+    ``force_flush`` and ``shutdown``.
+    """
+
+    def __init__(
+        self, client: RelayClient, direct: SpanProcessor, *, guard: Guard | None = None
+    ) -> None:
+        self._client = client
+        self._direct = direct
+        self._guard = guard or Guard()
+
+    def on_start(
+        self,
+        span: Span,
+        parent_context: Context | None = None,  # noqa: ARG002 - the SDK's interface
+    ) -> None:
+        """Tell that a span is open: should this process die, the relay ends it as lost."""
+        client = self._client
+        try:
+            if _is_sampled(span) and not client.gone:
+                payload = pack_start(span)
+                client.started(payload[:KEY_BYTES], payload)
+        except UNEXPECTED:
+            with self._guard:
+                raise
+        except BaseException:  # a time limit struck: the tracer gives this span to nobody
+            client.forget(key_of(span.get_span_context()))
+            raise
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Send a span that has ended."""
+        client = self._client
+        try:
+            if not _is_sampled(span):
+                return
+            if client.gone:
+                self._direct.on_end(span)
+            else:
+                payload = pack_end(span)
+                client.ended(payload[:KEY_BYTES], payload)
+            if client.gone:
+                self._hand_over()
+        except UNEXPECTED:
+            with self._guard:
+                raise
+        except BaseException:  # a time limit struck: rather told twice than not at all
+            if not client.gone:
+                payload = pack_end(span)
+                client.ended(payload[:KEY_BYTES], payload)
+            raise
+
+    # Light spans; see ``Sink``.
+
+    def light_started(self, span: LightSpan) -> None:
+        """Tell that a span is open, as ``on_start`` does."""
+        client = self._client
+        try:
+            if not client.gone:
+                client.started(span.light_key, pack_light_start(span))
+        except UNEXPECTED:
+            with self._guard:
+                raise
+        except BaseException:
+            client.forget(span.light_key)
+            raise
+
+    def light_ended(self, span: LightSpan, *, again: bool = False) -> None:
+        """Send a span that has ended, as ``on_end`` does."""
+        client = self._client
+        try:
+            if client.gone:
+                if not again:
+                    self._direct.on_end(readable(span))
+            else:
+                client.ended(span.light_key, pack_light_end(span))
+            if client.gone:
+                self._hand_over()
+        except UNEXPECTED:
+            with self._guard:
+                raise
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until what has ended is out, as the relay says; blocks for at most that time."""
+        done = self._client.flush(timeout_millis / 1000)
+        if not self._client.gone:
+            return done
+        self._hand_over()
+        return self._direct.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        """Stop ``direct``, which may block; the client is closed by whom it belongs to."""
+        self._hand_over()
+        self._direct.shutdown()
+
+    def _hand_over(self) -> None:
+        """Give ``direct`` what the relay, which is gone, may not have got: each span once."""
+        ended = dict(map(split, self._client.leftover(Kind.END)))
+        if not ended:
+            return
+        from taskobs.protocol.span_decoder import Rebuilder
+
+        hello = self._client.hello()
+        about = pack([tidy(hello.get("resource")), tidy(hello.get("schema_url"))])
+        rebuilder = Rebuilder()
+        for packed in ended.values():
+            with self._guard:
+                self._direct.on_end(rebuilder.span(packed, about))
+
+
+def _is_sampled(span: ReadableSpan) -> bool:
+    context = span.get_span_context()
+    return context is not None and bool(context[_FLAGS] & _SAMPLED)

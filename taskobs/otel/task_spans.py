@@ -1,0 +1,82 @@
+"""The spans of tasks, under the scope of OpenTelemetry's instrumentor but without importing it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from taskobs import semconv
+from taskobs.celery.adapter.adapter import PASSING
+from taskobs.celery.signals import Lifecycle
+from taskobs.internal.guard import Guard
+from taskobs.observers.describing import LateAttributes
+from taskobs.observers.spans import SpanObserver
+
+_STOCK: Final = "opentelemetry-instrumentation-celery"
+
+
+@cache
+def shared_lifecycle() -> Lifecycle:
+    """Return this process's one lifecycle: whoever observes, Celery is connected to once."""
+    return Lifecycle(Guard(passing=PASSING))
+
+
+@cache
+def stock_version() -> str:
+    """Return the version that the stock instrumentor gives for its scope."""
+    try:
+        return version(_STOCK)
+    except PackageNotFoundError:  # an app that is bundled without what pip knows of its packages
+        from opentelemetry.instrumentation.celery.version import __version__
+
+        return __version__
+
+
+class TaskSpans:
+    """A span for each publish and each run, and the stock histogram, until ``stop()``."""
+
+    def __init__(
+        self, observer: SpanObserver, histogram: Histogram, late: LateAttributes | None
+    ) -> None:
+        self.histogram = histogram
+        self._observer = observer
+        self._late = late
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        stock_attributes: bool = True,
+        use_span_links: bool = False,
+    ) -> TaskSpans:
+        """Begin; without providers, with the process's own."""
+        scope = (semconv.STOCK_SCOPE, stock_version())
+        schema = semconv.STOCK_SCHEMA_URL
+        tracer = trace.get_tracer(*scope, tracer_provider, schema_url=schema)
+        meter = metrics.get_meter(*scope, meter_provider, schema_url=schema)
+        histogram = meter.create_histogram(
+            semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
+        )
+        late = LateAttributes.install(tracer)
+        observer = SpanObserver(
+            tracer,
+            histogram,
+            stock_attributes=stock_attributes,
+            use_span_links=use_span_links,
+            late=late,
+        )
+        shared_lifecycle().attach(observer, first=True)
+        return cls(observer, histogram, late)
+
+    def stop(self) -> None:
+        """See no more publishes and runs."""
+        shared_lifecycle().detach(self._observer)
+        if self._late is not None:
+            self._late.remove()

@@ -1,1 +1,0 @@
-"""What carries finished telemetry out of this process."""

@@ -1,0 +1,55 @@
+"""Values as msgpack and OTLP can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+UNEXPECTED: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What packing an unexpected value may raise. A time limit, which may strike here too, is none."""
+_INT_BITS: Final = 63
+_DEPTH: Final = 8
+_CHARS: Final = 16_384
+_ITEMS: Final = 1_000
+
+
+def tidy(value: object, depth: int = _DEPTH) -> object:
+    """Return ``value`` as msgpack and OTLP can hold it, its long parts cut; never raises.
+
+    Half of a surrogate pair becomes ``?``, an integer beyond 64 bits a string, and what is no
+    value of an attribute its ``str()``.
+    """
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[:_CHARS])
+    if isinstance(value, int) and -(1 << _INT_BITS) <= value < 1 << _INT_BITS:
+        return int(value)
+    if depth and isinstance(value, Mapping):
+        return _tidy_map(value, depth)  # pyright: ignore[reportUnknownArgumentType]
+    if depth and isinstance(value, Sequence) and not isinstance(value, str):
+        return _tidy_list(value, depth)  # pyright: ignore[reportUnknownArgumentType]
+    return _text(value)
+
+
+def _tidy_map(value: Mapping[Any, Any], depth: int) -> dict[str, object]:
+    pairs: Iterable[tuple[Any, Any]] = list(value.items())[:_ITEMS]
+    return {str(tidy(key, 0)): tidy(one, depth - 1) for key, one in pairs}
+
+
+def _tidy_list(value: Sequence[Any], depth: int) -> list[object]:
+    return [tidy(one, depth - 1) for one in value[:_ITEMS]]
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)[:_CHARS].encode("utf-8", "replace").decode()
+    except UNEXPECTED:  # a stranger's __str__; or an int of more digits than allowed
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,266 @@
+"""A span as the payload of a frame: its key, then msgpack.
+
+The SDK's private fields are read, which costs a third of what its properties do; a span that
+lacks one of them, or holds what msgpack doesn't know, takes the slower way through its
+properties and arrives as well. ``rebuild`` is the way back.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import Link, SpanContext, TraceState
+from opentelemetry.trace.span import DEFAULT_TRACE_STATE
+
+from taskobs.protocol.frames import pack
+from taskobs.protocol.sanitize import UNEXPECTED, tidy
+
+if TYPE_CHECKING:
+    from taskobs.otel.fast_spans import LightSpan
+
+KEY_BYTES: Final = 24
+"""A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
+MAX_SPAN: Final = 1024 * 1024
+"""Bytes of the longest packed span; a longer one has its long values cut."""
+MAX_START: Final = 64 * 1024
+"""The same for a span that has just started, as both sides keep it until its end."""
+
+# Where things are in the list that a packed span is.
+NAME: Final = 0
+TRACE_ID: Final = 1
+SPAN_ID: Final = 2
+PARENT_SPAN_ID: Final = 3
+PARENT_IS_REMOTE: Final = 4
+TRACE_FLAGS: Final = 5
+TRACE_STATE: Final = 6
+KIND: Final = 7
+START_NS: Final = 8
+END_NS: Final = 9
+ATTRIBUTES: Final = 10
+EVENTS: Final = 11
+"""Each: name, nanoseconds, attributes, dropped attributes."""
+LINKS: Final = 12
+"""Each: trace id, span id, flags, trace state, attributes, dropped attributes, is remote."""
+STATUS: Final = 13
+STATUS_DESCRIPTION: Final = 14
+SCOPE: Final = 15
+"""Name, version or None, schema URL, attributes or None; or None."""
+DROPPED_ATTRIBUTES: Final = 16
+DROPPED_EVENTS: Final = 17
+DROPPED_LINKS: Final = 18
+FIELDS: Final = 19
+
+_DROPPED_AT: Final = {
+    ATTRIBUTES: DROPPED_ATTRIBUTES,
+    EVENTS: DROPPED_EVENTS,
+    LINKS: DROPPED_LINKS,
+}
+
+_fast: Final = attrgetter(
+    "_name",
+    "_context",
+    "_parent",
+    "_kind._value_",
+    "_start_time",
+    "_end_time",
+    "_attributes._dict",
+    "_events._dq",
+    "_links._dq",
+    "_status._status_code._value_",
+    "_status._description",
+    "_instrumentation_scope",
+    "_attributes.dropped",
+    "_events.dropped",
+    "_links.dropped",
+)
+
+
+def pack_start(span: ReadableSpan) -> bytes:
+    """Return the payload of a START frame; never raises for a span of the SDK's."""
+    return _packed(span, MAX_START)
+
+
+def pack_end(span: ReadableSpan) -> bytes:
+    """Return the payload of an END frame; never raises for a span of the SDK's."""
+    return _packed(span, MAX_SPAN)
+
+
+def pack_light_start(span: LightSpan) -> bytes:
+    """Return the payload of a light span's START frame."""
+    try:
+        payload = span.light_key + pack(span.light_row)
+    except UNEXPECTED:
+        return _carefully(span, MAX_START)
+    return payload if len(payload) <= MAX_START else _carefully(span, MAX_START)
+
+
+def pack_light_end(span: LightSpan) -> bytes:
+    """Return the payload of a light span's END frame, with what has come since its start."""
+    row, held = span.light_row, span.__dict__
+    try:
+        row[NAME], row[START_NS] = held["_name"], held["_start_time"]
+        row[END_NS] = held["_end_time"]
+        kept = held.get("_attributes")
+        if kept is not None:
+            row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
+        payload = span.light_key + pack(row)
+    except UNEXPECTED:
+        return _carefully(span, MAX_SPAN)
+    return payload if len(payload) <= MAX_SPAN else _carefully(span, MAX_SPAN)
+
+
+def split(payload: bytes) -> tuple[bytes, bytes]:
+    """Return the key and the packed span of a START or END payload."""
+    return payload[:KEY_BYTES], payload[KEY_BYTES:]
+
+
+def key_of(context: SpanContext) -> bytes:
+    """Return a span's key."""
+    return context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
+
+
+def _packed(span: ReadableSpan, limit: int) -> bytes:
+    try:
+        payload = _quickly(span)
+    except UNEXPECTED:
+        return _carefully(span, limit)
+    return payload if len(payload) <= limit else _carefully(span, limit)
+
+
+def _quickly(span: ReadableSpan) -> bytes:
+    (
+        name,
+        (trace_id, span_id, _, flags, state, _),
+        parent,
+        kind,
+        start,
+        end,
+        attributes,
+        events,
+        links,
+        status,
+        description,
+        scope,
+        dropped_attributes,
+        dropped_events,
+        dropped_links,
+    ) = _fast(span)
+    trace = trace_id.to_bytes(16, "big")
+    this = span_id.to_bytes(8, "big")
+    known = _scopes.get(id(scope))
+    row = (
+        name,
+        trace,
+        this,
+        None if parent is None else parent[1].to_bytes(8, "big"),
+        False if parent is None else parent[2],
+        flags,
+        "" if state is DEFAULT_TRACE_STATE else state.to_header(),
+        kind,
+        start,
+        end,
+        attributes,
+        [_event(event) for event in events] if events else (),
+        [_link(link) for link in links] if links else (),
+        status,
+        description,
+        known[1] if known is not None and known[0] is scope else scope_row(scope),
+        dropped_attributes,
+        dropped_events,
+        dropped_links,
+    )
+    key: bytes = trace + this
+    return key + pack(row)
+
+
+def _event(event: Event) -> list[object]:
+    attributes = event.attributes
+    dropped = getattr(attributes, "dropped", 0)
+    return [event.name, event.timestamp, dict(attributes or ()), dropped]
+
+
+def _link(link: Link) -> list[object]:
+    context, attributes = link.context, link.attributes
+    return [
+        context.trace_id.to_bytes(16, "big"),
+        context.span_id.to_bytes(8, "big"),
+        context.trace_flags,
+        state_text(context.trace_state),
+        dict(attributes or ()),
+        getattr(attributes, "dropped", 0),
+        context.is_remote,
+    ]
+
+
+def state_text(state: TraceState | None) -> str:
+    """Return a trace state as it is packed."""
+    return state.to_header() if state else ""
+
+
+_SCOPES: Final = 256
+_scopes: Final[dict[int, tuple[object, list[object] | None]]] = {}
+
+
+def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, of any release
+    """Return a scope as it is packed, remembered by identity: a process has a few, for ever."""
+    found = _scopes.get(id(scope))
+    if found is not None and found[0] is scope:
+        return found[1]
+    row = None
+    if scope is not None:
+        row = [
+            tidy(scope.name),
+            tidy(scope.version),
+            tidy(scope.schema_url),
+            tidy(getattr(scope, "attributes", None) or None),
+        ]
+    if len(_scopes) >= _SCOPES:
+        _scopes.clear()
+    _scopes[id(scope)] = (scope, row)
+    return row
+
+
+# The careful way: for what is odd, and for what is too long.
+
+
+def _carefully(span: ReadableSpan, limit: int) -> bytes:
+    """Pack what is odd or too long: the events and links go first, then the attributes."""
+    context = span.get_span_context()
+    if context is None:
+        raise ValueError("a span without a context")  # the SDK makes none
+    row = _row_of_properties(span, context)
+    for places in ((), (EVENTS, LINKS), (ATTRIBUTES,)):
+        for place in places:
+            row[_DROPPED_AT[place]] += len(row[place])
+            row[place] = type(row[place])()
+        payload = key_of(context) + pack(row)
+        if len(payload) <= limit:
+            break
+    return payload
+
+
+def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
+    parent = span.parent
+    return [
+        tidy(span.name),
+        context.trace_id.to_bytes(16, "big"),
+        context.span_id.to_bytes(8, "big"),
+        None if parent is None else parent.span_id.to_bytes(8, "big"),
+        False if parent is None else bool(parent.is_remote),
+        int(context.trace_flags),
+        state_text(context.trace_state),
+        span.kind.value,
+        tidy(span.start_time),
+        tidy(span.end_time),
+        tidy(span.attributes or {}),
+        [tidy(_event(event)) for event in span.events],
+        [tidy(_link(link)) for link in span.links],
+        span.status.status_code.value,
+        tidy(span.status.description),
+        scope_row(span.instrumentation_scope),
+        span.dropped_attributes,
+        span.dropped_events,
+        span.dropped_links,
+    ]

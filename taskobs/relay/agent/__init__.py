@@ -1,0 +1,1 @@
+"""The relay's event loop and everything that talks to the worker's processes."""

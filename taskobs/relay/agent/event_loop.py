@@ -1,0 +1,258 @@
+"""The relay's loop: sockets, what follows from what they brought, and the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from taskobs.relay.agent.connection import Connection, HangUpError, peer
+from taskobs.relay.agent.ring_reader import Slots
+from taskobs.relay.agent.router import Intake, settle
+from taskobs.relay.agent.shutdown import Ending, Worker
+from taskobs.relay.agent.wakeup_pipe import Mailbox
+from taskobs.relay.counters import Counters
+from taskobs.relay.storage.base import KINDS, Store
+from taskobs.relay.tracking.open_spans import Closed, Ledger
+
+_log: Final = logging.getLogger("taskobs.relay")
+TICK: Final = 0.25
+"""Seconds between two looks at what no socket tells."""
+GATHER: Final = 0.005
+"""Seconds between two turns of work, so that what comes in small pieces is taken together.
+
+That is one commit of the spool, and one ACK, for many frames; a socket holds more than comes in
+such a time.
+"""
+HURRY: Final = 1.0
+"""Seconds between two attempts to send what is left at the end."""
+CONNECTIONS: Final = 1_024
+HELD: Final = 16 * 1024 * 1024
+"""Bytes that are kept for connections, of unfinished frames for one, over all of them."""
+_AT_ONCE: Final = 64
+
+
+class Server:
+    """Serves the processes of one worker until it has ended and all is out.
+
+    Not thread-safe but for ``terminate``.
+    """
+
+    def __init__(  # noqa: PLR0913 - it holds the parts together
+        self,
+        listener: socket.socket,
+        *,
+        worker: Worker,
+        intake: Intake,
+        slots: Slots,
+        ledger: Ledger,
+        store: Store,
+        counters: Counters,
+        mailbox: Mailbox,
+        ending: Ending,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listener, self._worker = listener, worker
+        self._intake, self._slots = intake, slots
+        self._ledger, self._store = ledger, store
+        self._counters, self._mailbox, self._ending = counters, mailbox, ending
+        self._clock = clock
+        self._connections: dict[Connection, None] = {}
+        self._touched: dict[Connection, None] = {}
+        """Those that have brought something in this turn, and may have to be answered."""
+        self._listening = False
+        self._due = self._hurry_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(mailbox.reader, selectors.EVENT_READ, self._mail)
+        listener.settimeout(0)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
+    def terminate(self) -> None:
+        """End once the worker has ended, and soon; from a signal's handler. Twice is at once."""
+        self._ending.terminate(self._clock())
+        self._due = 0.0
+        self._mailbox.wake()
+
+    def run(self) -> int:
+        """Serve; return how many items are left unsent at the end."""
+        try:
+            while not self._turn():
+                pass
+        finally:
+            self.close()
+        return self._pending()
+
+    def close(self) -> None:
+        """Hang up on all, and listen no more."""
+        for connection in list(self._connections):
+            self._end(connection)
+        self._selector.close()
+        self._listener.close()
+
+    def _turn(self) -> bool:
+        """Take what there is and do what follows from it; tell whether this was the last turn."""
+        if self._touched:
+            time.sleep(GATHER)
+            self._touched.clear()
+        timeout = max(0.0, min(TICK, self._due - self._clock()))
+        for key, mask in self._selector.select(timeout):
+            key.data(mask)
+        if self._intake.look_asked:
+            self._intake.look_asked = False
+            for connection in list(self._connections):
+                self._read(connection)
+            self._slots.read()
+        now = self._clock()
+        lost = self._tick(now) if now >= self._due else []
+        self._intake.commit(lost)
+        self._slots.acknowledge()
+        self._answer()
+        return self._ending.draining and self._drained(now)
+
+    def _drained(self, now: float) -> bool:
+        """Tell whether to end; have what waits sent, now and again every second."""
+        if now >= self._hurry_at:
+            self._hurry_at = now + HURRY
+            self._store.hurry()
+        return self._ending.over(now, self._pending())
+
+    # Now and then.
+
+    def _tick(self, now: float) -> list[Closed]:
+        """Look at what no socket tells; return the spans that are lost."""
+        self._due = now + TICK
+        self._listen()
+        for connection in list(self._connections):
+            self._hang_up_if(connection, "too slow", connection.overdue(now))
+        self._bound_held()
+        self._slots.read()
+        self._slots.look()
+        gone = self._ledger.parent_gone = self._worker.gone
+        if starts := self._store.inherited():
+            self._ledger.restore(starts, ())
+        self._ending.look(
+            now,
+            worker_gone=gone,
+            connected=bool(self._connections) or self._slots.live,
+            waiting=self._ledger.waiting,
+        )
+        return self._ledger.lost(final=self._ending.draining)
+
+    def _bound_held(self) -> None:
+        while sum(connection.weight for connection in self._connections) > HELD:
+            largest = max(self._connections, key=lambda connection: connection.weight)
+            self._hang_up_if(largest, "too much is kept for it", f"{largest.weight} bytes")
+
+    def _pending(self) -> int:
+        return sum(self._store.pending(kind).items for kind in KINDS)
+
+    # Sockets.
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._listening = True
+
+    def _accept(self, _mask: int) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                sock, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError as error:  # no descriptors are left: those that are connected go on
+                self._counters.dropped("connection", 1, "cannot be accepted", str(error))
+                self._selector.unregister(self._listener)
+                self._listening = False  # until the next tick
+                return
+            self._welcome(sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        _, user = peer(sock)
+        stranger = user not in {-1, os.geteuid()}
+        if stranger or len(self._connections) >= CONNECTIONS:
+            reason = "another user's" if stranger else "too many"
+            self._counters.dropped("connection", 1, reason, f"user {user}")
+            sock.close()
+            return
+        connection = Connection(sock, self._clock())
+        self._connections[connection] = None
+
+        def ready(mask: int) -> None:
+            if mask & selectors.EVENT_READ:
+                self._read(connection)
+            if mask & selectors.EVENT_WRITE and not connection.closed:
+                connection.write()
+                self._touched[connection] = None
+
+        self._selector.register(sock, selectors.EVENT_READ, ready)
+
+    def _read(self, connection: Connection) -> None:
+        now = self._clock()
+        try:
+            for kind, payload in connection.receive(now):
+                self._touched[connection] = None
+                self._intake.frame(connection, kind, payload, now)
+        except HangUpError as error:
+            self._hang_up(connection, error)
+        except Exception as error:  # noqa: BLE001 - one client's trouble is not the others'
+            _log.exception("taskobs relay: a frame could not be taken")
+            self._hang_up(connection, HangUpError("not understood", repr(error)))
+        self._note_parent(connection)
+
+    def _note_parent(self, connection: Connection) -> None:
+        process = connection.process
+        if process is not None and process.pid == self._worker.pid:
+            self._worker.said_goodbye = process.said_goodbye
+        if connection.closed or connection.leaving:
+            self._due = 0.0
+            self._slots.hurry()
+
+    def _mail(self, _mask: int) -> None:
+        settled = settle(self._mailbox.empty())
+        flushing = [one for one in self._connections if one.flushes]
+        self._touched.update(dict.fromkeys([*settled, *flushing]))
+
+    def _answer(self) -> None:
+        for connection in list(self._touched):
+            if connection.closed:
+                continue
+            try:
+                self._intake.answer(connection)
+            except HangUpError as error:
+                self._hang_up(connection, error)
+                continue
+            wanted = selectors.EVENT_READ
+            if connection.writing:
+                wanted |= selectors.EVENT_WRITE
+            key = self._selector.get_key(connection.socket)
+            if key.events != wanted:
+                self._selector.modify(connection.socket, wanted, key.data)
+
+    # Ends of connections.
+
+    def _hang_up_if(self, connection: Connection, reason: str, detail: str) -> None:
+        if detail:
+            self._hang_up(connection, HangUpError(reason, detail))
+
+    def _hang_up(self, connection: Connection, error: HangUpError) -> None:
+        if connection.closed:
+            return
+        if error.reason:
+            detail = f"pid {connection.pid}: {error.detail}"
+            self._counters.dropped("connection", 1, error.reason, detail)
+        self._end(connection)
+
+    def _end(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        self._selector.unregister(connection.socket)
+        connection.close()
+        if connection.process is not None:
+            self._ledger.left(connection.process)

@@ -1,0 +1,282 @@
+"""The relay's end of the memory that it shares with the processes of its worker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from taskobs.internal import pids
+from taskobs.protocol import shared_memory
+from taskobs.protocol.frames import FrameError
+from taskobs.protocol.ring import HEAD, frames_of, length_of, stamp
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.protocol.span_encoder import split
+from taskobs.relay.agent.router import Intake
+from taskobs.relay.counters import Counters
+from taskobs.relay.tracking.acknowledgements import Source
+from taskobs.relay.tracking.open_spans import Ledger
+from taskobs.relay.tracking.process_state import Alive, Process
+
+_log: Final = logging.getLogger("taskobs.relay")
+KEEP: Final = shared_memory.RING // 2
+"""Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
+LOOK: Final = 1.0
+"""Seconds between two looks at whether processes live, and at what they have open."""
+UNNAMED: Final = 10.0
+"""Seconds in which whoever has taken a slot has to say who it is."""
+TORN: Final = 8
+"""Reads in which a frame has to be whole."""
+_NO_FRAMES: Final = "malformed"
+
+
+class Reader(Source):
+    """Reads the slot of one process."""
+
+    def __init__(self, shared: SharedMemory, index: int, process: Process) -> None:
+        super().__init__()
+        self.index, self.process = index, process
+        self.over = False
+        """Its process will write no more, and all that it wrote has been read."""
+        self._shared = shared
+        self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
+        self._torn = 0
+        self.table = Table(shared, index)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Give the frames that were written since the last call.
+
+        Raises:
+            FrameError: what was written is none; it is passed over.
+        """
+        end = self._shared.read_word(self.index, shared_memory.WRITTEN)
+        size = end - self._at
+        if not 0 <= size <= shared_memory.RING:
+            self._at = end
+            raise FrameError("a slot's words are out of order")
+        for kind, payload in frames_of(self._ring(size), size):
+            self._taking = self._at
+            self._at += HEAD.size + len(payload)
+            self._torn = 0
+            yield kind, payload
+        self._torn = self._torn + 1 if self._at < end else 0
+        if self._torn > TORN:
+            self._at, self._torn = end, 0
+            raise FrameError("a frame in a slot is not whole")
+
+    def _ring(self, size: int) -> bytes:
+        if not size:
+            return b""
+        at = self._at % shared_memory.RING
+        first = self._shared.read(
+            self.index, shared_memory.RING_AT + at, min(size, shared_memory.RING - at)
+        )
+        return first + self._shared.read(self.index, shared_memory.RING_AT, size - len(first))
+
+    def _number(self) -> int:
+        return self._taking
+
+    def acknowledge(self) -> None:
+        """Let what is safe be written over, and what has waited for that for too long."""
+        first = self._first_unsettled()
+        while first is not None and self._at - first > KEEP:
+            self.settle(first)
+            first = self._first_unsettled()
+        safe = self._at if first is None else first
+        if safe > self._released:
+            self._released = safe
+            self._shared.write_word(self.index, shared_memory.RELEASED, safe)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process has said that it will write no more."""
+        return bool(self._shared.read_word(self.index, shared_memory.CLOSED))
+
+
+class Table(Source):
+    """Reads which spans are open in one process.
+
+    Those that are lost with it stand there until that is safe: another relay will find them, if
+    this one is killed.
+    """
+
+    def __init__(self, shared: SharedMemory, index: int) -> None:
+        super().__init__()
+        self.over = False
+        """Its process will write no more."""
+        self._shared, self._index = shared, index
+        self._open: dict[int, int] = {}
+        self._noted: dict[int, int] = {}
+        self._place = 0
+
+    def opened(self) -> Iterator[tuple[int, bytes]]:
+        """Give the spans that are open, with their places.
+
+        All if it is ``over``, or else, each once, those that were open at the last call too.
+        """
+        data = self._shared.read(
+            self._index,
+            shared_memory.OPEN_WORDS * shared_memory.WORD,
+            shared_memory.OPEN * shared_memory.WORD,
+        )
+        words = {place: word for place, word in enumerate(memoryview(data).cast("Q")) if word}
+        self._noted = {
+            place: word for place, word in self._noted.items() if words.get(place) == word
+        }
+        for place, word in words.items():
+            lasting = self._open.get(place) == word
+            if self.over or (lasting and self._noted.get(place) != word):
+                payload = self._payload(place, word)
+                if payload is not None:
+                    self._noted[place] = word
+                    self._place = place
+                    yield place, payload
+        self._open = words
+
+    def _number(self) -> int:
+        return self._place
+
+    def settle(self, number: int) -> None:
+        """Note that a span that was open has ended, or that its loss is safe."""
+        super().settle(number)
+        if self.over:  # else it is for the process to say so
+            self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
+
+    def _payload(self, place: int, word: int) -> bytes | None:
+        at = shared_memory.OPEN_AT + place * shared_memory.OPEN_BYTES
+        payload = self._shared.read(self._index, at, min(length_of(word), shared_memory.OPEN_BYTES))
+        return payload if stamp(payload) == word else None  # else it has just ended
+
+
+class Slots:
+    """Reads all slots. Without memory that is shared, there are none. Not thread-safe."""
+
+    def __init__(  # noqa: PLR0913 - what it reads goes to all of these
+        self,
+        shared: SharedMemory | None,
+        *,
+        intake: Intake,
+        ledger: Ledger,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+        alive: Alive = pids.alive,
+    ) -> None:
+        self._shared = shared
+        self._intake, self._ledger, self._counters = intake, ledger, counters
+        self._clock, self._alive = clock, alive
+        self._readers: dict[int, Reader] = {}
+        self._unnamed: dict[int, float] = {}
+        self._refused: dict[int, tuple[int, int]] = {}
+        """Whose slot can't be read, by pid and ``pids.start_time``; it stays theirs."""
+        self._due = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a process that may still write."""
+        return any(not reader.over for reader in self._readers.values())
+
+    def read(self) -> None:
+        """Take what has been written since the last time."""
+        if self._shared is None:
+            return
+        self._find(self._shared)
+        for reader in self._readers.values():
+            if not reader.over:
+                self._read(reader)
+
+    def _read(self, reader: Reader) -> None:
+        try:
+            for kind, payload in reader.frames():
+                self._take(reader, kind, payload)
+        except (FrameError, OSError) as error:
+            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+
+    def _take(self, reader: Reader, kind: int, payload: bytes) -> None:
+        try:
+            self._intake.written(reader, reader.process, kind, payload)
+        except FrameError as error:
+            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+        except Exception as error:  # noqa: BLE001 - one process's trouble is not the others'
+            _log.exception("taskobs relay: a frame could not be taken")
+            self._counters.dropped("frame", 1, "not understood", repr(error))
+
+    def acknowledge(self) -> None:
+        """Tell the processes what is safe."""
+        for reader in self._readers.values():
+            reader.acknowledge()
+
+    def hurry(self) -> None:
+        """Have the next ``look`` look."""
+        self._due = 0.0
+
+    def look(self) -> None:
+        """Once a second: see who has ended, and what is open for long."""
+        shared, now = self._shared, self._clock()
+        if shared is None or now < self._due:
+            return
+        self._due = now + LOOK
+        for index, reader in list(self._readers.items()):
+            if not reader.over:
+                self._look_at(reader)
+            elif reader.settled and reader.table.settled and not reader.process.open:
+                del self._readers[index]
+                shared.free(index)
+        for index, (pid, started) in list(self._refused.items()):
+            if not self._alive(pid, started):
+                del self._refused[index]
+                shared.free(index)
+
+    def _look_at(self, reader: Reader) -> None:
+        process = reader.process
+        closed = reader.closed
+        ended = closed or not self._alive(process.pid, process.started)
+        if ended:
+            self._read(reader)  # what it wrote last
+        table = reader.table
+        table.over = ended
+        for place, payload in table.opened():
+            if not self._ledger.started(process, *split(payload), (table, place)):
+                table.settle(place)
+        if ended:
+            reader.over = True
+            process.said_goodbye = process.said_goodbye or closed
+            self._ledger.left(process)
+
+    # Those that are new.
+
+    def _find(self, shared: SharedMemory) -> None:
+        for index in shared.taken():
+            if index in self._readers or index in self._refused:
+                continue
+            pid = shared.read_word(index, shared_memory.PID)
+            if pid:
+                self._unnamed.pop(index, None)
+                self._introduced(shared, index, pid)
+            else:
+                self._not_introduced(shared, index)
+
+    def _not_introduced(self, shared: SharedMemory, index: int) -> None:
+        """Free a slot if its process died before it said who it is."""
+        since = self._unnamed.setdefault(index, self._clock())
+        if self._clock() - since > UNNAMED:
+            taker = shared.read_word(index, shared_memory.TAKER)
+            if not taker or not self._alive(taker, 0):
+                del self._unnamed[index]
+                shared.free(index)
+
+    def _introduced(self, shared: SharedMemory, index: int, pid: int) -> None:
+        word = shared.read_word(index, shared_memory.HELLO)
+        hello = shared.read(
+            index, shared_memory.HELLO_AT, min(length_of(word), shared_memory.MAX_HELLO)
+        )
+        started = shared.read_word(index, shared_memory.STARTED)
+        if stamp(hello) != word and self._alive(pid, started):
+            return  # this core doesn't see yet what was written before the pid
+        try:
+            process = self._intake.joined(hello, pid, started)
+        except FrameError as error:
+            self._counters.dropped("slot", 1, _NO_FRAMES, f"pid {pid}: {error}")
+            self._refused[index] = pid, started
+        else:
+            self._readers[index] = Reader(shared, index, process)

@@ -1,0 +1,318 @@
+"""What becomes of each frame: into the ledger, the store and the counters, and answers back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NoReturn
+
+from taskobs.protocol import frames
+from taskobs.protocol.frames import FrameError, Kind
+from taskobs.protocol.span_encoder import KEY_BYTES, split
+from taskobs.relay.agent.connection import (
+    MAX_FLUSHES,
+    MAX_SENTRY_CLIENTS,
+    NO_FRAMES,
+    Connection,
+    HangUpError,
+)
+from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
+from taskobs.relay.storage.base import Item, ItemKind, Store
+from taskobs.relay.tracking.acknowledgements import Source
+from taskobs.relay.tracking.open_spans import Closed, Ledger
+from taskobs.relay.tracking.process_state import Process
+from taskobs.relay.tracking.recent_keys import Recent
+
+VERSION: Final = 1
+CLIENT_BYTES: Final = 16
+SENTRY_KEY_BYTES: Final = 8
+MAX_SMALL: Final = 64 * 1024
+"""Bytes of a payload that is neither a span nor an envelope."""
+MAX_TURN: Final = 1024 * 1024
+"""Bytes of spans and envelopes that are held before the store has them."""
+EVENT_IDS: Final = 10_000
+_EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+_COUNTED: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
+NO_CLIENT: Final = "nobody said which Sentry it is for"
+
+
+class Intake:
+    """Takes frames of all connections, and hands on what they hold once a turn.
+
+    ``on_fact`` is given the payload of each FACT, and raises ``ValueError`` for one that isn't
+    any; ``status`` is what STATUS is answered with. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        counters: Counters,
+        on_fact: Callable[[bytes], object],
+        status: Callable[[], object],
+    ) -> None:
+        self._store, self._ledger, self._counters = store, ledger, counters
+        self._on_fact, self._status = on_fact, status
+        self._items: list[Item] = []
+        self._size = 0
+        self._event_ids = Recent(EVENT_IDS)
+        self._received: Counter[int] = Counter()
+        self._bytes = 0
+        self.look_asked = False
+        """Somebody has more to tell than what came over its connection; who looks resets it."""
+
+    def frame(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
+        """Take one frame.
+
+        Raises:
+            HangUpError: it isn't what a client sends, or not what it may send now.
+        """
+        self._bytes += len(payload) + frames.HEAD.size
+        try:
+            if kind is Kind.STATUS:
+                self._count()
+                connection.send(Kind.STATUS_REPLY, frames.pack(self._status()))
+            elif connection.process is None:
+                self._hello(connection, kind, payload, now)
+            else:
+                self._of(connection, connection.process, kind, payload)
+        except FrameError as error:
+            raise HangUpError(NO_FRAMES, f"{kind.name}: {error}") from error
+
+    def written(self, source: Source, process: Process, kind: int, payload: bytes) -> None:
+        """Take a frame that a process has written into its slot.
+
+        Raises:
+            FrameError: it isn't what a process writes there.
+        """
+        self._bytes += len(payload)
+        self._received[kind] += 1
+        if kind == Kind.END:
+            self._end(source, process, payload)
+        elif kind == Kind.FACT:
+            self._fact(source, payload)
+        else:
+            _wrong(f"kind {kind} in a slot")
+
+    def _of(self, connection: Connection, process: Process, kind: Kind, payload: bytes) -> None:
+        self._received[kind] += 1
+        match kind:
+            case Kind.END:
+                self._end(connection, process, payload)
+            case Kind.START:
+                key, packed = _keyed(payload)
+                self._ledger.started(process, key, packed)
+            case Kind.FACT:
+                self._fact(connection, payload)
+            case Kind.ENVELOPE:
+                self._envelope(connection, payload)
+            case Kind.SENTRY:
+                self._sentry(connection, payload)
+            case Kind.DROPPED:
+                self._counters.dropped("frame", _number(payload), "a process's buffer was full")
+            case Kind.FLUSH | Kind.LOOK:
+                self._look(connection, kind, payload)
+            case Kind.GOODBYE:
+                process.said_goodbye = True
+                connection.parts()
+            case _:
+                _wrong("not what a client sends now")
+
+    # One kind each.
+
+    def _hello(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
+        if kind is not Kind.HELLO:
+            _wrong("comes before HELLO")
+        connection.greeted(self.joined(payload, connection.pid), now)
+
+    def joined(self, hello: bytes, sender: int, started: int = 0) -> Process:
+        """Note a process that says HELLO; ``sender`` is its pid, if that is known.
+
+        Raises:
+            FrameError: it isn't what this release says.
+        """
+        given = frames.unpack(hello, MAX_SMALL)
+        match given:
+            case {
+                "v": int(version),
+                "pid": int(pid),
+                "role": str(role),
+                "resource": dict(),
+                "schema_url": str(schema_url),
+                "client": bytes(client),
+                "name": str(name),
+            } if version == VERSION and len(client) == CLIENT_BYTES:
+                about = frames.pack([given["resource"], schema_url])
+            case _:
+                _wrong("not as this release has it")
+        process = self._ledger.joined(client, sender if sender > 0 else pid, about, started)
+        process.role, process.name = role[:64], name[:256]
+        return process
+
+    def _end(self, source: Source, process: Process, payload: bytes) -> None:
+        key, packed = _keyed(payload)
+        if self._ledger.ended(key):
+            self._keep(source, "span", packed, process.about)
+        else:
+            source.arrived(settled=True)
+
+    def _fact(self, source: Source, payload: bytes) -> None:
+        if len(payload) > MAX_SMALL:
+            _wrong("too long")
+        try:
+            self._on_fact(payload)
+        except ValueError as error:
+            _wrong(str(error))
+        source.arrived(settled=True)
+
+    def _envelope(self, connection: Connection, payload: bytes) -> None:
+        key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
+        about = connection.sentry.get(key)
+        event_id = _event_id(envelope)
+        if about is None:
+            self._counters.dropped("envelope", 1, NO_CLIENT)
+        elif event_id in self._event_ids:
+            self._counters.add(DUPLICATE, "envelope")
+        else:
+            if event_id:
+                self._event_ids.add(event_id)
+                self._ledger.journal.ended(event_id)
+            self._keep(connection, "envelope", envelope, about)
+            return
+        connection.arrived(settled=True)
+
+    def _sentry(self, connection: Connection, payload: bytes) -> None:
+        match frames.unpack(payload, MAX_SMALL):
+            case {"key": bytes(key), "dsn": str(), "options": dict()} if (
+                len(key) == SENTRY_KEY_BYTES
+            ):
+                connection.sentry[key] = payload
+            case _:
+                _wrong("not as this release has it")
+        if len(connection.sentry) > MAX_SENTRY_CLIENTS:
+            _wrong("too many Sentry clients")
+
+    def _look(self, connection: Connection, kind: Kind, payload: bytes) -> None:
+        self.look_asked = True
+        if kind is Kind.FLUSH:
+            connection.flushes.append((_number(payload), -1))
+        if len(connection.flushes) > MAX_FLUSHES:
+            _wrong("too many flushes at a time")
+
+    def _keep(self, source: Source, kind: ItemKind, payload: bytes, about: bytes) -> None:
+        number = source.arrived(settled=self._store.durable)
+        origin = None if self._store.durable else (source, number)
+        self._items.append(Item(kind, payload, about, origin))
+        self._size += len(payload)
+        if self._size > MAX_TURN:
+            self.commit()
+
+    def restore(self) -> None:
+        """Take over what an earlier relay has kept of open spans, and of what has ended."""
+        ended = self._store.ended()
+        for event_id in ended:
+            if len(event_id) != KEY_BYTES:
+                self._event_ids.add(event_id)
+        self._ledger.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
+
+    # Once a turn.
+
+    def commit(self, lost: Iterable[Closed] = ()) -> None:
+        """Hand on to the store what has come since the last call, and what was ``lost``."""
+        self._count()
+        items = self._items
+        for one in lost:
+            if one.source is not None:
+                one.source[0].expect(one.source[1])
+            items.append(Item("span", one.packed, one.about, one.source))
+        self._items, self._size = [], 0
+        changes = self._ledger.journal.take()
+        if items or (self._store.durable and any(changes)):
+            starts = [self._ledger.start(key) for key in changes.opened]
+            self._store.append(items, starts, changes.ended)
+        forgotten = set(changes.closed).difference(changes.ended, changes.opened)
+        if forgotten and self._store.durable:
+            self._store.start_del(list(forgotten))
+
+    def _count(self) -> None:
+        """Add what has come to the counters, which other threads read: not for each frame."""
+        for kind, what in _COUNTED.items():
+            number = self._received.pop(kind, 0)
+            if number:
+                self._counters.add(RECEIVED, what, number)
+        if self._bytes:
+            self._counters.add(BYTES, "frame", self._bytes)
+        self._bytes = 0
+
+    def answer(self, connection: Connection) -> None:
+        """Send what ``commit`` has made true: ACK, FLUSHED, BYE.
+
+        Raises:
+            HangUpError: the client reads no answers.
+        """
+        connection.acknowledge()
+        if connection.flushes:
+            connection.flushes = [
+                (number, mark)
+                for number, mark in map(self._marked, connection.flushes)
+                if not self._flushed(connection, number, mark)
+            ]
+        connection.part()
+
+    def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
+        number, mark = flush
+        return (number, self._store.hurry()) if mark < 0 else flush
+
+    def _flushed(self, connection: Connection, number: int, mark: int) -> bool:
+        done = self._store.durable or self._store.passed(mark)
+        if done:
+            connection.send(Kind.FLUSHED, frames.pack(number))
+        return done
+
+
+def settle(sources: Sequence[object]) -> list[Connection]:
+    """Note what is out or given up; return the connections that it came from."""
+    found: list[Connection] = []
+    for one in sources:
+        match one:
+            case (Source() as source, int(number)):
+                source.settle(number)
+                if isinstance(source, Connection):
+                    found.append(source)
+            case _:
+                pass
+    return found
+
+
+def _keyed(payload: bytes) -> tuple[bytes, bytes]:
+    if len(payload) <= KEY_BYTES:
+        _wrong("too short")
+    return split(payload)
+
+
+def _number(payload: bytes) -> int:
+    number = frames.unpack(payload, 16)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        _wrong("no number")
+    return number
+
+
+def _event_id(envelope: bytes) -> bytes:
+    """Return the id that an envelope says it has; empty if none."""
+    head, _, _ = envelope[:MAX_SMALL].partition(b"\n")
+    try:
+        header = json.loads(head)
+    except (ValueError, RecursionError):
+        return b""
+    match header:
+        case {"event_id": str(found)} if _EVENT_ID.fullmatch(found):
+            return bytes.fromhex(found)
+        case _:
+            return b""
+
+
+def _wrong(what: str) -> NoReturn:
+    raise FrameError(what)

@@ -1,0 +1,1 @@
+"""From the store to the backends, over OTLP and Sentry's protocol."""

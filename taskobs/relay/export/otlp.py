@@ -1,0 +1,113 @@
+"""Spans out of the store, through the stock OTLP exporters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, ClassVar, Final, Protocol
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.validation import MalformedError
+from taskobs.relay.counters import Counters
+from taskobs.relay.export.responses import Answer, Verdict
+from taskobs.relay.export.sender import MALFORMED, UNSENDABLE, Limits, Sender
+from taskobs.relay.storage.base import ItemKind, Store, Stored
+
+GRPC: Final = "grpc"
+_MODULES: Final = {
+    "TRACES": ("trace_exporter", "OTLPSpanExporter"),
+    "METRICS": ("metric_exporter", "OTLPMetricExporter"),
+}
+_EXPORTERS: Final = "opentelemetry.exporter"
+
+
+class Carrier(Protocol):
+    """Sends telemetry through one stock exporter."""
+
+    def send(self, telemetry: object) -> Answer | None:
+        """Export once; None if nothing went out, for a reason that the exporter has logged."""
+        ...
+
+    def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+def make_carrier(signal: str, exporter: Mapping[str, Any]) -> Carrier:
+    """Return what sends "TRACES" or "METRICS" as ``{"protocol", "endpoint", "headers"}`` says.
+
+    What is None there, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself. Raises
+    ``ImportError`` when the protocol's exporter is not installed, and what the exporter raises
+    for variables that it can't read.
+    """
+    module, name = _MODULES[signal]
+    grpc = exporter.get("protocol") == GRPC
+    protocol = "grpc" if grpc else "http"
+    kind = getattr(import_module(f"{_EXPORTERS}.otlp.proto.{protocol}.{module}"), name)
+    given = ("endpoint", "headers")
+    options = {option: exporter[option] for option in given if exporter.get(option)}
+    if grpc:
+        from taskobs.relay.export.otlp_grpc import GrpcCarrier
+
+        return GrpcCarrier(kind, options)
+    from taskobs.relay.export.otlp_http import HttpCarrier
+
+    return HttpCarrier(kind, signal, options)
+
+
+def quieten() -> None:
+    """Keep the exporters' own lines on each attempt out of the log: the relay has its own."""
+    logging.getLogger(_EXPORTERS).setLevel(logging.CRITICAL)
+
+
+class SpanSender(Sender):
+    """Exports spans in batches."""
+
+    kind: ClassVar[ItemKind] = "span"
+    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, linger=1.0)
+
+    def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
+        """Raises what ``make_carrier`` does."""
+        super().__init__(store, counters)
+        self._rebuilder = Rebuilder()
+        self._carrier = make_carrier("TRACES", exporter)
+        self._spans: dict[int, ReadableSpan] = {}
+
+    def _sift(self, batch: list[Stored]) -> list[Stored]:
+        return [one for one in batch if self._rebuilt(one)]
+
+    def _rebuilt(self, one: Stored) -> bool:
+        try:
+            self._spans[one.id] = self._rebuilder.span(one.item.payload, one.item.about)
+        except MalformedError as error:
+            self._give_up([one], MALFORMED, str(error))
+            return False
+        return True
+
+    def _send(self, batch: Sequence[Stored]) -> Answer:
+        spans = [self._spans[one.id] for one in batch]
+        try:
+            answer = self._carrier.send(spans)
+        except Exception as error:  # noqa: BLE001 - whatever an exporter may raise
+            return _unsent(spans, error)
+        return answer or _unsent(spans, None)
+
+    def _forget(self) -> None:
+        self._spans.clear()
+
+    def _shut(self) -> None:
+        self._carrier.close()
+
+
+def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
+    """Say why nothing went out: one span that can't be encoded, or how all are to be sent."""
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    try:
+        encode_spans(spans).SerializePartialToString()
+    except Exception as problem:  # noqa: BLE001 - whatever an encoder may raise
+        return Answer(Verdict.SPLIT, "cannot be encoded", f"{type(problem).__name__}")
+    return Answer(Verdict.NEVER, UNSENDABLE, type(error).__name__ if error else "")

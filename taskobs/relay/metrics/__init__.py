@@ -1,0 +1,1 @@
+"""What the relay counts, and its export as metrics."""

@@ -1,0 +1,1 @@
+"""Where finished telemetry waits until it is exported: in memory or on disk."""

@@ -1,0 +1,74 @@
+"""What the spool owes its file, as the disk was full: kept in memory until it can be written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from taskobs.relay.storage.base import KINDS, ItemKind, Start, Stored
+from taskobs.relay.storage.memory import MEMORY, Queue
+
+AGAIN: Final = 5.0
+"""Seconds after which it is tried again."""
+_KEYS: Final = 50_000
+_BATCH: Final = 256
+
+
+class Unwritten:
+    """Items, open spans and keys of ended ones, in their order. Not thread-safe."""
+
+    def __init__(self, limit: int = MEMORY) -> None:
+        self._limit = limit
+        self._queues: dict[ItemKind, Queue] = {kind: Queue() for kind in KINDS}
+        self.starts: dict[bytes, Start] = {}
+        self.ended: deque[bytes] = deque(maxlen=_KEYS)
+        self._due = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.starts or self.ended or any(map(len, self._queues.values())))
+
+    def __getitem__(self, kind: ItemKind) -> Queue:
+        return self._queues[kind]
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to try again."""
+        return time.monotonic() >= self._due
+
+    def failed(self, *, wait: bool) -> None:
+        """Note an attempt that failed; ``wait`` before the next one."""
+        self._due = time.monotonic() + AGAIN if wait else 0.0
+
+    def add(
+        self, stored: Iterable[Stored], starts: Iterable[Start], ended: Iterable[bytes]
+    ) -> list[Stored]:
+        """Keep what is newer than all that is here; return the oldest, which have no room."""
+        for one in stored:
+            self._queues[one.item.kind].put(one)
+        self.starts.update((one.key, one) for one in starts)
+        for key in ended:
+            self.starts.pop(key, None)
+            self.ended.append(key)
+        dropped: list[Stored] = []
+        while sum(queue.bytes for queue in self._queues.values()) > self._limit:
+            dropped += self._oldest().drop()
+        return dropped
+
+    def take(self) -> list[Stored]:
+        """Take some of the oldest items, to write them or to ``put_back``."""
+        batch: list[Stored] = []
+        while len(batch) < _BATCH and len(queue := self._oldest()):
+            batch.append(queue.get())
+        return batch
+
+    def put_back(self, batch: Sequence[Stored]) -> None:
+        """Keep again what ``take`` has given."""
+        for kind, queue in self._queues.items():
+            queue.put_back([one for one in batch if one.item.kind == kind])
+
+    def _oldest(self) -> Queue:
+        """Return the queue of what is oldest; an empty one if all are."""
+        full = [queue for queue in self._queues.values() if len(queue)]
+        return min(full, key=lambda queue: queue.first or 0) if full else self._queues["span"]

@@ -1,0 +1,334 @@
+"""The store on disk: what waits outlives the relay, its worker and an outage of any length.
+
+One SQLite file for each worker, locked by the relay that uses it. What is committed survives a
+kill of the process; the last commits may not survive a loss of power. While the file cannot be
+written, memory serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple
+
+from taskobs.relay.counters import Counters
+from taskobs.relay.storage import sqlite_schema as tables
+from taskobs.relay.storage.base import (
+    KINDS,
+    OVERFLOW,
+    TOO_OLD,
+    Item,
+    ItemKind,
+    Pending,
+    Released,
+    Start,
+    Store,
+    Stored,
+    nobody,
+    weight,
+)
+from taskobs.relay.storage.spool_files import SpoolFile, abandoned, lock_one, set_aside
+from taskobs.relay.storage.sqlite_writes import Writes
+
+_log = logging.getLogger("taskobs.relay")
+BYTES: Final = 256 * 1024 * 1024
+AGE: Final = 86_400.0
+DAMAGED: Final = "the spool was damaged"
+_PAUSE: Final = 1.0
+
+
+class Place(NamedTuple):
+    """Where a spool is, and how much it may keep."""
+
+    directory: Path
+    worker: str
+    """The name of the worker, of which the file's is made."""
+    bytes: int = BYTES
+    """About; the file can be a third larger."""
+    age: float = AGE
+    """Seconds after which what waits is given up."""
+    owner: int | None = None
+    """The process id of the worker; None for this process's parent."""
+
+
+class Spool(Store):
+    """Keeps items in an SQLite file.
+
+    Raises ``OSError`` or ``sqlite3.Error`` when the directory cannot be used. What workers that
+    are no more have left there is taken over, now and later.
+    """
+
+    durable: ClassVar[bool] = True
+
+    def __init__(self, counters: Counters, place: Place, released: Released = nobody) -> None:
+        super().__init__(counters, released)
+        self.age = place.age
+        self._limit = place.bytes
+        self._directory = place.directory
+        place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owner = place.owner or os.getppid()
+        self._writes = Writes(counters, self._wrote)
+        self._inherited: list[Start] = []
+        self._file: SpoolFile = lock_one(place.directory, place.worker, self._owner)
+        try:
+            self._open()
+        except BaseException:
+            self._file.unlock()
+            raise
+        self._tend()
+        self._inherited.clear()  # so far, ``starts`` gives them
+
+    @property
+    def path(self) -> Path:
+        """The file in use."""
+        return self._file.path
+
+    def append(
+        self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
+    ) -> None:
+        """Commit all of it; what cannot be written now is kept in memory until it can."""
+        if not (items or starts or ended):
+            return
+        with self._trying():
+            self._writes.append(items, starts, ended)
+            self._make_room()
+        sources = [item.source for item in items if item.source is not None]
+        if sources:
+            self._released(sources)
+
+    def start_del(self, keys: Sequence[bytes]) -> None:
+        """Forget spans that are open no more, without remembering them as ended."""
+        with self._trying():
+            self._writes.delete_starts(keys)
+
+    def starts(self) -> list[Start]:
+        """Give the open spans that an earlier relay has kept."""
+        with self._trying():
+            return self._rows.starts()
+        return []
+
+    def inherited(self) -> list[Start]:
+        """Give, once, the open spans of what was taken over since the start."""
+        with self._lock:
+            inherited, self._inherited = self._inherited, []
+            return inherited
+
+    def ended(self) -> list[bytes]:
+        """Give the keys of the spans that have ended last, oldest first."""
+        with self._trying():
+            return self._rows.ended()
+        return []
+
+    def done(self, stored: Sequence[Stored]) -> None:
+        """Forget what is out, or given up and counted."""
+        with self._trying():
+            taken = [self._taken[one.item.kind].pop(one.id, None) for one in stored]
+            self._writes.delete(one.id for one in taken if one is not None)
+
+    def pending(self, kind: ItemKind) -> Pending:
+        """Count what waits, with what is being sent."""
+        with self._lock:
+            taken = self._taken[kind]
+            count, size = self._untaken(kind)
+            size += sum(weight(one.item) for one in taken.values())
+            return Pending(count + len(taken), size, self._oldest(kind))
+
+    def close(self) -> None:
+        """Give nothing any more; what waits stays in the file, for the next relay."""
+        super().close()
+        with self._lock:
+            if self._file.locked:
+                self._writes.finish()
+                with suppress(sqlite3.Error):
+                    self._rows.close()
+                self._file.unlock()
+
+    # Opening, and what goes wrong.
+
+    def _open(self) -> None:
+        try:
+            self._rows = self._writes.use(self.path)
+        except sqlite3.OperationalError:
+            raise
+        except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
+            self._set_aside(error)
+            self._file.make()
+            self._rows = self._writes.use(self.path)
+        self._count: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        """Of what waits untaken."""
+        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
+        self._cursor: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        """The last id that was taken."""
+        self._recount()
+
+    def _recount(self) -> None:
+        """Learn what waits."""
+        for kind in KINDS:
+            waiting = self._rows.waiting(kind, self._cursor[kind])
+            self._count[kind], self._bytes[kind], newest = waiting
+            self._writes.newest = max(self._writes.newest, newest)
+
+    def _wrote(self, stored: Sequence[Stored]) -> None:
+        for one in stored:
+            self._count[one.item.kind] += 1
+            self._bytes[one.item.kind] += weight(one.item)
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = set_aside(self.path)
+        _log.warning(
+            "taskobs relay: %s is no spool that can be used (%s), and is set aside as %s",
+            *(self.path, error, aside.name),
+        )
+
+    @contextmanager
+    def _trying(self) -> Generator[None]:
+        """Hold the lock; note what goes wrong with the file, and go on."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                self._trouble(error)
+            self._wake()
+
+    def _trouble(self, error: sqlite3.Error) -> None:
+        """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
+        if self._closed or isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError)):
+            return
+        waited = dict(self._count)
+        with suppress(sqlite3.Error):
+            self._rows.close()
+        try:
+            self._set_aside(error)
+            self._file.make()
+            self._open()
+        except (OSError, sqlite3.Error) as worse:
+            _log.warning("taskobs relay: no spool can be made in its place: %s", worse)
+        for kind, number in waited.items():
+            self._counters.dropped(kind, number, DAMAGED, str(error))
+
+    # Keeping within the bounds. The lock is held.
+
+    def _make_room(self) -> None:
+        taken = sum(weight(one.item) for of in self._taken.values() for one in of.values())
+        excess = sum(self._bytes.values()) + taken - self._limit
+        if excess > 0:
+            self._drop_oldest(OVERFLOW, excess)
+
+    def _drop_oldest(self, reason: str, excess: float, before: float | None = None) -> None:
+        """Drop what is untaken and oldest, at least ``excess`` bytes, or all ``before`` a time."""
+        ids: list[int] = []
+        with closing(self._rows.weights()) as rows:
+            for number, kind, since, size in rows:
+                if number in self._taken[kind] or number in self._writes.sent:
+                    continue
+                if excess <= 0 or (before is not None and since >= before):
+                    break
+                ids.append(number)
+                self._count[kind] -= 1
+                self._bytes[kind] -= size
+                self._counters.dropped(kind, 1, reason)
+                excess -= size
+        if ids:
+            self._rows.remove(ids)
+
+    def _tend(self) -> None:
+        """Give up what is too old, forget what nothing refers to, take over what others left."""
+        try:
+            with suppress(sqlite3.OperationalError):  # the disk is full still
+                self._writes.catch_up()
+                self._writes.delete(())
+            if self.age is not None:
+                self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
+            self._rows.trim()
+            if self._writes.behind:
+                return  # what is taken over would be newer, and read first
+            for left in abandoned(self._directory, self.path, self._owner):
+                self._take_over(left)
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
+
+    def _take_over(self, left: SpoolFile) -> None:
+        """Move what another worker's relay has left into our own file."""
+        try:
+            tables.connect(left.path).close()
+        except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                aside = set_aside(left.path)
+                _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside, error)
+            return
+        moved, starts = self._rows.take_over(left.path, self._writes.newest)
+        left.remove()
+        self._inherited += starts
+        self._recount()
+        self._wake()
+        _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
+
+    # Reading. The lock is held.
+
+    def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        try:
+            return self._read(kind, max_items, max_bytes)
+        except sqlite3.Error as error:
+            self._trouble(error)
+            batch = self._read_owed(kind, max_items, max_bytes)
+            if not batch and not self._closed:
+                self._ready[kind].wait(_PAUSE)
+            return batch
+
+    def _read(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        batch: list[Stored] = []
+        size = 0
+        with closing(self._rows.after(kind, self._cursor[kind])) as found:
+            for one in found:
+                size += weight(one.item)
+                if batch and size > max_bytes:
+                    break
+                batch.append(one)
+                if len(batch) == max_items:
+                    break
+        for one in batch:
+            self._taken[kind][one.id] = one
+            self._cursor[kind] = one.id
+            self._count[kind] -= 1
+            self._bytes[kind] -= weight(one.item)
+        if not batch:  # somebody has been at the file, or it has none
+            self._count[kind] = self._bytes[kind] = 0
+            batch = self._read_owed(kind, max_items, max_bytes)
+        return batch
+
+    def _read_owed(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        batch = self._writes.take(kind, max_items, max_bytes)
+        self._taken[kind].update((one.id, one) for one in batch)
+        return batch
+
+    def _untaken(self, kind: ItemKind) -> tuple[int, int]:
+        waiting = self._writes.waiting(kind)
+        return self._count[kind] + len(waiting), self._bytes[kind] + waiting.bytes
+
+    def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
+        if taken and self._taken[kind]:
+            return next(iter(self._taken[kind]))
+        if not self._count[kind]:
+            return self._writes.waiting(kind).first
+        with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
+            return self._rows.first_after(kind, self._cursor[kind])
+        return None
+
+    def _last(self) -> int:
+        return self._writes.newest
+
+    def _oldest(self, kind: ItemKind) -> float | None:
+        for taken in self._taken[kind].values():
+            return taken.since
+        number = self._first(kind, taken=False)
+        if number is None or not self._count[kind]:
+            return self._writes.waiting(kind).since
+        with suppress(sqlite3.Error):
+            return self._rows.since(number)
+        return None

@@ -1,0 +1,152 @@
+"""What a spool's file holds, read and written. All of it may raise ``sqlite3.Error``."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from taskobs.relay.storage import sqlite_schema as tables
+from taskobs.relay.storage.base import KINDS, OVERHEAD, Item, ItemKind, Start, Stored
+
+ENDED: Final = 50_000
+"""Keys of ended spans that are remembered, so that one that is sent again is known."""
+_ABOUTS: Final = 1_000
+
+
+class Rows:
+    """The rows of one file. Raises as ``spool_tables.connect`` does. Not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = tables.connect(path)
+        self._abouts: dict[bytes, int] = {}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # Writing.
+
+    @contextmanager
+    def _commit(self) -> Generator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._abouts.clear()
+            raise
+
+    def add(
+        self, stored: Sequence[Stored], starts: Iterable[Start], ended: Iterable[bytes]
+    ) -> None:
+        """Add items, keep ``starts``, forget those that have ``ended``."""
+        add = self._db.executemany
+        starts, ended = list(starts), list(ended)
+        with self._commit():
+            values = {one.item.about for one in stored} | {one.about for one in starts}
+            about = {value: self._about(value) for value in values}
+            add(
+                tables.ADD_ITEM,
+                [
+                    (number, KINDS.index(item.kind), since, about[item.about], item.payload)
+                    for number, since, item in stored
+                ],
+            )
+            add(
+                tables.ADD_START,
+                [(one.key, one.payload, about[one.about], one.client) for one in starts],
+            )
+            add(tables.DROP_START, _rows(ended))
+            add(tables.ADD_ENDED, _rows(ended))
+
+    def _about(self, value: bytes) -> int:
+        """Return the number under which ``value`` is kept, once however many share it."""
+        digest = sha256(value).digest()
+        number = self._abouts.get(digest)
+        if number is None:
+            self._db.execute(tables.ADD_ABOUT, (digest, value))
+            found = self._db.execute("SELECT id FROM about WHERE digest = ?", (digest,))
+            number = self._abouts[digest] = int(found.fetchone()[0])
+        return number
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Forget items."""
+        with self._commit():
+            self._db.executemany("DELETE FROM item WHERE id = ?", ((number,) for number in ids))
+
+    def remove_starts(self, keys: Sequence[bytes]) -> None:
+        """Forget open spans, without remembering them as ended."""
+        with self._commit():
+            self._db.executemany(tables.DROP_START, _rows(keys))
+
+    def trim(self) -> None:
+        """Forget the oldest keys, and what nothing refers to."""
+        self._db.execute(tables.TRIM_ENDED, (ENDED,))
+        if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _ABOUTS:
+            self._abouts.clear()
+            self._db.execute(tables.SWEEP_ABOUTS)
+
+    def take_over(self, path: Path, newest: int) -> tuple[int, list[Start]]:
+        """Add all that another file holds, its items with ids above ``newest``.
+
+        Returns how many items these are, and the open spans.
+        """
+        self._db.execute("ATTACH ? AS old", (str(path),))
+        try:
+            with self._commit():
+                for copy in tables.TAKE_OVER:
+                    self._db.execute(copy)
+                moved = self._db.execute(tables.TAKE_OVER_ITEMS, (newest,)).rowcount
+            starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
+        finally:
+            self._db.execute("DETACH old")
+        self._abouts.clear()
+        return moved, starts
+
+    # Reading.
+
+    def waiting(self, kind: ItemKind, number: int) -> tuple[int, int, int]:
+        """Give of the items newer than an id how many they are, their weight and the newest id."""
+        found = self._db.execute(tables.WAITING, (KINDS.index(kind), number))
+        count, size, newest = found.fetchone()
+        return count, size + count * OVERHEAD, newest
+
+    def after(self, kind: ItemKind, number: int) -> Generator[Stored, None, None]:
+        """Give the items of a kind that are newer than an id, oldest first."""
+        shared: dict[bytes, bytes] = {}
+        with closing(self._db.execute(tables.NEXT, (KINDS.index(kind), number))) as found:
+            for one, since, payload, value in found:
+                yield Stored(one, since, Item(kind, payload, shared.setdefault(value, value)))
+
+    def first_after(self, kind: ItemKind, number: int) -> int | None:
+        """Return the oldest id of a kind that is newer than an id."""
+        found = self._db.execute(tables.FIRST, (KINDS.index(kind), number)).fetchone()[0]
+        return None if found is None else int(found)
+
+    def since(self, number: int) -> float | None:
+        """Return when an item came."""
+        row = self._db.execute("SELECT since FROM item WHERE id = ?", (number,)).fetchone()
+        return None if row is None else float(row[0])
+
+    def weights(self) -> Generator[tuple[int, ItemKind, float, int], None, None]:
+        """Give id, kind, time and weight of all items, oldest first."""
+        with closing(self._db.execute(tables.WEIGHTS)) as found:
+            for number, kind, since, length in found:
+                yield number, KINDS[kind], since, length + OVERHEAD
+
+    def starts(self) -> list[Start]:
+        """Give the open spans."""
+        return [Start(*row) for row in self._db.execute(tables.STARTS)]
+
+    def ended(self) -> list[bytes]:
+        """Give the keys of the spans that have ended last, oldest first."""
+        return [key for (key,) in self._db.execute("SELECT key FROM ended ORDER BY id")]
+
+
+def _rows(keys: Iterable[bytes]) -> list[tuple[bytes]]:
+    return [(key,) for key in keys]

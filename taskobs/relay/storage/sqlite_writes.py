@@ -1,0 +1,150 @@
+"""What goes into a spool's file: now or, while the disk is full, later.
+
+It may raise ``sqlite3.Error``: then what was to be written is kept in memory, what was to be
+deleted is remembered, and a later call tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from taskobs.relay.counters import SPOOLED, Counters
+from taskobs.relay.storage.backlog import Unwritten
+from taskobs.relay.storage.base import KINDS, Item, ItemKind, Start, Stored
+from taskobs.relay.storage.memory import Queue
+from taskobs.relay.storage.sqlite_rows import Rows
+
+_log = logging.getLogger("taskobs.relay")
+UNWRITABLE: Final = "the spool cannot be written"
+
+
+class Writes:
+    """Writes to the file in use; ``wrote`` is told of the items that it holds from now on.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, counters: Counters, wrote: Callable[[Sequence[Stored]], None]) -> None:
+        self._counters = counters
+        self._wrote = wrote
+        self._owed = Unwritten()
+        self.sent: set[int] = set()
+        """What is out, and could not be deleted yet."""
+        self._never_written: set[int] = set()
+        """What was taken from memory, and is being sent."""
+        self.newest = 0
+        """No number is given twice, also after another file was begun."""
+
+    def use(self, path: Path) -> Rows:
+        """Open a file, and write there from now on; raises as ``Rows`` does."""
+        self._path, self._rows = path, Rows(path)
+        self.sent.clear()
+        self._owed.failed(wait=False)
+        return self._rows
+
+    @property
+    def behind(self) -> bool:
+        """Whether something is only in memory."""
+        return bool(self._owed)
+
+    def waiting(self, kind: ItemKind) -> Queue:
+        """Give what is only in memory, to look at."""
+        return self._owed[kind]
+
+    def take(self, kind: ItemKind, items: int, size: int) -> list[Stored]:
+        """Take the oldest of what is only in memory, as ``Queue.take`` does."""
+        batch = self._owed[kind].take(items, size)
+        self._never_written.update(one.id for one in batch)
+        return batch
+
+    def append(
+        self, items: Sequence[Item], starts: Sequence[Start], ended: Sequence[bytes]
+    ) -> None:
+        """Write, behind what is only in memory."""
+        stored = self._numbered(items)
+        if self._owed:
+            self._owe(stored, starts, ended)
+            self.catch_up()
+            return
+        try:
+            self._add(stored, starts, ended)
+        except sqlite3.Error as error:
+            _log.warning(
+                "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
+                *(self._path, error),
+            )
+            self._owe(stored, starts, ended, str(error))
+            self._owed.failed(wait=True)
+            raise
+
+    def catch_up(self) -> None:
+        """Write what is only in memory, if it is time to try again."""
+        owed = self._owed
+        if not owed or not owed.due:
+            return
+        while owed:
+            batch = owed.take()
+            try:
+                self._add(batch, owed.starts.values(), owed.ended)
+            except sqlite3.Error:
+                owed.put_back(batch)
+                owed.failed(wait=True)
+                raise
+            owed.starts.clear()
+            owed.ended.clear()
+        _log.warning("taskobs relay: the spool %s is written again", self._path)
+
+    def finish(self) -> None:
+        """Try a last time; count what will be gone with this process. Raises nothing."""
+        self._owed.failed(wait=False)
+        try:
+            self.catch_up()
+            self.delete(())
+        except sqlite3.Error as error:
+            for kind in KINDS:
+                self._counters.dropped(kind, len(self._owed[kind]), UNWRITABLE, str(error))
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """Delete what is out."""
+        out = set(ids)
+        self.sent |= out - self._never_written
+        self._never_written -= out
+        if self.sent:
+            self._rows.remove(self.sent)
+            self.sent.clear()
+
+    def delete_starts(self, keys: Sequence[bytes]) -> None:
+        """Forget open spans, without remembering them as ended."""
+        for key in keys:
+            self._owed.starts.pop(key, None)
+        self._rows.remove_starts(keys)
+
+    def _numbered(self, items: Sequence[Item]) -> list[Stored]:
+        now, first = time.time(), self.newest + 1
+        self.newest += len(items)
+        return [Stored(number, now, item) for number, item in enumerate(items, first)]
+
+    def _add(
+        self, stored: Sequence[Stored], starts: Iterable[Start], ended: Iterable[bytes]
+    ) -> None:
+        self._rows.add(stored, starts, ended)
+        self._wrote(stored)
+        for kind in KINDS:
+            self._counters.add(SPOOLED, kind, sum(one.item.kind == kind for one in stored))
+
+    def _owe(
+        self,
+        stored: Sequence[Stored],
+        starts: Sequence[Start],
+        ended: Sequence[bytes],
+        why: str = "",
+    ) -> None:
+        dropped = self._owed.add(stored, starts, ended)
+        kinds = [one.item.kind for one in dropped]
+        for kind in KINDS:
+            self._counters.dropped(kind, kinds.count(kind), UNWRITABLE, why)

@@ -1,0 +1,81 @@
+"""The end of a span that nobody ends any more: its process has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from taskobs import semconv
+from taskobs.protocol import frames
+from taskobs.protocol.frames import FrameError
+from taskobs.protocol.span_encoder import (
+    ATTRIBUTES,
+    END_NS,
+    FIELDS,
+    KIND,
+    NAME,
+    START_NS,
+    STATUS,
+    STATUS_DESCRIPTION,
+)
+
+LOST: Final = "lost"
+"""``error.type`` of each lost span, and ``celery.outcome`` of a lost run."""
+CONSUMER: Final = 4
+ERROR: Final = 2
+"""As the SDK numbers kinds and statuses."""
+
+
+def is_open_run(packed: bytes) -> bool:
+    """Tell whether a packed span is that of a run whose outcome isn't known; False if it is odd."""
+    try:
+        row = _row(packed)
+    except FrameError:
+        return False
+    return _is_open_run(row)
+
+
+def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
+    """Return a packed span that was open as one that was lost at ``end_ns`` (epoch, nanoseconds).
+
+    Raises:
+        FrameError: it is no packed span.
+    """
+    row = _row(packed)
+    attributes = row[ATTRIBUTES]
+    if _is_open_run(row):
+        attributes[semconv.CELERY_OUTCOME] = LOST
+    attributes[semconv.TASKOBS_LOST] = True
+    attributes.setdefault(semconv.ERROR_TYPE, LOST)
+    row[END_NS] = max(end_ns, row[START_NS])
+    row[STATUS], row[STATUS_DESCRIPTION] = ERROR, reason
+    return frames.pack(row)
+
+
+def latest_start(spans: Iterable[bytes]) -> int:
+    """Return when the last of these packed spans began: then, at least, its process was there."""
+    latest = 0
+    for packed in spans:
+        with suppress(FrameError):
+            latest = max(latest, _row(packed)[START_NS])
+    return latest
+
+
+def _is_open_run(row: list[Any]) -> bool:
+    return (
+        row[KIND] == CONSUMER
+        and row[NAME].startswith(semconv.RUN_SPAN)
+        and semconv.CELERY_OUTCOME not in row[ATTRIBUTES]
+    )
+
+
+def _row(packed: bytes) -> list[Any]:
+    row = frames.unpack(packed)
+    fields = cast("list[object]", row) if isinstance(row, list) else []
+    if len(fields) != FIELDS:
+        raise FrameError("no packed span")
+    expected = ((NAME, str), (KIND, int), (START_NS, int), (ATTRIBUTES, dict))
+    if not all(isinstance(fields[at], kind) for at, kind in expected):
+        raise FrameError("no packed span")
+    return fields

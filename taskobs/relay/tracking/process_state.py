@@ -1,0 +1,108 @@
+"""A process of the worker, as the relay knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from taskobs.internal import pids
+from taskobs.protocol import frames
+from taskobs.protocol.frames import FrameError
+from taskobs.relay.tracking.acknowledgements import Source
+
+SPAN_OVERHEAD: Final = 160
+"""Bytes that keeping an open span takes beside its payload, about."""
+RECONNECT: Final = 1.0
+"""Seconds in which what a process sent before its end may still come over another connection."""
+
+Alive = Callable[[int, int], bool]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Process:
+    """One process, over all of its connections."""
+
+    client: bytes
+    """What it calls itself, over all of its connections: 16 bytes."""
+    pid: int
+    started: int
+    """See ``pids.start_time``."""
+    parent: int
+    """The pid of its worker's parent; its own if that is what it is."""
+    role: str = ""
+    name: str = ""
+    about: bytes
+    """Its resource, as ``store.Item`` has it."""
+    open: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """The packed spans that it has started and not ended, by key; oldest first."""
+    size: int = 0
+    """Bytes that they take."""
+    sources: dict[bytes, tuple[Source, int]] = field(
+        default_factory=dict[bytes, tuple[Source, int]]
+    )
+    """What to settle once they are lost and that is out, of those that are told of in memory."""
+    connections: int = 0
+    said_goodbye: bool = False
+    left: float | None = None
+    """When the last of its connections and its slot ended, on the ledger's clock; None before."""
+    left_ns: int = 0
+    """The same, in nanoseconds since the epoch: when what it had open ended."""
+
+    @property
+    def packed(self) -> bytes:
+        """What ``store.Start`` keeps of it, and ``restored`` makes it of."""
+        return frames.pack([self.client, self.pid, self.started, self.parent])
+
+    def put(self, key: bytes, packed: bytes) -> int:
+        """Keep an open span; return the bytes that it takes."""
+        self.open[key] = packed
+        size = len(packed) + SPAN_OVERHEAD
+        self.size += size
+        return size
+
+    def drop(self, key: bytes) -> int:
+        """Forget a span that is open here; return the bytes that it took."""
+        self.sources.pop(key, None)
+        size = len(self.open.pop(key)) + SPAN_OVERHEAD
+        self.size -= size
+        return size
+
+    def over(self, now: float, alive: Alive) -> bool:
+        """Tell whether it will send no more.
+
+        Its connections alone don't say so: they end also when this relay cuts them or is started
+        anew, and a process reconnects when it has something to send.
+        """
+        if self.left is None:
+            return False
+        if self.said_goodbye:
+            return True
+        return now - self.left >= RECONNECT and not alive(self.pid, self.started)
+
+
+def known(client: bytes, pid: int, parent: int, about: bytes, started: int = 0) -> Process:
+    """Return a process that has just connected."""
+    started = started or pids.start_time(pid)
+    return Process(client=client, pid=pid, started=started, parent=parent, about=about)
+
+
+def restored(packed: bytes, about: bytes, now: float, now_ns: int) -> Process:
+    """Return a process that an earlier relay knew, as not connected.
+
+    Raises:
+        FrameError: ``packed`` is not what ``Process.packed`` gave.
+    """
+    match frames.unpack(packed):
+        case [bytes(client), int(pid), int(started), int(parent)]:
+            return Process(
+                client=client,
+                pid=pid,
+                started=started,
+                parent=parent,
+                about=about,
+                left=now,
+                left_ns=now_ns,
+            )
+        case _:
+            raise FrameError("no process of an earlier relay")

@@ -1,0 +1,170 @@
+"""The frames of one process that are on their way to the relay.
+
+A frame *waits* until it is written, and is *kept* from then until the relay says that it is
+safe, or too much is kept. What a new connection must hear first goes before what waits.
+
+Any thread, greenlet, signal handler or finalizer may ``offer``, ``opened`` and ``closed``; all
+else is for the one that writes at the moment. Where an exception may strike from outside (a
+time limit's signal), a frame is rather told twice than lost: the relay knows it by its key.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from taskobs.protocol.frames import HEAD, NUMBERED, Kind, encode, pack
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_FRAMES: Final = 20_000
+"""What may wait; a START only up to half of both, as an END says all that it says."""
+MAX_KEPT: Final = 2 * 1024 * 1024
+"""Bytes that are kept after they were written: the oldest are with the relay since long."""
+MAX_OPEN: Final = 10_000
+MAX_OPEN_BYTES: Final = 4 * 1024 * 1024
+"""What is kept of spans that are open, to tell a new relay of them; the oldest go first."""
+
+_BATCH_FRAMES: Final = 64
+_BATCH_BYTES: Final = 64 * 1024
+_KIND: Final = HEAD.size - 1
+_NUMBERED: Final = frozenset(int(kind) for kind in NUMBERED)
+_START: Final = int(Kind.START)
+
+
+class Outbox:
+    """Holds frames within bounds, and counts those that it has no room for."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        """Numbered frames that were dropped since a DROPPED frame was last put among the rest."""
+        self.waiting: deque[bytes] = deque()
+        self._first: deque[bytes] = deque()
+        self._kept: deque[bytes] = deque()
+        self._kept_from = 1
+        self._kept_bytes = 0
+        self._open: dict[bytes, bytes] = {}
+        # Threads may tread on each other's sums: they are set right whenever nothing is held.
+        self._bytes = 0
+        self._open_bytes = 0
+
+    def __len__(self) -> int:
+        """Count the frames that are not written yet."""
+        return len(self._first) + len(self.waiting)
+
+    # For everybody.
+
+    def offer(self, frame: bytes) -> None:
+        """Take a frame, or drop and count it."""
+        size, kind = len(frame), frame[_KIND]
+        part = 2 if kind == _START else 1
+        if (self._bytes + size) * part > MAX_BYTES or len(self.waiting) * part >= MAX_FRAMES:
+            self.dropped += kind in _NUMBERED
+            return
+        self._bytes += size
+        self.waiting.append(frame)
+
+    def insist(self, frame: bytes) -> None:
+        """Take a frame, however full it is."""
+        self._bytes += len(frame)
+        self.waiting.append(frame)
+
+    def opened(self, key: bytes, start: bytes) -> None:
+        """Remember a span's START frame until it ends."""
+        self._open[key] = start
+        self._open_bytes += len(start)
+        if self._open_bytes > MAX_OPEN_BYTES or len(self._open) > MAX_OPEN:
+            self._forget_open()
+
+    def closed(self, key: bytes) -> None:
+        """Forget a span's START frame."""
+        start = self._open.pop(key, None)
+        if start is not None:
+            self._open_bytes -= len(start)
+        if not self._open:
+            self._open_bytes = 0
+
+    def _forget_open(self) -> None:
+        for key in list(self._open)[: max(1, len(self._open) // 16)]:
+            self.closed(key)
+
+    # For the one that writes.
+
+    def peek(self) -> list[bytes]:
+        """Return the frames to write next, at most some 64 KiB beyond the first."""
+        if self.dropped and len(self.waiting) < _BATCH_FRAMES:
+            self._tell_dropped()
+        source = self._first or self.waiting
+        count = min(len(source), _BATCH_FRAMES)
+        if count < 2:  # noqa: PLR2004 - the common case
+            return [source[0]] if count else []
+        frames: list[bytes] = []
+        size = 0
+        for index in range(count):
+            frame = source[index]
+            size += len(frame)
+            if frames and size > _BATCH_BYTES:
+                break
+            frames.append(frame)
+        return frames
+
+    def _tell_dropped(self) -> None:
+        count = self.dropped
+        self.insist(encode(Kind.DROPPED, pack(count)))
+        self.dropped -= count
+
+    def wrote(self, frames: Iterable[bytes]) -> None:
+        """Keep those that ``peek`` has returned, of which at least a part is written."""
+        source = self._first or self.waiting
+        waited = source is self.waiting
+        for frame in frames:
+            if frame[_KIND] in _NUMBERED:
+                self._keep(frame)
+            if waited:
+                self._bytes -= len(frame)
+            source.popleft()
+        if not self.waiting:
+            self._bytes = 0
+
+    def _keep(self, frame: bytes) -> None:
+        self._kept.append(frame)
+        self._kept_bytes += len(frame)
+        while self._kept_bytes > MAX_KEPT:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._kept_bytes -= len(self._kept.popleft())
+        self._kept_from += 1
+
+    def acked(self, number: int) -> None:
+        """Forget the frames up to this number of the connection: they are safe."""
+        while self._kept and self._kept_from <= number:
+            self._let_go()
+
+    def connected(self, greeting: Iterable[bytes]) -> None:
+        """Begin a connection: with these, the open spans, and all that isn't known to be safe."""
+        kept = list(self._kept)
+        self._first = deque([*greeting, *list(self._open.values()), *kept])
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._kept_from = 1
+
+    def lost(self) -> None:
+        """End a connection: what it was to hear first is kept for the next one."""
+        first, self._first = self._first, deque()
+        for frame in first:
+            if frame[_KIND] in _NUMBERED:
+                self._keep(frame)
+
+    def empty(self) -> list[bytes]:
+        """Give up all frames: those that are not known to be safe, and those that wait."""
+        self.lost()
+        frames = list(self._kept)
+        self._kept.clear()
+        self._kept_bytes = 0
+        with suppress(IndexError):  # another thread may be at it too
+            while True:
+                frames.append(self.waiting.popleft())
+        self._bytes = 0
+        return frames

@@ -1,0 +1,190 @@
+"""A process's place in the memory that it shares with the relay: what it has to tell, written.
+
+No call here waits, for anybody, and none makes a system call. Any thread, greenlet, signal
+handler or finalizer may write, also in the midst of another one's write: that one fails then,
+and goes over the socket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+from zlib import crc32
+
+from taskobs.internal import pids
+from taskobs.protocol import shared_memory
+from taskobs.protocol.frames import Kind
+from taskobs.protocol.ring import CRC_BITS, HEAD, MAX_PAYLOAD, stamp, unrolled
+from taskobs.protocol.shared_memory import (
+    GONE,
+    OPEN_AT,
+    OPEN_BYTES,
+    OPEN_WORDS,
+    RELEASED,
+    RING,
+    RING_AT,
+    WRITTEN,
+    SharedMemory,
+)
+
+FACT: Final = int(Kind.FACT)
+BELL: Final = RING // 4
+"""Bytes after which the relay is called, as it would come too late by itself."""
+
+_head: Final = HEAD.pack
+_WRITER: Final = "writer"
+
+
+class Slot:
+    """What one process writes: frames in a ring, and which of its spans are open in a table."""
+
+    def __init__(self, shared: SharedMemory, index: int, hello: bytes) -> None:
+        """Use a slot that was taken, and that nobody else has used since.
+
+        Raises:
+            OSError, ValueError: it can't be mapped, or ``hello`` is too long.
+        """
+        if len(hello) > shared_memory.MAX_HELLO:
+            raise ValueError("too long a greeting")
+        self._map = shared.map(index)
+        self._words = words = memoryview(self._map)[
+            : shared_memory.WORDS * shared_memory.WORD
+        ].cast("Q")
+        self._writer: dict[str, object] = {}
+        self._free = list(
+            range(shared_memory.OPEN - 1, -1, -1)
+        )  # the last first: few pages are touched
+        self._places: dict[bytes, int] = {}
+        self.written = b""
+        """What was written last."""
+        self.pressing = False
+        """So much was written that the relay should come; whoever calls it resets this."""
+        self._map[shared_memory.HELLO_AT : shared_memory.HELLO_AT + len(hello)] = hello
+        words[shared_memory.HELLO] = stamp(hello)
+        words[shared_memory.STARTED] = pids.start_time(os.getpid())
+        if shared.gone:  # else it stays as it is: the parent may set it at this moment
+            words[GONE] = 1
+        words[shared_memory.PID] = os.getpid()  # last: from now on the relay reads it
+
+    @classmethod
+    def take(cls, shared: SharedMemory, hello: bytes) -> Slot | None:
+        """Take a slot for this process; None if there is none that can be used."""
+        try:
+            index = shared.take()
+            return None if index is None else cls(shared, index, hello)
+        except (OSError, ValueError):
+            return None  # the relay frees what was taken, but is nobody's
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no relay that will ever read this."""
+        return bool(self._words[GONE])
+
+    # The ring.
+
+    def append(self, kind: int, payload: bytes, fact: bytes | None = None) -> bool:
+        """Write a frame, and a FACT with it if there is one: both or none.
+
+        False if there is no room now, somebody is at it, or no relay reads it.
+        """
+        length = len(payload)
+        writer, words = self._writer, self._words
+        me = object()
+        try:
+            # Not a lock: see ``RelayClient._write``. Should an exception strike where it is still
+            # held, all that this process has to tell goes over the socket.
+            if length > MAX_PAYLOAD or writer.setdefault(_WRITER, me) is not me:
+                return False
+            frame = _head(length, crc32(payload), kind) + payload
+            if fact is not None:
+                frame += _head(len(fact), crc32(fact), FACT) + fact
+            at = words[WRITTEN]
+            end = at + len(frame)
+            if end - words[RELEASED] > RING or words[GONE]:
+                return False
+            self._put(at % RING, frame)
+            words[WRITTEN] = end
+            self.written = payload
+            if end // BELL != at // BELL:
+                self.pressing = True
+        finally:
+            if _WRITER in writer and writer[_WRITER] is me:
+                del writer[_WRITER]
+        return True
+
+    def _put(self, at: int, frame: bytes) -> None:
+        start, room = RING_AT + at, RING - at
+        if len(frame) <= room:
+            self._map[start : start + len(frame)] = frame
+        else:
+            self._map[start : start + room] = frame[:room]
+            self._map[RING_AT : RING_AT + len(frame) - room] = frame[room:]
+
+    def unread(self) -> Iterator[tuple[int, bytes]]:
+        """Give the frames that are not known to be safe, for a process that has no relay."""
+        words = self._words
+        at, end = words[RELEASED], words[WRITTEN]
+        words[RELEASED] = end
+        return unrolled(self._map[RING_AT : RING_AT + RING], at, end)
+
+    # The table of open spans.
+
+    def opened(self, key: bytes, payload: bytes) -> bool:
+        """Note an open span; False if it is too long, or too many are open."""
+        if len(payload) > OPEN_BYTES:
+            return False
+        free, places = self._free, self._places
+        try:
+            # No call is made here, nor where ``closed`` does the reverse: no thread and no
+            # exception from outside comes between, and a place is either free or a span's.
+            place = free[-1]
+            del free[-1]
+            places[key] = place
+        except IndexError:
+            return False
+        start = OPEN_AT + place * OPEN_BYTES
+        self._map[start : start + len(payload)] = payload
+        self._words[OPEN_WORDS + place] = len(payload) << CRC_BITS | crc32(payload)  # its stamp
+        return True
+
+    def closed(self, key: bytes) -> bool:
+        """Note that a span has ended, once that has been told; False if it isn't in the table.
+
+        Call it again when an exception has struck it.
+        """
+        free, places = self._free, self._places
+        place = places.get(key)
+        if place is None:
+            return False
+        self._words[OPEN_WORDS + place] = 0
+        freed = [place]
+        if key in places:  # by now it might be closed
+            del places[key]
+            free += freed
+        return True
+
+    # The end.
+
+    def close(self) -> None:
+        """Say that nothing more will come; the relay reads what is there, and frees the slot.
+
+        What other threads still write goes over the socket: the slot will be another process's.
+        """
+        self._writer[_WRITER] = None
+        self._free.clear()
+        self._places.clear()
+        self._words[shared_memory.CLOSED] = 1
+
+
+def bequeathed(shared: SharedMemory) -> Iterator[tuple[int, bytes]]:
+    """Give, once, what processes that have ended have told, where no relay will read it."""
+    for index in shared.taken():
+        pid, started = (
+            shared.read_word(index, shared_memory.PID),
+            shared.read_word(index, shared_memory.STARTED),
+        )
+        if shared.read_word(index, shared_memory.CLOSED) or (pid and not pids.alive(pid, started)):
+            at, end = shared.read_word(index, RELEASED), shared.read_word(index, WRITTEN)
+            shared.write_word(index, RELEASED, end)
+            yield from unrolled(shared.read(index, RING_AT, RING), at, end)

@@ -1,0 +1,139 @@
+"""What the relays of this user's workers say of themselves, for ``taskobs status``."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from taskobs.protocol.frames import FrameError, Kind, Splitter, encode, unpack
+from taskobs.relay_client import socket_directory
+
+PATIENCE: Final = 2.0
+"""Seconds that one relay gets for its answer."""
+_CHUNK: Final = 65_536
+_KINDS: Final = ("span", "envelope")
+_COLUMNS: Final = (
+    *("WORKER", "PID", "PROCESSES", "OPEN", "SENT", "WAITING", "RETRIED", "SPOOLED"),
+    *("LOST", "DROPPED"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One worker's relay: what it counts, or why it gave no answer."""
+
+    worker_pid: int
+    address: str
+    told: Mapping[str, Any]
+    problem: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """Return all of it as what JSON can hold."""
+        known: dict[str, object] = {"worker_pid": self.worker_pid, "address": self.address}
+        return {**known, **({"problem": self.problem} if self.problem else {}), **self.told}
+
+
+def every(environ: Mapping[str, str], timeout: float = PATIENCE) -> list[Status]:
+    """Ask all relays of this user; each gets ``timeout`` seconds."""
+    return [_status(pid, address, timeout) for pid, address in socket_directory.addresses(environ)]
+
+
+def _status(pid: int, address: str, timeout: float) -> Status:
+    try:
+        return Status(pid, address, ask(address, timeout))
+    except TimeoutError:
+        return Status(pid, address, {}, "it gave no answer")
+    except (OSError, FrameError) as error:
+        return Status(pid, address, {}, str(error))
+
+
+def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
+    """Return what the relay at an address counts.
+
+    Raises:
+        OSError: there is none, or it gave no answer within ``timeout`` seconds.
+        FrameError: its answer is none.
+    """
+    end = time.monotonic() + timeout
+    splitter = Splitter()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+        wire.settimeout(timeout)
+        wire.connect(address)
+        wire.sendall(encode(Kind.STATUS))
+        while True:
+            wire.settimeout(max(0.001, end - time.monotonic()))
+            data = wire.recv(_CHUNK)
+            if not data:
+                raise ConnectionResetError("it hung up")
+            for kind, payload in splitter.feed(data):
+                if kind is Kind.STATUS_REPLY:
+                    return _map(unpack(payload))
+
+
+def _map(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FrameError("its answer is no map")
+    return cast("dict[str, Any]", value)
+
+
+def table(relays: Iterable[Status]) -> str:
+    """Return a line for each relay, with what it dropped and why below it."""
+    lines = [list(_COLUMNS)]
+    notes: dict[int, list[str]] = {}
+    for one in relays:
+        lines.append(_line(one))
+        notes[len(lines)] = _notes(one)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    shown: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        shown += ["  ".join(cells).rstrip(), *(f"  {note}" for note in notes.get(number, ()))]
+    return "\n".join(shown)
+
+
+def _line(one: Status) -> list[str]:
+    told = one.told
+    if one.problem:
+        return ["?", str(one.worker_pid), *["-"] * (len(_COLUMNS) - 2)]
+    numbers = [told.get("clients", 0), _sum(told.get("open")), *_counted(told)]
+    worker = str(told.get("worker") or "?")
+    return [worker, str(one.worker_pid), *map(str, numbers)]
+
+
+def _counted(told: Mapping[str, Any]) -> list[int]:
+    """Sum spans and events; facts become metrics, and are no matter of these columns."""
+    names = ("exported", "pending", "retried", "spooled", "lost", "dropped")
+    return [_sum(_of_kinds(told.get(name))) for name in names]
+
+
+def _of_kinds(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    counts = cast("dict[str, object]", value)
+    return {kind: counts[kind] for kind in _KINDS if kind in counts}
+
+
+def _sum(value: object) -> int:
+    if isinstance(value, dict):
+        return sum(map(_sum, cast("dict[str, object]", value).values()))
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def _notes(one: Status) -> list[str]:
+    if one.problem:
+        return [f"{one.address}: {one.problem}"]
+    dropped = one.told.get("dropped")
+    if not isinstance(dropped, dict):
+        return []
+    return [
+        f"dropped {number} {kind}(s): {reason or 'no reason given'}"
+        for kind, reasons in cast("dict[str, object]", dropped).items()
+        for reason, number in _reasons(reasons)
+    ]
+
+
+def _reasons(reasons: object) -> list[tuple[str, object]]:
+    return list(cast("dict[str, object]", reasons).items()) if isinstance(reasons, dict) else []

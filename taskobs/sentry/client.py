@@ -1,0 +1,220 @@
+"""What is done to one Sentry client: made, drained, made fit for a forked child.
+
+Sentry's attributes without an underscore are used as they are; the few private ones are read
+with a default, so that a release that renames them costs a comfort and not an error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any, Final, Protocol, cast
+
+import sentry_sdk
+from sentry_sdk.client import BaseClient
+from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.integrations import DidNotEnable, Integration
+from sentry_sdk.monitor import Monitor
+from sentry_sdk.sessions import SessionFlusher
+from sentry_sdk.transport import Transport, make_transport
+
+from taskobs.internal.hidden_modules import absent
+from taskobs.sentry import integrations
+from taskobs.sentry.relay_transport import RelayTransport
+
+_GRACE: Final = 0.1
+_QUEUE: Final = 1_000
+"""Events that may wait to be sent: Sentry's own 100 are lost when 100 tasks fail at once."""
+_BATCHERS: Final = ("log_batcher", "metrics_batcher", "span_batcher")
+
+
+class SentrySettings(Protocol):
+    """The settings that are read here."""
+
+    @property
+    def sentry_dsn(self) -> str | None:
+        """Where errors go; None for nowhere."""
+        ...
+
+    @property
+    def environment(self) -> str | None:
+        """What Sentry calls the environment; None for Sentry's own default."""
+        ...
+
+    @property
+    def release(self) -> str | None:
+        """The release; None for Sentry's own guess."""
+        ...
+
+    @property
+    def send_arguments(self) -> bool:
+        """Whether the arguments of failed tasks are sent."""
+        ...
+
+    @property
+    def shutdown_timeout(self) -> float:
+        """Seconds that a shutdown may take."""
+        ...
+
+
+def make_client(settings: SentrySettings) -> BaseClient:
+    """Make a client for errors only: no tracing, and only the integrations that need no library.
+
+    ``Integrations`` enables the others, but for Sentry's own with Celery.
+    """
+    wanted: dict[str, object] = {
+        "dsn": settings.sentry_dsn,
+        "environment": settings.environment,
+        "release": settings.release,
+        "auto_enabling_integrations": not integrations.AVAILABLE,
+        "shutdown_timeout": 0,  # draining is bounded here, not by Sentry's atexit hook
+        "transport_queue_size": _QUEUE,
+        "enable_backpressure_handling": False,  # serves tracing only, with a thread
+    }
+    if "include_local_variables" in DEFAULT_OPTIONS:
+        wanted["include_local_variables"] = settings.send_arguments
+    elif not settings.send_arguments:  # 3.x, whose defaults send all of these
+        wanted["data_collection"] = {
+            "stack_frame_variables": False,
+            "queues": False,
+            "user_info": False,
+            "http_bodies": [],
+        }
+    known: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
+    if not integrations.AVAILABLE:  # whatever there is, but two for each failure
+        known["disabled_integrations"] = _stock_integration()
+    with _without_spotlights_django():
+        return sentry_sdk.Client(**known)
+
+
+def drain(client: BaseClient, timeout: float) -> bool:
+    """Wait at most ``timeout`` seconds (and 0.1) for what was captured to leave; never raises.
+
+    True when nothing is left behind.
+    """
+    if _idle(client):
+        return True
+    flushed = _bounded(lambda: client.flush(timeout=timeout), timeout + _GRACE)
+    return flushed and _pending(client) == 0
+
+
+def shut(client: BaseClient, timeout: float) -> bool:
+    """Drain a client as ``drain`` does, close it, and see its thread end, all within the time."""
+    end = time.monotonic() + timeout + _GRACE
+    drained = drain(client, timeout)
+    sender = _thread(client)
+    closed = _bounded(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
+    if sender is not None:
+        sender.join(max(0.0, end - time.monotonic()))
+    return drained and closed
+
+
+def retire(transport: Transport) -> None:
+    """Let a transport of Sentry's own send what it has and end its thread, without waiting."""
+    if getattr(getattr(transport, "_worker", None), "_thread", None) is not None:
+        transport.kill()
+
+
+def renew(client: BaseClient) -> None:
+    """Give a client in a forked child a transport, queues and locks of its own.
+
+    The parent's socket is left alone, its queue is not sent again, no lock that another of its
+    threads held is waited for, and no thread starts before something is captured. A transport
+    of the user's own is not touched.
+    """
+    if isinstance(client.transport, RelayTransport):
+        client.transport.after_fork()
+    elif client.options.get("transport") is None and client.transport is not None:
+        client.transport = make_transport(client.options)
+    if client.monitor is not None:
+        client.monitor = Monitor(cast("Transport", client.transport))
+    flusher: object = getattr(client, "session_flusher", None)
+    if isinstance(flusher, SessionFlusher):
+        cast("Any", client).session_flusher = SessionFlusher(capture_func=flusher.capture_func)
+    for name in _BATCHERS:
+        batcher: Any = getattr(client, name, None)
+        # Releases that have this method do the same by themselves.
+        if batcher is not None and not hasattr(batcher, "_reset_thread_state"):
+            with suppress(AttributeError, TypeError):
+                setattr(client, name, _again(batcher))
+
+
+def _again(batcher: Any) -> object:  # noqa: ANN401 - one of three classes, some releases lack two
+    arguments: dict[str, object] = {"capture_func": batcher._capture_func}  # noqa: SLF001
+    if hasattr(batcher, "_record_lost_func"):
+        arguments["record_lost_func"] = batcher._record_lost_func  # noqa: SLF001
+    return type(batcher)(**arguments)
+
+
+@contextmanager
+def _without_spotlights_django() -> Generator[None]:
+    """Keep Sentry from importing Django for Spotlight, its tool for developers, in any process.
+
+    Another client, which may want it, reads that module anew.
+    """
+    spotlight = "sentry_sdk.spotlight"
+    if not {"django.conf", spotlight}.isdisjoint(sys.modules) or "SENTRY_SPOTLIGHT" in os.environ:
+        yield
+        return
+    with absent("django.conf"):
+        yield
+    sys.modules.pop(spotlight, None)
+
+
+def _stock_integration() -> list[type[Integration]]:
+    try:
+        from sentry_sdk.integrations.celery import CeleryIntegration
+    except DidNotEnable:
+        return []
+    return [CeleryIntegration]
+
+
+def _bounded(action: Callable[[], object], seconds: float) -> bool:
+    """Run what Sentry does not bound itself, on a thread; False if it takes longer or raises."""
+    done: list[bool] = []
+
+    def act() -> None:
+        with suppress(Exception):
+            action()
+            done.append(True)
+
+    work = Thread(target=act, daemon=True, name="taskobs-drain")
+    try:
+        work.start()
+    except RuntimeError:  # too late in the life of the interpreter for a thread
+        act()
+    else:
+        work.join(seconds)
+    return bool(done)
+
+
+def _worker(client: BaseClient) -> object:
+    transport = client.transport
+    sender = transport.stock if isinstance(transport, RelayTransport) else transport
+    return getattr(sender, "_worker", None)
+
+
+def _thread(client: BaseClient) -> Thread | None:
+    found: object = getattr(_worker(client), "_thread", None)
+    return found if isinstance(found, Thread) else None
+
+
+def _pending(client: BaseClient) -> int:
+    return int(getattr(getattr(_worker(client), "_queue", None), "unfinished_tasks", 0))
+
+
+def _idle(client: BaseClient) -> bool:
+    """Tell whether the client has nothing to send; starting its thread to say so is avoided."""
+    if isinstance(client.transport, RelayTransport):
+        if client.transport.gone:
+            return False
+    elif _worker(client) is None:  # not Sentry's own transport, or none at all
+        return client.transport is None
+    buffers = [getattr(getattr(client, name, None), "_buffer", ()) for name in _BATCHERS]
+    flusher = getattr(client, "session_flusher", None)
+    buffers += [getattr(flusher, "pending_" + kind, ()) for kind in ("sessions", "aggregates")]
+    return _thread(client) is None and _pending(client) == 0 and not any(buffers)

@@ -1,0 +1,1 @@
+"""``init()`` and the session that it returns."""

@@ -1,0 +1,98 @@
+"""What a session does about the relay, as the role of its process becomes known."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from taskobs.celery.roles import Role
+from taskobs.celery.worker_timer import WorkerClock
+from taskobs.config.settings import Settings
+from taskobs.otel.provider import TracePipeline
+from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.relay_client.run_metrics import FactObserver
+from taskobs.session.relay_pipeline import RelayPipeline, supported
+
+if TYPE_CHECKING:
+    from taskobs.sentry.pipeline import SentryPipeline
+
+
+class WorkerRelay:
+    """The relay of the worker that this process belongs to, if it belongs to one that has one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._on = settings.relay and supported()
+        self._settings = settings
+        self._role = Role.PRODUCER
+        self._owner = os.getpid()
+        self._pipeline: RelayPipeline | None = None
+        self._undo = ExitStack()
+
+    @property
+    def carries(self) -> bool:
+        """Whether what this process records goes to a relay."""
+        return self._pipeline is not None and not self._pipeline.gone
+
+    def became(
+        self,
+        role: Role,
+        worker: object,
+        traces: TracePipeline | None,
+        sentry: SentryPipeline | None,
+    ) -> None:
+        """Start a relay in a worker, or find it in a spawned child, and take over from direct."""
+        self._role = role
+        if self._pipeline is None and self._on and self._wanted(traces, sentry):
+            self._begin(role, worker, traces)
+        if self._pipeline is not None:
+            self._pipeline.carry(traces, sentry, shared_lifecycle().guard)
+
+    def _wanted(self, traces: TracePipeline | None, sentry: SentryPipeline | None) -> bool:
+        return sentry is not None or (traces is not None and traces.ours)
+
+    def _begin(self, role: Role, worker: object, traces: TracePipeline | None) -> None:
+        ours = traces is not None and traces.ours
+        if role is Role.WORKER:
+            self._on = False  # there is no second try
+            self._owner = os.getpid()
+            name = str(getattr(worker, "hostname", None) or "")
+            self._pipeline = RelayPipeline.launch(self._settings, name, self._role_name, ours=ours)
+        elif role is Role.POOL_CHILD:
+            self._pipeline = RelayPipeline.join(self._role_name)
+        if self._pipeline is None:
+            return
+        with ExitStack() as undo:
+            undo.callback(self._pipeline.close)
+            if hasattr(worker, "app"):
+                clock = WorkerClock(self._pipeline.poll)
+                clock.install(worker)
+                undo.callback(clock.remove)
+            facts = FactObserver(self._pipeline.client, with_spans=ours)
+            shared_lifecycle().attach(facts)
+            undo.callback(shared_lifecycle().detach, facts)
+            self._undo = undo.pop_all()
+
+    def after_fork(self) -> None:
+        """In a forked child: be one more client of the same relay."""
+        if self._pipeline is not None:
+            self._pipeline.after_fork()
+
+    def flush(self, timeout: float) -> bool:
+        """See what the relay has got sent, within ``timeout`` seconds; True without a relay."""
+        return self._pipeline is None or self._pipeline.flush(timeout)
+
+    def end(self, timeout: float) -> bool:
+        """Hand over what waits, as this process ends; in the worker, see it sent."""
+        return self._pipeline is None or self._pipeline.end(timeout)
+
+    def close(self) -> None:
+        """Put the direct pipeline back; the next worker in this process has a relay of its own."""
+        self._on = self._on or self._pipeline is not None
+        self._undo.close()
+        self._pipeline = None
+
+    def _role_name(self) -> str:
+        """Name the role of this process: a forked child hears of its own late, or never."""
+        forked = os.getpid() != self._owner and self._role is Role.WORKER
+        return (Role.POOL_CHILD if forked else self._role).value

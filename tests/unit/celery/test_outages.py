@@ -1,0 +1,114 @@
+"""An outage is told once, until the connection is back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import signals
+from celery.backends.redis import RedisBackend
+from celery.beat import SchedulingError
+from celery.worker.consumer import Consumer
+from kombu.exceptions import EncodeError, OperationalError
+
+from taskobs.celery.outages import Outages
+
+CONSUMER = ("celery.worker.consumer.consumer", "consumer: Cannot connect to %s: %s.\n%s\n")
+TICK = ("celery.beat", "Message Error: %s\n%s")
+BEAT = ("celery.beat", "beat: Connection error: %s. Trying again in %s seconds...")
+RESULTS = ("celery.backends.redis", "Connection to Redis lost: Retry (%s/%s) %s.")
+
+
+@pytest.fixture
+def outages() -> Iterator[Outages]:
+    made = Outages()
+    yield made
+    made.close()
+
+
+def record(told: tuple[str, str], error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, None)
+    return logging.LogRecord(told[0], logging.ERROR, "f.py", 1, told[1], (), info)
+
+
+def unsent(cause: BaseException) -> BaseException:
+    """What beat raises for an entry that it couldn't send."""
+    error = SchedulingError("Couldn't apply scheduled task")
+    error.__context__ = cause
+    return error
+
+
+def test_attempts_of_one_outage_are_told_once(outages: Outages) -> None:
+    for told in (CONSUMER, BEAT, RESULTS):
+        assert [outages.repeats(record(told)) for _ in range(4)] == [False, True, True, True]
+
+
+def test_every_kind_of_beats_trouble_with_the_broker_is_one_outage(outages: Outages) -> None:
+    assert not outages.repeats(record(TICK, unsent(OperationalError("refused"))))
+    assert outages.repeats(record(TICK, unsent(ConnectionResetError())))
+    assert outages.repeats(record(BEAT))
+
+
+def test_what_is_no_outage_is_told_each_time(outages: Outages) -> None:
+    """An entry whose arguments can't be encoded is a mistake, whatever the broker does."""
+    outages.repeats(record(BEAT))
+    for _ in range(2):
+        assert not outages.repeats(record(TICK, unsent(EncodeError("a lambda"))))
+        assert not outages.repeats(record(("shop", "consumer: Cannot connect to")))
+        assert not outages.repeats(record((CONSUMER[0], "something else")))
+        assert not outages.repeats(record(TICK))
+
+
+def test_an_error_that_is_its_own_cause_ends() -> None:
+    error = ValueError()
+    error.__context__ = unsent(error)
+    assert not Outages().repeats(record(TICK, error))
+
+
+def test_a_worker_that_is_connected_again_tells_the_next_outage(
+    outages: Outages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(_: Any, connection: Any) -> Any:
+        return connection
+
+    monkeypatch.setattr(Consumer, "ensure_connected", connected)
+    outages.watch_worker()
+    outages.watch_worker()
+    assert not outages.repeats(record(CONSUMER))
+    consumer: Any = object.__new__(Consumer)
+    assert consumer.ensure_connected("a connection") == "a connection"
+    assert not outages.repeats(record(CONSUMER))
+    outages.close()
+    assert Consumer.__dict__["ensure_connected"] is connected
+
+
+def test_a_beat_that_sends_again_tells_the_next_outage(outages: Outages) -> None:
+    outages.watch_beat()
+    assert not outages.repeats(record(BEAT))
+    assert outages.repeats(record(BEAT))
+    signals.after_task_publish.send(sender="shop.add")
+    assert not outages.repeats(record(BEAT))
+
+
+def test_a_result_backend_that_answers_again_tells_the_next_outage(
+    outages: Outages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensure(_: Any, function: Any, args: Any) -> Any:
+        return function(*args)
+
+    monkeypatch.setattr(RedisBackend, "ensure", ensure)
+    assert not outages.repeats(record(RESULTS))
+    backend: Any = object.__new__(RedisBackend)
+    with pytest.raises(ZeroDivisionError):
+        backend.ensure(divmod, (1, 0))
+    assert outages.repeats(record(RESULTS))
+    assert backend.ensure(max, (1, 2)) == 2
+    assert not outages.repeats(record(RESULTS))
+
+
+def test_a_forked_child_has_outages_of_its_own(outages: Outages) -> None:
+    outages.repeats(record(CONSUMER))
+    outages.after_fork()
+    assert not outages.repeats(record(CONSUMER))

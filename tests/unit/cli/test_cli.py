@@ -1,0 +1,53 @@
+"""The ``taskobs`` command, as far as it starts nothing."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from subprocess import run
+
+import pytest
+from click.testing import CliRunner
+
+import taskobs
+from taskobs.cli.main import main
+from taskobs.demo import run as demo_run
+
+
+def test_the_version_is_the_packages() -> None:
+    """``taskobs --version`` says which version I have."""
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"taskobs, version {taskobs.__version__}\n")
+
+
+def test_python_m_is_the_same_command() -> None:
+    """``python -m taskobs`` works where the script is not on the path."""
+    done = run([sys.executable, "-m", "taskobs", "-h"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: taskobs ")
+    assert " demo " in done.stdout
+
+
+def test_a_page_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    """I don't wait for the demo to learn that its page has no place."""
+    page = tmp_path / "missing" / "page.html"
+    result = CliRunner().invoke(main, ["demo", "--page", str(page)])
+    assert result.exit_code == 1
+    assert f"there is no folder {page.parent}" in result.output
+
+
+def test_a_backend_that_is_not_there_is_named_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """I learn at once which of my variables points nowhere; my key is not shown."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setattr(demo_run, "_variables", _stop)
+    monkeypatch.setenv("SENTRY_DSN", f"http://secret@127.0.0.1:{port}/1")
+    result = CliRunner().invoke(main, ["demo", "--page", str(tmp_path / "page.html")])
+    assert f"nothing answers at 127.0.0.1:{port} (SENTRY_DSN)" in result.output
+    assert "secret" not in result.output
+
+
+def _stop(*_: object) -> dict[str, str]:
+    raise demo_run.DemoError("stopped by the test")

@@ -1,0 +1,87 @@
+"""An event is what Sentry itself would make of the exception."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import sentry_sdk
+from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.serializer import serialize
+from sentry_sdk.utils import event_from_exception
+
+from taskobs.observers.events import event_of, settle
+from tests.support.sentry import DSN, raised
+
+pytestmark = pytest.mark.skipif(
+    "include_local_variables" not in DEFAULT_OPTIONS, reason="Sentry 3 reads the source itself"
+)
+MECHANISM = {"type": "taskobs", "handled": False}
+
+
+def client(**options: Any) -> sentry_sdk.Client:
+    return sentry_sdk.Client(dsn=DSN, default_integrations=False, **options)
+
+
+def wire(event: Any, **limits: Any) -> Any:
+    return json.loads(json.dumps(serialize(event, **limits)))
+
+
+def last_frame(event: Any) -> dict[str, Any]:
+    frames: list[dict[str, Any]] = event["exception"]["values"][0]["stacktrace"]["frames"]
+    return frames[-1]
+
+
+def typed_in() -> ValueError:
+    try:
+        exec(compile("raise ValueError('no')", "<typed in>", "exec"), {})  # noqa: S102
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize("variables", [True, False])
+def test_an_event_is_the_one_that_sentry_makes(*, variables: bool) -> None:
+    """Frames have the same source lines, and variables only if I want them."""
+    error = raised(ValueError("no"))
+    made, hint = event_of(error, client(), variables=variables)
+    options = {**client().options, "include_local_variables": variables}
+    theirs, _ = event_from_exception(error, client_options=options, mechanism=MECHANISM)
+    assert wire(made) == wire(theirs)
+    assert last_frame(made)["context_line"]
+    assert hint["exc_info"][1] is error
+
+
+def test_long_lines_are_cut_as_sentry_cuts_them() -> None:
+    """A limit of mine on the length of texts holds for source lines too."""
+    error = raised(ValueError("no"))
+    short = client(max_value_length=30)
+    made, _ = event_of(error, short, variables=False)
+    lines = last_frame(wire(made, max_value_length=30))
+    assert max(map(len, [*lines["pre_context"], lines["context_line"]])) <= 30
+
+
+def test_source_is_left_out_when_the_client_says_so() -> None:
+    """With `include_source_context=False` no line of my code leaves."""
+    made, _ = event_of(
+        raised(ValueError("no")), client(include_source_context=False), variables=True
+    )
+    assert "context_line" not in last_frame(made)
+
+
+def test_code_without_a_file_has_no_lines() -> None:
+    """An error in code that was typed in is an event all the same."""
+    made, _ = event_of(typed_in(), client(), variables=False)
+    last = last_frame(made)
+    assert (last["pre_context"], last["context_line"], last["post_context"]) == ([], None, [])
+
+
+@pytest.mark.parametrize("modules", [{"celery": "5.7.0"}, {"odd": object()}, {}])
+def test_the_table_of_packages_arrives(modules: dict[str, Any]) -> None:
+    """The packages of an event are shown as Sentry would show them."""
+    event: dict[str, object] = {"modules": dict(modules)}
+    settle(event)
+    assert wire(event)["modules"].keys() == modules.keys()
+    if modules.get("celery"):
+        assert wire(event) == {"modules": modules}

@@ -1,0 +1,171 @@
+"""A span that went over the relay's socket is the span that it was."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from taskobs.protocol import frames, span_encoder
+from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.validation import MalformedError
+
+RESOURCE = Resource({"service.name": "shop", "process.pid": 7, "tags": ("a", "b")}, "http://schema")
+ABOUT = frames.pack(
+    [{"service.name": "shop", "process.pid": 7, "tags": ["a", "b"]}, "http://schema"]
+)
+REMOTE = SpanContext(
+    0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("v", "1")])
+)
+
+
+@pytest.fixture
+def ended() -> list[ReadableSpan]:
+    """Real spans, from a real provider: plain, full, failed, and one that dropped things."""
+    exporter = InMemorySpanExporter()
+    limits = SpanLimits(max_attributes=2, max_events=1, max_links=1, max_event_attributes=1)
+    for given in (None, limits):
+        provider = TracerProvider(resource=RESOURCE, span_limits=given, shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        tracer = provider.get_tracer("shop", "1.2", "http://scope", {"team": "red"})
+        provider.get_tracer("bare").start_span("plain").end()
+        parent = set_span_in_context(NonRecordingSpan(REMOTE))
+        links = [Link(REMOTE, {"celery.link": "publish", "more": 1}), Link(REMOTE)]
+        with tracer.start_as_current_span(
+            "run shop.pay", parent, SpanKind.CONSUMER, {"int": 1, "float": 0.5}, links
+        ) as span:
+            span.set_attributes({"text": "ü", "flag": True, "list": [1, 2]})
+            span.add_event("one", {"a": 1, "b": 2}, 5)
+            span.add_event("two")
+            with tracer.start_as_current_span("inner", record_exception=True) as inner:
+                inner.set_status(Status(StatusCode.ERROR, "it failed"))
+            span.set_status(StatusCode.OK)
+    return list(exporter.get_finished_spans())
+
+
+def rebuilt(span: ReadableSpan) -> ReadableSpan:
+    return Rebuilder().span(span_encoder.split(span_encoder.pack_end(span))[1], ABOUT)
+
+
+def test_what_is_exported_is_the_same(ended: list[ReadableSpan]) -> None:
+    """I look at a span in my backend, and can't tell that a relay sent it."""
+    assert len(ended) == 6
+    for span in ended:
+        assert encode_spans([rebuilt(span)]) == encode_spans([span])
+
+
+def test_integers_beyond_64_bits_arrive_as_text() -> None:
+    """I record a large number, and still find it."""
+    span = Rebuilder().span(odd(span_encoder.ATTRIBUTES, {"wide": 2**63, "none": None}), ABOUT)
+    assert dict(span.attributes or {}) == {"wide": str(2**63)}
+
+
+def test_resources_and_scopes_are_shared(ended: list[ReadableSpan]) -> None:
+    """Thousands of spans of one process cost one resource."""
+    rebuilder = Rebuilder()
+    first, second = (rebuilder.span(span_encoder.pack_end(ended[1])[24:], ABOUT) for _ in range(2))
+    assert first.resource is second.resource
+    assert first.instrumentation_scope is second.instrumentation_scope
+
+
+def test_spans_are_grouped_without_reading_their_resource_again(
+    ended: list[ReadableSpan],
+) -> None:
+    """A batch of spans of two processes arrives as two resources, each of which is named once."""
+    rebuilder = Rebuilder()
+    other = frames.pack([{"service.name": "other"}, ""])
+    packed = span_encoder.split(span_encoder.pack_end(ended[1]))[1]
+    spans = [rebuilder.span(packed, about) for about in (ABOUT, other) * 3]
+    assert type(spans[0].resource).__hash__ is object.__hash__
+    assert type(spans[0].instrumentation_scope).__hash__ is object.__hash__
+    groups = encode_spans(spans).resource_spans
+    assert [len(group.scope_spans[0].spans) for group in groups] == [3, 3]
+
+
+def odd(at: int, value: object) -> bytes:
+    row: list[object] = [
+        *("name", b"t" * 16, b"s" * 8, None, False, 1, "", 0, 5, 6, {}, [], [], 0, None, None),
+        *(0, 0, 0),
+    ]
+    row[at] = value
+    return frames.pack(row)
+
+
+def test_the_row_of_these_tests_is_a_span() -> None:
+    """The tests below change one field of a good span."""
+    span = Rebuilder().span(odd(span_encoder.NAME, "other"), ABOUT)
+    assert (span.name, span.start_time, span.end_time) == ("other", 5, 6)
+
+
+def nested(depth: int) -> list[object]:
+    return [nested(depth - 1)] if depth else []
+
+
+NOTHING: list[object] = []
+MALFORMED: list[tuple[int, object]] = [
+    (span_encoder.NAME, 5),
+    (span_encoder.NAME, b"bytes"),
+    (span_encoder.TRACE_ID, b"short"),
+    (span_encoder.TRACE_ID, "x" * 16),
+    (span_encoder.SPAN_ID, None),
+    (span_encoder.PARENT_SPAN_ID, b"\0" * 9),
+    (span_encoder.TRACE_FLAGS, 256),
+    (span_encoder.TRACE_FLAGS, NOTHING),
+    (span_encoder.TRACE_STATE, 3),
+    (span_encoder.KIND, 77),
+    (span_encoder.START_NS, -1),
+    (span_encoder.START_NS, 1.5),
+    (span_encoder.END_NS, None),
+    (span_encoder.ATTRIBUTES, NOTHING),
+    (span_encoder.ATTRIBUTES, {b"k": 1}),
+    (span_encoder.ATTRIBUTES, {"k": nested(20)}),
+    (span_encoder.EVENTS, 3),
+    (span_encoder.EVENTS, [["name"]]),
+    (span_encoder.EVENTS, [["name", None, None, 0]]),
+    (span_encoder.LINKS, [[b"t" * 16]]),
+    (span_encoder.LINKS, ["1234567"]),
+    (span_encoder.STATUS, 3),
+    (span_encoder.SCOPE, [1, 2, 3, 4]),
+    (span_encoder.SCOPE, "four"),
+    (span_encoder.DROPPED_LINKS, "many"),
+]
+
+
+@pytest.mark.parametrize(("at", "value"), MALFORMED)
+def test_what_is_no_span_is_refused_in_one_way(at: int, value: object) -> None:
+    """A client sends me rubbish: the batch it is in goes on without it."""
+    with pytest.raises(MalformedError):
+        Rebuilder().span(odd(at, value), ABOUT)
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", frames.pack([]), frames.pack({}), b"\x93" * 99])
+def test_what_is_no_list_of_fields_is_refused(packed: bytes) -> None:
+    """The same, for what is not even the right number of fields."""
+    with pytest.raises(MalformedError):
+        Rebuilder().span(packed, ABOUT)
+    with pytest.raises(MalformedError):
+        Rebuilder().resource(packed)
+
+
+def test_the_caches_are_bounded() -> None:
+    """A client that invents scopes without end fills no memory."""
+    rebuilder = Rebuilder()
+    for number in range(1_000):
+        rebuilder.span(odd(span_encoder.SCOPE, [str(number), None, None, None]), ABOUT)
+        rebuilder.resource(frames.pack([{"n": number}, ""]))
+    assert len(rebuilder._scopes) <= 256  # pyright: ignore[reportPrivateUsage]
+    assert len(rebuilder._resources) <= 256  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,160 @@
+"""Turns of the relay's loop, without its process: what a real one can't be made to meet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from taskobs.protocol.frames import Kind, pack
+from taskobs.protocol.span_encoder import KEY_BYTES
+from taskobs.relay.agent import event_loop
+from taskobs.relay.agent.event_loop import Server
+from taskobs.relay.agent.ring_reader import Slots
+from taskobs.relay.agent.router import MAX_TURN, Intake
+from taskobs.relay.agent.shutdown import Ending, Worker
+from taskobs.relay.agent.wakeup_pipe import Mailbox
+from taskobs.relay.counters import DROPPED, Counters
+from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.tracking.open_spans import Ledger
+from tests.support.relay_process import Client
+
+
+class Loop:
+    """A relay without senders; `turn` does one turn of its loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.address = str(path / "s")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.address)
+        self.listener.listen()
+        self.listener.settimeout(0)
+        self.counters, self.mailbox = Counters(), Mailbox()
+        self.store = MemoryStore(self.counters, self.mailbox.released)
+        self.ledger = Ledger(self.counters, parent=os.getpid())
+        self.failing = False
+        self.intake = Intake(
+            store=self.store,
+            ledger=self.ledger,
+            counters=self.counters,
+            on_fact=self.fact,
+            status=lambda: {"worker": "w"},
+        )
+        self.server = Server(
+            self.listener,
+            worker=Worker(os.getpid()),
+            intake=self.intake,
+            slots=Slots(None, intake=self.intake, ledger=self.ledger, counters=self.counters),
+            ledger=self.ledger,
+            store=self.store,
+            counters=self.counters,
+            mailbox=self.mailbox,
+            ending=Ending(10.0),
+        )
+
+    def fact(self, _: bytes) -> None:
+        if self.failing:
+            raise ZeroDivisionError
+
+    def turn(self, number: int = 1) -> None:
+        for _ in range(number):
+            self.server._turn()  # pyright: ignore[reportPrivateUsage]
+
+    def dropped(self) -> dict[tuple[str, str], int]:
+        return self.counters.counts()[DROPPED]
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Generator[Loop]:
+    loop = Loop(tmp_path)
+    yield loop
+    loop.server.close()
+    loop.mailbox.close()
+
+
+@pytest.fixture
+def client(loop: Loop) -> Generator[Client]:
+    client = Client(loop.address).hello()
+    yield client
+    client.close()
+
+
+def test_another_user_is_turned_away(
+    loop: Loop, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else on this machine finds the socket: nothing of theirs is read."""
+
+    def stranger(_: socket.socket) -> tuple[int, int]:
+        return 1, os.geteuid() + 1
+
+    monkeypatch.setattr(event_loop, "peer", stranger)
+    loop.turn(4)
+    assert not client.receive()
+    assert loop.dropped() == {("connection", "another user's"): 1}
+
+
+def test_no_descriptors_left_is_no_end(
+    loop: Loop, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is out of descriptors for a moment: it goes on with those that it has."""
+
+    class Exhausted:
+        def fileno(self) -> int:
+            return loop.listener.fileno()
+
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.server, "_listener", Exhausted())
+        loop.turn(3)
+    assert loop.server.connections == 0
+    loop.server.terminate()  # has it look around at once
+    loop.turn(3)
+    assert loop.server.connections == 1
+    assert loop.dropped() == {("connection", "cannot be accepted"): 1}
+    client.raw(Kind.STATUS)
+    loop.turn()
+    client.wait_for(Kind.STATUS_REPLY)
+
+
+def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: Client) -> None:
+    """A bug that one client's frame meets is not the end of the relay."""
+    other = Client(loop.address).hello()
+    loop.turn(3)
+    loop.failing = True
+    client.say(Kind.FACT, [])
+    loop.turn(4)
+    assert not client.receive()
+    other.raw(Kind.STATUS)
+    loop.turn()
+    other.wait_for(Kind.STATUS_REPLY)
+    assert loop.dropped() == {("connection", "not understood"): 1}
+    other.close()
+
+
+@pytest.mark.usefixtures("client")
+def test_what_a_turn_holds_is_bounded(loop: Loop) -> None:
+    """A thousand clients with a large frame each don't fill the memory within one turn."""
+    loop.turn(4)
+    (connection,) = loop.server._connections  # pyright: ignore[reportPrivateUsage]
+    for number in range(MAX_TURN // 1_000_000 + 1):
+        payload = number.to_bytes(KEY_BYTES, "big") + b"x" * 1_000_000
+        loop.intake.frame(connection, Kind.END, payload, 0.0)
+    assert loop.store.pending("span").items  # while the turn goes on
+
+
+def test_what_is_released_is_acknowledged(loop: Loop, client: Client) -> None:
+    """A sender's thread has sent what this client gave."""
+    loop.turn(4)
+    client.raw(Kind.END, b"k" * KEY_BYTES + b"x")
+    client.say(Kind.FLUSH, 7)
+    loop.turn(4)
+    loop.store.done(loop.store.take("span", 9, 9_999, 0.0))
+    loop.turn()
+    assert client.wait_for(Kind.ACK)[0].payload == pack(1)
+    assert client.wait_for(Kind.FLUSHED)[0].payload == pack(7)

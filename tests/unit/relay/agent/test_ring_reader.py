@@ -1,0 +1,819 @@
+"""What processes write into memory that they share with the relay, and what it makes of it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SDKSpan
+from opentelemetry.trace import Span
+
+from taskobs import semconv
+from taskobs.otel.fast_spans import LightProvider, LightSpan
+from taskobs.otel.relay_processor import RelaySpans
+from taskobs.protocol import shared_memory, span_encoder
+from taskobs.protocol.frames import Kind, pack
+from taskobs.protocol.ring import HEAD
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay.agent import ring_reader
+from taskobs.relay.agent.ring_reader import Slots
+from taskobs.relay.agent.router import Intake, settle
+from taskobs.relay.counters import DROPPED, LOST, Counters
+from taskobs.relay.storage import sqlite
+from taskobs.relay.storage.base import Item, Store
+from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.tracking.open_spans import Ledger
+from taskobs.relay_client.client import RelayClient
+from taskobs.relay_client.ring_writer import Slot
+from taskobs.testing.receiver import Receiver
+from tests.support.relay_peer import PATIENCE, Peer
+from tests.support.relay_process import Client, RelayProcess, Writer, wait_until_true
+from tests.unit.relay.agent.test_router import end, found, span, start
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
+HELLO: dict[str, object] = {
+    "v": 1,
+    "pid": 0,
+    "role": "pool child",
+    "resource": {},
+    "schema_url": "",
+    "client": b"sixteen bytes id",
+    "name": "",
+}
+FACT = pack(["task", "succeeded", "queue", 0.5])
+
+
+@pytest.fixture
+def shared() -> Generator[SharedMemory]:
+    made = SharedMemory.create()
+    assert made is not None
+    yield made
+    made.close()
+
+
+def taken(shared: SharedMemory, hello: object = HELLO) -> Slot:
+    slot = Slot.take(shared, pack(hello))
+    assert slot is not None
+    return slot
+
+
+def ended(one: ReadableSpan) -> tuple[Kind, bytes]:
+    assert isinstance(one, Span)
+    one.end()
+    return Kind.END, span_encoder.pack_end(one)
+
+
+class Side:
+    """The relay's side, without its loop."""
+
+    def __init__(self, shared: SharedMemory, store: Store | None = None) -> None:
+        self.now, self.dead = 100.0, False
+        self.counters = Counters()
+        self.released: list[object] = []
+        self.store = store or MemoryStore(self.counters, self.released.extend)
+        self.facts: list[bytes] = []
+        self.ledger = Ledger(
+            self.counters, parent=os.getpid(), clock=lambda: self.now, alive=self.alive
+        )
+        intake = Intake(
+            store=self.store,
+            ledger=self.ledger,
+            counters=self.counters,
+            on_fact=self.facts.append,
+            status=dict,
+        )
+        self.intake = intake
+        self.slots = Slots(
+            shared,
+            intake=intake,
+            ledger=self.ledger,
+            counters=self.counters,
+            clock=lambda: self.now,
+            alive=self.alive,
+        )
+
+    def alive(self, _pid: int, _started: int) -> bool:
+        return not self.dead
+
+    def turn(self, after: float = 0.0) -> list[Item]:
+        """Read what there is, so many seconds later; return the spans that came."""
+        self.now += after
+        self.slots.read()
+        self.slots.look()
+        items = list(self.intake._items)  # pyright: ignore[reportPrivateUsage]
+        self.intake.commit(self.ledger.lost())
+        self.slots.acknowledge()
+        return items
+
+    def sent(self) -> list[Item]:
+        """Have what waits sent; return it."""
+        self.store.hurry()
+        stored = self.store.take("span", 1_000, 1_000_000, 0.0) if self.waiting() else []
+        self.store.done(stored)
+        settle(self.released)
+        self.released.clear()
+        return [one.item for one in stored]
+
+    def waiting(self) -> int:
+        return self.store.pending("span").items
+
+    def dropped(self) -> int:
+        return sum(self.counters.counts()[DROPPED].values())
+
+
+# One process and the relay's side of it.
+
+
+def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    facts = [pack(["task", "succeeded", "queue", float(n)]) for n in range(100)]
+    assert all(slot.append(Kind.FACT, fact) for fact in facts)
+    side.turn()
+    assert side.facts == facts
+
+
+def test_a_ring_is_used_again_and_again(shared: SharedMemory) -> None:
+    """A process writes many times what the ring holds, at every offset."""
+    side, slot = Side(shared), taken(shared)
+    fact = FACT
+    for number in range(1_500):
+        fact = FACT + bytes(number * 37 % 4_000)
+        if not slot.append(Kind.FACT, fact):
+            side.turn()
+            assert slot.append(Kind.FACT, fact)
+    side.turn()
+    assert len(side.facts) == 1_500
+    assert sum(map(len, side.facts)) > 5 * shared_memory.RING
+    assert side.facts[-1] == fact
+
+
+def test_a_full_ring_takes_no_more_until_it_is_read(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    count = 0
+    while slot.append(Kind.FACT, FACT):
+        count += 1
+    assert 0 <= shared_memory.RING - count * (len(FACT) + HEAD.size) < len(FACT) + HEAD.size
+    side.turn()
+    assert len(side.facts) == count
+    assert slot.append(Kind.FACT, FACT)
+    assert not slot.append(Kind.FACT, bytes(shared_memory.RING))
+
+
+def test_what_is_not_safe_is_kept(shared: SharedMemory) -> None:
+    """The relay dies with spans that no backend has: the next one reads them again."""
+    slot = taken(shared)
+    frames = [end(f"span {number}") for number in range(5)]
+    for kind, payload in frames:
+        assert slot.append(kind, payload)
+    first = Side(shared)
+    assert len(first.turn()) == 5
+    assert [payload for _, payload in slot.unread()] == [payload for _, payload in frames]
+
+
+def test_what_is_safe_is_forgotten_and_the_rest_after_a_while(shared: SharedMemory) -> None:
+    """A backend that is gone for long must not keep my processes from telling new things."""
+    side, slot = Side(shared), taken(shared)
+    _, payload = end()
+    total = 0
+    for number in range(3 * shared_memory.RING // len(payload)):
+        unique = number.to_bytes(24, "big") + payload[24:]
+        total += slot.append(Kind.END, unique)
+        if number % 100 == 0:
+            side.turn()
+    side.turn()
+    assert total == 3 * shared_memory.RING // len(payload)
+    kept = sum(len(payload) + HEAD.size for _, payload in slot.unread())
+    assert ring_reader.KEEP - len(payload) < kept <= ring_reader.KEEP
+
+
+def test_an_open_span_is_lost_with_its_process(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    spans = [span(f"span {number}") for number in range(3)]
+    for one in spans:
+        key, payload = start(one)[1][:24], start(one)[1]
+        assert slot.opened(key, payload)
+    assert slot.closed(start(spans[1])[1][:24])
+    side.turn()
+    assert not side.ledger.open
+    side.dead = True
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.counters.counts()[LOST] == {("span", ""): 2}
+
+
+def test_a_loss_is_told_by_the_next_relay_unless_it_is_out(shared: SharedMemory) -> None:
+    """A relay is killed when it has sent that my spans are lost, or just before that."""
+    slot = taken(shared)
+    _, payload = start(span())
+    assert slot.opened(payload[:24], payload)
+    first = Side(shared)
+    first.dead = True
+    first.turn(after=2.0)
+    first.turn(after=2.0)
+    assert first.waiting() == 1
+    second = Side(shared)
+    second.dead = True
+    second.turn(after=2.0)
+    second.turn(after=2.0)
+    assert len(second.sent()) == 1
+    assert shared.taken() == [0]
+    third = Side(shared)
+    third.dead = True
+    for _ in range(3):
+        third.turn(after=2.0)
+    assert not third.counters.counts()[LOST]
+    assert shared.taken() == []
+
+
+def test_a_span_that_another_process_ended_is_told_by_no_later_relay(shared: SharedMemory) -> None:
+    """The worker tells how a run ended whose child was killed; then the relay is killed."""
+    side, slot, parent = Side(shared), taken(shared), taken(shared, {**HELLO, "client": b"p" * 16})
+    one = span()
+    _, payload = start(one)
+    assert slot.opened(payload[:24], payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert parent.append(Kind.END, payload)
+    side.dead = True
+    side.turn(after=2.0)
+    assert not shared.read_word(0, shared_memory.OPEN_WORDS)
+
+
+def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_path: Path) -> None:
+    """Its child is dead, the worker may still tell how the run ended, and all are killed now."""
+    store = sqlite.Spool(Counters(), sqlite.Place(tmp_path, "celery@host", owner=os.getpid()))
+    side = Side(shared, store)
+    owner = side.ledger.joined(b"c" * 16, 7, b"")
+    _, payload = start(span())
+    for told in (payload, payload, payload + b"!"):
+        side.ledger.started(owner, told[:24], told[24:])
+        side.intake.commit()
+        (kept,) = store.starts()
+        assert kept.payload == told[24:]
+    store.close()
+
+
+def test_a_killed_process_has_said_more_after_what_is_no_frame(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    for payload in (b"short", FACT):
+        assert slot.append(Kind.FACT, payload)
+        assert slot.append(Kind.END, b"short")
+    assert slot.append(Kind.FACT, FACT)
+    side.dead = True
+    side.turn()
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.facts.count(FACT) == 2
+
+
+@pytest.mark.parametrize("event", ["c_call", "c_return"])
+def test_an_exception_that_strikes_takes_no_place_of_the_table(
+    shared: SharedMemory, event: str
+) -> None:
+    """However many time limits strike, there is room for what is open."""
+    slot = taken(shared)
+
+    def strike(_frame: object, happens: str, called: object) -> None:
+        if happens == event and called is not sys.setprofile:
+            raise TimeoutError
+
+    for number in range(shared_memory.OPEN):
+        key = number.to_bytes(24, "big")
+        for act in (partial(slot.opened, key, b"payload"), partial(slot.closed, key)):
+            sys.setprofile(strike)
+            with suppress(TimeoutError):
+                act()
+            sys.setprofile(None)
+        slot.closed(key)
+    keys = [number.to_bytes(24, "big") for number in range(shared_memory.OPEN)]
+    assert all(slot.opened(key, b"payload") for key in keys)
+
+
+def test_a_slot_that_was_left_is_not_written_to(shared: SharedMemory) -> None:
+    """A thread goes on when its process has said goodbye: the slot may be another's by then."""
+    slot = taken(shared)
+    assert slot.opened(b"k" * 24, b"payload")
+    slot.close()
+    shared.free(0)
+    before = shared.read(0, 0, shared_memory.SLOT_BYTES)
+    assert not slot.append(Kind.FACT, FACT)
+    assert not slot.opened(b"l" * 24, b"payload")
+    assert not slot.closed(b"k" * 24)
+    assert shared.read(0, 0, shared_memory.SLOT_BYTES) == before
+
+
+def test_a_slot_whose_process_lives_is_nobody_elses(shared: SharedMemory) -> None:
+    """It has not said who it is in words that the relay knows: what it tells is not read."""
+    side, slot = Side(shared), taken(shared, "who I am")
+    side.turn()
+    side.turn(after=2.0)
+    assert side.dropped() == 1
+    assert shared.taken() == [0]
+    assert slot.append(Kind.FACT, FACT)
+    side.dead = True
+    side.turn(after=2.0)
+    assert shared.taken() == []
+    assert side.dropped() == 1
+
+
+def test_a_slot_is_freed_where_nothing_can_be_mapped(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay has no address space left: it goes on, without what it can't map."""
+    side, slot = Side(shared), taken(shared)
+    slot.close()
+    monkeypatch.setattr(SharedMemory, "map", Mock(side_effect=OSError("no memory")))
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert shared.taken() == []
+
+
+def test_a_span_that_ended_is_not_lost_though_its_end_was_not_noted(shared: SharedMemory) -> None:
+    """A time limit struck between the two: the end itself has been told."""
+    side, slot = Side(shared), taken(shared)
+    one = span()
+    _, payload = start(one)
+    assert slot.opened(payload[:24], payload)
+    assert slot.append(Kind.END, payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    side.dead = True
+    side.turn(after=2.0)
+    side.turn(after=30.0)
+    assert not side.counters.counts()[LOST]
+
+
+def test_a_span_that_is_open_for_long_is_known_before_its_process_dies(
+    shared: SharedMemory,
+) -> None:
+    """So that it outlives the worker too, where there is a spool."""
+    side, slot = Side(shared), taken(shared)
+    _, payload = start(span())
+    assert slot.opened(payload[:24], payload)
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert side.ledger.open == 1
+    assert slot.append(Kind.END, payload)
+    assert slot.closed(payload[:24])
+    side.turn(after=2.0)
+    assert not side.ledger.open
+
+
+def test_more_open_spans_than_there_is_room_for(shared: SharedMemory) -> None:
+    slot = taken(shared)
+    _, payload = start(span())
+    keys = [number.to_bytes(24, "big") for number in range(shared_memory.OPEN + 1)]
+    assert [slot.opened(key, payload) for key in keys] == [True] * shared_memory.OPEN + [False]
+    assert slot.closed(keys[0])
+    assert not slot.closed(keys[0])
+    assert slot.opened(keys[-1], payload)
+    assert not slot.opened(keys[0], bytes(shared_memory.OPEN_BYTES + 1))
+
+
+def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert shared.taken() == [0]
+    slot.close()
+    assert side.slots.live
+    side.turn(after=2.0)
+    assert not side.slots.live
+    side.turn(after=2.0)
+    assert shared.taken() == []
+    assert not any(shared.read(0, 0, shared_memory.SLOT_BYTES))
+    again = taken(shared)
+    assert again.append(Kind.FACT, FACT)
+    side.turn()
+    assert side.facts == [FACT, FACT]
+
+
+def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory) -> None:
+    assert shared.take() == 0
+    side = Side(shared)
+    side.turn()
+    assert shared.taken() == [0]
+    side.turn(after=ring_reader.UNNAMED + 1)
+    assert shared.taken() == [0]  # it lives, and is slow
+    side.dead = True
+    side.turn()
+    assert shared.taken() == []
+
+
+def test_no_slot_is_left(shared: SharedMemory) -> None:
+    """The 257th process of my worker uses the socket."""
+    assert [shared.take() for _ in range(shared_memory.SLOTS)] == list(range(shared_memory.SLOTS))
+    assert Slot.take(shared, pack(HELLO)) is None
+    assert shared.take() is None
+
+
+# What is no frame.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {shared_memory.WRITTEN: 2**63},
+        {shared_memory.WRITTEN: shared_memory.RING + 1},
+        {shared_memory.WRITTEN: 5, shared_memory.RELEASED: 2**64 - 1},
+        {shared_memory.HELLO: 2**64 - 1},
+        {shared_memory.HELLO: 0},
+        {shared_memory.PID: 2**64 - 1},
+        {shared_memory.OPEN_WORDS: 2**64 - 1, shared_memory.OPEN_WORDS + 255: 1},
+        dict.fromkeys(range(shared_memory.WORDS), 2**64 - 1),
+    ],
+)
+def test_words_that_make_no_sense_do_no_harm(shared: SharedMemory, words: dict[int, int]) -> None:
+    """Whatever is in one slot, the others are read."""
+    slot, good = taken(shared), taken(shared)
+    for word, value in words.items():
+        shared.write_word(0, word, value)
+    assert good.append(Kind.FACT, FACT)
+    side = Side(shared)
+    for _ in range(3):
+        side.turn(after=2.0)
+    side.dead = True
+    side.turn(after=2.0)
+    assert side.facts == [FACT]
+    assert slot
+
+
+def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: SharedMemory) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(Kind.FACT, FACT)
+    at = shared_memory.PAGE + shared_memory.RING_AT + HEAD.size
+    os.pwrite(shared.descriptor, bytes([FACT[0] ^ 1]), at)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert not side.facts
+    os.pwrite(shared.descriptor, FACT[:1], at)
+    side.turn()
+    assert len(side.facts) == 2
+    assert slot.append(Kind.FACT, FACT)
+    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(FACT) + HEAD.size))
+    for _ in range(ring_reader.TORN + 1):
+        side.turn()
+    assert side.dropped() == 1
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    assert len(side.facts) == 3
+
+
+@pytest.mark.parametrize(("kind", "payload"), [(Kind.HELLO, b""), (99, b"x"), (Kind.END, b"short")])
+def test_what_does_not_belong_in_a_slot_is_counted(
+    shared: SharedMemory, kind: int, payload: bytes
+) -> None:
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(kind, payload)
+    assert slot.append(Kind.FACT, FACT)
+    side.turn()
+    side.turn()
+    assert side.dropped() == 1
+    assert side.facts == [FACT]
+
+
+# A client that has a slot.
+
+
+def test_a_write_within_a_write_goes_over_the_socket(shared: SharedMemory, peer: Peer) -> None:
+    """A signal's handler, or a finalizer, tells something in the midst of another one's write."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    done = False
+
+    def interrupt(frame: object, event: str, _: object) -> None:
+        nonlocal done
+        if event == "call" and "_put" in str(frame) and not done:
+            done = True
+            client.fact(b"inner")
+
+    sys.setprofile(interrupt)
+    try:
+        client.fact(b"outer")
+    finally:
+        sys.setprofile(None)
+    assert [frame.payload for frame in peer.accept().wait_for(Kind.FACT)] == [b"inner"]
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    assert list(slot.unread()) == [(Kind.FACT, b"outer")]
+    client.close()
+
+
+def test_an_exception_that_strikes_a_write_leaves_none_of_it(
+    shared: SharedMemory, peer: Peer
+) -> None:
+    """A soft time limit may strike anywhere; what is told after it arrives."""
+    for number in range(1, 60):
+        client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+        client.fact(b"before")
+        calls = 0
+
+        def strike(_frame: object, _event: str, called: object, at: int = number) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at and called is not sys.setprofile:
+                raise TimeoutError
+
+        sys.setprofile(strike)
+        try:
+            client.fact(b"struck")
+        except TimeoutError:
+            pass
+        finally:
+            sys.setprofile(None)
+        client.fact(b"after")
+        slot = client._slot  # pyright: ignore[reportPrivateUsage]
+        assert slot is not None
+        told = [payload for _, payload in slot.unread()]
+        if b"after" not in told:
+            told.append(peer.accept().wait_for(Kind.FACT)[-1].payload)
+        assert told in ([b"before", b"after"], [b"before", b"struck", b"after"])
+        client.close()
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("at", range(2, 60))
+def test_a_span_whose_end_is_struck_is_told_of(
+    shared: SharedMemory, peer: Peer, at: int, *, light: bool
+) -> None:
+    """A soft time limit strikes while a span ends: it is not taken for one that is still open."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    processor = RelaySpans(client, SpanProcessor())
+    one = light_span(processor) if light else span()
+    assert isinstance(one, SDKSpan)
+    client.fact(FACT, soon=False)
+    if light:
+        strike(one.end, at)
+        if one.is_recording():  # it struck before anything was done
+            one.end()
+    else:
+        processor.on_start(one)
+        one.end()
+        strike(partial(processor.on_end, one), at)
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    told = list(slot.unread())
+    assert {payload for kind, payload in told if kind == Kind.END} == {span_encoder.pack_end(one)}
+    assert len([payload for kind, payload in told if kind == Kind.FACT]) <= 1
+    assert not shared.read_word(0, shared_memory.OPEN_WORDS)
+    client.close()
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("at", range(1, 60))
+def test_a_span_whose_start_is_struck_is_forgotten(
+    shared: SharedMemory, peer: Peer, at: int, *, light: bool
+) -> None:
+    """Nobody gets it from the tracer, so nobody will end it; and there is a slot afterwards."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    processor = RelaySpans(client, SpanProcessor())
+    one = light_span() if light else span()
+    assert isinstance(one, SDKSpan)
+    start: Callable[[Any], None] = processor.light_started if light else processor.on_start
+    if strike(partial(start, one), at):
+        assert not any(
+            shared.read(
+                0,
+                shared_memory.OPEN_WORDS * shared_memory.WORD,
+                shared_memory.OPEN * shared_memory.WORD,
+            )
+        )
+    client.fact(FACT)
+    slot = client._slot  # pyright: ignore[reportPrivateUsage]
+    assert slot is not None
+    assert list(slot.unread()) == [(Kind.FACT, FACT)]
+    client.close()
+
+
+class Nowhere:
+    """Takes light spans, and forgets them."""
+
+    def light_started(self, span: LightSpan) -> None: ...
+
+    def light_ended(self, span: LightSpan, *, again: bool = False) -> None: ...
+
+
+def light_span(spans: RelaySpans | None = None) -> LightSpan:
+    """Start a light span that ``spans``, or else nobody, has been told of."""
+    made = LightProvider(shutdown_on_exit=False)
+    made.add_span_processor(SpanProcessor())
+    made.divert(spans or Nowhere())
+    found = made.get_tracer("shop").start_span("x")
+    assert isinstance(found, LightSpan)
+    return found
+
+
+def strike(act: Callable[[], object], at: int) -> bool:
+    """Have an exception strike at a call that is made; tell whether there were as many."""
+    calls = 0
+
+    def count(_frame: object, _event: str, called: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at and called is not sys.setprofile:
+            raise TimeoutError
+
+    sys.setprofile(count)
+    try:
+        act()
+    except TimeoutError:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("way", ["goodbye", "flush", "settle", "open", "close", "more"])
+def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, way: str) -> None:
+    """A task may have ended its span itself: its run is counted all the same."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(FACT, soon=False)
+    if way == "more":
+        for _ in range(64):
+            client.fact(FACT, soon=False)
+    elif way in ("open", "close"):
+        getattr(client, way)()
+    else:
+        getattr(client, way)(0.01)
+    assert shared.read_word(0, shared_memory.WRITTEN) == HEAD.size + len(FACT)
+    client.close()
+
+
+def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, peer: Peer) -> None:
+    """My process goes on after its worker, with as many descriptors as before."""
+
+    def held() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        found = [str(path.readlink()) for path in links if path.is_symlink()]
+        return sum("memfd:taskobs" in path for path in found)
+
+    before = held()
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(FACT)
+    assert held() == before + 1
+    gc.disable()
+    try:
+        client.close()
+        assert held() == before
+    finally:
+        gc.enable()
+
+
+def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.fact(b"parent")
+    pid = os.fork()
+    if pid == 0:
+        client.after_fork()
+        client.fact(b"child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    client.fact(b"parent")
+    assert shared.taken() == [0, 1]
+    assert [shared.read_word(index, shared_memory.PID) for index in (0, 1)] == [os.getpid(), pid]
+    client.close()
+
+
+def test_what_nobody_will_read_is_left_over(shared: SharedMemory, peer: Peer) -> None:
+    """There is no relay any more: what it has not sent is for my process to send."""
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.ended(b"k" * 24, b"k" * 24 + b"before")
+    assert not client.gone
+    peer.stop_listening()
+    shared.abandon()
+    client.ended(b"l" * 24, b"l" * 24 + b"after")
+    assert client.gone
+    assert client.leftover(Kind.END) == [b"k" * 24 + b"before", b"l" * 24 + b"after"]
+    assert client.leftover(Kind.END) == []
+    client.close()
+
+
+def test_the_worker_inherits_what_dead_children_have_told(shared: SharedMemory, peer: Peer) -> None:
+    """My children are killed before the worker knows that there will be no relay."""
+    worker = RelayClient(peer.address, lambda: HELLO, memory=shared, heir=True)
+    worker.ended(b"w" * 24, b"w" * 24 + b"worker")
+    alive = taken(shared)
+    assert alive.append(Kind.END, b"a" * 24 + b"alive")
+    killed = taken(shared)
+    assert killed.append(Kind.END, b"c" * 24 + b"killed")
+    shared.write_word(2, shared_memory.PID, 2**22 + 1)
+    shared.abandon()
+    peer.stop_listening()
+    worker.open()
+    assert worker.gone
+    assert worker.leftover(Kind.END) == [b"w" * 24 + b"worker", b"c" * 24 + b"killed"]
+    assert worker.leftover(Kind.END) == []
+    worker.close()
+
+
+def test_a_process_that_starts_when_there_is_no_relay_any_more(
+    shared: SharedMemory, peer: Peer
+) -> None:
+    shared.abandon()
+    peer.stop_listening()
+    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
+    client.ended(b"k" * 24, b"k" * 24 + b"only")
+    assert client.gone
+    assert client.leftover(Kind.END) == [b"k" * 24 + b"only"]
+
+
+def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) -> None:
+    found = SharedMemory.of(os.getpid(), shared.descriptor)
+    assert found is not None
+    assert shared.take() == 0
+    assert found.taken() == [0]
+    found.close()
+    assert SharedMemory.of(os.getpid(), 0) is None
+    assert SharedMemory.of(os.getpid(), 10_000) is None
+
+
+# With a real relay, and processes that are killed.
+
+
+@pytest.fixture
+def relay(receiver: Receiver) -> Generator[RelayProcess]:
+    with RelayProcess(receiver, memory=True) as relay:
+        yield relay
+
+
+def test_what_a_killed_process_told_last_arrives(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """My child is killed right after a span: it arrives, and what was open is lost."""
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        told = child.tell(start(one), start(other), ended(other))
+        assert told == (0, True)  # it has never connected
+    assert semconv.TASKOBS_LOST in found(receiver, one).attributes
+    assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
+    worker.goodbye()
+    assert relay.wait() == 0
+
+
+def test_both_may_be_killed(receiver: Receiver, relay: RelayProcess, worker: Client) -> None:
+    """My child and its relay are killed at once: the next relay finds all that it had told."""
+    relay.signal(signal.SIGSTOP)
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        assert child.tell(start(one), start(other), ended(other)) == (0, True)
+    relay.restart()
+    worker.close()
+    with closing(relay.worker()) as again:
+        assert semconv.TASKOBS_LOST in found(receiver, one).attributes
+        assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
+        again.goodbye()
+    assert relay.wait() == 0
+    assert sorted(one.name for one in receiver.spans) == ["done", "open"]
+
+
+def test_a_process_that_writes_faster_than_the_relay_looks(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """Many times what fits into the ring, at once: all arrive, each once."""
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+        child.tell((Kind.GOODBYE, b""))
+    told = worker.status()
+    assert told["received"]["span"] == 5_000
+    worker.goodbye()
+    assert relay.wait() == 0
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+
+
+def test_a_relay_that_is_stopped_keeps_nobody_waiting(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """More than the ring holds is told, and the rest goes over the socket, when it can."""
+    relay.signal(signal.SIGSTOP)
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        relay.signal(signal.SIGCONT)
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+    assert worker.status()
+
+
+def test_the_relay_ends_with_the_last_process(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """A child may live on after its worker has said goodbye; what it tells arrives."""
+    one = span()
+    with Writer(relay) as child:
+        child.tell(start(one))
+        worker.goodbye()
+        wait_until_true(lambda: relay.memory is not None and bool(relay.memory.taken()))
+        child.tell(ended(one), (Kind.GOODBYE, b""))
+    assert relay.wait() == 0
+    assert semconv.TASKOBS_LOST not in found(receiver, one).attributes

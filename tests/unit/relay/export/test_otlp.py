@@ -1,0 +1,478 @@
+"""Spans out of the relay, to backends that are well, slow, busy, gone, or say no."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace import ReadableSpan
+
+from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
+from taskobs.relay.export import responses, sender
+from taskobs.relay.export.otlp import SpanSender
+from taskobs.relay.export.otlp_http import HttpCarrier
+from taskobs.relay.export.responses import Verdict
+from taskobs.relay.export.sender import AT_THE_END, MALFORMED, Limits
+from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item
+from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.storage.sqlite import Place, Spool
+from taskobs.testing import wire
+from tests.support.export import (
+    ABOUT,
+    PATIENCE,
+    Backend,
+    Reply,
+    backend,
+    exporter,
+    items,
+    quick,
+    running,
+    sent,
+    wait_out,
+)
+
+DISTURBED = [408, 429, 502, 503, 504]
+REFUSED = [400, 401, 403, 404, 500, 501]
+
+
+def partial(rejected: int, message: str) -> bytes:
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = rejected
+    response.partial_success.error_message = message
+    return bytes(response.SerializeToString())
+
+
+def unused_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def names(there: Backend) -> list[str]:
+    return [name for request in there.requests for name in request.names]
+
+
+def test_spans_arrive_whole_in_one_request() -> None:
+    """What the processes of a worker sent is in the backend, with their resource."""
+    with backend() as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "b", "c"))
+        with running(spans, store):
+            wait_out(store)
+        [request] = there.requests
+        assert request.names == ["a", "b", "c"]
+        [span, *_] = wire.spans(request.body)
+        assert span.resource["service.name"] == "shop"
+        assert span.attributes == {"n": 1}
+        assert counters.total(EXPORTED, "span") == 3
+
+
+def test_the_exporters_variables_and_arguments_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I set OTEL_EXPORTER_OTLP_* as ever: endpoint, headers, compression."""
+    with backend() as there:
+        base = there.endpoint.removesuffix("/v1/traces")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", base)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+        counters = Counters()
+        store = MemoryStore(counters)
+        spans = SpanSender(store, counters, {"protocol": "http/protobuf"})
+        store.append(items("a"))
+        with running(spans, store):
+            wait_out(store)
+        [request] = there.requests
+        assert request.names == ["a"]
+        assert request.headers["api-key"] == "secret"
+        assert request.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(gzip.compress(request.body)) == request.body
+
+
+@pytest.mark.parametrize("status", DISTURBED)
+def test_a_disturbed_backend_is_asked_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector is restarted: its load balancer says 503 twice, and nothing is lost."""
+    failed = quick(monkeypatch)
+    with backend(Reply(status), Reply(status)) as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert names(there) == ["a", "b"] * 3
+        assert counters.total(EXPORTED) == 2
+        assert counters.total(RETRIED) == 4
+        assert counters.total(DROPPED) == 0
+        assert set(failed) == {0, 1}
+
+
+@pytest.mark.parametrize("status", REFUSED)
+def test_a_backend_that_refuses_is_not_asked_again(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key is wrong: the spans are dropped and counted, and one line says why."""
+    with backend(Reply(status, body=b"no such key"), Reply(status)) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+            store.append(items("a", "b"))
+            wait_out(store)
+            store.append(items("c"))
+            wait_out(store)
+        assert names(there) == ["a", "b", "c"]
+        assert counters.counts()[DROPPED] == {("span", f"HTTP {status}"): 3}
+        lines = [one.getMessage() for one in caplog.records if one.name == "taskobs.relay"]
+        assert len(lines) == 1
+        assert f"HTTP {status} (no such key)" in lines[0]
+
+
+def test_retry_after_is_honoured_even_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy backend asks for a second, and gets it."""
+    failed = quick(monkeypatch)
+    with backend(Reply(429, {"Retry-After": "1"})) as there:
+        store, _, spans = sent(there)
+        store.append(items("a"))
+        with running(spans, store):
+            there.wait(1)
+            store.hurry()
+            first, second = there.wait(2)
+            wait_out(store)
+        assert second.at - first.at >= 0.9
+        assert not failed
+
+
+def test_a_backoff_is_cut_short_by_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops does not wait for half a minute to pass."""
+    quick(monkeypatch, 3600.0)
+    with backend(Reply(503)) as there:
+        store, _, spans = sent(there)
+        store.append(items("a"))
+        with running(spans, store):
+            there.wait(1)
+            while len(there.requests) < 2:
+                store.hurry()
+                time.sleep(0.02)
+            wait_out(store)
+
+
+def test_a_partial_success_is_none_for_what_was_rejected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A backend takes a batch but for two spans: they are counted, and nothing is sent again."""
+    reply = Reply(body=partial(2, "too old"), headers={"Content-Type": "application/x-protobuf"})
+    with backend(reply) as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "b", "c"))
+        with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+            wait_out(store)
+        assert len(there.requests) == 1
+        assert counters.total(EXPORTED) == 1
+        assert counters.counts()[DROPPED] == {("span", "rejected by the backend"): 2}
+        assert "too old" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "rejected"),
+    [
+        (b"", 0),
+        (b"{}", 0),
+        (json.dumps({"partialSuccess": {"rejectedSpans": "1", "errorMessage": "x"}}).encode(), 1),
+        (b'{"partialSuccess": 3}', 0),
+        (b"<html>", 0),
+        (b"x" * 10_000_000, 0),
+    ],
+)
+def test_whatever_a_backend_answers_is_read_with_care(body: bytes, rejected: int) -> None:
+    """JSON, nothing, or ten megabytes of something: the spans were accepted all the same."""
+    with backend(Reply(body=body, headers={"Content-Type": "application/json"})) as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert counters.total(DROPPED) == rejected
+        assert counters.total(EXPORTED) == 2 - rejected
+
+
+def test_a_batch_that_is_too_large_is_sent_in_pieces(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend takes small requests only: each span goes out, but for one that is too large."""
+    with backend(Reply(413), Reply(413), Reply(413)) as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "b", "c", "d"))
+        with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+            wait_out(store)
+        assert [request.names for request in there.requests] == [
+            ["a", "b", "c", "d"],
+            ["a", "b"],
+            ["a"],
+            ["b"],
+            ["c", "d"],
+        ]
+        assert counters.total(EXPORTED) == 3
+        assert counters.counts()[DROPPED] == {("span", "HTTP 413"): 1}
+
+
+def test_a_backend_that_is_not_there_yet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The collector starts after the worker: two lines, one of the outage, one of its end."""
+    quick(monkeypatch)
+    port = unused_port()
+    counters = Counters()
+    store = MemoryStore(counters)
+    where = {"protocol": "http/protobuf", "endpoint": f"http://127.0.0.1:{port}/v1/traces"}
+    spans = SpanSender(store, counters, where | {"headers": {"key": "secret"}})
+    store.append(items("a", "b"))
+    with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+        end = time.monotonic() + PATIENCE
+        while counters.total(RETRIED) < 10 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert store.pending("span").items == 2
+        monkeypatch.setattr("tests.support.export._PORT", port)
+        with backend() as there:
+            wait_out(store)
+            assert names(there) == ["a", "b"]
+    assert counters.total(DROPPED) == 0
+    outage, over = [one.getMessage() for one in caplog.records if one.name == "taskobs.relay"]
+    assert "Connection refused" in outage
+    assert "go out again" in over
+    assert "secret" not in caplog.text
+
+
+def test_a_backend_that_hangs_costs_no_more_than_the_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backend takes connections and never answers: the batch waits, and is sent again."""
+    quick(monkeypatch)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    with backend(Reply(hang=True)) as there:
+        store, counters, spans = sent(there)
+        store.append(items("a"))
+        with running(spans, store):
+            first, second = there.wait(2)
+            wait_out(store)
+        assert second.at - first.at < 5
+        assert counters.total(EXPORTED) == 1
+
+
+def test_what_is_beyond_memory_in_an_outage_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest spans survive a long outage; sent, dropped and waiting add up."""
+    quick(monkeypatch)
+    with backend(*[Reply(503)] * 20) as there:
+        counters = Counters()
+        one = items("x")[0]
+        store = MemoryStore(counters, limit=50 * (len(one.payload) + 300))
+        spans = SpanSender(store, counters, exporter(there))
+        with running(spans, store):
+            for number in range(20):
+                store.append(items(*[f"{number}.{i}" for i in range(10)]))
+            wait_out(store)
+        assert counters.total(EXPORTED) + counters.total(DROPPED) == 200
+        assert set(counters.counts()[DROPPED]) == {("span", OVERFLOW)}
+        assert "19.9" in names(there)
+
+
+def test_a_malformed_span_does_not_harm_the_others() -> None:
+    """One process sends nonsense: it is dropped and counted, the rest of the batch goes out."""
+    with backend() as there:
+        store, counters, spans = sent(there)
+        good = items("a", "b")
+        bad = [Item("span", b"\xc1", ABOUT), Item("span", good[0].payload, b"\x01")]
+        store.append([good[0], *bad, good[1]])
+        with running(spans, store):
+            wait_out(store)
+        assert names(there) == ["a", "b"]
+        assert counters.counts()[DROPPED] == {("span", MALFORMED): 2}
+
+
+def test_a_span_that_cannot_be_encoded_does_not_harm_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exporter's encoder fails for one span: the others go out."""
+    from opentelemetry.exporter.otlp.proto.common import trace_encoder
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter
+
+    real = trace_encoder.encode_spans
+
+    def encode(spans: Sequence[ReadableSpan]) -> object:
+        if any(span.name == "odd" for span in spans):
+            raise ValueError("odd")
+        return real(spans)
+
+    monkeypatch.setattr(trace_encoder, "encode_spans", encode)
+    monkeypatch.setattr(trace_exporter, "encode_spans", encode)
+    with backend() as there:
+        store, counters, spans = sent(there)
+        store.append(items("a", "odd", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert sorted(names(there)) == ["a", "b"]
+        assert counters.counts()[DROPPED] == {("span", "cannot be encoded"): 1}
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://localhost/x", "http://"])
+def test_an_endpoint_that_is_none_costs_the_spans_not_the_relay(endpoint: str) -> None:
+    """I mistype the endpoint: it is said, all is counted, nothing hangs."""
+    counters = Counters()
+    store = MemoryStore(counters)
+    where = {"protocol": "http/protobuf", "endpoint": endpoint}
+    spans = SpanSender(store, counters, where)
+    store.append(items("a", "b"))
+    with running(spans, store):
+        wait_out(store)
+    assert counters.total(DROPPED) == 2
+
+
+def test_stopping_waits_for_what_is_there_and_says_whether_it_is_out() -> None:
+    """The worker stops: what it has sent is out before its relay ends."""
+    with backend(Reply(delay=0.3)) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store):
+            store.append(items("a"))
+            assert spans.stop(PATIENCE)
+        assert counters.total(EXPORTED) == 1
+
+
+def test_what_is_left_at_the_end_is_counted() -> None:
+    """The backend is gone when the worker stops: the relay ends in time, and says what it lost."""
+    with backend(*[Reply(503)] * 100) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store):
+            store.append(items("a", "b"))
+            begun = time.monotonic()
+            assert not spans.stop(0.5)
+            assert time.monotonic() - begun < 30
+        assert counters.counts()[DROPPED] == {("span", AT_THE_END): 2}
+
+
+def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(tmp_path: Path) -> None:
+    """An outage outlives the worker: with a spool, the next worker's relay sends it all."""
+    with backend(*[Reply(503)] * 100) as there:
+        counters = Counters()
+        store = Spool(counters, Place(tmp_path, "celery@a"))
+        spans = SpanSender(store, counters, exporter(there))
+        with running(spans, store):
+            store.append(items("a", "b"))
+            there.wait(1)
+            assert not spans.stop(0.1)
+        assert counters.total(DROPPED) == 0
+    with backend() as there:
+        again, _, spans = sent(there, Spool(Counters(), Place(tmp_path, "celery@a")))
+        with running(spans, again):
+            wait_out(again)
+        assert names(there) == ["a", "b"]
+
+
+def test_what_grows_too_old_while_it_is_tried_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spool's age bounds also what is being sent."""
+    quick(monkeypatch)
+    with backend(*[Reply(503)] * 10_000) as there:
+        counters = Counters()
+        spool = Spool(counters, Place(tmp_path, "celery@a", age=0.5))
+        spans = SpanSender(spool, counters, exporter(there))
+        with running(spans, spool):
+            spool.append(items("a"))
+            wait_out(spool)
+        assert counters.counts()[DROPPED] == {("span", TOO_OLD): 1}
+
+
+def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests stay small, however much is waiting."""
+    monkeypatch.setattr(SpanSender, "limits", Limits(items=3, bytes=1024 * 1024, linger=0.0))
+    with backend() as there:
+        store, _, spans = sent(there)
+        store.append(items(*"abcdefg"))
+        with running(spans, store):
+            wait_out(store)
+        assert [request.names for request in there.requests] == [
+            ["a", "b", "c"],
+            ["d", "e", "f"],
+            ["g"],
+        ]
+
+
+def test_an_exporter_that_raises_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong with one batch, the next one goes out."""
+    monkeypatch.setattr(sender, "_PAUSE", 0.01)
+    with backend() as there:
+        store, counters, spans = sent(there)
+
+        def broken(_: HttpCarrier, __: object) -> None:
+            monkeypatch.undo()
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(HttpCarrier, "send", broken)
+        with running(spans, store):
+            store.append(items("a"))
+            wait_out(store)
+            store.append(items("b"))
+            wait_out(store)
+        assert counters.counts()[DROPPED] == {("span", "the exporter refused them"): 1}
+        assert names(there) == ["b"]
+
+
+def test_backoff_grows_with_jitter_to_half_a_minute() -> None:
+    """Many relays that lost one collector don't come back all at once."""
+    first = {responses.backoff(0) for _ in range(50)}
+    assert len(first) > 10
+    assert 0.7 < min(first) < max(first) < 1.3
+    assert all(20 < responses.backoff(attempt) < 40 for attempt in (5, 6, 10, 1000, 100_000))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("3", 3), ("0", 0), ("-1", 0), ("1e9", 600), ("nan", None), ("soon", None), (None, None)],
+)
+def test_retry_after_in_seconds(value: str | None, expected: float | None) -> None:
+    """Whatever a proxy writes there is read, or left."""
+    assert responses.seconds(value) == expected
+
+
+def test_retry_after_as_a_date() -> None:
+    """RFC 9110 allows a date as well."""
+    wait = responses.seconds(formatdate(time.time() + 100, usegmt=True))
+    assert wait is not None
+    assert 90 < wait <= 100
+    assert responses.seconds(formatdate(time.time() - 100, usegmt=True)) == 0
+
+
+def test_an_errors_innermost_cause_is_told_and_no_url() -> None:
+    """The log says what is wrong, and no key that is part of a URL."""
+    error = ConnectionError("https://x/?api-key=secret")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    answer = responses.of_error(error)
+    assert answer.verdict is Verdict.LATER
+    assert answer.detail == "ConnectionRefusedError: Connection refused"
+    assert "secret" not in responses.of_error(ConnectionError("https://x/?key=secret")).detail
+
+
+def test_a_credential_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloud's session that signs requests works here as with the stock exporter."""
+    import requests
+
+    class Provider:
+        def load(self) -> object:
+            return self.session
+
+        def session(self) -> requests.Session:
+            made = requests.Session()
+            made.auth = ("cloud", "secret")
+            return made
+
+    def found(**_: str) -> list[Provider]:
+        return [Provider()]
+
+    monkeypatch.setattr("taskobs.relay.export.otlp_http.entry_points", found)
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "cloud")
+    with backend() as there:
+        store, _, spans = sent(there)
+        store.append(items("a"))
+        with running(spans, store), closing(store):
+            wait_out(store)
+        assert there.requests[0].headers["Authorization"].startswith("Basic ")

@@ -1,0 +1,191 @@
+"""Spans out of the relay over gRPC."""
+
+# grpc ships no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
+from taskobs.relay.export.otlp import SpanSender
+from taskobs.relay.storage.memory import MemoryStore
+from tests.support.export import items, quick, running, wait_out
+
+CODES = grpc.StatusCode
+INFO = "google.rpc.retryinfo-bin"
+DETAILS = "grpc-status-details-bin"
+
+
+class Backend(service.TraceServiceServicer):
+    """Answers each call with the next code, then well."""
+
+    def __init__(self, *replies: Any) -> None:
+        self.replies = deque(replies)
+        self.calls: list[list[str]] = []
+        self.metadata: list[dict[str, str]] = []
+        self.port = 0
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - as grpc has it
+        scopes = [scope for one in request.resource_spans for scope in one.scope_spans]
+        self.calls.append([span.name for scope in scopes for span in scope.spans])
+        self.metadata.append(dict(context.invocation_metadata()))
+        reply = self.replies.popleft() if self.replies else None
+        if isinstance(reply, tuple):
+            code, metadata = reply
+            context.set_trailing_metadata(metadata)
+            context.abort(code, "said so")
+        if reply is not None and not isinstance(reply, ExportTraceServiceResponse):
+            context.abort(reply, "said so")
+        return reply or ExportTraceServiceResponse()
+
+
+@contextmanager
+def backend(*replies: Any, port: int = 0) -> Generator[Backend]:
+    """Have a gRPC backend for the length of a block."""
+    made = Backend(*replies)
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    add: Any = service.add_TraceServiceServicer_to_server
+    add(made, server)
+    made.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield made
+    finally:
+        server.stop(0).wait()
+
+
+def sent(port: int, **more: object) -> tuple[MemoryStore, Counters, SpanSender]:
+    counters = Counters()
+    store = MemoryStore(counters)
+    where = {"protocol": "grpc", "endpoint": f"http://127.0.0.1:{port}", **more}
+    return store, counters, SpanSender(store, counters, where)
+
+
+def info(nanos: int) -> RetryInfo:
+    return RetryInfo(retry_delay=Duration(nanos=nanos))
+
+
+def details(nanos: int) -> bytes:
+    packed = Packed()
+    packed.Pack(info(nanos))
+    status = Status(code=8, message="busy", details=[packed])
+    return bytes(status.SerializeToString())
+
+
+def test_spans_arrive_with_the_headers() -> None:
+    """I use gRPC, and an argument of mine gives the key."""
+    with backend() as there:
+        store, counters, spans = sent(there.port, headers={"api-key": "secret"})
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert there.calls == [["a", "b"]]
+        assert there.metadata[0]["api-key"] == "secret"
+        assert counters.total(EXPORTED) == 2
+
+
+@pytest.mark.parametrize("code", [CODES.UNAVAILABLE, CODES.DEADLINE_EXCEEDED, CODES.ABORTED])
+def test_a_disturbed_backend_is_asked_again(code: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector is restarted: each attempt is ours, none is the exporter's own."""
+    failed = quick(monkeypatch)
+    with backend(code, code) as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert there.calls == [["a", "b"]] * 3
+        assert failed == [0, 1]
+        assert counters.total(RETRIED) == 4
+        assert counters.total(EXPORTED) == 2
+
+
+@pytest.mark.parametrize("code", [CODES.UNAUTHENTICATED, CODES.UNIMPLEMENTED, CODES.INTERNAL])
+def test_a_backend_that_refuses_is_not_asked_again(code: Any) -> None:
+    """The key is wrong: the spans are dropped, and counted with the reason."""
+    with backend(code) as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a"))
+        with running(spans, store):
+            wait_out(store)
+        assert there.calls == [["a"]]
+        assert counters.counts()[DROPPED] == {("span", f"gRPC {code.name}"): 1}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ((INFO, info(20_000_000).SerializeToString()),),
+        ((DETAILS, details(20_000_000)),),
+    ],
+)
+def test_a_busy_backend_says_when_to_come_again(
+    metadata: tuple[tuple[str, bytes], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RESOURCE_EXHAUSTED with a delay is an order to wait."""
+    failed = quick(monkeypatch, 3600.0)
+    with backend((CODES.RESOURCE_EXHAUSTED, metadata)) as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a"))
+        with running(spans, store):
+            wait_out(store)
+        assert there.calls == [["a"], ["a"]]
+        assert counters.total(EXPORTED) == 1
+        assert not failed
+
+
+def test_a_batch_for_which_there_is_no_room_is_sent_in_pieces() -> None:
+    """RESOURCE_EXHAUSTED without a delay is what too large a message gets."""
+    with backend(CODES.RESOURCE_EXHAUSTED, CODES.RESOURCE_EXHAUSTED) as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert there.calls == [["a", "b"], ["a"], ["b"]]
+        assert counters.counts()[DROPPED] == {("span", "gRPC RESOURCE_EXHAUSTED"): 1}
+
+
+def test_a_partial_success_is_none_for_what_was_rejected() -> None:
+    """A backend takes a batch but for one span: it is counted."""
+    reply = ExportTraceServiceResponse()
+    reply.partial_success.rejected_spans = 1
+    with backend(reply) as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert counters.total(EXPORTED) == 1
+        assert counters.counts()[DROPPED] == {("span", "rejected by the backend"): 1}
+
+
+def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector is replaced by another on the same port: a new connection is made."""
+    quick(monkeypatch, 0.1)
+    with backend() as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a"))
+        spans.start()
+        wait_out(store)
+    store.append(items("b"))
+    while counters.total(RETRIED) < 2:
+        store.hurry()
+    with backend(port=there.port) as again:
+        wait_out(store)
+        assert again.calls == [["b"]]
+    store.close()
+    assert spans.join(10)
+    assert counters.total(DROPPED) == 0

@@ -1,0 +1,197 @@
+"""What the relay counts, and the runs of its worker, as metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+from taskobs.protocol import frames
+from taskobs.relay.counters import Counters
+from taskobs.relay.metrics import exporter as metrics_exporter
+from taskobs.relay.metrics import run_statistics
+from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
+from taskobs.relay.metrics.run_statistics import Labels, RunStats
+from tests.support.export import ABOUT, PATIENCE, Backend, Reply, backend, exporter
+
+
+def fact(task: object = "shop.pay", outcome: object = "succeeded", seconds: object = 0.2) -> bytes:
+    return frames.pack([task, outcome, "celery", seconds])
+
+
+def points(body: bytes) -> dict[str, list[tuple[dict[str, str], Any]]]:
+    """Read a request: by metric, the attributes and value of each point."""
+    request = ExportMetricsServiceRequest()
+    request.ParseFromString(body)
+    found: dict[str, list[tuple[dict[str, str], Any]]] = {}
+    for metric in request.resource_metrics[0].scope_metrics[0].metrics:
+        data = getattr(metric, str(metric.WhichOneof("data")))
+        for point in data.data_points:
+            attributes = {pair.key: pair.value.string_value for pair in point.attributes}
+            value = point.count if hasattr(point, "count") else (point.as_int or point.as_double)
+            found.setdefault(metric.name, []).append((attributes, value))
+    return found
+
+
+@contextmanager
+def sending(there: Backend, counters: Counters, runs: RunStats) -> Generator[MetricsSender]:
+    """Have a sender of metrics for the length of a block; it sends once more at its end."""
+    sender = start_metrics(counters, runs, exporter(there), lambda: ABOUT)
+    assert isinstance(sender, MetricsSender)
+    try:
+        yield sender
+    finally:
+        sender.stop(PATIENCE)
+
+
+def test_counts_figures_and_runs_arrive_at_the_end() -> None:
+    """A worker that ran for a second still has its metrics in the backend, under its name."""
+    counters, runs = Counters(), RunStats()
+    counters.add("exported", "span", 3)
+    counters.dropped("span", 2, "overflow")
+    counters.gauge("pending", lambda: 5, "span")
+    counters.gauge("of no name", lambda: 5)
+    for _ in range(3):
+        runs.take(fact())
+    runs.take(fact(outcome="failed", seconds=40))
+    runs.take(fact(outcome="expired", seconds=None))
+    with backend() as there:
+        with sending(there, counters, runs):
+            pass
+        [request] = there.requests
+        assert request.path == "/v1/metrics"
+        found = points(request.body)
+        assert b"shop" in request.body
+    assert found["taskobs.relay.exported"] == [({"taskobs.kind": "span"}, 3)]
+    assert found["taskobs.relay.dropped"] == [
+        ({"taskobs.kind": "span", "taskobs.reason": "overflow"}, 2)
+    ]
+    assert found["taskobs.relay.pending"] == [({"taskobs.kind": "span"}, 5)]
+    by = {"celery.task_name": "shop.pay", "messaging.destination.name": "celery"}
+    expected = [
+        (by | {"celery.outcome": "succeeded"}, 3),
+        (by | {"celery.outcome": "failed"}, 1),
+    ]
+    assert found["taskobs.run.duration"] == expected
+    assert found["taskobs.runs"] == [*expected, (by | {"celery.outcome": "expired"}, 1)]
+
+
+def test_counts_add_up_from_one_export_to_the_next() -> None:
+    """Cumulative is what backends expect unless told otherwise."""
+    runs = RunStats()
+    with backend() as there:
+        with sending(there, Counters(), runs) as sender:
+            runs.take(fact())
+            sender.send()
+            runs.take(fact())
+        values = [points(one.body)["taskobs.runs"][0][1] for one in there.requests]
+    assert values == [1, 2]
+
+
+def test_deltas_where_they_are_asked_for_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """My backend wants deltas: each run is in one of them, also when one export fails."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "DELTA")
+    counters, runs = Counters(), RunStats()
+    with backend(Reply(200), Reply(503)) as there:
+        with sending(there, counters, runs) as sender:
+            for _ in range(3):
+                runs.take(fact())
+                counters.add("exported", "span", 5)
+                sender.send()
+            runs.take(fact())
+        found = [points(one.body) for one in there.requests]
+    assert [one["taskobs.runs"][0][1] for one in found] == [1, 1, 2, 1]
+    assert [one["taskobs.relay.exported"][0][1] for one in found] == [5, 5, 10, 0]
+
+
+def test_a_backend_that_takes_no_metrics_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Jaeger has no metrics: one line says so, and it is not asked again."""
+    with backend(Reply(404)) as there:
+        with (
+            sending(there, Counters(), RunStats()) as sender,
+            caplog.at_level(logging.WARNING, "taskobs"),
+        ):
+            sender.send()
+            sender.send()
+        assert len(there.requests) == 1
+    lines = [one.getMessage() for one in caplog.records if one.name == "taskobs.relay"]
+    assert len(lines) == 1
+    assert "HTTP 404" in lines[0]
+
+
+def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
+    """Metrics without a service would be nobody's."""
+    with backend() as there:
+        sender = start_metrics(Counters(), RunStats(), exporter(there), lambda: None)
+        assert sender is not None
+        sender.stop(PATIENCE)
+        assert not there.requests
+
+
+@pytest.mark.parametrize(
+    ("variable", "default"),
+    [("20", 3600.0), *((odd, 0.02) for odd in ("", "0", "-1", "nan", "inf", "soon"))],
+)
+def test_how_often_metrics_are_sent(
+    variable: str, default: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable counts in milliseconds; what is no time leaves it at the default."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", variable)
+    monkeypatch.setattr(metrics_exporter, "INTERVAL", default)
+    with backend() as there, sending(there, Counters(), RunStats()):
+        there.wait(2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "where"),
+    [
+        ({}, {}, None),
+        ({"OTEL_METRICS_EXPORTER": "none"}, {"endpoint": "http://x/v1/traces"}, None),
+        ({"OTEL_SDK_DISABLED": "true"}, {"endpoint": "http://x/v1/traces"}, None),
+        ({}, {"endpoint": "http://x/v1/traces"}, "http://x/v1/metrics"),
+        ({}, {"endpoint": "http://x/other"}, None),
+        ({}, {"endpoint": "http://x:4317", "protocol": "grpc"}, "http://x:4317"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, {}, ""),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://x/m"}, {"endpoint": None}, ""),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x/t"}, {}, None),
+    ],
+)
+def test_where_metrics_go(
+    variables: dict[str, str],
+    given: dict[str, Any],
+    where: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the spans go, if that says where metrics go; nowhere if I say so."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = metrics_exporter._where({"protocol": "http/protobuf"} | given)  # pyright: ignore[reportPrivateUsage] - a look inside
+    assert (found and (found.get("endpoint") or "")) == where
+
+
+def test_what_is_no_fact_is_refused() -> None:
+    """A process sends nonsense: it does not become a label."""
+    runs = RunStats()
+    odd = [b"\xc1", frames.pack(3), frames.pack([1]), fact(outcome="odd"), fact(outcome=None)]
+    for payload in (*odd, fact(seconds=-1), fact(seconds="1"), fact(seconds=float("nan"))):
+        with pytest.raises(ValueError, match=r"fact|payload"):
+            runs.take(payload)
+    runs.take(fact(task=None))
+    assert list(runs.collect()) == [Labels("", "succeeded", "celery")]
+
+
+def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that makes up names of tasks does not make a series of each."""
+    monkeypatch.setattr(run_statistics, "SETS", 3)
+    runs = RunStats()
+    for number in range(10):
+        runs.take(fact(task=f"task {number}"))
+    runs.take(fact(task="task 0"))
+    found = {labels.task: series.count for labels, series in runs.collect().items()}
+    assert found == {"task 0": 2, "task 1": 1, "task 2": 1, "other": 7}

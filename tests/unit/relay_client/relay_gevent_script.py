@@ -1,0 +1,88 @@
+"""A process patched by gevent, in which greenlets share a client; run by test_relay_client."""
+
+from gevent import monkey  # type: ignore[import-untyped]
+
+monkey.patch_all()
+
+import _socket  # noqa: E402
+import os  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+
+from taskobs.protocol.frames import Kind, Splitter, encode, pack  # noqa: E402
+from taskobs.relay_client.client import RelayClient  # noqa: E402
+
+EACH = 300
+
+
+def serve(listener: _socket.socket, expected: int) -> int:
+    """Read as a process of its own does; give how many facts came, each thread's in order."""
+    wire = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
+    splitter = Splitter()
+    facts: list[bytes] = []
+    while len(facts) < expected:
+        data = wire.recv(65_536)
+        if not data:
+            return 1
+        for kind, payload in splitter.feed(data):
+            if kind is Kind.FACT:
+                facts.append(payload)
+    with suppress(OSError):  # it may have ended by now
+        wire.send(encode(Kind.ACK, pack(expected)))
+    last: dict[bytes, int] = {}
+    for fact in facts:
+        name, number = fact.split()[:2]
+        if int(number) != last.get(name, -1) + 1:
+            return 2
+        last[name] = int(number)
+    return 0
+
+
+def main() -> None:
+    """Send from 50 greenlets, then to a relay that does not read, then from a fork."""
+    with tempfile.TemporaryDirectory() as directory:
+        address = directory + "/s"
+        listener = _socket.socket(_socket.AF_UNIX)
+        listener.bind(address)
+        listener.listen(5)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(serve(listener, 50 * EACH))
+        client = RelayClient(address, dict)
+
+        def task(name: int) -> None:
+            for number in range(EACH):
+                client.send(Kind.FACT, b"%d %d " % (name, number) + b"x" * (number % 600))
+                if number % 10 == 0:
+                    gevent.sleep(0)
+
+        greenlets: list[Any] = [gevent.spawn(task, name) for name in range(50)]
+        gevent.joinall(greenlets)
+        assert client.settle(10)
+        assert os.waitpid(pid, 0)[1] == 0
+        print("sent")  # noqa: T201
+
+        stuck = RelayClient(address, dict)
+        began = time.monotonic()
+        for number in range(30_000):
+            stuck.send(Kind.FACT, b"%d" % number + b"x" * 600)
+        assert time.monotonic() - began < 15
+        assert not stuck.goodbye(0.1)
+        print("stuck")  # noqa: T201
+
+        listener._accept()  # type: ignore[attr-defined]
+        pid = os.fork()
+        if pid == 0:
+            client.after_fork()
+            client.send(Kind.FACT, b"child 0")
+            os._exit(0 if not client.gone else 1)
+        assert serve(listener, 1) == 0
+        assert os.waitpid(pid, 0)[1] == 0
+        print("fork")  # noqa: T201
+
+
+main()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from taskobs.relay_client import socket_directory
+
+if not socket_directory.SUPPORTED:
+    pytest.skip("no Unix sockets here", allow_module_level=True)
+
+
+@pytest.fixture
+def folder() -> Generator[Path]:
+    """Give a directory with a name as short as a socket's must be."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def environ(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Let the directories that may serve be below the test's own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "t"))
+    (folder / "r").mkdir()
+    (folder / "t").mkdir()
+    return {"XDG_RUNTIME_DIR": str(folder / "r")}
+
+
+def only(*found: Path) -> Callable[[object], list[Path]]:
+    return lambda _: list(found)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_worker_listens_in_a_private_directory(environ: dict[str, str], folder: Path) -> None:
+    """Nobody else on the machine can reach my worker's socket."""
+    listening, address = socket_directory.listen(environ)
+    with listening:
+        path = Path(address)
+        assert path.parent == folder / "r/taskobs"
+        assert path.name.startswith(f"worker-{os.getpid()}-")
+        assert mode(path.parent) == 0o700
+        assert not os.get_inheritable(listening.fileno())
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(address)
+        assert next(iter(socket_directory.addresses(environ))) == (os.getpid(), address)
+
+
+def test_without_a_runtime_directory_the_temporary_one_serves(
+    environ: dict[str, str], folder: Path
+) -> None:
+    assert socket_directory.directory({}) == folder / f"t/taskobs-{os.getuid()}"
+    assert (
+        socket_directory.directory({**environ, "XDG_RUNTIME_DIR": "/nowhere/at/all"}).parent.name
+        == "t"
+    )
+
+
+def test_a_directory_that_others_may_write_to_is_made_private(
+    environ: dict[str, str], folder: Path
+) -> None:
+    (folder / "r/taskobs").mkdir()
+    (folder / "r/taskobs").chmod(0o777)
+    assert mode(socket_directory.directory(environ)) == 0o700
+
+
+def test_what_is_not_ours_does_not_serve(
+    environ: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has laid a link, a file, or a directory of his own where mine would be."""
+    (folder / "elsewhere").mkdir()
+    (folder / "r/taskobs").symlink_to(folder / "elsewhere")
+    (folder / f"t/taskobs-{os.getuid()}").write_text("")
+    last = folder / "far"
+    last.mkdir()
+    found = [*socket_directory.candidates(environ)[:2], last]
+    monkeypatch.setattr(socket_directory, "candidates", only(*found))
+    assert socket_directory.directory(environ) == last
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    with pytest.raises(socket_directory.PlaceError, match="belongs to another user") as refused:
+        socket_directory.directory(environ)
+    assert str(refused.value).count("not a directory") == 2
+
+
+def test_a_name_too_long_for_a_socket_does_not_serve(environ: dict[str, str], folder: Path) -> None:
+    long = folder / ("x" * 100)
+    long.mkdir()
+    assert socket_directory.directory({**environ, "XDG_RUNTIME_DIR": str(long)}).parent.name == "t"
+
+
+def test_sockets_that_nobody_answers_at_are_removed(environ: dict[str, str]) -> None:
+    """My worker was killed, and its socket doesn't stay for ever; those of others do."""
+    home = socket_directory.directory(environ)
+    paths = {name: home / f"worker-{n}-aa.sock" for n, name in enumerate(("dead", "new", "live"))}
+    bound = {name: socket.socket(socket.AF_UNIX) for name in paths}
+    for name, path in paths.items():
+        bound[name].bind(str(path))
+        if name != "new":
+            os.utime(path, (1, 1))
+    foreign = home / "something.sock"
+    foreign.write_text("")
+    bound["live"].listen()
+    bound["dead"].close()
+    bound["new"].close()
+    listening, address = socket_directory.listen(environ)
+    listening.close()
+    left = {path.name for path in home.iterdir()} - {Path(address).name}
+    assert left == {paths["new"].name, paths["live"].name, "something.sock"}
+    bound["live"].close()

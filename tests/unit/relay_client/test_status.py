@@ -1,0 +1,114 @@
+"""`taskobs status`, against what stands for a relay."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from taskobs.cli.main import main
+from taskobs.protocol.frames import Kind, Splitter, encode, pack
+from taskobs.relay_client import socket_directory, status
+
+if not socket_directory.SUPPORTED:
+    pytest.skip("no Unix sockets here", allow_module_level=True)
+
+TOLD = {
+    "worker": "shop@host",
+    "since": 1.0,
+    "exported": {"span": 40, "envelope": 2, "fact": 9},
+    "pending": {"span": 3, "envelope": 0},
+    "dropped": {"span": {"more waits than there is room for": 5}},
+    "clients": 4,
+    "open": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as made:
+        path = Path(made)  # short, as a socket's name must be; the user's own workers are elsewhere
+
+        def candidates(_: object) -> list[Path]:
+            return [path]
+
+        monkeypatch.setattr(socket_directory, "candidates", candidates)
+        yield
+
+
+@contextmanager
+def relay(answer: bytes | None) -> Generator[str]:
+    """Answer one question; None hangs up."""
+    listening, address = socket_directory.listen({})
+    listening.setblocking(True)  # noqa: FBT003  # the standard library's
+
+    def serve() -> None:
+        wire, _ = listening.accept()
+        with wire:
+            assert Splitter().feed(wire.recv(100)) == [(Kind.STATUS, b"")]
+            if answer is not None:
+                wire.sendall(answer[:3])
+                wire.sendall(answer[3:])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield address
+    finally:
+        thread.join()
+        listening.close()
+
+
+def test_each_worker_is_a_line() -> None:
+    """I ask what became of my telemetry, and what was dropped, and why."""
+    with relay(encode(Kind.STATUS_REPLY, pack(TOLD))):
+        shown = CliRunner().invoke(main, ["status"]).output
+    head, line, *notes = shown.splitlines()
+    found = dict(zip(head.split(), line.split(), strict=True))
+    assert found["WORKER"] == "shop@host"
+    assert (found["SENT"], found["WAITING"], found["DROPPED"]) == ("42", "3", "5")
+    assert (found["PROCESSES"], found["OPEN"]) == ("4", "1")
+    assert [note.strip() for note in notes] == [
+        "dropped 5 span(s): more waits than there is room for"
+    ]
+
+
+def test_json_has_all() -> None:
+    with relay(encode(Kind.STATUS_REPLY, pack(TOLD))) as address:
+        [told] = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
+    assert told["address"] == address
+    assert {key: told[key] for key in TOLD} == TOLD
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (None, "it hung up"),
+        (encode(Kind.STATUS_REPLY, pack([1])), "no map"),
+        (b"\xff\xff\xff\xff\x01garbage", "no frame of the relay"),
+    ],
+)
+def test_a_relay_that_gives_no_answer_is_named(answer: bytes | None, problem: str) -> None:
+    with relay(answer) as address:
+        result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 0
+    assert address in result.output
+    assert problem in result.output
+
+
+def test_a_relay_that_hangs_is_not_waited_for() -> None:
+    listening, _ = socket_directory.listen({})
+    with listening:
+        [one] = status.every({}, timeout=0.1)
+    assert one.problem == "it gave no answer"
+
+
+def test_without_a_worker_it_says_so() -> None:
+    result = CliRunner().invoke(main, ["status"])
+    assert (result.exit_code, result.output) == (0, "No worker of this user has a relay here.\n")

@@ -1,0 +1,218 @@
+"""A session in a worker hands all to a relay, and takes it back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentry_sdk
+from celery import Celery, signals
+from opentelemetry import trace
+
+import taskobs
+from taskobs.celery.roles import Role
+from taskobs.config.settings import RELAY_ADDRESS
+from taskobs.relay_client import socket_directory
+from taskobs.sentry.relay_transport import RelayTransport
+from taskobs.session.session import Session
+from taskobs.testing.receiver import Receiver
+
+if not socket_directory.SUPPORTED:
+    pytest.skip("no Unix sockets here", allow_module_level=True)
+
+PATIENCE = 60.0
+
+
+class Worker:
+    """What of Celery's worker is looked at."""
+
+    hostname = "w@host"
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as made:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", made)  # short, as a socket's name must be
+        yield Path(made)
+
+
+@pytest.fixture
+def start(receiver: Receiver, app: Celery) -> Generator[Callable[..., Session]]:
+    """Start a session in what says that it is a worker."""
+    made: list[Session] = []
+
+    def begin(**settings: Any) -> Session:
+        settings = {"otlp_endpoint": receiver.endpoint, "shutdown_timeout": 30.0, **settings}
+        session = taskobs.init(strict=True, **settings)
+        made.append(session)
+        signals.worker_init.send(Worker(app))
+        return session
+
+    yield begin
+    for session in made:
+        session.close()
+    sentry_sdk.get_global_scope().set_client(None)
+
+
+def sockets(home: Path) -> list[Path]:
+    return list(home.glob("taskobs/*.sock"))
+
+
+def relay_pid(session: Session) -> int:
+    pipeline = session._relay._pipeline  # pyright: ignore[reportPrivateUsage]
+    assert pipeline is not None
+    assert pipeline.relay_pid is not None
+    return pipeline.relay_pid
+
+
+def span(name: str) -> None:
+    trace.get_tracer("test").start_span(name).end()
+
+
+def names_of(receiver: Receiver) -> list[str]:
+    return sorted(one.name for one in receiver.spans)
+
+
+def test_a_worker_sends_through_its_relay(
+    start: Callable[..., Session], receiver: Receiver, app: Celery, home: Path
+) -> None:
+    """What my worker records arrives through its relay, and `close()` leaves nothing behind."""
+    steps = set(app.steps["consumer"])
+    session = start(service_name="shop", sentry_dsn=receiver.dsn)
+    assert len(sockets(home)) == 1
+    pid, _, address = os.environ[RELAY_ADDRESS].split(":", 2)
+    assert (pid, address) == (str(os.getpid()), str(sockets(home)[0]))
+    client = sentry_sdk.get_client()
+    assert isinstance(client.transport, RelayTransport)
+    span("one")
+    sentry_sdk.capture_message("hello")
+    assert session.flush(PATIENCE)
+    assert names_of(receiver) == ["one"]
+    assert receiver.spans[0].resource["service.name"] == "shop"
+    assert len(receiver.events) == 1
+    relay = relay_pid(session)
+    span("two")
+    session.close()
+    assert names_of(receiver) == ["one", "two"]
+    assert set(app.steps["consumer"]) == steps
+    assert sockets(home) == []
+    assert RELAY_ADDRESS not in os.environ
+    with pytest.raises(ProcessLookupError):
+        os.kill(relay, 0)
+    assert not isinstance(client.transport, RelayTransport)
+
+
+def test_a_worker_told_twice_has_one_relay(start: Callable[..., Session], home: Path) -> None:
+    session = start()
+    pid = relay_pid(session)
+    signals.celeryd_after_setup.send("w@host", instance=None)
+    assert relay_pid(session) == pid
+    assert len(sockets(home)) == 1
+
+
+def test_a_relay_that_is_killed_at_the_stop_is_replaced(
+    start: Callable[..., Session], receiver: Receiver
+) -> None:
+    """All is told that was told, though the relay died a moment before my worker's end."""
+    session = start()
+    os.kill(relay_pid(session), signal.SIGSTOP)
+    span("told")
+    os.kill(relay_pid(session), signal.SIGKILL)
+    session.close()
+    assert names_of(receiver) == ["told"]
+
+
+def test_a_worker_that_has_stopped_needs_no_relay(
+    start: Callable[..., Session], receiver: Receiver, app: Celery, home: Path
+) -> None:
+    """My program goes on after its worker: it sends for itself, until it has a worker again."""
+    session = start()
+    first = relay_pid(session)
+    span("in the worker")
+    signals.worker_shutdown.send(None)
+    assert names_of(receiver) == ["in the worker"]
+    assert sockets(home) == []
+    span("after it")
+    assert session.flush(PATIENCE)
+    assert names_of(receiver) == ["after it", "in the worker"]
+    signals.worker_init.send(Worker(app))
+    assert relay_pid(session) != first
+    span("again")
+    session.close()
+    assert names_of(receiver) == ["after it", "again", "in the worker"]
+
+
+@pytest.mark.parametrize("settings", [{"relay": False}, {"otlp_endpoint": None}], ids=repr)
+def test_where_it_is_not_wanted_there_is_none(
+    start: Callable[..., Session], home: Path, settings: dict[str, Any]
+) -> None:
+    """I turn it off, or have configured nothing: no process, no socket."""
+    start(**settings)
+    assert sockets(home) == []
+    assert RELAY_ADDRESS not in os.environ
+
+
+def test_what_ended_before_the_worker_was_one_is_sent(
+    start: Callable[..., Session], receiver: Receiver
+) -> None:
+    """My module makes a span while it is imported, before Celery says what this process is."""
+    taskobs.init(otlp_endpoint=receiver.endpoint, strict=True)
+    span("early")
+    session = start()
+    span("late")
+    assert session.flush(PATIENCE)
+    assert receiver.wait_for(lambda r: len(r.spans) == 2, PATIENCE)
+
+
+def test_when_the_relay_cannot_work_the_process_sends(
+    start: Callable[..., Session],
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """My relay is killed at each start: I am told once, and what it did not get is sent."""
+    session = start(sentry_dsn=receiver.dsn)
+    pipeline = session._relay._pipeline  # pyright: ignore[reportPrivateUsage]
+    assert pipeline is not None
+    os.kill(relay_pid(session), signal.SIGSTOP)
+    span("kept")
+    sentry_sdk.capture_message("kept")
+    end = time.monotonic() + PATIENCE
+    while not pipeline.gone:
+        assert time.monotonic() < end
+        if pipeline.relay_pid is not None:
+            os.kill(pipeline.relay_pid, signal.SIGKILL)
+        pipeline.poll()
+        time.sleep(0.02)
+    span("direct")
+    assert session.flush(PATIENCE)
+    assert names_of(receiver) == ["direct", "kept"]
+    assert len(receiver.events) == 1
+    assert caplog.text.count("there is no relay") == 1
+
+
+def test_a_spawned_child_finds_the_relay_of_its_parent_alone(
+    start: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    """An address that another worker's processes have inherited is nobody's business here."""
+    session = start(relay=False)
+    relay = session._relay  # pyright: ignore[reportPrivateUsage]
+    relay._on = True  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid() + 1}::/nowhere.sock")
+    session.became(Role.POOL_CHILD)
+    assert not relay.carries
+    monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid()}::/nowhere.sock")
+    session.became(Role.POOL_CHILD)
+    assert relay.carries
+    span("nobody listens")  # ... as it turns out
+    assert not relay.carries
+    assert session.flush(PATIENCE)
+    assert names_of(receiver) == ["nobody listens"]
