@@ -38,10 +38,10 @@ class Broker:
 NOWHERE: Final = Broker()
 
 
-class Shelf(Protocol):
+class ChordLinkStore(Protocol):
     """Where the runs of a chord's header leave their span's address for the callback."""
 
-    def serves(self, task_id: str) -> bool:
+    def belongs_to(self, task_id: str) -> bool:
         """Tell whether ``task_id`` is the chord's callback, or begins it."""
         ...
 
@@ -126,7 +126,7 @@ class Publish:
     priority: int | None = None
     headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
     """The message's own headers: what an observer writes here travels."""
-    header_runs: Shelf | None = None
+    header_runs: ChordLinkStore | None = None
     """Set on the callback of a chord."""
     stock: Callable[[], Mapping[str, object]] = dict
     """The attributes that the stock instrumentation would set."""
@@ -171,7 +171,7 @@ class Run:
     """The same of a run that is told of afterwards, if that is known; None means now."""
     args: Sequence[object] = ()
     kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
-    chord_shelf: Shelf | None = None
+    chord_links: ChordLinkStore | None = None
     """Set on the runs of a chord's header."""
     stock: Callable[[], Mapping[str, object]] = dict
 
@@ -205,7 +205,7 @@ class Run:
 
 
 @dataclass(slots=True, kw_only=True)
-class Ending:
+class ExternalOutcome:
     """How a run ended that could not tell itself."""
 
     outcome: Outcome

@@ -60,7 +60,7 @@ def _compare(
         reports[mode] = chaos.misuse(
             plan, folder, Broker("redis", url, url), relay=mode == "relay", say=_say
         )
-    print("\n" + table({mode: report.verdict for mode, report in reports.items()}))
+    print("\n" + table({mode: report.finding for mode, report in reports.items()}))
     for mode, report in reports.items():
         print(
             f"\n{mode}: {report.seconds:.0f} s, {report.killed} kills of children, "
@@ -69,8 +69,8 @@ def _compare(
     if "relay" not in reports:
         return 0
     report = reports["relay"]
-    print(report.verdict.complaints(20))
-    return 0 if report.verdict.good and not report.troubles else 1
+    print(report.finding.complaints(20))
+    return 0 if report.finding.good and not report.troubles else 1
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ from taskobs.observers.base import NOTHING
 Opener = Callable[[Any], AbstractContextManager[object]]
 
 
-class Openings:
+class ContextStack:
     """Context managers that are closed in the reverse order, each of them whatever happens.
 
     An ``ExitStack`` that holds a guard before each does the same; with it and generators in
@@ -26,11 +26,11 @@ class Openings:
         self._guard = guard
         self._open: list[AbstractContextManager[object]] = []
 
-    def open(self, openers: Iterable[Opener], fact: object) -> None:
+    def open(self, openers: Iterable[Opener], record: object) -> None:
         """Enter what each opener gives for the fact; one that fails harms no other."""
         for opener in openers:
             try:
-                manager = opener(fact)
+                manager = opener(record)
                 if manager is not NOTHING:
                     manager.__enter__()
                     self._open.append(manager)

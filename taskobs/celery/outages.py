@@ -17,7 +17,7 @@ from typing import Any, Final
 from celery import signals
 from kombu.exceptions import OperationalError
 
-from taskobs.internal.wrapping import Wrappers
+from taskobs.internal.wrapping import Patches
 
 _UID: Final = "taskobs.outages"
 _CONSUMER, _BEAT, _RESULTS = "consumer", "beat", "results"
@@ -37,7 +37,7 @@ class Outages:
 
     def __init__(self) -> None:
         self._down: set[str] = set()
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
 
     def watch_worker(self) -> None:
         """Learn from now on when this worker's connection is back."""

@@ -25,7 +25,7 @@ def runs_no_tasks(worker: Any) -> bool:
     return bool(getattr(pool, "uses_semaphore", False))
 
 
-class Passenger(Protocol):
+class ProcessListener(Protocol):
     """What wants to know of it."""
 
     def became(self, role: Role, worker: Any = None) -> None:
@@ -37,18 +37,18 @@ class Passenger(Protocol):
     def worker_ended(self) -> None:
         """The worker in this process has stopped; it may be another program's from now on."""
 
-    def ending(self) -> None:
+    def process_ending(self) -> None:
         """The process ends now; whatever isn't sent within a bound is lost."""
 
 
-_passengers: list[Passenger] = []
+_listeners: list[ProcessListener] = []
 
 
-class Process:
+class ProcessSignals:
     """Tells a passenger, from ``board`` to ``leave``, what becomes of this process."""
 
-    def __init__(self, passenger: Passenger) -> None:
-        self._passenger = passenger
+    def __init__(self, listener: ProcessListener) -> None:
+        self._listener = listener
         self._worker_pid: int | None = None
         self._at_exit: Any = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
@@ -56,57 +56,57 @@ class Process:
             (signals.celeryd_after_setup, self._worker_set_up),
             (signals.worker_shutdown, self._worker_stopped),
             (signals.worker_process_init, self._child_started),
-            (signals.worker_process_shutdown, self._child_ends),
+            (signals.worker_process_shutdown, self._child_ending),
             (signals.beat_init, self._beat_started),
             (signals.beat_embedded_init, self._embedded_beat_started),
         )
 
-    def board(self) -> None:
+    def subscribe(self) -> None:
         """Connect to Celery's signals, to forks, and to the end of the interpreter."""
         for signal, receiver in self._receivers:
             signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
         _watch_forks()
-        _passengers.append(self._passenger)
-        atexit.register(self._passenger.ending)
+        _listeners.append(self._listener)
+        atexit.register(self._listener.process_ending)
 
-    def leave(self) -> None:
+    def unsubscribe(self) -> None:
         """Disconnect from all of it."""
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
-        if self._passenger in _passengers:
-            _passengers.remove(self._passenger)
-        atexit.unregister(self._passenger.ending)
+        if self._listener in _listeners:
+            _listeners.remove(self._listener)
+        atexit.unregister(self._listener.process_ending)
         if self._at_exit is not None:
             self._at_exit.cancel()
 
     def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
         self._worker_pid = os.getpid()
-        self._passenger.became(Role.WORKER, sender)
+        self._listener.became(Role.WORKER, sender)
 
     def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
-        self._passenger.became(Role.WORKER, instance)
+        self._listener.became(Role.WORKER, instance)
 
     def _worker_stopped(self, **_: Any) -> None:
-        self._passenger.worker_ended()
+        self._listener.worker_ended()
 
     def _child_started(self, **_: Any) -> None:
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
-            self._passenger.became(Role.POOL_CHILD)
+            self._listener.became(Role.POOL_CHILD)
 
-    def _child_ends(self, **_: Any) -> None:
-        self._passenger.ending()
+    def _child_ending(self, **_: Any) -> None:
+        self._listener.process_ending()
 
     def _beat_started(self, **_: Any) -> None:
-        self._passenger.became(Role.BEAT)
+        self._listener.became(Role.BEAT)
 
     def _embedded_beat_started(self, **_: Any) -> None:
         # A process of billiard's leaves through os._exit, and sends no signal of its end.
-        self._at_exit = Finalize(None, self._passenger.ending, exitpriority=0)
+        self._at_exit = Finalize(None, self._listener.process_ending, exitpriority=0)
 
 
 def _forked() -> None:
-    for passenger in _passengers:
-        passenger.forked()
+    for listener in _listeners:
+        listener.forked()
     # A child of multiprocessing leaves through os._exit: its own exit list is the only way to
     # hear of it. The list is emptied at the child's start, after this, so it is joined later.
 

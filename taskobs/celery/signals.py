@@ -17,21 +17,21 @@ from celery import signals
 from celery.app.task import Context
 
 from taskobs.celery.adapter import adapter
-from taskobs.celery.context_stack import Openings
-from taskobs.celery.patches.beat import BeatSeam
-from taskobs.celery.patches.hook_errors import HookFailures
-from taskobs.celery.patches.send import PublishSeam
+from taskobs.celery.context_stack import ContextStack
+from taskobs.celery.patches.beat import BeatPatch
+from taskobs.celery.patches.hook_errors import HookErrors
+from taskobs.celery.patches.send import SendPatch
 from taskobs.internal.guard import Guard
-from taskobs.model import Ending, Outcome, Publish, Run, Schedule
+from taskobs.model import ExternalOutcome, Outcome, Publish, Run, Schedule
 from taskobs.observers.base import Observer
 
 if TYPE_CHECKING:
-    from taskobs.celery.patches.request import Supervision
+    from taskobs.celery.patches.request import RequestPatch
 
 _UID: Final = "taskobs."
 
 
-class _Open(Openings):
+class ActiveRun(ContextStack):
     """A run that is open, and what to put back at its end.
 
     ``handling`` is what the caller was handling already: not what ended the run.
@@ -44,22 +44,22 @@ class _Open(Openings):
         self.run = run
         self.task = task
         self.handling = handling
-        self.token: Token[_Open | None] | None = None
+        self.token: Token[ActiveRun | None] | None = None
         self.reported: tuple[BaseException, ...] = ()
 
 
-_open_run: ContextVar[_Open | None] = ContextVar("taskobs_run", default=None)
+_active_run: ContextVar[ActiveRun | None] = ContextVar("taskobs_run", default=None)
 _last_failure: ContextVar[str | None] = ContextVar("taskobs_failure", default=None)
-_open_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
+_active_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
 
 
 def current_run() -> Run | None:
     """Return the run that this thread or greenlet is in."""
-    found = _open_run.get()
+    found = _active_run.get()
     return found.run if found else None
 
 
-class _Sending(Openings):
+class ActivePublish(ContextStack):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
     __slots__ = ("_token", "publish")
@@ -69,7 +69,7 @@ class _Sending(Openings):
         self.publish: Publish | None = None
 
     def __enter__(self) -> None:
-        self._token = _open_publish.set(self.publish)
+        self._token = _active_publish.set(self.publish)
 
     def __exit__(
         self,
@@ -77,13 +77,13 @@ class _Sending(Openings):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _open_publish.reset(self._token)
+        _active_publish.reset(self._token)
         if self.publish is not None:
             self.publish.error = error
         self.close()
 
 
-class Lifecycle:
+class TaskSignals:
     """Connects Celery to observers while there is at least one.
 
     Not thread-safe to attach to or detach from; runs and publishes may be in any thread.
@@ -93,10 +93,10 @@ class Lifecycle:
         self.guard = guard
         self._clock = clock
         self._observe(())
-        self._seam = PublishSeam(self._publishing, self._canvas)
-        self._beat = BeatSeam(self._schedule_of)
-        self._hooks = HookFailures(self._hook_failed)
-        self._supervision: Supervision | None = None
+        self._send_patch = SendPatch(self._publishing, self._canvas)
+        self._beat = BeatPatch(self._schedule_of)
+        self._hooks = HookErrors(self._hook_failed)
+        self._request_patch: RequestPatch | None = None
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
             (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
@@ -133,24 +133,24 @@ class Lifecycle:
     def _connect(self) -> None:
         for signal, receiver in self._receivers:
             signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
-        self._seam.install()
+        self._send_patch.install()
         self._hooks.install()
-        if self._supervision is not None:  # of a worker that runs on
-            self._supervision.install()
+        if self._request_patch is not None:  # of a worker that runs on
+            self._request_patch.install()
 
     def _disconnect(self) -> None:
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
-        self._seam.remove()
+        self._send_patch.remove()
         self._beat.remove()
         self._hooks.remove()
-        if self._supervision is not None:
-            self._supervision.remove()
+        if self._request_patch is not None:
+            self._request_patch.remove()
 
     # Publishes.
 
-    def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> _Sending:
-        sending = _Sending(self.guard)
+    def _publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> ActivePublish:
+        sending = ActivePublish(self.guard)
         try:
             publish = adapter.publish_of(app, task, options, current_run())
             publish.schedule = self._beat.take()
@@ -171,7 +171,7 @@ class Lifecycle:
         return None
 
     def _publish_routed(self, **message: Any) -> None:
-        publish = _open_publish.get()
+        publish = _active_publish.get()
         if publish is None:
             return
         try:
@@ -186,8 +186,8 @@ class Lifecycle:
                 if not self.guard.swallows(error):
                     raise
 
-    def _canvas(self, kind: str) -> _Sending:
-        sending = _Sending(self.guard)
+    def _canvas(self, kind: str) -> ActivePublish:
+        sending = ActivePublish(self.guard)
         sending.open([observer.canvas for observer in self._observers], kind)
         return sending
 
@@ -200,13 +200,13 @@ class Lifecycle:
             if not self.guard.swallows(error):
                 raise
 
-    def _begin(self, task: Any, run: Run) -> _Open:
-        opened = _Open(self.guard, run, task, sys.exc_info()[1])
-        opened.token = _open_run.set(opened)
+    def _begin(self, task: Any, run: Run) -> ActiveRun:
+        opened = ActiveRun(self.guard, run, task, sys.exc_info()[1])
+        opened.token = _active_run.set(opened)
         opened.open(self._for_run, run)
-        if run.chord_shelf is not None and run.span is not None and run.span.sampled:
+        if run.chord_links is not None and run.span is not None and run.span.sampled:
             with self.guard:  # the backend may fail; the run is open all the same
-                run.chord_shelf.put(run.span.traceparent)
+                run.chord_links.put(run.span.traceparent)
         return opened
 
     def _run_failed(
@@ -237,7 +237,7 @@ class Lifecycle:
         finally:
             self._finish(opened)
 
-    def _conclude(self, opened: _Open, state: str | None, result: Any) -> None:
+    def _conclude(self, opened: ActiveRun, state: str | None, result: Any) -> None:
         error = sys.exc_info()[1]
         if error is not None and (state is None or error is not opened.handling):
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
@@ -264,13 +264,13 @@ class Lifecycle:
 
     def _hook_failed(self, error: BaseException) -> None:
         """A hook of the task raised, and Celery kept the outcome: report it beside."""
-        opened = _open_run.get()
+        opened = _active_run.get()
         if opened is not None:
             outcome = opened.run.outcome or Outcome.SUCCEEDED
             self._fail(opened, error)
             opened.run.outcome = outcome
 
-    def _fail(self, opened: _Open, error: BaseException, traceback: str | None = None) -> None:
+    def _fail(self, opened: ActiveRun, error: BaseException, traceback: str | None = None) -> None:
         if any(error is reported for reported in opened.reported):
             return
         opened.reported += (error,)
@@ -291,27 +291,27 @@ class Lifecycle:
             with self.guard:
                 observer.failed(run)
 
-    def _told_afterwards(self, task: Any, request: Any, ending: Ending) -> None:
+    def _external_outcome(self, task: Any, request: Any, external: ExternalOutcome) -> None:
         """The worker tells of a run that died, or of a message that never became one."""
         with self.guard:
-            now = ending.started or self._clock()
+            now = external.started or self._clock()
             run = adapter.run_of(task, request, request.args, request.kwargs, now)
-            adapter.told_afterwards(run, ending)
+            adapter.apply_external_outcome(run, external)
             opened = self._begin(task, run)
             if run.exception is not None:
                 self._tell_failed(run)
             self._finish(opened)
 
     def _worker_starts(self, **_: Any) -> None:
-        from taskobs.celery.patches.request import Supervision  # it imports the worker's modules
+        from taskobs.celery.patches.request import RequestPatch  # it imports the worker's modules
 
-        if self._supervision is None:
-            self._supervision = Supervision(self._told_afterwards)
-            self._supervision.install()
+        if self._request_patch is None:
+            self._request_patch = RequestPatch(self._external_outcome)
+            self._request_patch.install()
 
-    def _finish(self, opened: _Open) -> None:
+    def _finish(self, opened: ActiveRun) -> None:
         if opened.token is not None:
-            _open_run.reset(opened.token)
+            _active_run.reset(opened.token)
         try:
             for ended in self._for_end:
                 self._tell_ended(ended, opened.run)
@@ -325,8 +325,8 @@ class Lifecycle:
             if not self.guard.swallows(error):
                 raise
 
-    def _opened(self, task_id: str) -> _Open | None:
-        opened = _open_run.get()
+    def _opened(self, task_id: str) -> ActiveRun | None:
+        opened = _active_run.get()
         return opened if opened is not None and opened.run.task_id == task_id else None
 
 

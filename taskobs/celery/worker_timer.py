@@ -12,7 +12,7 @@ from typing import Any
 from celery import bootsteps
 
 
-class WorkerClock:
+class WorkerTimer:
     """Calls ``action`` every ``seconds``, on the timer that a worker has for its heartbeats.
 
     The worker's consumer begins anew after each loss of its broker, and clears the timer; a step

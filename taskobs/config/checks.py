@@ -1,4 +1,4 @@
-"""Check the values of settings, whether they come as arguments or as text from a variable.
+"""ValueCheck the values of settings, whether they come as arguments or as text from a variable.
 
 Each check returns the value in its final type, or raises ``Refused``. It never puts the value
 into a message: ``taskobs.config.settings`` does, masked where it is secret.
@@ -32,7 +32,7 @@ class Refused(Exception):  # noqa: N818 - never leaves taskobs: it becomes a Set
         self.example = example
 
 
-class Kind(NamedTuple):
+class ValueCheck(NamedTuple):
     """How the values of a setting are checked, and how they may be shown."""
 
     check: Callable[[object], object]
@@ -218,13 +218,13 @@ def _dsn_without_key(value: object) -> str:
     return _without_credentials(value) if clear else _hidden(value)
 
 
-TEXT = Kind(_text, shown)
-SWITCH = Kind(_switch, shown)
-SHARE = Kind(_share, shown)
-SECONDS = Kind(_seconds, shown)
-BYTES = Kind(_bytes, shown)
-AGE = Kind(_age, shown)
-PROTOCOL = Kind(_protocol, shown)
-ENDPOINT = Kind(_endpoint, _without_credentials)
-DSN = Kind(_dsn, _dsn_without_key)
-HEADERS = Kind(_headers, _hidden)
+TEXT = ValueCheck(_text, shown)
+SWITCH = ValueCheck(_switch, shown)
+SHARE = ValueCheck(_share, shown)
+SECONDS = ValueCheck(_seconds, shown)
+BYTES = ValueCheck(_bytes, shown)
+AGE = ValueCheck(_age, shown)
+PROTOCOL = ValueCheck(_protocol, shown)
+ENDPOINT = ValueCheck(_endpoint, _without_credentials)
+DSN = ValueCheck(_dsn, _dsn_without_key)
+HEADERS = ValueCheck(_headers, _hidden)

@@ -1,4 +1,4 @@
-"""Check the values of the settings of check-ins: see ``taskobs.config.checks``."""
+"""ValueCheck the values of the settings of check-ins: see ``taskobs.config.checks``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Final, cast
 from zoneinfo import ZoneInfo
 
-from taskobs.config.checks import Kind, Refused, shown
+from taskobs.config.checks import Refused, ValueCheck, shown
 
 _NAMES_EXAMPLE: Final = ["entry-name", "report-.*"]
 _OPTIONS_EXAMPLE: Final = {"entry-name": {"checkin_margin": 5, "max_runtime": 30}}
@@ -82,5 +82,5 @@ def _timezone(name: str, value: object) -> str:
         raise Refused(f"with a timezone for {name!r} that there is none of", example) from None
 
 
-CRONS_EXCLUDE = Kind(_exclude, shown)
-CRONS_OPTIONS = Kind(_options, shown)
+CRONS_EXCLUDE = ValueCheck(_exclude, shown)
+CRONS_OPTIONS = ValueCheck(_options, shown)

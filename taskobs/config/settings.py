@@ -35,17 +35,22 @@ class Setting(NamedTuple):
 
     variable: str
     default: object
-    kind: checks.Kind
+    value_check: checks.ValueCheck
     meaning: str
     traces_variable: str
     """OpenTelemetry's variable of the traces alone, which wins over the general one."""
 
 
 def setting(
-    variable: str, default: T, kind: checks.Kind, meaning: str, *, traces_variable: str = ""
+    variable: str,
+    default: T,
+    value_check: checks.ValueCheck,
+    meaning: str,
+    *,
+    traces_variable: str = "",
 ) -> T:
     """Declare a setting as a field of ``Settings``."""
-    declared = Setting(variable, default, kind, meaning, traces_variable)
+    declared = Setting(variable, default, value_check, meaning, traces_variable)
     return field(default=default, metadata={"setting": declared})
 
 
@@ -62,19 +67,19 @@ class Settings:
     sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`.")
     release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under.")
-    send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, kind=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
-    crons: bool = setting("TASKOBS_CRONS", default=False, kind=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
+    send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, value_check=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
+    crons: bool = setting("TASKOBS_CRONS", default=False, value_check=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
     crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
-    stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, kind=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
-    log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, kind=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
-    relay: bool = setting("TASKOBS_RELAY", default=True, kind=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
+    stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
+    log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
+    relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
     relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
     relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
-    strict: bool = setting("TASKOBS_STRICT", default=False, kind=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
-    enabled: bool = setting("TASKOBS_ENABLED", default=True, kind=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")
+    strict: bool = setting("TASKOBS_STRICT", default=False, value_check=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
+    enabled: bool = setting("TASKOBS_ENABLED", default=True, value_check=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")
     # fmt: on
 
     traces_endpoint: str | None = None
@@ -88,7 +93,7 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{name}={one.kind.show(getattr(self, name))}" for name, one in declared()
+            f"{name}={one.value_check.show(getattr(self, name))}" for name, one in declared()
         )
         return f"Settings({shown}, traces={self.traces}, errors={self.errors})"
 
@@ -125,11 +130,11 @@ def _value(
 ) -> tuple[object, Source]:
     if argument is not None:
         fix = f"taskobs.init({name}={{!r}})"
-        return _checked(name, one.variable, one.kind, argument, fix), "argument"
+        return _checked(name, one.variable, one.value_check, argument, fix), "argument"
     for variable in (one.traces_variable, one.variable):
         if variable in variables and _counts(variable, variables):
             text = variables[variable]
-            return _checked(name, variable, one.kind, text, f"{variable}={{}}"), "variable"
+            return _checked(name, variable, one.value_check, text, f"{variable}={{}}"), "variable"
     return one.default, "default"
 
 
@@ -139,13 +144,15 @@ def _counts(variable: str, variables: Mapping[str, str]) -> bool:
     return not is_of_sampler or variables.get(TRACES_SAMPLER, "").lower() in _RATIO_SAMPLERS
 
 
-def _checked(name: str, variable: str, kind: checks.Kind, value: object, fix: str) -> object:
+def _checked(
+    name: str, variable: str, value_check: checks.ValueCheck, value: object, fix: str
+) -> object:
     try:
-        return kind.check(value)
+        return value_check.check(value)
     except checks.Refused as refused:
         problem, line = refused.problem, fix.format(refused.example)
     # Outside of the except block: a chained exception could show what is masked here.
-    raise SettingError(name, variable, kind.show(value), problem, line)
+    raise SettingError(name, variable, value_check.show(value), problem, line)
 
 
 def _derived(

@@ -9,14 +9,14 @@ from threading import get_ident
 
 
 @contextmanager
-def absent(*libraries: str) -> Generator[None]:
+def hidden_modules(*libraries: str) -> Generator[None]:
     """Make libraries look as if they weren't installed, to imports of this thread alone.
 
     One that the process has imported already stays what it is, and other threads import as ever.
     What tries one of them meanwhile must do without, and so must be able to: a module that looks
     for it when it is imported will never see it again.
     """
-    finder = _Absent(frozenset(libraries))
+    finder = _HidingFinder(frozenset(libraries))
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -24,7 +24,7 @@ def absent(*libraries: str) -> Generator[None]:
         sys.meta_path.remove(finder)
 
 
-class _Absent:
+class _HidingFinder:
     """Asked for every module that is not imported yet; others are left to the finders after it."""
 
     def __init__(self, libraries: frozenset[str]) -> None:

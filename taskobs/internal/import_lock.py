@@ -17,7 +17,7 @@ _PATIENCE: Final = 5.0
 """Seconds that a fork waits for an import: a fork is never stopped."""
 
 
-def import_late(name: str, *beside: str) -> ModuleType:
+def import_locked(name: str, *beside: str) -> ModuleType:
     """Import a module, and first those ``beside`` it that are there; forks wait meanwhile."""
     with _forks.lock:
         for other in beside:

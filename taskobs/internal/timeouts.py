@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-def run_bounded(timeout: float, *jobs: Callable[[], object]) -> bool:
+def run_with_timeout(timeout: float, *jobs: Callable[[], object]) -> bool:
     """Run ``jobs`` side by side in daemon threads and wait at most ``timeout`` seconds for all.
 
     The SDK's own flush ignores its timeout, and Sentry's has one of its own; a job that is not

@@ -1,4 +1,4 @@
-"""Wrappers around somebody else's functions, which can be taken away again."""
+"""Patches around somebody else's functions, which can be taken away again."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 import wrapt
 
 
-class Wrappers:
+class Patches:
     """Wraps attributes of classes and modules until ``remove``."""
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, str, Any, Any]] = []
         self._live: set[object] = set()
 
-    def wrap(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
+    def wrap(self, target: Any, name: str, around: Callable[..., Any]) -> None:
         """Have ``around(wrapped, instance, args, kwargs)`` called for ``owner.name``.
 
         Wrapping it a second time does nothing.
         """
-        if any(known[:2] == (owner, name) for known in self._made):
+        if any(known[:2] == (target, name) for known in self._made):
             return
-        original, live = owner.__dict__[name], object()
+        original, live = target.__dict__[name], object()
         wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: live in self._live)
         self._live.add(live)
-        setattr(owner, name, wrapper)
-        self._made.append((owner, name, original, wrapper))
+        setattr(target, name, wrapper)
+        self._made.append((target, name, original, wrapper))
 
     def remove(self) -> None:
         """Unwrap; a wrapper that somebody else has wrapped since stays, and does nothing."""
         self._live.clear()
         while self._made:
-            owner, name, original, wrapper = self._made.pop()
-            if owner.__dict__.get(name) is wrapper:
-                setattr(owner, name, original)
+            target, name, original, wrapper = self._made.pop()
+            if target.__dict__.get(name) is wrapper:
+                setattr(target, name, original)

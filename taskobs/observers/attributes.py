@@ -101,19 +101,19 @@ def _add_broker(found: dict[str, Any], broker: Broker) -> None:
         found[semconv.SERVER_PORT] = broker.port
 
 
-def _add_common(found: dict[str, object], fact: Publish | Run) -> None:
-    if fact.task_id:
-        found[semconv.MESSAGING_MESSAGE_ID] = fact.task_id
-    destination = _destination(fact)
+def _add_common(found: dict[str, object], record: Publish | Run) -> None:
+    if record.task_id:
+        found[semconv.MESSAGING_MESSAGE_ID] = record.task_id
+    destination = _destination(record)
     if destination:
         found[semconv.MESSAGING_DESTINATION_NAME] = destination
-    if fact.name != fact.task:
-        found[semconv.CELERY_INNER_TASK] = fact.name
-    if fact.root_id:
-        found[semconv.CELERY_ROOT_ID] = fact.root_id
-    if fact.priority is not None:
-        found[semconv.CELERY_PRIORITY] = fact.priority
-    rare = _rare(fact)
+    if record.name != record.task:
+        found[semconv.CELERY_INNER_TASK] = record.name
+    if record.root_id:
+        found[semconv.CELERY_ROOT_ID] = record.root_id
+    if record.priority is not None:
+        found[semconv.CELERY_PRIORITY] = record.priority
+    rare = _rare(record)
     if rare != _NONE_OF_THEM:
         found.update(zip(_RARE, rare, strict=True))
 
@@ -140,11 +140,11 @@ def of_sampling(run: Run) -> Attributes:
     }
 
 
-def _destination(fact: Publish | Run) -> str | None:
+def _destination(record: Publish | Run) -> str | None:
     """Name the queue; of an exchange the conventions ask for ``exchange:routing_key``."""
-    if fact.queue or not fact.exchange:
-        return fact.queue
-    return f"{fact.exchange}:{fact.routing_key}" if fact.routing_key else fact.exchange
+    if record.queue or not record.exchange:
+        return record.queue
+    return f"{record.exchange}:{record.routing_key}" if record.routing_key else record.exchange
 
 
 def known(found: dict[str, Any]) -> Attributes:
@@ -172,7 +172,7 @@ def add(span: Span, attributes: Attributes) -> None:
     The SDK checks each once more, which takes longer than all else about a span: where its
     spans keep them as they do now, and within their limits, they are put there at once.
     """
-    take: Callable[[Attributes], bool] | None = getattr(span, "light_take", None)
+    take: Callable[[Attributes], bool] | None = getattr(span, "try_set_attributes", None)
     if take is not None and take(attributes):  # of a light span
         return
     kept = getattr(span, "_attributes", None)

@@ -244,7 +244,7 @@ def _read_monitor(told: object) -> Monitor | None:
     return {**monitor, "schedule": schedule} if known else None
 
 
-_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+_FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "type": (str,),
     "value": (str, int),
     "unit": (str,),
@@ -257,7 +257,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 def _plain(name: str, value: object) -> bool:
-    if type(value) not in _KINDS.get(name, ()):
+    if type(value) not in _FIELD_TYPES.get(name, ()):
         return False
     if isinstance(value, int):
         return 0 < value <= _MOST_MINUTES

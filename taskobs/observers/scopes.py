@@ -24,11 +24,11 @@ def fork(scope: Scope, prepare: Callable[[Scope], object] | None = None) -> Scop
         if prepare is not None:
             prepare(made)
         return made
-    late = object.__new__(_Fork)
-    late._origin = scope
-    late._prepare = prepare
-    late.client = scope.client  # which is looked at wherever something may be sent
-    return late
+    deferred = object.__new__(_Fork)
+    deferred._origin = scope
+    deferred._prepare = prepare
+    deferred.client = scope.client  # which is looked at wherever something may be sent
+    return deferred
 
 
 class _Fork(Scope):

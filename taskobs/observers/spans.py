@@ -41,7 +41,7 @@ from taskobs.observers.attributes import (
     type_of,
 )
 from taskobs.observers.base import NOTHING, Observer
-from taskobs.observers.describing import LateAttributes
+from taskobs.observers.deferred_attributes import DeferredAttributes
 
 # Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
@@ -64,11 +64,11 @@ class SpanObserver(Observer):
         *,
         stock_attributes: bool = True,
         use_span_links: bool = False,
-        late: LateAttributes | None = None,
+        deferred: DeferredAttributes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tracer = tracer
-        self._late = late
+        self._deferred = deferred
         self._histogram = histogram
         self._stock = stock_attributes
         self._use_links = use_span_links
@@ -86,10 +86,10 @@ class SpanObserver(Observer):
             parent = otel_context.Context()  # a tick is nobody's child, whatever is current
         context = parent if isinstance(parent, otel_context.Context) else None
         name = semconv.PUBLISH_SPAN + encodable(publish.name)
-        if self._late is not None:
+        if self._deferred is not None:
             describe = partial(of_publish, publish)
             above = trace.get_current_span(context).get_span_context()
-            span = self._late.start_span(name, context, above, SpanKind.PRODUCER, describe)
+            span = self._deferred.start_span(name, context, above, SpanKind.PRODUCER, describe)
         else:
             span = self._tracer.start_span(
                 name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
@@ -176,9 +176,9 @@ class SpanObserver(Observer):
     ) -> Span:
         name = semconv.RUN_SPAN + encodable(run.name)
         started = None if run.started is None else int(run.started * 1e9)
-        if self._late is not None:
+        if self._deferred is not None:
             describe = partial(self._run_attributes, run)
-            return self._late.start_span(
+            return self._deferred.start_span(
                 name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started
             )
         # Most samplers do as the publish's did: what would not be recorded is not worked out.

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 
-class SpanSwitch(SpanProcessor):
+class SwitchableProcessor(SpanProcessor):
     """Passes all on to a processor that may be another one later."""
 
     def __init__(self, to: SpanProcessor) -> None:
@@ -32,7 +32,7 @@ class SpanSwitch(SpanProcessor):
         self.to.shutdown()
 
 
-class ProcessSpans(SpanProcessor):
+class PerProcessProcessor(SpanProcessor):
     """Hands ended spans to a processor that belongs to this process, made for its first span.
 
     A batch processor has a thread, a queue, and behind it an exporter with a socket, none of

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
-from taskobs.internal.import_lock import import_late, watch_forks
+from taskobs.internal.import_lock import import_locked, watch_forks
 
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
@@ -20,7 +20,7 @@ _IMPORTED_LATE: Final = {
 """What the exporters import when they are made, or send for the first time."""
 
 
-class StockExporter:
+class ExporterFactory:
     """Makes exporters as the settings say; their modules are imported with the first of them.
 
     The processes of a worker, which have a relay, never need them: 6 MB and 60 ms of CPU time.
@@ -45,7 +45,7 @@ class StockExporter:
 
     def prepare(self) -> Any:  # noqa: ANN401 - a module, of which there are two
         """Import the modules: in a parent, so that its children have them in common."""
-        return import_late(self._module, *_IMPORTED_LATE[self._module])
+        return import_locked(self._module, *_IMPORTED_LATE[self._module])
 
     def make(self) -> SpanExporter:
         """Make one; what is no argument, it reads from ``OTEL_EXPORTER_OTLP_*`` itself."""

@@ -56,7 +56,7 @@ _RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS: Final = tuple(map(TraceFlags, range(4)))
 _STATE: Final = 4
 """Where a span's context, a tuple, has its trace state."""
-_ENDER: Final = "_light_ender"
+_ENDER: Final = "_fast_ender"
 _ROOM: Final = 64
 """Attributes that a span must be allowed to have, to be described: those of tasks have fewer."""
 _SCOPES: Final = 1_000
@@ -73,44 +73,48 @@ _COMMON: Final = frozenset(
 )
 
 
-class Sink(Protocol):
+class SpanSink(Protocol):
     """Takes light spans."""
 
-    def light_started(self, span: LightSpan) -> object:
+    def fast_span_started(self, span: FastSpan) -> object:
         """Take a span that has started."""
 
-    def light_ended(self, span: LightSpan, *, again: bool = False) -> object:
+    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> object:
         """Take a span that has ended without an event, a link or a status.
 
         It is called ``again`` when an exception has struck it, as a time limit may.
         """
 
 
-class Way:
+class Route:
     """Where the light spans of a provider go."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self.provider = provider
-        self._sink: Sink | None = None
+        self._span_sink: SpanSink | None = None
         self._all: Any = None
         self._only: object = None
 
-    def lead(self, sink: Sink | None, processors: object) -> None:
+    def set_sink(self, span_sink: SpanSink | None, processors: object) -> None:
         """Lead to a sink as long as a provider's processors are as they are now: but one."""
         only = getattr(processors, "_span_processors", ())
         alone = type(processors) is SynchronousMultiSpanProcessor and len(only) == 1
         self._all, self._only = processors, only
-        self._sink = sink if alone else None
+        self._span_sink = span_sink if alone else None
 
     @property
-    def sink(self) -> Sink | None:
+    def span_sink(self) -> SpanSink | None:
         """What takes light spans; None if they are the SDK's to take."""
-        sink = self._sink
+        span_sink = self._span_sink
         # The SDK makes a new tuple for each change.
-        return sink if sink is not None and self._all._span_processors is self._only else None
+        return (
+            span_sink
+            if span_sink is not None and self._all._span_processors is self._only
+            else None
+        )
 
 
-class LightSpan(sdk._Span):
+class FastSpan(sdk._Span):
     """A span that makes its lock and its lists when somebody asks for them.
 
     What all spans of a tracer have in common is said once, in a class of their own.
@@ -119,11 +123,11 @@ class LightSpan(sdk._Span):
     if TYPE_CHECKING:
         _end_time: int | None
 
-    light_way: ClassVar[Way]
-    light_room: ClassVar[bool]
+    fast_route: ClassVar[Route]
+    unlimited: ClassVar[bool]
     """Whether it may have all that it is described with, unchecked."""
-    light_key: bytes
-    light_row: list[Any]
+    fast_key: bytes
+    fast_row: list[Any]
     """What it is packed as; its attributes as long as nobody has asked for them."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of what is not there yet
@@ -133,13 +137,13 @@ class LightSpan(sdk._Span):
             made = threading.Lock()
         elif name == "_attributes":
             made = self._bounded(None)
-            made._dict = self.light_row[ATTRIBUTES]  # the same, as it may be added to just now
+            made._dict = self.fast_row[ATTRIBUTES]  # the same, as it may be added to just now
         elif name == "_events":
             made = make._new_events()
         elif name == "_links":
             made = make._new_links(())
         elif name == "_resource":
-            return self.light_way.provider.resource  # which is another one in a forked child
+            return self.fast_route.provider.resource  # which is another one in a forked child
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         held: Any = self.__dict__
@@ -154,19 +158,19 @@ class LightSpan(sdk._Span):
             max_value_len=limits.max_span_attribute_length,
         )
 
-    def light_take(self, attributes: Attributes) -> bool:
+    def try_set_attributes(self, attributes: Attributes) -> bool:
         """Add attributes that need no check; False if that is for ``set_attributes``."""
-        if self._end_time is not None or "_attributes" in self.__dict__ or not self.light_room:
+        if self._end_time is not None or "_attributes" in self.__dict__ or not self.unlimited:
             return False
-        self.light_row[ATTRIBUTES].update(attributes)
+        self.fast_row[ATTRIBUTES].update(attributes)
         return True
 
     def end(self, end_time: int | None = None) -> None:
         """End, as the SDK's spans do."""
         held: Any = self.__dict__
-        sink = self.light_way.sink
+        span_sink = self.fast_route.span_sink
         if (
-            sink is None
+            span_sink is None
             or "_end_time" in held
             or "_events" in held
             or "_status" in held
@@ -180,24 +184,24 @@ class LightSpan(sdk._Span):
                 super().end(end_time)
                 return
             held["_end_time"] = time.time_ns() if end_time is None else end_time
-            sink.light_ended(self)
+            span_sink.fast_span_ended(self)
         except BaseException:  # a time limit struck: rather told twice than not at all
             if _ENDER in held and held[_ENDER] is me:
                 held.setdefault("_end_time", time.time_ns())
-                sink.light_ended(self, again=True)
+                span_sink.fast_span_ended(self, again=True)
             raise
 
 
-def readable(span: LightSpan) -> ReadableSpan:
+def readable(span: FastSpan) -> ReadableSpan:
     """Return an ended span as a processor of the SDK's gets it."""
     return span._readable_span()
 
 
-class LightTracer(Tracer):
+class FastSpanTracer(Tracer):
     """A tracer that starts light spans, and decides as its sampler does."""
 
-    _kind: type[LightSpan]
-    _way: Way
+    _kind: type[FastSpan]
+    _route: Route
     _scope: object
     """Its scope as it is packed."""
     _judged: Sampler
@@ -219,11 +223,11 @@ class LightTracer(Tracer):
         **more: Any,  # noqa: ANN401  # of a later release
     ) -> trace.Span:
         """Start a span, light where it can be."""
-        sink = None if links or more else self._way.sink
+        span_sink = None if links or more else self._route.span_sink
         parent = trace.get_current_span(context).get_span_context()
-        if sink is None or self._is_heavy(parent, kind):
+        if span_sink is None or self._needs_sdk_span(parent, kind):
             flags = record_exception, set_status_on_exception
-            return self.start_heavy(
+            return self.start_sdk_span(
                 name, context, kind, attributes, links, start_time, *flags, **more
             )
         made = self._made(name, context, parent, kind, attributes)
@@ -231,14 +235,14 @@ class LightTracer(Tracer):
             return made
         if attributes:
             kept = made._attributes = made._bounded(attributes)
-            made.light_row[ATTRIBUTES] = kept._dict
-            made.light_row[DROPPED_ATTRIBUTES] = kept.dropped
+            made.fast_row[ATTRIBUTES] = kept._dict
+            made.fast_row[DROPPED_ATTRIBUTES] = kept.dropped
         if not record_exception:
             made._record_exception = False
         if not set_status_on_exception:
             made._set_status_on_exception = False
         _start(made, start_time)
-        sink.light_started(made)
+        span_sink.fast_span_started(made)
         return made
 
     def start_described(  # noqa: PLR0913, PLR0917  # as the SDK's, and the parent
@@ -254,21 +258,21 @@ class LightTracer(Tracer):
 
         ``parent`` is the span of the ``context``.
         """
-        sink = self._way.sink if self._kind.light_room else None
-        if sink is None or self._is_heavy(parent, kind):
+        span_sink = self._route.span_sink if self._kind.unlimited else None
+        if span_sink is None or self._needs_sdk_span(parent, kind):
             return None
         made = self._made(name, context, parent, kind, None)
         if type(made) is self._kind:
-            made.light_row[ATTRIBUTES] = describe()
+            made.fast_row[ATTRIBUTES] = describe()
             _start(made, start_time)
-            sink.light_started(made)
+            span_sink.fast_span_started(made)
         return made
 
-    def start_heavy(self, *args: Any, **named: Any) -> trace.Span:  # noqa: ANN401  # the SDK's
+    def start_sdk_span(self, *args: Any, **named: Any) -> trace.Span:  # noqa: ANN401  # the SDK's
         """Start a span as the SDK does."""
         return super().start_span(*args, **named)
 
-    def _is_heavy(self, parent: object, kind: object) -> bool:
+    def _needs_sdk_span(self, parent: object, kind: object) -> bool:
         """Tell what is for the SDK to judge."""
         return (
             type(parent) is not SpanContext
@@ -309,62 +313,62 @@ class LightTracer(Tracer):
         span._name, span._context, span._kind = name, own, kind
         span._parent = parent if valid else None
         address = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
-        span.light_key = address[0] + address[1]
+        span.fast_key = address[0] + address[1]
         above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
-        span.light_row = [
+        span.fast_row = [
             *(name, *address, *above, flags, state_text(own[4]), kind._value_, 0, None),
             *({}, (), (), 0, None, self._scope, 0, 0, 0),
         ]
         return span
 
 
-def _start(span: LightSpan, start_time: int | None) -> None:
+def _start(span: FastSpan, start_time: int | None) -> None:
     span._start_time = time.time_ns() if start_time is None else start_time
-    span.light_row[START_NS] = span._start_time
+    span.fast_row[START_NS] = span._start_time
 
 
-class LightProvider(TracerProvider):
+class FastSpanProvider(TracerProvider):
     """A provider whose tracers start light spans as long as a sink is all that hears of them.
 
     Where the SDK is another than is known here, or counts its own spans, they are the SDK's.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  # the SDK's
-        self._way = Way(self)
-        self._kinds: dict[object, type[LightSpan] | None] = {}
+        self._route = Route(self)
+        self._kinds: dict[object, type[FastSpan] | None] = {}
         super().__init__(**options)
 
-    def divert(self, sink: Sink | None) -> None:
+    def route_to(self, span_sink: SpanSink | None) -> None:
         """Have light spans taken by a sink, if there are no other processors; None: by nobody."""
-        self._way.lead(sink, self._active_span_processor)
+        self._route.set_sink(span_sink, self._active_span_processor)
 
     def get_tracer(self, *args: Any, **named: Any) -> trace.Tracer:  # noqa: ANN401  # the SDK's
         """Return a tracer."""
         tracer = super().get_tracer(*args, **named)
         if type(tracer) is Tracer:
             try:
-                self._lighten(tracer)
+                self._make_fast(tracer)
             except Exception as error:  # noqa: BLE001  # another SDK, or one that was patched
                 _log.debug("taskobs: spans are the SDK's own: %r", error)
         return tracer
 
-    def _lighten(self, tracer: Tracer) -> None:
+    def _make_fast(self, tracer: Tracer) -> None:
         """Make a tracer one that starts light spans; it stays the one that the SDK knows."""
         scope = tracer._instrumentation_scope
         kind = self._kinds.get(scope)  # some releases make a new tracer at each call
         if kind is None and scope not in self._kinds:
             if len(self._kinds) >= _SCOPES:
                 self._kinds.clear()
-            kind = self._kinds[scope] = _kind_for(tracer, self._way)
+            kind = self._kinds[scope] = _kind_for(tracer, self._route)
         if kind is not None and _drops_or_samples(tracer.sampler):
-            light: Any = tracer
-            light._kind, light._way, light._scope = kind, self._way, scope_row(scope)
-            light._judged, light._obeys = tracer.sampler, _obeys(tracer.sampler)
-            light._roots = _always(getattr(tracer.sampler, "_root", tracer.sampler))
-            light.__class__ = LightTracer
+            fast: Any = tracer
+            fast._kind, fast._route, fast._scope = kind, self._route, scope_row(scope)
+            fast._judged, fast._obeys = tracer.sampler, _obeys(tracer.sampler)
+            fast._roots = _always(getattr(tracer.sampler, "_root", tracer.sampler))
+            fast.__class__ = FastSpanTracer
 
 
-def _kind_for(tracer: Tracer, way: Way) -> type[LightSpan] | None:
+def _kind_for(tracer: Tracer, route: Route) -> type[FastSpan] | None:
     """Return the class of a tracer's light spans; None if the SDK's have what these lack."""
     counted = type(getattr(tracer, "_tracer_metrics", None)).__name__
     if counted not in ("NoneType", "NoOpTracerMetrics") or not all(
@@ -386,8 +390,12 @@ def _kind_for(tracer: Tracer, way: Way) -> type[LightSpan] | None:
     if not sample.keys() <= _OWN | _LATE | _COMMON or type(sample["_attributes"]._dict) is not dict:
         return None
     common = {name: value for name, value in sample.items() if name in _COMMON}
-    ours = {"light_way": way, "light_room": _has_room(tracer._span_limits), "__module__": __name__}
-    return type("_Span", (LightSpan,), {**common, **ours})
+    ours = {
+        "fast_route": route,
+        "unlimited": _has_room(tracer._span_limits),
+        "__module__": __name__,
+    }
+    return type("_Span", (FastSpan,), {**common, **ours})
 
 
 def _passed_by() -> Iterable[object]:

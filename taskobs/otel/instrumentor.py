@@ -44,9 +44,9 @@ class TaskInstrumentor(CeleryInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         self._replace_stock()
         known = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
-        self._represent(TaskSpans.start(**known))
+        self._use_spans(TaskSpans.start(**known))
 
-    def _represent(self, spans: TaskSpans) -> None:
+    def _use_spans(self, spans: TaskSpans) -> None:
         self._spans = spans
         self.metrics = {semconv.STOCK_HISTOGRAM: spans.histogram}
 
@@ -81,7 +81,7 @@ class TaskInstrumentor(CeleryInstrumentor):
             former._tracer, former.metrics = tracer, stock_metrics  # noqa: SLF001
 
 
-def represent(spans: TaskSpans) -> bool:
+def activate_for_session(spans: TaskSpans) -> bool:
     """Have ``TaskInstrumentor()`` be as if it had been asked for ``spans``, if it is idle.
 
     Returns whether it was.
@@ -90,12 +90,12 @@ def represent(spans: TaskSpans) -> bool:
     if ours.is_instrumented_by_opentelemetry:
         return False
     ours._replace_stock()  # noqa: SLF001  # of this module's own class, as what follows
-    ours._represent(spans)  # noqa: SLF001
+    ours._use_spans(spans)  # noqa: SLF001
     ours._is_instrumented_by_opentelemetry = True  # noqa: SLF001
     return True
 
 
-def leave(spans: TaskSpans) -> None:
+def deactivate_for_session(spans: TaskSpans) -> None:
     """Undo that, unless somebody has called ``uninstrument()`` meanwhile."""
     ours = TaskInstrumentor()
     if ours._spans is spans:  # noqa: SLF001  # as above

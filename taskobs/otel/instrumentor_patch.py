@@ -24,7 +24,7 @@ def is_instrumented() -> bool:
     return kind is not None and bool(kind().is_instrumented_by_opentelemetry)
 
 
-class StandIn:
+class InstrumentorPatch:
     """Has ``CeleryInstrumentor()`` be a ``TaskInstrumentor`` that makes a session's spans.
 
     From ``install`` to ``remove``, and only once the stock module has been imported.
@@ -51,7 +51,7 @@ class StandIn:
 
     def _ours_is_here(self) -> None:
         with self._guard:
-            from taskobs.otel.instrumentor import leave, represent
+            from taskobs.otel.instrumentor import activate_for_session, deactivate_for_session
 
-            if represent(self._spans):
-                self._undo.callback(leave, self._spans)
+            if activate_for_session(self._spans):
+                self._undo.callback(deactivate_for_session, self._spans)

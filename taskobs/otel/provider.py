@@ -18,10 +18,10 @@ from opentelemetry.util._once import Once
 from taskobs.config.settings import TRACES_SAMPLER, Settings
 from taskobs.internal import span_ids
 from taskobs.internal.guard import Guard
-from taskobs.otel.direct import ProcessSpans, SpanSwitch
-from taskobs.otel.exporter import StockExporter
-from taskobs.otel.fast_spans import LightProvider, Sink
-from taskobs.otel.relay_processor import RelaySpans
+from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
+from taskobs.otel.exporter import ExporterFactory
+from taskobs.otel.fast_spans import FastSpanProvider, SpanSink
+from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.relay_client.client import RelayClient
 
 _log = logging.getLogger("taskobs")
@@ -46,19 +46,19 @@ class ChosenIds(RandomIdGenerator):
         return chosen.span_id if chosen else super().generate_span_id()
 
 
-class TracePipeline:
+class TraceProvider:
     """Exports spans from this process: through a provider of ours, or the one the user has set."""
 
     def __init__(
         self,
         provider: object,
-        spans: ProcessSpans | None = None,
-        exporter: StockExporter | None = None,
+        spans: PerProcessProcessor | None = None,
+        exporter: ExporterFactory | None = None,
     ) -> None:
         self._provider = provider
         self._spans = spans
         self._exporter = exporter
-        self._switch = None if spans is None else SpanSwitch(spans)
+        self._switch = None if spans is None else SwitchableProcessor(spans)
 
     @property
     def ours(self) -> bool:
@@ -68,7 +68,7 @@ class TracePipeline:
     @classmethod
     def start(
         cls, settings: Settings, app_name: str, first_span: Callable[[], object]
-    ) -> TracePipeline:
+    ) -> TraceProvider:
         """Use the provider that is set, or set one that exports over OTLP.
 
         Nothing is connected to and no thread is started before the first span ends; then
@@ -82,14 +82,14 @@ class TracePipeline:
             if settings.traces:
                 _log.info("taskobs: a TracerProvider is set already: spans go where it sends them")
             return cls(found)
-        exporter = StockExporter(settings)
+        exporter = ExporterFactory(settings)
 
         def make() -> BatchSpanProcessor:
             first_span()
             return BatchSpanProcessor(exporter.make())
 
-        spans = ProcessSpans(make)
-        provider = LightProvider(
+        spans = PerProcessProcessor(make)
+        provider = FastSpanProvider(
             resource=_resource(settings, app_name),
             sampler=_sampler(settings),
             id_generator=ChosenIds(),
@@ -111,22 +111,22 @@ class TracePipeline:
         if self._exporter is not None:
             self._exporter.prepare()
 
-    def divert(self, client: RelayClient, guard: Guard) -> None:
+    def route_to(self, client: RelayClient, guard: Guard) -> None:
         """Hand spans to a relay, if the provider is ours; what has ended before is sent now."""
         if self._spans is not None and self._switch is not None:
-            spans = self._switch.to = RelaySpans(client, self._spans, guard=guard)
-            self._light(spans)
+            spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
+            self._route_fast_spans(spans)
             self._spans.retire()
 
     def restore(self) -> None:
         """Send spans from this process again."""
         if self._spans is not None and self._switch is not None:
-            self._light(None)
+            self._route_fast_spans(None)
             self._switch.to = self._spans
 
-    def _light(self, sink: Sink | None) -> None:
-        if isinstance(self._provider, LightProvider):
-            self._provider.divert(sink)
+    def _route_fast_spans(self, span_sink: SpanSink | None) -> None:
+        if isinstance(self._provider, FastSpanProvider):
+            self._provider.route_to(span_sink)
 
     def resource(self) -> dict[str, object]:
         """Return what a relay must know of all spans of this process."""

@@ -8,15 +8,15 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from taskobs.internal.guard import Guard
-from taskobs.otel.fast_spans import LightSpan, readable
-from taskobs.protocol.frames import Kind, pack
-from taskobs.protocol.sanitize import UNEXPECTED, tidy
+from taskobs.otel.fast_spans import FastSpan, readable
+from taskobs.protocol.frames import FrameKind, pack
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.span_encoder import (
     KEY_BYTES,
     key_of,
     pack_end,
-    pack_light_end,
-    pack_light_start,
+    pack_fast_end,
+    pack_fast_start,
     pack_start,
     split,
 )
@@ -26,7 +26,7 @@ _FLAGS: Final = 3  # where a span's context, a tuple, has its flags
 _SAMPLED: Final = 1
 
 
-class RelaySpans(SpanProcessor):
+class RelayProcessor(SpanProcessor):
     """Sends each sampled span to the relay; to ``direct`` once the relay is gone for good.
 
     Then ``direct`` also gets what the relay may not have got. It blocks nobody, but for
@@ -48,7 +48,7 @@ class RelaySpans(SpanProcessor):
         """Tell that a span is open: should this process die, the relay ends it as lost."""
         client = self._client
         try:
-            if _is_sampled(span) and not client.gone:
+            if _is_sampled(span) and not client.unavailable:
                 payload = pack_start(span)
                 client.started(payload[:KEY_BYTES], payload)
         except UNEXPECTED:
@@ -64,47 +64,47 @@ class RelaySpans(SpanProcessor):
         try:
             if not _is_sampled(span):
                 return
-            if client.gone:
+            if client.unavailable:
                 self._direct.on_end(span)
             else:
                 payload = pack_end(span)
                 client.ended(payload[:KEY_BYTES], payload)
-            if client.gone:
+            if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:
             with self._guard:
                 raise
         except BaseException:  # a time limit struck: rather told twice than not at all
-            if not client.gone:
+            if not client.unavailable:
                 payload = pack_end(span)
                 client.ended(payload[:KEY_BYTES], payload)
             raise
 
     # Light spans; see ``Sink``.
 
-    def light_started(self, span: LightSpan) -> None:
+    def fast_span_started(self, span: FastSpan) -> None:
         """Tell that a span is open, as ``on_start`` does."""
         client = self._client
         try:
-            if not client.gone:
-                client.started(span.light_key, pack_light_start(span))
+            if not client.unavailable:
+                client.started(span.fast_key, pack_fast_start(span))
         except UNEXPECTED:
             with self._guard:
                 raise
         except BaseException:
-            client.forget(span.light_key)
+            client.forget(span.fast_key)
             raise
 
-    def light_ended(self, span: LightSpan, *, again: bool = False) -> None:
+    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> None:
         """Send a span that has ended, as ``on_end`` does."""
         client = self._client
         try:
-            if client.gone:
+            if client.unavailable:
                 if not again:
                     self._direct.on_end(readable(span))
             else:
-                client.ended(span.light_key, pack_light_end(span))
-            if client.gone:
+                client.ended(span.fast_key, pack_fast_end(span))
+            if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:
             with self._guard:
@@ -113,7 +113,7 @@ class RelaySpans(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until what has ended is out, as the relay says; blocks for at most that time."""
         done = self._client.flush(timeout_millis / 1000)
-        if not self._client.gone:
+        if not self._client.unavailable:
             return done
         self._hand_over()
         return self._direct.force_flush(timeout_millis)
@@ -125,17 +125,17 @@ class RelaySpans(SpanProcessor):
 
     def _hand_over(self) -> None:
         """Give ``direct`` what the relay, which is gone, may not have got: each span once."""
-        ended = dict(map(split, self._client.leftover(Kind.END)))
+        ended = dict(map(split, self._client.undelivered(FrameKind.END)))
         if not ended:
             return
-        from taskobs.protocol.span_decoder import Rebuilder
+        from taskobs.protocol.span_decoder import SpanDecoder
 
         hello = self._client.hello()
-        about = pack([tidy(hello.get("resource")), tidy(hello.get("schema_url"))])
-        rebuilder = Rebuilder()
+        resource_blob = pack([sanitize(hello.get("resource")), sanitize(hello.get("schema_url"))])
+        rebuilder = SpanDecoder()
         for packed in ended.values():
             with self._guard:
-                self._direct.on_end(rebuilder.span(packed, about))
+                self._direct.on_end(rebuilder.span(packed, resource_blob))
 
 
 def _is_sampled(span: ReadableSpan) -> bool:

@@ -12,18 +12,18 @@ from opentelemetry.trace import TracerProvider
 
 from taskobs import semconv
 from taskobs.celery.adapter.adapter import PASSING
-from taskobs.celery.signals import Lifecycle
+from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
-from taskobs.observers.describing import LateAttributes
+from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.observers.spans import SpanObserver
 
 _STOCK: Final = "opentelemetry-instrumentation-celery"
 
 
 @cache
-def shared_lifecycle() -> Lifecycle:
+def shared_task_signals() -> TaskSignals:
     """Return this process's one lifecycle: whoever observes, Celery is connected to once."""
-    return Lifecycle(Guard(passing=PASSING))
+    return TaskSignals(Guard(passing=PASSING))
 
 
 @cache
@@ -41,11 +41,11 @@ class TaskSpans:
     """A span for each publish and each run, and the stock histogram, until ``stop()``."""
 
     def __init__(
-        self, observer: SpanObserver, histogram: Histogram, late: LateAttributes | None
+        self, observer: SpanObserver, histogram: Histogram, deferred: DeferredAttributes | None
     ) -> None:
         self.histogram = histogram
         self._observer = observer
-        self._late = late
+        self._deferred = deferred
 
     @classmethod
     def start(
@@ -64,19 +64,19 @@ class TaskSpans:
         histogram = meter.create_histogram(
             semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
         )
-        late = LateAttributes.install(tracer)
+        deferred = DeferredAttributes.install(tracer)
         observer = SpanObserver(
             tracer,
             histogram,
             stock_attributes=stock_attributes,
             use_span_links=use_span_links,
-            late=late,
+            deferred=deferred,
         )
-        shared_lifecycle().attach(observer, first=True)
-        return cls(observer, histogram, late)
+        shared_task_signals().attach(observer, first=True)
+        return cls(observer, histogram, deferred)
 
     def stop(self) -> None:
         """See no more publishes and runs."""
-        shared_lifecycle().detach(self._observer)
-        if self._late is not None:
-            self._late.remove()
+        shared_task_signals().detach(self._observer)
+        if self._deferred is not None:
+            self._deferred.remove()

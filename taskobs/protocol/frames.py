@@ -18,14 +18,14 @@ MAX_CONTAINERS: Final = 20_000
 """Lists and maps in one payload: an empty one takes a byte to send and 60 to hold."""
 MAX_LENGTH: Final = 65_536
 """Elements of one list or map."""
-HEAD: Final = Struct(">IB")
+FRAME_HEADER: Final = Struct(">IB")
 
 _msgpack: Any = import_module("msgpack")  # ships no types
 _make_packer: Final = _msgpack.Packer
 _unpack: Final = _msgpack.unpackb
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is."""
 
     # From a process of the worker.
@@ -34,30 +34,30 @@ class Kind(IntEnum):
     SENTRY = 3
     END = 4
     ENVELOPE = 5
-    FACT = 6
+    RUN_METRIC = 6
     DROPPED = 7
     FLUSH = 8
-    GOODBYE = 9
+    CLOSE = 9
     STATUS = 10
-    LOOK = 11
+    WAKE = 11
     # From the relay.
     ACK = 32
     FLUSHED = 33
-    BYE = 34
+    CLOSED = 34
     STATUS_REPLY = 35
 
 
-NUMBERED: Final = frozenset({Kind.END, Kind.ENVELOPE, Kind.FACT})
+NUMBERED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC})
 """The kinds that both sides count, from 1 on each connection, and that the relay acknowledges."""
 
-_KINDS: Final = {int(kind): kind for kind in Kind}
+_FRAME_KINDS: Final = {int(kind): kind for kind in FrameKind}
 
 
 class FrameError(ValueError):
     """What came over the socket is no frame, or its payload isn't what it should be."""
 
 
-def encode(kind: Kind, payload: bytes = b"") -> bytes:
+def encode(kind: FrameKind, payload: bytes = b"") -> bytes:
     """Return a whole frame.
 
     Raises:
@@ -66,7 +66,7 @@ def encode(kind: Kind, payload: bytes = b"") -> bytes:
     length = len(payload) + 1
     if length > MAX_FRAME:
         raise FrameError(f"a frame of {length} bytes: at most {MAX_FRAME} are allowed")
-    return HEAD.pack(length, kind) + payload
+    return FRAME_HEADER.pack(length, kind) + payload
 
 
 class Splitter:
@@ -79,14 +79,14 @@ class Splitter:
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
         self._held = bytearray()
-        self._need = HEAD.size
+        self._need = FRAME_HEADER.size
 
     @property
     def held(self) -> int:
         """Bytes of the frame that is not complete yet."""
         return len(self._held)
 
-    def feed(self, data: bytes) -> list[tuple[Kind, bytes]]:
+    def feed(self, data: bytes) -> list[tuple[FrameKind, bytes]]:
         """Return the frames that ``data`` completes.
 
         Raises:
@@ -101,21 +101,21 @@ class Splitter:
         self._held = bytearray(data[used:])
         return frames
 
-    def _cut(self, data: bytes) -> tuple[list[tuple[Kind, bytes]], int]:
-        frames: list[tuple[Kind, bytes]] = []
+    def _cut(self, data: bytes) -> tuple[list[tuple[FrameKind, bytes]], int]:
+        frames: list[tuple[FrameKind, bytes]] = []
         at, size = 0, len(data)
-        while size - at >= HEAD.size:
-            length, number = HEAD.unpack_from(data, at)
-            kind = _KINDS.get(number)
+        while size - at >= FRAME_HEADER.size:
+            length, number = FRAME_HEADER.unpack_from(data, at)
+            kind = _FRAME_KINDS.get(number)
             if kind is None or not 0 < length <= self._limit:
                 raise FrameError(f"no frame of the relay: kind {number}, {length} bytes")
-            end = at + HEAD.size - 1 + length
+            end = at + FRAME_HEADER.size - 1 + length
             if end > size:
                 self._need = end - at
                 return frames, at
-            frames.append((kind, data[at + HEAD.size : end]))
+            frames.append((kind, data[at + FRAME_HEADER.size : end]))
             at = end
-        self._need = HEAD.size
+        self._need = FRAME_HEADER.size
         return frames, at
 
 
@@ -131,7 +131,7 @@ def pack(value: object) -> bytes:
     taken off a list, and a list's ``pop`` and ``append`` are atomic.
 
     Raises ``TypeError``, ``ValueError`` or ``OverflowError`` for what msgpack doesn't know, and
-    for half of a surrogate pair; ``packing.tidy`` makes it fit.
+    for half of a surrogate pair; ``packing.sanitize`` makes it fit.
     """
     try:
         packer = _idle.pop()

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from taskobs.protocol.shared_memory import RING
 
-HEAD: Final = Struct("=IIB")
+RING_HEADER: Final = Struct("=IIB")
 """Before each frame of the ring: the length of its payload, that one's CRC-32, and its kind.
 
 The checksum is for processors that may show another core the end of a write before its middle.
@@ -37,9 +37,9 @@ def unrolled(ring: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
 def frames_of(data: bytes, size: int) -> Iterator[tuple[int, bytes]]:
     """Give the kind and payload of each frame in ``size`` bytes; stop at one that isn't whole."""
     at = 0
-    while at + HEAD.size <= size:
-        length, checksum, kind = HEAD.unpack_from(data, at)
-        start = at + HEAD.size
+    while at + RING_HEADER.size <= size:
+        length, checksum, kind = RING_HEADER.unpack_from(data, at)
+        start = at + RING_HEADER.size
         payload = data[start : start + length]
         if length > MAX_PAYLOAD or start + length > size or crc32(payload) != checksum or not kind:
             return

@@ -20,7 +20,7 @@ _CHARS: Final = 16_384
 _ITEMS: Final = 1_000
 
 
-def tidy(value: object, depth: int = _DEPTH) -> object:
+def sanitize(value: object, depth: int = _DEPTH) -> object:
     """Return ``value`` as msgpack and OTLP can hold it, its long parts cut; never raises.
 
     Half of a surrogate pair becomes ``?``, an integer beyond 64 bits a string, and what is no
@@ -33,19 +33,19 @@ def tidy(value: object, depth: int = _DEPTH) -> object:
     if isinstance(value, int) and -(1 << _INT_BITS) <= value < 1 << _INT_BITS:
         return int(value)
     if depth and isinstance(value, Mapping):
-        return _tidy_map(value, depth)  # pyright: ignore[reportUnknownArgumentType]
+        return _sanitize_map(value, depth)  # pyright: ignore[reportUnknownArgumentType]
     if depth and isinstance(value, Sequence) and not isinstance(value, str):
-        return _tidy_list(value, depth)  # pyright: ignore[reportUnknownArgumentType]
+        return _sanitize_list(value, depth)  # pyright: ignore[reportUnknownArgumentType]
     return _text(value)
 
 
-def _tidy_map(value: Mapping[Any, Any], depth: int) -> dict[str, object]:
+def _sanitize_map(value: Mapping[Any, Any], depth: int) -> dict[str, object]:
     pairs: Iterable[tuple[Any, Any]] = list(value.items())[:_ITEMS]
-    return {str(tidy(key, 0)): tidy(one, depth - 1) for key, one in pairs}
+    return {str(sanitize(key, 0)): sanitize(one, depth - 1) for key, one in pairs}
 
 
-def _tidy_list(value: Sequence[Any], depth: int) -> list[object]:
-    return [tidy(one, depth - 1) for one in value[:_ITEMS]]
+def _sanitize_list(value: Sequence[Any], depth: int) -> list[object]:
+    return [sanitize(one, depth - 1) for one in value[:_ITEMS]]
 
 
 def _text(value: object) -> str:

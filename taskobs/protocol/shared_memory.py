@@ -40,7 +40,7 @@ WRITTEN: Final = 0
 """Bytes that were ever written to the ring; by the process."""
 RELEASED: Final = 1
 """Bytes of these that are safe, and may be written over; by the relay."""
-GONE: Final = 2
+UNAVAILABLE: Final = 2
 """Whether there is no relay any more, nor will be; by the worker's parent."""
 CLOSED: Final = 3
 """Whether the process will write no more; by the process."""
@@ -58,7 +58,7 @@ WORD: Final = 8
 
 BYTE_ORDER: Final = sys.byteorder
 _WHOLE: Final = PAGE + SLOTS * SLOT_BYTES
-_GONE_AT: Final = SLOTS
+_UNAVAILABLE_AT: Final = SLOTS
 _USED: Final = b"\1"
 _FREE: Final = b"\0"
 _LOWEST_FD: Final = 10
@@ -114,9 +114,9 @@ class SharedMemory:
             return False
 
     @property
-    def gone(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether there is no relay any more."""
-        return os.pread(self.descriptor, 1, _GONE_AT) == _USED
+        return os.pread(self.descriptor, 1, _UNAVAILABLE_AT) == _USED
 
     def taken(self) -> list[int]:
         """Return the numbers of the slots that are taken.
@@ -179,9 +179,9 @@ class SharedMemory:
     def abandon(self) -> None:
         """Tell all processes, also those that will be, that there is no relay any more."""
         with suppress(OSError):
-            os.pwrite(self.descriptor, _USED, _GONE_AT)
+            os.pwrite(self.descriptor, _USED, _UNAVAILABLE_AT)
             for index in self.taken():
-                self.write_word(index, GONE, 1)
+                self.write_word(index, UNAVAILABLE, 1)
 
     def close(self) -> None:
         """Let go of the memory; slots that are mapped stay so."""

@@ -22,7 +22,7 @@ from taskobs.protocol import frames, span_encoder, validation
 from taskobs.protocol.frames import FrameError
 from taskobs.protocol.validation import MalformedError
 
-_KINDS: Final = {kind.value: kind for kind in SpanKind}
+_SPAN_KINDS: Final = {kind.value: kind for kind in SpanKind}
 _CODES: Final = {code.value: code for code in StatusCode}
 _FLAGS: Final = {number: TraceFlags(number) for number in range(256)}
 _NO_STATE: Final = TraceState()
@@ -32,7 +32,7 @@ _CACHED: Final = 256
 _NOTHING: Final = (0, 0, 0)
 
 
-class RebuiltSpan(ReadableSpan):
+class DecodedSpan(ReadableSpan):
     """A span that has ended elsewhere."""
 
     dropped: Sequence[int] = _NOTHING
@@ -92,14 +92,14 @@ class _Link(Link):
         return self.dropped
 
 
-class Rebuilder:
+class SpanDecoder:
     """Makes spans that the stock exporters take; keeps resources and scopes. Not thread-safe."""
 
     def __init__(self) -> None:
         self._resources: dict[bytes, Resource] = {}
         self._scopes: dict[Hashable, InstrumentationScope] = {}
 
-    def span(self, packed: bytes, about: bytes) -> ReadableSpan:
+    def span(self, packed: bytes, resource_blob: bytes) -> ReadableSpan:
         """Return a span; ``packed`` and ``about`` are those of a ``store.Item``.
 
         Raises:
@@ -107,22 +107,22 @@ class Rebuilder:
         """
         try:
             row = frames.unpack(packed)
-            return self._span(row, self.resource(about))
+            return self._span(row, self.resource(resource_blob))
         except MalformedError:
             raise
         except (FrameError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise MalformedError(f"{type(error).__name__}: {error}") from error
 
-    def resource(self, about: bytes) -> Resource:
+    def resource(self, resource_blob: bytes) -> Resource:
         """Return a process's resource; raises as ``span`` does."""
-        found = self._resources.get(about)
+        found = self._resources.get(resource_blob)
         if found is None:
             try:
-                attributes, schema_url = frames.unpack(about)
+                attributes, schema_url = frames.unpack(resource_blob)
             except (ValueError, TypeError) as error:
                 raise MalformedError(f"no resource: {error}") from error
             found = _Resource(validation.attributes(attributes), validation.text(schema_url or ""))
-            _keep(self._resources, about, found)
+            _keep(self._resources, resource_blob, found)
         return found
 
     def _span(self, row: Any, resource: Resource) -> ReadableSpan:  # noqa: ANN401 - as unpacked
@@ -151,7 +151,7 @@ class Rebuilder:
         parent = None
         if parent_id is not None:
             parent = _context(trace_id, parent_id, flags, state, remote=bool(parent_remote))
-        span = RebuiltSpan(
+        span = DecodedSpan(
             name=validation.text(name),
             context=context,
             parent=parent,
@@ -159,7 +159,7 @@ class Rebuilder:
             attributes=validation.attributes(attributes),
             events=[_event(*event) for event in events],
             links=[_link(link) for link in links],
-            kind=_KINDS[kind],
+            kind=_SPAN_KINDS[kind],
             status=_status(code, description),
             start_time=validation.number(start),
             end_time=validation.number(end),

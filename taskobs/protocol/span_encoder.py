@@ -15,10 +15,10 @@ from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
 from taskobs.protocol.frames import pack
-from taskobs.protocol.sanitize import UNEXPECTED, tidy
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 
 if TYPE_CHECKING:
-    from taskobs.otel.fast_spans import LightSpan
+    from taskobs.otel.fast_spans import FastSpan
 
 KEY_BYTES: Final = 24
 """A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
@@ -87,25 +87,25 @@ def pack_end(span: ReadableSpan) -> bytes:
     return _packed(span, MAX_SPAN)
 
 
-def pack_light_start(span: LightSpan) -> bytes:
+def pack_fast_start(span: FastSpan) -> bytes:
     """Return the payload of a light span's START frame."""
     try:
-        payload = span.light_key + pack(span.light_row)
+        payload = span.fast_key + pack(span.fast_row)
     except UNEXPECTED:
         return _carefully(span, MAX_START)
     return payload if len(payload) <= MAX_START else _carefully(span, MAX_START)
 
 
-def pack_light_end(span: LightSpan) -> bytes:
+def pack_fast_end(span: FastSpan) -> bytes:
     """Return the payload of a light span's END frame, with what has come since its start."""
-    row, held = span.light_row, span.__dict__
+    row, held = span.fast_row, span.__dict__
     try:
         row[NAME], row[START_NS] = held["_name"], held["_start_time"]
         row[END_NS] = held["_end_time"]
         kept = held.get("_attributes")
         if kept is not None:
             row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
-        payload = span.light_key + pack(row)
+        payload = span.fast_key + pack(row)
     except UNEXPECTED:
         return _carefully(span, MAX_SPAN)
     return payload if len(payload) <= MAX_SPAN else _carefully(span, MAX_SPAN)
@@ -211,10 +211,10 @@ def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, o
     row = None
     if scope is not None:
         row = [
-            tidy(scope.name),
-            tidy(scope.version),
-            tidy(scope.schema_url),
-            tidy(getattr(scope, "attributes", None) or None),
+            sanitize(scope.name),
+            sanitize(scope.version),
+            sanitize(scope.schema_url),
+            sanitize(getattr(scope, "attributes", None) or None),
         ]
     if len(_scopes) >= _SCOPES:
         _scopes.clear()
@@ -244,7 +244,7 @@ def _carefully(span: ReadableSpan, limit: int) -> bytes:
 def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
     parent = span.parent
     return [
-        tidy(span.name),
+        sanitize(span.name),
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
         None if parent is None else parent.span_id.to_bytes(8, "big"),
@@ -252,13 +252,13 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         int(context.trace_flags),
         state_text(context.trace_state),
         span.kind.value,
-        tidy(span.start_time),
-        tidy(span.end_time),
-        tidy(span.attributes or {}),
-        [tidy(_event(event)) for event in span.events],
-        [tidy(_link(link)) for link in span.links],
+        sanitize(span.start_time),
+        sanitize(span.end_time),
+        sanitize(span.attributes or {}),
+        [sanitize(_event(event)) for event in span.events],
+        [sanitize(_link(link)) for link in span.links],
         span.status.status_code.value,
-        tidy(span.status.description),
+        sanitize(span.status.description),
         scope_row(span.instrumentation_scope),
         span.dropped_attributes,
         span.dropped_events,

@@ -22,8 +22,8 @@ _MISSED: Final = {
 
 
 def _import_slim() -> None:
-    absent = [name for name in _MISSED if name not in sys.modules]
-    for name in absent:
+    hidden_modules = [name for name in _MISSED if name not in sys.modules]
+    for name in hidden_modules:
         sys.modules[name] = cast("Any", None)  # what makes an import fail
     try:
         with warnings.catch_warnings():
@@ -31,7 +31,7 @@ def _import_slim() -> None:
             import_module("requests")
             import_module("opentelemetry.sdk.resources")
     finally:
-        for name in absent:
+        for name in hidden_modules:
             del sys.modules[name]
 
 

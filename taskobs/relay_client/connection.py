@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from taskobs.protocol.frames import FrameError, Kind, Splitter, unpack
+from taskobs.protocol.frames import FrameError, FrameKind, Splitter, unpack
 from taskobs.relay_client.outbox import Outbox
 
 PATIENCE: Final = 0.02
@@ -33,7 +33,7 @@ _LATER: Final = frozenset(
 """What may keep a connection from being made now, though somebody listens."""
 
 
-class Link:
+class Connection:
     """Writes what an outbox holds, and reads what the relay answers; one caller at a time.
 
     It connects when there is need to, with ``greeting`` as the first frames, and again when a
@@ -53,7 +53,7 @@ class Link:
         self._clogged = False
         self._patient_at = 0.0
         self._try_at = 0.0
-        self.gone = False
+        self.unavailable = False
         """Nobody listens at the address, nor ever will again."""
         self.connections = 0
         self.writes = 0
@@ -61,7 +61,7 @@ class Link:
         self._read_at = _READ_EVERY
         self.flushed = 0
         """The last flush that the relay has answered."""
-        self.bye = False
+        self.closed_received = False
 
     @property
     def up(self) -> bool:
@@ -92,7 +92,7 @@ class Link:
                 self._read(answer)
         except (OSError, FrameError):
             self._hang_up()
-            done = not self.gone and time.monotonic() >= self._try_at
+            done = not self.unavailable and time.monotonic() >= self._try_at
         self._torn = False
         return done
 
@@ -158,7 +158,7 @@ class Link:
             wire.connect(self._address)
         except (OSError, ValueError) as error:
             self.drop()
-            self.gone = getattr(error, "errno", None) not in _LATER
+            self.unavailable = getattr(error, "errno", None) not in _LATER
             return None
         self.connections += 1
         self._splitter = Splitter(_ANSWER)
@@ -210,14 +210,14 @@ class Link:
                 self._heard(kind, payload)
             answer = 0.0
 
-    def _heard(self, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.BYE:
-            self.bye = True
+    def _heard(self, kind: FrameKind, payload: bytes) -> None:
+        if kind is FrameKind.CLOSED:
+            self.closed_received = True
             return
         number = unpack(payload)
         if not isinstance(number, int):
             raise FrameError(f"{kind.name} without a number")
-        if kind is Kind.ACK:
+        if kind is FrameKind.ACK:
             self._outbox.acked(number)
-        elif kind is Kind.FLUSHED:
+        elif kind is FrameKind.FLUSHED:
             self.flushed = max(self.flushed, number)

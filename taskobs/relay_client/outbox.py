@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from taskobs.protocol.frames import HEAD, NUMBERED, Kind, encode, pack
+from taskobs.protocol.frames import FRAME_HEADER, NUMBERED, FrameKind, encode, pack
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_FRAMES: Final = 20_000
@@ -28,9 +28,9 @@ MAX_OPEN_BYTES: Final = 4 * 1024 * 1024
 
 _BATCH_FRAMES: Final = 64
 _BATCH_BYTES: Final = 64 * 1024
-_KIND: Final = HEAD.size - 1
+_KIND: Final = FRAME_HEADER.size - 1
 _NUMBERED: Final = frozenset(int(kind) for kind in NUMBERED)
-_START: Final = int(Kind.START)
+_START: Final = int(FrameKind.START)
 
 
 class Outbox:
@@ -55,7 +55,7 @@ class Outbox:
 
     # For everybody.
 
-    def offer(self, frame: bytes) -> None:
+    def try_enqueue(self, frame: bytes) -> None:
         """Take a frame, or drop and count it."""
         size, kind = len(frame), frame[_KIND]
         part = 2 if kind == _START else 1
@@ -65,7 +65,7 @@ class Outbox:
         self._bytes += size
         self.waiting.append(frame)
 
-    def insist(self, frame: bytes) -> None:
+    def enqueue(self, frame: bytes) -> None:
         """Take a frame, however full it is."""
         self._bytes += len(frame)
         self.waiting.append(frame)
@@ -111,7 +111,7 @@ class Outbox:
 
     def _tell_dropped(self) -> None:
         count = self.dropped
-        self.insist(encode(Kind.DROPPED, pack(count)))
+        self.enqueue(encode(FrameKind.DROPPED, pack(count)))
         self.dropped -= count
 
     def wrote(self, frames: Iterable[bytes]) -> None:

@@ -14,29 +14,29 @@ from zlib import crc32
 
 from taskobs.internal import pids
 from taskobs.protocol import shared_memory
-from taskobs.protocol.frames import Kind
-from taskobs.protocol.ring import CRC_BITS, HEAD, MAX_PAYLOAD, stamp, unrolled
+from taskobs.protocol.frames import FrameKind
+from taskobs.protocol.ring import CRC_BITS, MAX_PAYLOAD, RING_HEADER, stamp, unrolled
 from taskobs.protocol.shared_memory import (
-    GONE,
     OPEN_AT,
     OPEN_BYTES,
     OPEN_WORDS,
     RELEASED,
     RING,
     RING_AT,
+    UNAVAILABLE,
     WRITTEN,
     SharedMemory,
 )
 
-FACT: Final = int(Kind.FACT)
+RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
 BELL: Final = RING // 4
 """Bytes after which the relay is called, as it would come too late by itself."""
 
-_head: Final = HEAD.pack
-_WRITER: Final = "writer"
+_head: Final = RING_HEADER.pack
+_WRITE_TOKEN: Final = "writer"  # noqa: S105 - a key of a dict
 
 
-class Slot:
+class RingWriter:
     """What one process writes: frames in a ring, and which of its spans are open in a table."""
 
     def __init__(self, shared: SharedMemory, index: int, hello: bytes) -> None:
@@ -55,20 +55,20 @@ class Slot:
         self._free = list(
             range(shared_memory.OPEN - 1, -1, -1)
         )  # the last first: few pages are touched
-        self._places: dict[bytes, int] = {}
+        self._table_indexes: dict[bytes, int] = {}
         self.written = b""
         """What was written last."""
-        self.pressing = False
+        self.wake_needed = False
         """So much was written that the relay should come; whoever calls it resets this."""
         self._map[shared_memory.HELLO_AT : shared_memory.HELLO_AT + len(hello)] = hello
         words[shared_memory.HELLO] = stamp(hello)
         words[shared_memory.STARTED] = pids.start_time(os.getpid())
-        if shared.gone:  # else it stays as it is: the parent may set it at this moment
-            words[GONE] = 1
+        if shared.unavailable:  # else it stays as it is: the parent may set it at this moment
+            words[UNAVAILABLE] = 1
         words[shared_memory.PID] = os.getpid()  # last: from now on the relay reads it
 
     @classmethod
-    def take(cls, shared: SharedMemory, hello: bytes) -> Slot | None:
+    def take(cls, shared: SharedMemory, hello: bytes) -> RingWriter | None:
         """Take a slot for this process; None if there is none that can be used."""
         try:
             index = shared.take()
@@ -77,13 +77,13 @@ class Slot:
             return None  # the relay frees what was taken, but is nobody's
 
     @property
-    def gone(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether there is no relay that will ever read this."""
-        return bool(self._words[GONE])
+        return bool(self._words[UNAVAILABLE])
 
     # The ring.
 
-    def append(self, kind: int, payload: bytes, fact: bytes | None = None) -> bool:
+    def append(self, kind: int, payload: bytes, run_metric: bytes | None = None) -> bool:
         """Write a frame, and a FACT with it if there is one: both or none.
 
         False if there is no room now, somebody is at it, or no relay reads it.
@@ -94,23 +94,23 @@ class Slot:
         try:
             # Not a lock: see ``RelayClient._write``. Should an exception strike where it is still
             # held, all that this process has to tell goes over the socket.
-            if length > MAX_PAYLOAD or writer.setdefault(_WRITER, me) is not me:
+            if length > MAX_PAYLOAD or writer.setdefault(_WRITE_TOKEN, me) is not me:
                 return False
             frame = _head(length, crc32(payload), kind) + payload
-            if fact is not None:
-                frame += _head(len(fact), crc32(fact), FACT) + fact
+            if run_metric is not None:
+                frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
             at = words[WRITTEN]
             end = at + len(frame)
-            if end - words[RELEASED] > RING or words[GONE]:
+            if end - words[RELEASED] > RING or words[UNAVAILABLE]:
                 return False
             self._put(at % RING, frame)
             words[WRITTEN] = end
             self.written = payload
             if end // BELL != at // BELL:
-                self.pressing = True
+                self.wake_needed = True
         finally:
-            if _WRITER in writer and writer[_WRITER] is me:
-                del writer[_WRITER]
+            if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
+                del writer[_WRITE_TOKEN]
         return True
 
     def _put(self, at: int, frame: bytes) -> None:
@@ -134,18 +134,20 @@ class Slot:
         """Note an open span; False if it is too long, or too many are open."""
         if len(payload) > OPEN_BYTES:
             return False
-        free, places = self._free, self._places
+        free, table_indexes = self._free, self._table_indexes
         try:
             # No call is made here, nor where ``closed`` does the reverse: no thread and no
             # exception from outside comes between, and a place is either free or a span's.
-            place = free[-1]
+            table_index = free[-1]
             del free[-1]
-            places[key] = place
+            table_indexes[key] = table_index
         except IndexError:
             return False
-        start = OPEN_AT + place * OPEN_BYTES
+        start = OPEN_AT + table_index * OPEN_BYTES
         self._map[start : start + len(payload)] = payload
-        self._words[OPEN_WORDS + place] = len(payload) << CRC_BITS | crc32(payload)  # its stamp
+        self._words[OPEN_WORDS + table_index] = len(payload) << CRC_BITS | crc32(
+            payload
+        )  # its stamp
         return True
 
     def closed(self, key: bytes) -> bool:
@@ -153,14 +155,14 @@ class Slot:
 
         Call it again when an exception has struck it.
         """
-        free, places = self._free, self._places
-        place = places.get(key)
-        if place is None:
+        free, table_indexes = self._free, self._table_indexes
+        table_index = table_indexes.get(key)
+        if table_index is None:
             return False
-        self._words[OPEN_WORDS + place] = 0
-        freed = [place]
-        if key in places:  # by now it might be closed
-            del places[key]
+        self._words[OPEN_WORDS + table_index] = 0
+        freed = [table_index]
+        if key in table_indexes:  # by now it might be closed
+            del table_indexes[key]
             free += freed
         return True
 
@@ -171,13 +173,13 @@ class Slot:
 
         What other threads still write goes over the socket: the slot will be another process's.
         """
-        self._writer[_WRITER] = None
+        self._writer[_WRITE_TOKEN] = None
         self._free.clear()
-        self._places.clear()
+        self._table_indexes.clear()
         self._words[shared_memory.CLOSED] = 1
 
 
-def bequeathed(shared: SharedMemory) -> Iterator[tuple[int, bytes]]:
+def orphaned_frames(shared: SharedMemory) -> Iterator[tuple[int, bytes]]:
     """Give, once, what processes that have ended have told, where no relay will read it."""
     for index in shared.taken():
         pid, started = (

@@ -9,7 +9,7 @@ from typing import Final
 from taskobs.model import Outcome, Run
 from taskobs.observers.base import Observer
 from taskobs.protocol.frames import pack
-from taskobs.protocol.sanitize import tidy
+from taskobs.protocol.sanitize import sanitize
 from taskobs.relay_client.client import RelayClient
 
 _MOST: Final = 4_096
@@ -17,7 +17,7 @@ _MOST: Final = 4_096
 _CHARS: Final = 255
 
 
-class FactObserver(Observer):
+class RunMetricObserver(Observer):
     """Sends a FACT for each run that ends here.
 
     Where the run's span is sampled the FACT leaves with its END, in one go; unless spans go
@@ -38,21 +38,21 @@ class FactObserver(Observer):
     def ended(self, run: Run) -> None:
         """Send the fact of a run that has ended; nothing if its process ends with it."""
         client = self._client
-        if run.abandoned or client.gone:
+        if run.abandoned or client.unavailable:
             return
         with_its_span = self._with_spans and run.span is not None and run.span.sampled
-        client.fact(self._fact(run), soon=not with_its_span)
+        client.send_run_metric(self._run_metric(run), soon=not with_its_span)
 
-    def _fact(self, run: Run) -> bytes:
+    def _run_metric(self, run: Run) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED
         # The name of an unknown task is a stranger's choice: no label of a metric.
         task = run.task if outcome is not Outcome.UNKNOWN else ""
         seconds = self._clock() - (run.started or run.began) if run.ran else None
         if seconds is not None and seconds < 0:  # the clock was set back
             seconds = 0.0
-        fact = (task, outcome._value_, run.queue, seconds)
+        run_metric = (task, outcome._value_, run.queue, seconds)
         try:
-            packed = pack(fact)
+            packed = pack(run_metric)
         except (OverflowError, TypeError, ValueError):
             packed = b""
         if 0 < len(packed) <= _MOST:
@@ -62,4 +62,4 @@ class FactObserver(Observer):
 
 def _label(text: object) -> object:
     """Return what a stranger may have chosen, of whatever kind and length, as a label."""
-    return tidy(text[:_CHARS]) if isinstance(text, str) else None
+    return sanitize(text[:_CHARS]) if isinstance(text, str) else None

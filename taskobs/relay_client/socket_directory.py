@@ -22,7 +22,7 @@ _FRESH: Final = 10.0
 """Seconds in which a socket that nobody answers at may be one that is about to listen."""
 
 
-class PlaceError(OSError):
+class SocketDirectoryError(OSError):
     """There is no place for a socket; the message says what is wrong with each."""
 
 
@@ -38,7 +38,7 @@ def directory(environ: Mapping[str, str]) -> Path:
     """Return a private directory for sockets, made if it is not there.
 
     Raises:
-        PlaceError: none of the candidates can be made, or is ours alone.
+        SocketDirectoryError: none of the candidates can be made, or is ours alone.
     """
     problems: list[str] = []
     for path in candidates(environ):
@@ -46,7 +46,7 @@ def directory(environ: Mapping[str, str]) -> Path:
         if problem is None:
             return path
         problems.append(f"{path}: {problem}")
-    raise PlaceError("; ".join(problems))
+    raise SocketDirectoryError("; ".join(problems))
 
 
 def _made_private(path: Path) -> str | None:
@@ -85,7 +85,7 @@ def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
     """Listen at an address that says which worker it is of; also remove what others left.
 
     Raises:
-        PlaceError: there is no place for a socket.
+        SocketDirectoryError: there is no place for a socket.
     """
     home = directory(environ)
     remove_stale(home)
@@ -96,7 +96,7 @@ def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
         listening.listen(socket.SOMAXCONN)
     except OSError as error:
         listening.close()
-        raise PlaceError(f"{path}: {error.strerror or error}") from error
+        raise SocketDirectoryError(f"{path}: {error.strerror or error}") from error
     listening.setblocking(False)  # noqa: FBT003  # the standard library's
     return listening, path
 

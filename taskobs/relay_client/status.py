@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from taskobs.protocol.frames import FrameError, Kind, Splitter, encode, unpack
+from taskobs.protocol.frames import FrameError, FrameKind, Splitter, encode, unpack
 from taskobs.relay_client import socket_directory
 
 PATIENCE: Final = 2.0
 """Seconds that one relay gets for its answer."""
 _CHUNK: Final = 65_536
-_KINDS: Final = ("span", "envelope")
+_SHOWN_KINDS: Final = ("span", "envelope")
 _COLUMNS: Final = (
     *("WORKER", "PID", "PROCESSES", "OPEN", "SENT", "WAITING", "RETRIED", "SPOOLED"),
     *("LOST", "DROPPED"),
@@ -62,14 +62,14 @@ def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
         wire.settimeout(timeout)
         wire.connect(address)
-        wire.sendall(encode(Kind.STATUS))
+        wire.sendall(encode(FrameKind.STATUS))
         while True:
             wire.settimeout(max(0.001, end - time.monotonic()))
             data = wire.recv(_CHUNK)
             if not data:
                 raise ConnectionResetError("it hung up")
             for kind, payload in splitter.feed(data):
-                if kind is Kind.STATUS_REPLY:
+                if kind is FrameKind.STATUS_REPLY:
                     return _map(unpack(payload))
 
 
@@ -113,7 +113,7 @@ def _of_kinds(value: object) -> object:
     if not isinstance(value, dict):
         return value
     counts = cast("dict[str, object]", value)
-    return {kind: counts[kind] for kind in _KINDS if kind in counts}
+    return {kind: counts[kind] for kind in _SHOWN_KINDS if kind in counts}
 
 
 def _sum(value: object) -> int:

@@ -22,7 +22,7 @@ from sentry_sdk.monitor import Monitor
 from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
-from taskobs.internal.hidden_modules import absent
+from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.sentry import integrations
 from taskobs.sentry.relay_transport import RelayTransport
 
@@ -160,7 +160,7 @@ def _without_spotlights_django() -> Generator[None]:
     if not {"django.conf", spotlight}.isdisjoint(sys.modules) or "SENTRY_SPOTLIGHT" in os.environ:
         yield
         return
-    with absent("django.conf"):
+    with hidden_modules("django.conf"):
         yield
     sys.modules.pop(spotlight, None)
 
@@ -210,7 +210,7 @@ def _pending(client: BaseClient) -> int:
 def _idle(client: BaseClient) -> bool:
     """Tell whether the client has nothing to send; starting its thread to say so is avoided."""
     if isinstance(client.transport, RelayTransport):
-        if client.transport.gone:
+        if client.transport.unavailable:
             return False
     elif _worker(client) is None:  # not Sentry's own transport, or none at all
         return client.transport is None

@@ -23,7 +23,7 @@ from sentry_sdk.utils import get_sdk_name
 
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_hooks import when_imported
-from taskobs.internal.wrapping import Wrappers
+from taskobs.internal.wrapping import Patches
 
 _log: Final = logging.getLogger("taskobs")
 _KNOWN: Final[list[str] | None] = getattr(sentry_integrations, "_AUTO_ENABLING_INTEGRATIONS", None)
@@ -70,7 +70,7 @@ class Integrations:
         self._came = came
         self._guard = Guard()
         self._waiting: dict[str, str] = {}
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
         self._undo = ExitStack()
 
     def enable(self) -> None:

@@ -73,10 +73,10 @@ class SentryPipeline:
         self._send_arguments = send_arguments
         self._own = own
         self._client: BaseClient | None = None
-        self._diverted: dict[BaseClient, Transport] = {}
+        self._routed: dict[BaseClient, Transport] = {}
         self._relay: tuple[RelayClient, Guard] | None = None
         self._integrations: Integrations | None = None
-        self._broker_apart = False
+        self._ignores_broker = False
         self._not_here: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._set_aside: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._silenced: list[str] = []
@@ -111,8 +111,8 @@ class SentryPipeline:
             self._integrations.enable()
 
     def _integration_came(self) -> None:
-        if self._broker_apart:
-            self.leave_broker_alone()
+        if self._ignores_broker:
+            self.ignore_broker_commands()
 
     def client(self) -> BaseClient | None:
         """Return the client in use, adopting one that the app has initialised meanwhile.
@@ -148,37 +148,37 @@ class SentryPipeline:
             shut(self._own, max(0.0, end - time.monotonic()))
         self._own = self._client = None
 
-    def divert(self, relay: RelayClient, guard: Guard) -> None:
+    def route_to(self, relay: RelayClient, guard: Guard) -> None:
         """Hand what is sent to a relay; a client with a transport of the user's own keeps it."""
         self._relay = relay, guard
         for client in self._clients():
-            self._divert(client)
+            self._route_to_relay(client)
 
     def restore(self) -> None:
         """Let the clients send from this process again."""
         self._relay = None
-        for client, stock in self._diverted.items():
+        for client, stock in self._routed.items():
             if isinstance(client.transport, RelayTransport):
                 client.transport.kill()
                 client.transport = stock
-        self._diverted.clear()
+        self._routed.clear()
 
-    def _divert(self, client: BaseClient) -> None:
+    def _route_to_relay(self, client: BaseClient) -> None:
         stock = client.transport
         if self._relay is None or stock is None or isinstance(stock, RelayTransport):
             return
         if client.options.get("transport") is None:
-            self._diverted[client] = stock
+            self._routed[client] = stock
             client.transport = RelayTransport(self._relay[0], client.options, guard=self._relay[1])
             retire(stock)
 
-    def leave_broker_alone(self) -> None:
+    def ignore_broker_commands(self) -> None:
         """Have Sentry take no note of this process's Redis commands: they are the broker's.
 
         It costs a worker a tenth of its time to note each. Forked children, which run the tasks,
         have it back.
         """
-        self._broker_apart = True
+        self._ignores_broker = True
         for client in self._clients():
             redis = client.integrations.pop(_REDIS_INTEGRATION, None)
             if redis is not None:
@@ -188,7 +188,7 @@ class SentryPipeline:
         for client, redis in list(self._not_here.items()):
             client.integrations.setdefault(_REDIS_INTEGRATION, redis)
         self._not_here.clear()
-        self._broker_apart = False
+        self._ignores_broker = False
 
     def after_fork(self) -> None:
         """Make the clients of a forked child independent of its parent's."""
@@ -210,7 +210,7 @@ class SentryPipeline:
             if stock is not None:
                 self._set_aside[client] = stock
             self._client = client
-        self._divert(client)
+        self._route_to_relay(client)
         if stock is None:
             return
         logger.info("taskobs reports task errors to Sentry; its CeleryIntegration is set aside")

@@ -10,8 +10,8 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport, make_transport
 
 from taskobs.internal.guard import Guard
-from taskobs.protocol.frames import MAX_FRAME, Kind, pack
-from taskobs.protocol.sanitize import UNEXPECTED, tidy
+from taskobs.protocol.frames import MAX_FRAME, FrameKind, pack
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
 
 KEY_BYTES: Final = 8
@@ -54,16 +54,16 @@ class RelayTransport(Transport):
         self._make_stock = stock
         self._guard = guard or Guard()
         self._stock: Transport | None = None
-        told = pack(tidy({"dsn": str(options["dsn"]), "options": _relevant(options)}))
+        told = pack(sanitize({"dsn": str(options["dsn"]), "options": _relevant(options)}))
         self._key = blake2b(told, digest_size=KEY_BYTES).digest()
         self._told = pack(
-            tidy({"key": self._key, "dsn": str(options["dsn"]), "options": _relevant(options)})
+            sanitize({"key": self._key, "dsn": str(options["dsn"]), "options": _relevant(options)})
         )
 
     @property
-    def gone(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether there is no relay any more, and ``stock`` sends what it may not have got."""
-        return self._client.gone
+        return self._client.unavailable
 
     @property
     def stock(self) -> Transport | None:
@@ -77,12 +77,12 @@ class RelayTransport(Transport):
     def capture_envelope(self, envelope: Envelope) -> None:
         """Send an envelope; blocks nobody."""
         try:
-            if not self._client.gone:
+            if not self._client.unavailable:
                 self._client.announce(self._key, self._told)
-                self._client.send(Kind.ENVELOPE, self._key + self._serialized(envelope))
+                self._client.send(FrameKind.ENVELOPE, self._key + self._serialized(envelope))
             elif (stock := self._fallback()) is not None:
                 stock.capture_envelope(envelope)
-            if self._client.gone:
+            if self._client.unavailable:
                 self._hand_over()
         except UNEXPECTED:
             with self._guard:
@@ -91,7 +91,7 @@ class RelayTransport(Transport):
     def flush(self, timeout: float, callback: Any = None) -> None:  # noqa: ANN401 - as Sentry has it
         """Wait at most ``timeout`` seconds until all is with the relay."""
         self._client.settle(timeout)
-        if self._client.gone:
+        if self._client.unavailable:
             self._hand_over()
             if self._stock is not None:
                 self._stock.flush(timeout, callback)
@@ -107,7 +107,7 @@ class RelayTransport(Transport):
 
     def _hand_over(self) -> None:
         """Give Sentry's own transport what the relay, which is gone, may not have got."""
-        for payload in self._client.leftover(Kind.ENVELOPE, self._key):
+        for payload in self._client.undelivered(FrameKind.ENVELOPE, self._key):
             stock = self._fallback()
             if stock is not None:
                 stock.capture_envelope(Envelope.deserialize(payload[KEY_BYTES:]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskobs.config.settings import RELAY_ADDRESS, Settings
 from taskobs.internal.guard import Guard
-from taskobs.otel.provider import TracePipeline
+from taskobs.otel.provider import TraceProvider
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client import socket_directory
 from taskobs.relay_client.client import RelayClient
@@ -45,13 +45,15 @@ class RelayPipeline:
         memory: SharedMemory | None,
         launcher: Launcher | None = None,
     ) -> None:
-        heir = launcher is not None
-        self.client = RelayClient(address, self._hello, memory=memory, heir=heir)
+        is_main_process = launcher is not None
+        self.client = RelayClient(
+            address, self._hello, memory=memory, is_main_process=is_main_process
+        )
         self._memory = memory
         self._worker = worker
         self._role = role
         self._launcher = launcher
-        self._traces: TracePipeline | None = None
+        self._traces: TraceProvider | None = None
         self._sentry: SentryPipeline | None = None
 
     @classmethod
@@ -81,7 +83,7 @@ class RelayPipeline:
         return cls(address, "", role, memory)
 
     def carry(
-        self, traces: TracePipeline | None, sentry: SentryPipeline | None, guard: Guard
+        self, traces: TraceProvider | None, sentry: SentryPipeline | None, guard: Guard
     ) -> None:
         """Take over what this process records; call it again when there is more of it.
 
@@ -89,17 +91,17 @@ class RelayPipeline:
         """
         if traces is not None and self._traces is None:
             self._traces = traces
-            traces.divert(self.client, guard)
+            traces.route_to(self.client, guard)
         if sentry is not None and self._sentry is None:
             self._sentry = sentry
-            sentry.divert(self.client, guard)
+            sentry.route_to(self.client, guard)
         if self._launcher is not None:
             self.client.open()
 
     @property
-    def gone(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether there is no relay any more, and each process sends what it has."""
-        return self.client.gone
+        return self.client.unavailable
 
     @property
     def relay_pid(self) -> int | None:
@@ -124,15 +126,15 @@ class RelayPipeline:
 
         True also when it is gone: what it may not have got is for the direct pipeline.
         """
-        return self.client.flush(timeout) or self.gone
+        return self.client.flush(timeout) or self.unavailable
 
     def end(self, timeout: float) -> bool:
         """Hand over what waits; in the worker, also see it sent, and the relay end."""
         if self._launcher is None:
-            return self.client.goodbye(min(timeout, _GOODBYE)) or self.gone
+            return self.client.close_gracefully(min(timeout, _GOODBYE)) or self.unavailable
         end = time.monotonic() + timeout
         done = self._flushed(self._launcher, end)
-        self.client.goodbye(max(0.0, end - time.monotonic()))
+        self.client.close_gracefully(max(0.0, end - time.monotonic()))
         self._launcher.close()
         self._launcher.wait(max(0.0, end - time.monotonic()))
         return done

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from taskobs.celery.outages import Outages
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
-from taskobs.celery.process_signals import Process, at_process_end, runs_no_tasks
+from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.celery.signals import current_run
 from taskobs.config.settings import Settings, misspelt, resolve
-from taskobs.internal.hidden_modules import absent
-from taskobs.internal.timeouts import run_bounded
+from taskobs.internal.hidden_modules import hidden_modules
+from taskobs.internal.timeouts import run_with_timeout
 from taskobs.observers.logs import LogFields
-from taskobs.otel.instrumentor_patch import StandIn, is_instrumented
-from taskobs.otel.provider import TracePipeline
-from taskobs.otel.task_spans import TaskSpans, shared_lifecycle
+from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
+from taskobs.otel.provider import TraceProvider
+from taskobs.otel.task_spans import TaskSpans, shared_task_signals
 from taskobs.session.environment import app_name, has_provider, sentry_is_active
 from taskobs.session.worker_relay import WorkerRelay
 
@@ -46,7 +46,7 @@ class Session:
         self._embedded = EmbeddedBeat(init, arguments or {})
         self.role = Role.PRODUCER
         self._undo = ExitStack()
-        self._traces: TracePipeline | None = None
+        self._traces: TraceProvider | None = None
         self._sentry: SentryPipeline | None = None
         self._outages = Outages()
         self._relay = WorkerRelay(settings)
@@ -100,14 +100,14 @@ class Session:
             jobs.append(lambda: sentry.flush(timeout))
         elif sentry is not None:
             sentry.flush(timeout)  # what Sentry itself has gathered goes to the relay
-        return run_bounded(timeout, *jobs) if jobs else True
+        return run_with_timeout(timeout, *jobs) if jobs else True
 
     def close(self) -> None:
         """Send what is left, within ``shutdown_timeout``, and undo what ``init()`` did."""
         global _session  # noqa: PLW0603  # the one that init() made
         if _session is self:
             _session = None
-        self.ending()
+        self.process_ending()
         self._undo.close()
 
     # Set-up.
@@ -129,15 +129,19 @@ class Session:
     def _start_pipelines(self, undo: ExitStack) -> None:
         settings = self.settings
         if settings.traces or has_provider():
-            traces = TracePipeline.start(settings, app_name(), lambda: at_process_end(self.ending))
-            undo.callback(lambda: run_bounded(self._left(), traces.stop))
+            traces = TraceProvider.start(
+                settings, app_name(), lambda: at_process_end(self.process_ending)
+            )
+            undo.callback(lambda: run_with_timeout(self._left(), traces.stop))
             undo.callback(traces.withdraw)
             self._traces = traces
         if settings.errors or sentry_is_active():
             self._start_errors(undo)
 
     def _start_errors(self, undo: ExitStack) -> None:
-        with absent("gevent", "eventlet"):  # which Sentry asks whether they have patched anything
+        with hidden_modules(
+            "gevent", "eventlet"
+        ):  # which Sentry asks whether they have patched anything
             from taskobs.observers.sentry import SentryObserver
             from taskobs.sentry.pipeline import SentryPipeline
 
@@ -145,8 +149,8 @@ class Session:
         self._sentry = SentryPipeline.start(self.settings, self._outages.repeats)
         undo.callback(self._sentry.close, 0.0)
         errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
-        shared_lifecycle().attach(errors)
-        undo.callback(shared_lifecycle().detach, errors)
+        shared_task_signals().attach(errors)
+        undo.callback(shared_task_signals().detach, errors)
         if self.settings.crons:
             self._start_crons(undo, self._sentry)
 
@@ -158,30 +162,30 @@ class Session:
             exclude=self.settings.crons_exclude or (),
             options=self.settings.crons_options,
         )
-        shared_lifecycle().attach(crons)
-        undo.callback(shared_lifecycle().detach, crons)
+        shared_task_signals().attach(crons)
+        undo.callback(shared_task_signals().detach, crons)
 
     def _observe(self, undo: ExitStack) -> None:
-        guard = shared_lifecycle().guard
+        guard = shared_task_signals().guard
         undo.callback(setattr, guard, "strict", guard.strict)
         guard.strict = self.settings.strict
         if self._traces is not None and not is_instrumented():
             spans = TaskSpans.start(stock_attributes=self.settings.stock_attributes)
             undo.callback(spans.stop)
-            stand_in = StandIn(spans, guard)
-            undo.callback(stand_in.remove)
-            stand_in.install()
+            instrumentor_patch = InstrumentorPatch(spans, guard)
+            undo.callback(instrumentor_patch.remove)
+            instrumentor_patch.install()
         if self.settings.log_ids:
             logs = LogFields(current_run)
             logs.install()
             undo.callback(logs.remove)
-        process = Process(self)
-        process.board()
-        undo.callback(process.leave)
+        process = ProcessSignals(self)
+        process.subscribe()
+        undo.callback(process.unsubscribe)
         undo.callback(self._embedded.remove)
         undo.callback(self._relay.close)
 
-    # What becomes of the process: see taskobs.processes.Passenger.
+    # What becomes of the process: see taskobs.processes.ProcessListener.
 
     def became(self, role: Role, worker: object = None) -> None:
         """Celery has told the role of this process."""
@@ -192,7 +196,7 @@ class Session:
             self._sentry.client()  # the app's, before it sees a run
             self._watch_outages(role)
             if runs_no_tasks(worker):
-                self._sentry.leave_broker_alone()
+                self._sentry.ignore_broker_commands()
         if role is Role.WORKER:
             self._embedded.install()
         self._relay.became(role, worker, self._traces, self._sentry)
@@ -217,11 +221,11 @@ class Session:
 
     def worker_ended(self) -> None:
         """Send what is left, and end the relay: a worker that got SIGHUP is executed anew next."""
-        self.ending()
+        self.process_ending()
         self._relay.close()
         self._deadline = 0.0 if self._deadline == 0.0 else None
 
-    def ending(self) -> None:
+    def process_ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
         left = self._left()
         if left > 0 and not self._deliver(left, self._relay.end):

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from taskobs.celery.roles import Role
-from taskobs.celery.worker_timer import WorkerClock
+from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings
-from taskobs.otel.provider import TracePipeline
-from taskobs.otel.task_spans import shared_lifecycle
-from taskobs.relay_client.run_metrics import FactObserver
+from taskobs.otel.provider import TraceProvider
+from taskobs.otel.task_spans import shared_task_signals
+from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.session.relay_pipeline import RelayPipeline, supported
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class WorkerRelay:
     @property
     def carries(self) -> bool:
         """Whether what this process records goes to a relay."""
-        return self._pipeline is not None and not self._pipeline.gone
+        return self._pipeline is not None and not self._pipeline.unavailable
 
     def became(
         self,
         role: Role,
         worker: object,
-        traces: TracePipeline | None,
+        traces: TraceProvider | None,
         sentry: SentryPipeline | None,
     ) -> None:
         """Start a relay in a worker, or find it in a spawned child, and take over from direct."""
@@ -46,12 +46,12 @@ class WorkerRelay:
         if self._pipeline is None and self._on and self._wanted(traces, sentry):
             self._begin(role, worker, traces)
         if self._pipeline is not None:
-            self._pipeline.carry(traces, sentry, shared_lifecycle().guard)
+            self._pipeline.carry(traces, sentry, shared_task_signals().guard)
 
-    def _wanted(self, traces: TracePipeline | None, sentry: SentryPipeline | None) -> bool:
+    def _wanted(self, traces: TraceProvider | None, sentry: SentryPipeline | None) -> bool:
         return sentry is not None or (traces is not None and traces.ours)
 
-    def _begin(self, role: Role, worker: object, traces: TracePipeline | None) -> None:
+    def _begin(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
         ours = traces is not None and traces.ours
         if role is Role.WORKER:
             self._on = False  # there is no second try
@@ -65,12 +65,12 @@ class WorkerRelay:
         with ExitStack() as undo:
             undo.callback(self._pipeline.close)
             if hasattr(worker, "app"):
-                clock = WorkerClock(self._pipeline.poll)
+                clock = WorkerTimer(self._pipeline.poll)
                 clock.install(worker)
                 undo.callback(clock.remove)
-            facts = FactObserver(self._pipeline.client, with_spans=ours)
-            shared_lifecycle().attach(facts)
-            undo.callback(shared_lifecycle().detach, facts)
+            records = RunMetricObserver(self._pipeline.client, with_spans=ours)
+            shared_task_signals().attach(records)
+            undo.callback(shared_task_signals().detach, records)
             self._undo = undo.pop_all()
 
     def after_fork(self) -> None:

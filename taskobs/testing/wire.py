@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
+SPAN_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUSES = ("unset", "ok", "error")
 ZLIB_OR_GZIP = 47
 """``wbits`` that let zlib tell the two apart by their headers."""
@@ -152,7 +152,7 @@ def _span(span: Span, resource: Mapping[str, object], scope: str) -> ReceivedSpa
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
         name=span.name,
-        kind=_word(KINDS, span.kind),
+        kind=_word(SPAN_KINDS, span.kind),
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
         attributes=_mapping(span.attributes),

@@ -19,13 +19,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from taskobs.observers.sentry import SentryObserver
-from taskobs.otel.fast_spans import LightProvider
+from taskobs.otel.fast_spans import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor
-from taskobs.otel.relay_processor import RelaySpans
-from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.otel.relay_processor import RelayProcessor
+from taskobs.otel.task_spans import shared_task_signals
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.client import RelayClient
-from taskobs.relay_client.run_metrics import FactObserver
+from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.budget.counting import Job, calls, floor, garbage, publishing, running
 from tests.support.recording import PrivateApp
@@ -94,8 +94,8 @@ def observed(*, errors: bool = False, to: TracerProvider | None = None) -> Gener
             pipeline = SentryPipeline.start(Settings())
             undo.callback(pipeline.close, 1.0)
             observer = SentryObserver(pipeline)
-            shared_lifecycle().attach(observer)
-            undo.callback(shared_lifecycle().detach, observer)
+            shared_task_signals().attach(observer)
+            undo.callback(shared_task_signals().detach, observer)
         yield
 
 
@@ -140,16 +140,16 @@ def told_a_relay() -> Generator[None]:
     if memory is None:
         pytest.skip("this platform has no memfd_create(2)")
     client = RelayClient("/nowhere", dict[str, object], memory=memory)
-    spans, facts = RelaySpans(client, SpanProcessor()), FactObserver(client)
-    to = LightProvider(resource=Resource({}), shutdown_on_exit=False)
+    spans, records = RelayProcessor(client, SpanProcessor()), RunMetricObserver(client)
+    to = FastSpanProvider(resource=Resource({}), shutdown_on_exit=False)
     to.add_span_processor(spans)
-    to.divert(spans)
+    to.route_to(spans)
     with ExitStack() as undo:
         undo.callback(memory.close)
         undo.callback(client.close)
         undo.enter_context(observed(to=to))
-        shared_lifecycle().attach(facts)
-        undo.callback(shared_lifecycle().detach, facts)
+        shared_task_signals().attach(records)
+        undo.callback(shared_task_signals().detach, records)
         yield
 
 

@@ -54,7 +54,7 @@ def _make(_: Shell, words: list[str]) -> None:
 
 
 def _taskobs(_: Shell, words: list[str]) -> None:
-    command = main.main.commands[words[0]]
+    command = main.commands[words[0]]
     command.make_context(words[0], words[1:])
 
 

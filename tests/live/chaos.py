@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.live.celery_process import TROUBLE, Broker, LiveApp
-from tests.live.diary import Diary, Kills, Verdict
+from tests.live.diary import Diary, Finding, Kills
 from tests.live.fickle import Backend
 from tests.live.process import wait_until
 
@@ -83,7 +83,7 @@ class Plan:
 class Report:
     """What came of a plan."""
 
-    verdict: Verdict
+    finding: Finding
     diary: Diary
     killed: int = 0
     relays: set[int] = field(default_factory=set[int])
@@ -270,9 +270,9 @@ def misuse(
         kept = "\n".join(json.dumps({**event.data, "id": event.event_id}) for event in events)
         (folder / "events.jsonl").write_text(kept)
         kills = Kills(frozenset(mischief.killed), tuple(mischief.relay_kills))
-        verdict = Verdict(found, spans, events, worker.log, kills)
+        finding = Finding(found, spans, events, worker.log, kills)
     return Report(
-        verdict,
+        finding,
         found,
         killed=len(mischief.killed),
         relays=mischief.relays,

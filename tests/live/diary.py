@@ -141,7 +141,7 @@ class Kills:
     """When, in seconds since the epoch."""
 
 
-class Verdict:
+class Finding:
     """What arrived, held against a diary and the worker's log."""
 
     def __init__(
@@ -269,11 +269,11 @@ def _task_id(span: ReceivedSpan) -> str:
     return str(span.attributes.get(semconv.MESSAGING_MESSAGE_ID))
 
 
-def table(columns: Mapping[str, Verdict]) -> str:
+def table(columns: Mapping[str, Finding]) -> str:
     """Write verdicts beside each other, as a Markdown table."""
-    rows: Iterable[str] = dict.fromkeys(row for verdict in columns.values() for row in verdict.rows)
+    rows: Iterable[str] = dict.fromkeys(row for finding in columns.values() for row in finding.rows)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for row in rows:
-        cells = (str(verdict.rows[row]) for verdict in columns.values())
+        cells = (str(finding.rows[row]) for finding in columns.values())
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)

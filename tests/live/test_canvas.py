@@ -120,7 +120,7 @@ def linked(span: ReceivedSpan, kind: str) -> list[str]:
 
 ADD, TOTAL, FAIL, RETRY = "shop.add", "shop.total", "shop.fail", "shop.retry_then_ok"
 ERRBACK, BECOMES, TIMES, PRODUCT = (
-    "canvas.tidy",
+    "canvas.sanitize",
     "canvas.becomes",
     "canvas.times",
     "canvas.times_all",
@@ -290,7 +290,7 @@ def test_a_link_hangs_on_what_it_follows(shop: Shop) -> None:
 @pytest.mark.row("canvas", "link_error")
 def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
     """The errback that I link to a task is in its trace, and does not fail itself."""
-    source = "given = fail.signature(link_error=tidy.s()); given.apply_async()"
+    source = "given = fail.signature(link_error=sanitize.s()); given.apply_async()"
     spans = trace_of(shop, source, both(FAIL, ERRBACK))
     assert spans.caller(spans.run(ERRBACK)) is spans.run(FAIL)
     assert [s.name for s in spans.all if s.status == "error"] == [f"run {_full(FAIL)}"]
@@ -301,7 +301,7 @@ def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
 def test_a_failed_header_task_is_one_event(shop: Shop) -> None:
     """One header task of my chord fails: its errback runs, one event comes, nothing else."""
     source = (
-        "given = chord([add.s(1, 1), fail.s()], total.s().on_error(tidy.s()))\n"
+        "given = chord([add.s(1, 1), fail.s()], total.s().on_error(sanitize.s()))\n"
         "sent = given.apply_async(); sent.get(timeout=90, propagate=False)"
     )
     expected = ["publish celery.chord", *both(ADD, FAIL, ERRBACK)]

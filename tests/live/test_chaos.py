@@ -18,7 +18,7 @@ CALM = Plan(seed=5, tasks=400, seconds=8.0, kills=8, gone=((2.0, 5.0),), slow=()
 
 def tell(name: str, report: Report) -> None:
     """Print what came of it; pytest shows it with a failure, or with ``-rP``."""
-    print(table({name: report.verdict}))  # noqa: T201  # see above
+    print(table({name: report.finding}))  # noqa: T201  # see above
     print(f"{report.killed} kills of children, {report.relay_kills} of the relay")  # noqa: T201
 
 
@@ -30,7 +30,7 @@ def test_the_relay_loses_nothing(redis_broker: Broker, tmp_path: Path) -> None:
     assert report.troubles == []
     assert report.killed >= 10
     assert report.relay_kills == 2
-    assert report.verdict.good, report.verdict.complaints()
+    assert report.finding.good, report.finding.complaints()
 
 
 @pytest.mark.timeout(240)
@@ -39,7 +39,7 @@ def test_without_the_relay_spans_are_lost(redis_broker: Broker, tmp_path: Path) 
     report = misuse(CALM, tmp_path, redis_broker, relay=False)
     tell("direct", report)
     assert report.troubles == []
-    rows = report.verdict.rows
+    rows = report.finding.rows
     assert rows["spans that had ended"].missing > 0
     assert rows["spans left open"].once == 0
     assert rows["runs without an event"].good

@@ -95,12 +95,12 @@ def test_odd_ids(each_shop: AuditedShop, name: str) -> None:
 def test_a_trace_goes_on_beside_what_is_odd(each_shop: AuditedShop) -> None:
     """Somebody's trace is right and the baggage beside it is not: the trace goes on."""
     trace_id, span_id = uuid4().hex, uuid4().hex[:16]
-    odd: dict[str, object] = {
+    unexpected: dict[str, object] = {
         "baggage": [1],
         semconv.HEADER_LINKS: {},
         semconv.HEADER_PUBLISHED_AT: "soon",
     }
-    headers = {"traceparent": f"00-{trace_id}-{span_id}-01", **odd}
+    headers = {"traceparent": f"00-{trace_id}-{span_id}-01", **unexpected}
     task_id = send(each_shop, f"{SHOP}.add", [1, 2], headers)
     [run] = each_shop.spans(task_id, 1)
     assert (run.trace_id, run.parent_id) == (trace_id, span_id)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.live import services
 
-KINDS = "tests.live.apps.kinds"
+SPAN_KINDS = "tests.live.apps.kinds"
 ALWAYS = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
 """No span leaves a process before that ends."""
 
@@ -45,7 +45,7 @@ def kinds(
     broker = Broker("redis", url, url)
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as live:
         worker = live.worker(broker, script="tests.live.apps.script", env=QUICK)
-        producer = live.producer(broker, app=KINDS, env=QUICK)
+        producer = live.producer(broker, app=SPAN_KINDS, env=QUICK)
         yield AuditedShop(live, broker, receiver, worker, producer)
 
 
@@ -78,7 +78,7 @@ def test_hooks_and_the_request_class_are_called(kinds: AuditedShop) -> None:
 
 def test_another_app_of_the_same_process(kinds: AuditedShop) -> None:
     """I have two apps in one process, and both are seen."""
-    worker = kinds.live.worker(kinds.broker, pool="solo", app=f"{KINDS}:other", env=QUICK)
+    worker = kinds.live.worker(kinds.broker, pool="solo", app=f"{SPAN_KINDS}:other", env=QUICK)
     for number, ends in ((3, "succeeded"), (0, "failed")):
         assert outcome_of(kinds, kinds.call(f"elsewhere.delay({number})")) == ends
     assert worker.stop() == 0

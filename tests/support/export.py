@@ -29,7 +29,7 @@ from taskobs.testing import wire
 PATIENCE = 60.0
 _PORT = 0
 """Where a backend listens: on any free port, unless a test says otherwise."""
-ABOUT = frames.pack([{"service.name": "shop", "process.pid": 7}, ""])
+RESOURCE_BLOB = frames.pack([{"service.name": "shop", "process.pid": 7}, ""])
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def exporter(backend: Backend, **more: object) -> dict[str, Any]:
 def wait_out(store: Store) -> None:
     """Wait until the store is empty."""
     end = time.monotonic() + PATIENCE
-    mark = store.hurry()
-    while not store.passed(mark):
+    mark = store.flush()
+    while not store.is_flushed(mark):
         assert time.monotonic() < end, store.pending("span")
         time.sleep(0.01)
 
@@ -198,7 +198,7 @@ def spans(*names: str) -> Sequence[ReadableSpan]:
 def items(*names: str) -> list[Item]:
     """Make packed spans; the source of each is its name."""
     packed = [span_encoder.split(span_encoder.pack_end(span))[1] for span in spans(*names)]
-    return [Item("span", one, ABOUT, name) for one, name in zip(packed, names, strict=True)]
+    return [Item("span", one, RESOURCE_BLOB, name) for one, name in zip(packed, names, strict=True)]
 
 
 def sent(sender_of: Backend, store: Store | None = None) -> tuple[Store, Counters, SpanSender]:

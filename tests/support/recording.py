@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.util._once import Once
 
 from taskobs.otel.instrumentor import TaskInstrumentor
-from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.otel.task_spans import shared_task_signals
 
 
 class PrivateApp(Celery):
@@ -163,7 +163,7 @@ def instrumented(recorder: Recorder, **options: object) -> Generator[None]:
     sampler = options.pop("sampler", None)
     assert sampler is None or isinstance(sampler, Sampler)
     instrumentor = TaskInstrumentor()
-    guard = shared_lifecycle().guard
+    guard = shared_task_signals().guard
     guard.counts.clear()
     instrumentor.instrument(
         skip_dep_check=True,

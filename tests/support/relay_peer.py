@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from taskobs.protocol.frames import NUMBERED, Kind, Splitter, encode, pack
+from taskobs.protocol.frames import NUMBERED, FrameKind, Splitter, encode, pack
 
 PATIENCE = 60.0
 
 
 class Frame(NamedTuple):
-    kind: Kind
+    kind: FrameKind
     payload: bytes
 
 
@@ -40,7 +40,7 @@ class Connection:
         self.frames += [Frame(*frame) for frame in self._splitter.feed(data)]
         return bool(data)
 
-    def wait_for(self, kind: Kind, count: int = 1) -> list[Frame]:
+    def wait_for(self, kind: FrameKind, count: int = 1) -> list[Frame]:
         """Read until so many frames of a kind are there, and give them."""
         while len(self.of(kind)) < count:
             assert self.receive(), f"hung up after {[frame.kind.name for frame in self.frames]}"
@@ -51,14 +51,14 @@ class Connection:
             pass
         return self.frames
 
-    def of(self, kind: Kind) -> list[Frame]:
+    def of(self, kind: FrameKind) -> list[Frame]:
         return [frame for frame in self.frames if frame.kind is kind]
 
     @property
     def numbered(self) -> list[bytes]:
         return [frame.payload for frame in self.frames if frame.kind in NUMBERED]
 
-    def say(self, kind: Kind, value: object = None) -> None:
+    def say(self, kind: FrameKind, value: object = None) -> None:
         self.wire.sendall(encode(kind, b"" if value is None else pack(value)))
 
     def close(self) -> None:

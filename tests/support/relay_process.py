@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskobs.protocol import frames
-from taskobs.protocol.frames import Kind, encode, pack
+from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.protocol.shared_memory import SharedMemory
 from tests.support.relay_peer import PATIENCE, Connection
 
@@ -49,34 +49,34 @@ class Client(Connection):
             "client": self.client,
             "name": "celery@host",
         }
-        self.say(Kind.HELLO, said | changes)
+        self.say(FrameKind.HELLO, said | changes)
         return self
 
-    def raw(self, kind: Kind, payload: bytes = b"") -> None:
+    def raw(self, kind: FrameKind, payload: bytes = b"") -> None:
         self.wire.sendall(encode(kind, payload))
 
     def flush(self) -> None:
         """Wait until the relay has sent all that it has."""
         number = next(_numbers)
-        self.say(Kind.FLUSH, number)
-        while pack(number) not in [frame.payload for frame in self.of(Kind.FLUSHED)]:
+        self.say(FrameKind.FLUSH, number)
+        while pack(number) not in [frame.payload for frame in self.of(FrameKind.FLUSHED)]:
             assert self.receive(), "hung up"
 
-    def goodbye(self) -> None:
-        self.raw(Kind.GOODBYE)
-        self.wait_for(Kind.BYE)
+    def close_gracefully(self) -> None:
+        self.raw(FrameKind.CLOSE)
+        self.wait_for(FrameKind.CLOSED)
         self.close()
 
     def acknowledged(self, number: int) -> None:
         """Wait until so many numbered frames are safe."""
-        while pack(number) not in [frame.payload for frame in self.of(Kind.ACK)]:
+        while pack(number) not in [frame.payload for frame in self.of(FrameKind.ACK)]:
             assert self.receive(), "hung up"
 
     def status(self) -> dict[str, Any]:
-        before = len(self.of(Kind.STATUS_REPLY))
-        self.raw(Kind.STATUS)
+        before = len(self.of(FrameKind.STATUS_REPLY))
+        self.raw(FrameKind.STATUS)
         told: dict[str, Any] = frames.unpack(
-            self.wait_for(Kind.STATUS_REPLY, before + 1)[-1].payload
+            self.wait_for(FrameKind.STATUS_REPLY, before + 1)[-1].payload
         )
         return told
 
@@ -179,7 +179,7 @@ class RelayProcess:
 class Forked:
     """A process of its own that connects, says what it is told to, and waits to be killed."""
 
-    def __init__(self, relay: RelayProcess, *said: tuple[Kind, bytes]) -> None:
+    def __init__(self, relay: RelayProcess, *said: tuple[FrameKind, bytes]) -> None:
         script = (
             "import socket, sys\n"
             "wire = socket.socket(socket.AF_UNIX); wire.connect(sys.argv[1])\n"
@@ -195,7 +195,7 @@ class Forked:
             "client": secrets.token_bytes(16),
             "name": "",
         }
-        data = b"".join(encode(*one) for one in ((Kind.HELLO, pack(hello)), *said))
+        data = b"".join(encode(*one) for one in ((FrameKind.HELLO, pack(hello)), *said))
         command = [sys.executable, "-c", script, relay.address, str(len(data))]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert self.process.stdin is not None
@@ -219,7 +219,7 @@ class Writer:
     SCRIPT = """
 import sys
 from taskobs.relay_client.client import RelayClient
-from taskobs.protocol.frames import Kind, Splitter
+from taskobs.protocol.frames import FrameKind, Splitter
 from taskobs.protocol.shared_memory import SharedMemory
 
 hello = {"role": "pool child", "name": "", "resource": {"service.name": "shop"}, "schema_url": ""}
@@ -227,16 +227,16 @@ client = RelayClient(sys.argv[1], lambda: hello, memory=SharedMemory(int(sys.arg
 splitter = Splitter()
 while data := sys.stdin.buffer.raw.read(65536):
     for kind, payload in splitter.feed(data):
-        if kind is Kind.START:
+        if kind is FrameKind.START:
             client.started(payload[:24], payload)
-        elif kind is Kind.END:
+        elif kind is FrameKind.END:
             client.ended(payload[:24], payload)
-        elif kind is Kind.FACT:
-            client.fact(payload)
-        elif kind is Kind.GOODBYE:
-            client.goodbye(60)
+        elif kind is FrameKind.RUN_METRIC:
+            client.run_metric(payload)
+        elif kind is FrameKind.CLOSE:
+            client.close_gracefully(60)
         else:
-            print(client._link.connections, client._slot is not None, flush=True)
+            print(client._connection.connections, client._slot is not None, flush=True)
 """
 
     def __init__(self, relay: RelayProcess) -> None:
@@ -247,11 +247,11 @@ while data := sys.stdin.buffer.raw.read(65536):
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor]
         )
 
-    def tell(self, *said: tuple[Kind, bytes]) -> tuple[int, bool]:
+    def tell(self, *said: tuple[FrameKind, bytes]) -> tuple[int, bool]:
         """Have it tell; return how often it has connected, and whether it has a slot."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        data = b"".join(encode(*one) for one in (*said, (Kind.STATUS, b"")))
+        data = b"".join(encode(*one) for one in (*said, (FrameKind.STATUS, b"")))
         self.process.stdin.write(data)
         self.process.stdin.flush()
         connections, slot = self.process.stdout.readline().split()

@@ -58,7 +58,7 @@ def user_init(**options: Any) -> Kept:
 
 
 def make_run(**changes: Any) -> Run:
-    facts: dict[str, Any] = {
+    records: dict[str, Any] = {
         "task": "shop.pay",
         "name": "shop.pay",
         "task_id": "id-1",
@@ -70,7 +70,7 @@ def make_run(**changes: Any) -> Run:
         "routing_key": "orders.eu",
         "queue_latency": 0.25,
     }
-    run = Run(**facts)
+    run = Run(**records)
     for name, value in changes.items():
         setattr(run, name, value)
     return run

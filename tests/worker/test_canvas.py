@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
-from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.otel.task_spans import shared_task_signals
 from tests.support.recording import Recorder, links, parent_id, span_id
 
 Get = Callable[[Any], Any]
@@ -168,11 +168,11 @@ def test_a_backend_that_keeps_no_link_loses_no_span(
     def refuse(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("taskobs.celery.adapter.chord_links.BackendShelf.put", refuse)
+    monkeypatch.setattr("taskobs.celery.adapter.chord_links.BackendChordLinks.put", refuse)
     add, total = app.tasks["add"], app.tasks["total"]
     assert result_of(chord([add.s(1, 1), add.s(2, 2)])(total.s())) == 6
     spans.wait("run total", *["run add"] * 2)
-    counts = shared_lifecycle().guard.counts
+    counts = shared_task_signals().guard.counts
     assert counts.pop("builtins.OSError") == 2  # counted, and said in the log
     assert spans.traces == 1
     assert links(spans.one("run total")) == []

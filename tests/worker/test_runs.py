@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from taskobs.model import Run
 from taskobs.observers.base import Observer
-from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.otel.task_spans import shared_task_signals
 from tests.support.recording import (
     Recorder,
     attribute,
@@ -137,7 +137,7 @@ def test_what_celery_only_logs_is_a_failure_once(  # noqa: PLR0917  # pytest nam
 ) -> None:
     """A hook that raises, and a result that can't be encoded, are each told once."""
     failures = Failures()
-    lifecycle = shared_lifecycle()
+    lifecycle = shared_task_signals()
     lifecycle.attach(failures)
     try:
         app.tasks[task].delay()

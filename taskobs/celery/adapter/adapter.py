@@ -24,8 +24,8 @@ from celery.utils.time import maybe_iso8601
 
 from taskobs import semconv
 from taskobs.celery.adapter import stock_attributes
-from taskobs.celery.adapter.chord_links import UNLOCK, shelf_of
-from taskobs.model import NOWHERE, Broker, Ending, Outcome, Publish, Run, Schedule
+from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
+from taskobs.model import NOWHERE, Broker, ExternalOutcome, Outcome, Publish, Run, Schedule
 
 # No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
 _HEADER_CHARS: Final = 8192
@@ -87,8 +87,10 @@ def complete(publish: Publish, message: Mapping[str, Any]) -> None:
     publish.priority = message["properties"].get("priority")
     publish.headers = headers
     _note_schedule(publish)
-    shelf = publish.within.chord_shelf if publish.within else None
-    publish.header_runs = shelf if shelf and shelf.serves(publish.task_id) else None
+    chord_links = publish.within.chord_links if publish.within else None
+    publish.header_runs = (
+        chord_links if chord_links and chord_links.belongs_to(publish.task_id) else None
+    )
     publish.stock = partial(
         stock_attributes.of_publish, publish.exchange, publish.routing_key, message["declare"]
     )
@@ -125,7 +127,7 @@ def run_of(task: Any, request: Any, args: Any, kwargs: Any, now: float) -> Run:
     run.args = args or ()
     run.kwargs = kwargs or {}
     if not eager and (request.group or task_name == UNLOCK):
-        run.chord_shelf = shelf_of(task, task_name, request)
+        run.chord_links = chord_links_of(task, task_name, request)
     run.stock = partial(stock_attributes.of_run, routing_key, request)
     return run
 
@@ -177,12 +179,12 @@ def _ends_child(error: BaseException) -> bool:
     return bool(terminated())
 
 
-def told_afterwards(run: Run, ending: Ending) -> None:
+def apply_external_outcome(run: Run, external: ExternalOutcome) -> None:
     """Add the end of a run that could not tell it."""
-    run.outcome, run.exception = ending.outcome, ending.error
-    run.started, run.pid = ending.started, ending.pid or run.pid
-    run.ran = ending.started is not None and ending.outcome is not Outcome.UNKNOWN
-    run.signal, run.exit_code, run.reason = ending.signal, ending.exit_code, ending.reason
+    run.outcome, run.exception = external.outcome, external.error
+    run.started, run.pid = external.started, external.pid or run.pid
+    run.ran = external.started is not None and external.outcome is not Outcome.UNKNOWN
+    run.signal, run.exit_code, run.reason = external.signal, external.exit_code, external.reason
 
 
 def conclude(task: Any, run: Run, state: str | None, result: Any) -> None:
@@ -347,9 +349,9 @@ def _broker(app: Any) -> Broker:
     return known
 
 
-def _forget_broker(number: int, gone: object) -> None:
+def _forget_broker(number: int, dead: object) -> None:
     found = _brokers.get(number)
-    if found is not None and found[0] is gone:
+    if found is not None and found[0] is dead:
         del _brokers[number]
 
 

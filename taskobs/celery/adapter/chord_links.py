@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
-from taskobs.model import Shelf
+from taskobs.model import ChordLinkStore
 
 _CHUNK: Final = 32
 _MOST: Final = 128  # the SDK's default limit of links on a span
 UNLOCK: Final = "celery.chord_unlock"
 
 
-class BackendShelf:
+class BackendChordLinks:
     """A chord's shelf in a key-value result backend."""
 
     def __init__(self, backend: Any, group_id: str, index: int | None, body: Any) -> None:
@@ -33,7 +33,7 @@ class BackendShelf:
         self._index = index
         self._body = body
 
-    def serves(self, task_id: str) -> bool:
+    def belongs_to(self, task_id: str) -> bool:
         """Tell whether ``task_id`` is the chord's callback, or begins it."""
         return task_id in _first_ids(self._body)
 
@@ -60,7 +60,7 @@ class BackendShelf:
         return self._backend.get_key_for_group(self._group_id, f".taskobs.{index}")
 
 
-def shelf_of(task: Any, name: str, request: Any) -> Shelf | None:
+def chord_links_of(task: Any, name: str, request: Any) -> ChordLinkStore | None:
     """Return the shelf of the chord that a run belongs to, as header or as its poll."""
     if name == UNLOCK:
         group_id, body = [*(request.args or ()), None, None][:2]
@@ -72,7 +72,7 @@ def shelf_of(task: Any, name: str, request: Any) -> Shelf | None:
     backend = task.backend
     if not isinstance(backend, BaseKeyValueStoreBackend):
         return None
-    return BackendShelf(backend, group_id, index, body)
+    return BackendChordLinks(backend, group_id, index, body)
 
 
 def _first_ids(signature: Any) -> Iterator[str]:

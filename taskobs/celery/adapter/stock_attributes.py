@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-_KINDS: Final = {"direct": "queue", "topic": "topic"}
+_DESTINATION_KINDS: Final = {"direct": "queue", "topic": "topic"}
 _NO_LIMITS: Final = [None, None]  # as nearly always
 _RARE: Final = (
     ("celery.serializer", "serializer"),
@@ -60,7 +60,7 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
 
 def _kind(declare: Any) -> str | None:
     for queue in declare or ():
-        kind = _KINDS.get(getattr(queue.exchange, "type", ""))
+        kind = _DESTINATION_KINDS.get(getattr(queue.exchange, "type", ""))
         if kind:
             return kind
     return None

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from taskobs.internal.wrapping import Wrappers
+from taskobs.internal.wrapping import Patches
 from taskobs.model import Schedule
 
 _due: ContextVar[Schedule | None] = ContextVar("taskobs_due", default=None)
 
 
-class BeatSeam:
+class BeatPatch:
     """Wraps the send of an entry that is due; can be put in place and taken away."""
 
     def __init__(self, schedule_of: Callable[[Any], Schedule | None]) -> None:
         self._schedule_of = schedule_of
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
 
     def install(self) -> None:
         """Wrap ``Scheduler.apply_async``; only beat has its module loaded."""

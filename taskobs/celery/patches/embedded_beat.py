@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from taskobs.internal.import_hooks import when_imported
-from taskobs.internal.wrapping import Wrappers
+from taskobs.internal.wrapping import Patches
 
 
 class EmbeddedBeat:
@@ -23,7 +23,7 @@ class EmbeddedBeat:
     def __init__(self, init: Callable[..., object], arguments: Mapping[str, Any]) -> None:
         self._init = init
         self._arguments = arguments
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
         self._forget: Callable[[], None] | None = None
 
     def install(self) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 
-class HookFailures(logging.Handler):
+class HookErrors(logging.Handler):
     """Hears of hooks that raise (``on_success``, ``after_return``): Celery only logs them.
 
     The records of a task's own failure carry ``data``; those of a hook do not.

@@ -27,8 +27,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from taskobs import semconv
 from taskobs.internal import span_ids
-from taskobs.internal.wrapping import Wrappers
-from taskobs.model import Ending, Outcome
+from taskobs.internal.wrapping import Patches
+from taskobs.model import ExternalOutcome, Outcome
 
 _UID: Final = "taskobs.supervision."
 # As billiard words it: Worker exited prematurely: signal 9 (SIGKILL) Job: 3.
@@ -41,12 +41,12 @@ _NAME_CHARS: Final = 200
 class Report(Protocol):
     """Where it is reported to."""
 
-    def __call__(self, task: Any, request: Any, ending: Ending) -> None:
+    def __call__(self, task: Any, request: Any, external: ExternalOutcome) -> None:
         """Take the end of one delivery of a task."""
 
 
 @dataclass(frozen=True, slots=True)
-class StrangerTask:
+class UntrustedTask:
     """Stands for a task that this worker does not have: a name, from whoever sent it."""
 
     name: str
@@ -55,13 +55,13 @@ class StrangerTask:
     backend: Any = None
 
 
-class Supervision:
+class RequestPatch:
     """Extends the worker's request class, and listens for messages that are no runs."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._on = False
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
 
     def install(self) -> None:
         """Watch the requests of workers that start from now on."""
@@ -84,10 +84,10 @@ class Supervision:
         pool = args[2] if len(args) > 2 else kwargs["pool"]  # noqa: PLR2004  # as Celery has it
         return _watched(create(*args, **kwargs), self._ended, inline=not pool.uses_semaphore)
 
-    def _ended(self, request: Any, ending: Ending) -> None:
+    def _ended(self, request: Any, external: ExternalOutcome) -> None:
         if self._on:
             context = Context(request.request_dict, hostname=request.hostname)
-            self._report(request.task, context, ending)
+            self._report(request.task, context, external)
 
     # Messages that are no runs.
 
@@ -95,17 +95,17 @@ class Supervision:
         self, handle: Callable[..., Any], consumer: Any, args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         message, error = [*args, None, None][:2]
-        self._stranger(consumer, message, error)
+        self._report_untrusted(consumer, message, error)
         return handle(*args, **kwargs)
 
     def _unknown(self, *, sender: Any, message: Any, name: Any, **_: Any) -> None:
         # Celery's own exception is a KeyError of the name; NotRegistered says what it means.
-        self._stranger(sender, message, NotRegistered(name))
+        self._report_untrusted(sender, message, NotRegistered(name))
 
     def _rejected(self, *, sender: Any, message: Any, exc: Any = None, **_: Any) -> None:
-        self._stranger(sender, message, exc or ValueError("not a message of a task"))
+        self._report_untrusted(sender, message, exc or ValueError("not a message of a task"))
 
-    def _stranger(self, consumer: Any, message: Any, error: BaseException | None) -> None:
+    def _report_untrusted(self, consumer: Any, message: Any, error: BaseException | None) -> None:
         headers = message.headers if isinstance(getattr(message, "headers", None), dict) else {}
         body = _decoded(message) if "task" not in headers else {}
         known = headers if "task" in headers else body
@@ -116,8 +116,8 @@ class Supervision:
             delivery_info=getattr(message, "delivery_info", None) or {},
             hostname=getattr(consumer, "hostname", None),
         )
-        task = StrangerTask(_short(known.get("task")) or "unknown", consumer.app)
-        self._report(task, context, Ending(outcome=Outcome.UNKNOWN, error=error))
+        task = UntrustedTask(_short(known.get("task")) or "unknown", consumer.app)
+        self._report(task, context, ExternalOutcome(outcome=Outcome.UNKNOWN, error=error))
 
 
 def _decoded(message: Any) -> dict[str, Any]:
@@ -151,9 +151,9 @@ class _Chosen:
 class _Ended:
     """Tells of runs that ended with their child: it died, or Celery has ended it."""
 
-    _taskobs_tell: Callable[[Ending | None], None]
+    _taskobs_tell: Callable[[ExternalOutcome | None], None]
     _taskobs_succeeded = False
-    _taskobs_ending: Ending | None = None
+    _taskobs_outcome: ExternalOutcome | None = None
     acknowledged: bool
 
     def on_failure(
@@ -164,18 +164,18 @@ class _Ended:
     ) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         # With return_ok it is the task's own failure, which the run has reported.
-        self._taskobs_ending = None if return_ok else _pool_failure(self, error)
+        self._taskobs_outcome = None if return_ok else _pool_failure(self, error)
         following: Any = super()
         asks = isinstance(error, WorkerLostError) and hasattr(following, "_success_was_stored")
         if not asks:  # tell before Celery stores the result, which may take long
-            self._taskobs_tell(self._taskobs_ending)
+            self._taskobs_tell(self._taskobs_outcome)
         try:
             return following.on_failure(
                 exc_info, send_failed_event=send_failed_event, return_ok=return_ok
             )
         finally:
             if not self._taskobs_succeeded:
-                self._taskobs_tell(self._taskobs_ending)
+                self._taskobs_tell(self._taskobs_outcome)
 
     def _success_was_stored(self) -> Any:
         # Celery 5.7 asks this of a run whose child died, and takes it for what it has stored. The
@@ -184,7 +184,7 @@ class _Ended:
         stored = following._success_was_stored()  # noqa: SLF001  # our own
         self._taskobs_succeeded = bool(stored)
         if not stored:
-            self._taskobs_tell(self._taskobs_ending)
+            self._taskobs_tell(self._taskobs_outcome)
         return stored
 
     def _announce_cancelled(self, **kwargs: Any) -> Any:
@@ -195,7 +195,9 @@ class _Ended:
         return following._announce_cancelled(**kwargs)  # noqa: SLF001  # our own
 
 
-def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: bool) -> type[Any]:
+def _watched(
+    base: type[Any], ended: Callable[[Any, ExternalOutcome], None], *, inline: bool
+) -> type[Any]:
     """Extend a request class by what is told of each delivery that a child can't tell.
 
     ``inline`` says that the pool (solo, threads, greenlets) runs tasks in this very process.
@@ -210,8 +212,10 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: b
                 super().on_accepted(pid, time_accepted)
             except NotImplementedError:
                 # Terminated while it waited for a thread: Celery can't, and drops the run.
-                ending = _revoked(self, "terminated", terminated=False, signum=None, expired=False)
-                self._taskobs_tell(ending, ran=False)
+                external = _revoked(
+                    self, "terminated", terminated=False, signum=None, expired=False
+                )
+                self._taskobs_tell(external, ran=False)
                 raise
 
         def on_timeout(self, soft: Any, timeout: Any) -> None:
@@ -223,20 +227,20 @@ def _watched(base: type[Any], ended: Callable[[Any, Ending], None], *, inline: b
             self._taskobs_tell(_revoked(self, reason, terminated, signum, expired))
             return super()._announce_revoked(reason, terminated, signum, expired)
 
-        def _taskobs_tell(self, ending: Ending | None, *, ran: bool = True) -> None:
+        def _taskobs_tell(self, external: ExternalOutcome | None, *, ran: bool = True) -> None:
             here = inline and ran and self.time_start  # the run tells for itself
-            if ending is None or here or self._taskobs_told:
+            if external is None or here or self._taskobs_told:
                 return
             self._taskobs_told = True
-            ended(self, ending)
+            ended(self, external)
 
     return WatchedRequest
 
 
-def _lost(request: Any, error: BaseException) -> Ending:
+def _lost(request: Any, error: BaseException) -> ExternalOutcome:
     text = str(error)
     signum, code = _SIGNAL.search(text), _EXIT_CODE.search(text)
-    return Ending(
+    return ExternalOutcome(
         outcome=Outcome.LOST,
         error=error,
         started=request.time_start,
@@ -246,10 +250,10 @@ def _lost(request: Any, error: BaseException) -> Ending:
     )
 
 
-def _pool_failure(request: Any, error: BaseException) -> Ending | None:
+def _pool_failure(request: Any, error: BaseException) -> ExternalOutcome | None:
     """Give the end of a run that failed outside of the task; None if that is told by others."""
     if isinstance(error, _UNDECODABLE):
-        return Ending(outcome=Outcome.UNKNOWN, error=error, started=request.time_start)
+        return ExternalOutcome(outcome=Outcome.UNKNOWN, error=error, started=request.time_start)
     if isinstance(error, Terminated):
         return None  # announced as revoked or cancelled
     if request._already_revoked or getattr(request, "_already_cancelled", False):  # noqa: SLF001  # Celery's
@@ -262,9 +266,9 @@ def _pool_failure(request: Any, error: BaseException) -> Ending | None:
     return None  # the child goes on, and has told
 
 
-def _cancelled(request: Any, *, again: bool) -> Ending:
+def _cancelled(request: Any, *, again: bool) -> ExternalOutcome:
     """Give the end of a run that Celery ends; ``again`` says that its message goes back."""
-    return Ending(
+    return ExternalOutcome(
         outcome=Outcome.RETRIED if again else Outcome.LOST,
         started=request.time_start,
         pid=request.worker_pid,
@@ -272,9 +276,11 @@ def _cancelled(request: Any, *, again: bool) -> Ending:
     )
 
 
-def _revoked(request: Any, reason: Any, terminated: Any, signum: Any, expired: Any) -> Ending:
+def _revoked(
+    request: Any, reason: Any, terminated: Any, signum: Any, expired: Any
+) -> ExternalOutcome:
     name = _signal_name(signum) if terminated else None
-    return Ending(
+    return ExternalOutcome(
         outcome=Outcome.EXPIRED if expired else Outcome.REVOKED,
         started=request.time_start if terminated else None,
         pid=request.worker_pid if terminated else None,

@@ -13,19 +13,19 @@ from typing import Any
 
 from celery import Celery, canvas
 
-from taskobs.internal.wrapping import Wrappers
+from taskobs.internal.wrapping import Patches
 
 Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
 Canvas = Callable[[str], AbstractContextManager[object]]
 
 
-class PublishSeam:
-    """Wrappers around the real sends; they can be put in place and taken away."""
+class SendPatch:
+    """Patches around the real sends; they can be put in place and taken away."""
 
     def __init__(self, publishing: Publishing, canvas: Canvas) -> None:
         self._publishing = publishing
         self._canvas = canvas
-        self._wrappers = Wrappers()
+        self._wrappers = Patches()
 
     def install(self) -> None:
         """Wrap ``Celery.send_task`` and the sends of group and chord."""

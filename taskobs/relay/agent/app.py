@@ -8,20 +8,20 @@ from functools import partial
 from typing import Final
 
 from taskobs.protocol.shared_memory import SharedMemory
-from taskobs.relay.agent.event_loop import Server
-from taskobs.relay.agent.ring_reader import Slots
-from taskobs.relay.agent.router import Intake
+from taskobs.relay.agent.event_loop import EventLoop
+from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.agent.settings import RelaySettings
-from taskobs.relay.agent.shutdown import Ending, Worker
-from taskobs.relay.agent.wakeup_pipe import Mailbox
+from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
+from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
 from taskobs.relay.export.otlp import SpanSender, quieten
 from taskobs.relay.export.sentry import EnvelopeSender
 from taskobs.relay.metrics.exporter import start_metrics
-from taskobs.relay.metrics.run_statistics import RunStats
-from taskobs.relay.storage.base import KINDS, ItemKind
+from taskobs.relay.metrics.run_statistics import RunStatistics
+from taskobs.relay.storage.base import ITEM_KINDS, ItemKind
 from taskobs.relay.storage.opening import open_store
-from taskobs.relay.tracking.open_spans import Ledger
+from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 
 _LAST_SENDER: Final = 0.5
 _LAST_METRICS: Final = 2.0
@@ -43,43 +43,45 @@ class Relay:
         quieten()
         self._told = told
         self._counters = counters = Counters()
-        self._mailbox = Mailbox()
-        self._runs = RunStats()
+        self._wakeup_pipe = WakeupPipe()
+        self._runs = RunStatistics()
         self._exporter = exporter = {
             "protocol": told.protocol,
             "endpoint": told.endpoint,
             "headers": told.headers,
         }
         self._store = open_store(
-            told.spool, told.worker, counters, self._mailbox.released, owner=told.parent
+            told.spool, told.worker, counters, self._wakeup_pipe.released, worker_pid=told.parent
         )
         self._senders = (
             SpanSender(self._store, counters, exporter),
             EnvelopeSender(self._store, counters),
         )
-        self._ledger = Ledger(counters, parent=told.parent)
-        self._intake = Intake(
+        self._open_spans = OpenSpanRegistry(counters, parent=told.parent)
+        self._router = FrameRouter(
             store=self._store,
-            ledger=self._ledger,
+            open_spans=self._open_spans,
             counters=counters,
-            on_fact=self._runs.take,
+            on_run_metric=self._runs.take,
             status=self.status,
         )
-        self._server = Server(
+        self._event_loop = EventLoop(
             listener,
             worker=Worker(told.parent),
-            intake=self._intake,
-            slots=Slots(shared, intake=self._intake, ledger=self._ledger, counters=counters),
-            ledger=self._ledger,
+            router=self._router,
+            slots=RingReaders(
+                shared, router=self._router, open_spans=self._open_spans, counters=counters
+            ),
+            open_spans=self._open_spans,
             store=self._store,
             counters=counters,
-            mailbox=self._mailbox,
-            ending=Ending(told.grace),
+            wakeup_pipe=self._wakeup_pipe,
+            ending=ShutdownPolicy(told.grace),
         )
-        for kind in KINDS:
+        for kind in ITEM_KINDS:
             counters.gauge("pending", partial(self._waiting, kind), kind)
-        counters.gauge("open", lambda: self._ledger.open, "span")
-        counters.gauge("clients", lambda: self._ledger.processes)
+        counters.gauge("open", lambda: self._open_spans.open, "span")
+        counters.gauge("clients", lambda: self._open_spans.processes)
 
     def _waiting(self, kind: ItemKind) -> int:
         return self._store.pending(kind).items
@@ -90,17 +92,17 @@ class Relay:
 
     def terminate(self) -> None:
         """End soon; see ``Server.terminate``."""
-        self._server.terminate()
+        self._event_loop.terminate()
 
     def run(self) -> None:
         """Serve until the worker has ended and all is out, or given up."""
-        self._intake.restore()
+        self._router.restore()
         for sender in self._senders:
             sender.start()
         metrics = start_metrics(
-            self._counters, self._runs, self._exporter, lambda: self._ledger.about
+            self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
         )
-        self._server.run()
+        self._event_loop.run()
         for sender in self._senders:
             sender.stop(0.0)
         if metrics is not None:
@@ -108,4 +110,4 @@ class Relay:
         self._store.close()
         for sender in self._senders:
             sender.join(_LAST_SENDER)
-        self._mailbox.close()
+        self._wakeup_pipe.close()

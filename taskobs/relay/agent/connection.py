@@ -7,9 +7,9 @@ import struct
 from typing import Final
 
 from taskobs.protocol import frames
-from taskobs.protocol.frames import FrameError, Kind, Splitter
+from taskobs.protocol.frames import FrameError, FrameKind, Splitter
 from taskobs.relay.tracking.acknowledgements import Source
-from taskobs.relay.tracking.process_state import Process
+from taskobs.relay.tracking.process_state import ProcessState
 
 CHUNK: Final = 256 * 1024
 MAX_UNREAD: Final = 64 * 1024
@@ -47,7 +47,7 @@ class Connection(Source):
         super().__init__()
         sock.settimeout(0)
         self.socket = sock
-        self.process: Process | None = None
+        self.process: ProcessState | None = None
         self.pid = peer(sock)[0]
         self.numbered = 0
         """How many numbered frames have come."""
@@ -56,8 +56,8 @@ class Connection(Source):
         self.flushes: list[tuple[int, int]] = []
         """Flushes that are not answered: the client's number, and the store's mark."""
         self.leaving = False
-        """It has said GOODBYE."""
-        self._owed_bye = False
+        """It has said CLOSE."""
+        self._owes_closed = False
         self.closed = False
         self._splitter = Splitter()
         self._out = bytearray()
@@ -72,15 +72,15 @@ class Connection(Source):
     @property
     def weight(self) -> int:
         """Bytes that are kept for it, about, beside what is open in its process."""
-        about = len(self.process.about) if self.process else 0
-        return self.held + len(self._out) + about + sum(map(len, self.sentry.values()))
+        resource_blob = len(self.process.resource_blob) if self.process else 0
+        return self.held + len(self._out) + resource_blob + sum(map(len, self.sentry.values()))
 
     @property
     def writing(self) -> bool:
         """Whether there are answers that the client has not read."""
         return bool(self._out)
 
-    def receive(self, now: float) -> list[tuple[Kind, bytes]]:
+    def receive(self, now: float) -> list[tuple[FrameKind, bytes]]:
         """Return the frames that have come whole; none if nothing came.
 
         Raises:
@@ -103,7 +103,7 @@ class Connection(Source):
             self._since = now
         return found
 
-    def greeted(self, process: Process, now: float) -> None:
+    def greeted(self, process: ProcessState, now: float) -> None:
         """Know whose connection it is."""
         self.process, self._since = process, now
 
@@ -128,21 +128,21 @@ class Connection(Source):
         safe = self.numbered if first is None else first - 1
         if safe > self._acknowledged and not self._out:
             self._acknowledged = safe
-            self.send(Kind.ACK, frames.pack(safe))
+            self.send(FrameKind.ACK, frames.pack(safe))
 
     # Answers.
 
     def parts(self) -> None:
-        """Note a GOODBYE, which may come again."""
-        self.leaving = self._owed_bye = True
+        """Note a CLOSE, which may come again."""
+        self.leaving = self._owes_closed = True
 
     def part(self) -> None:
-        """Answer a GOODBYE, if there is one to answer."""
-        if self._owed_bye:
-            self._owed_bye = False
-            self.send(Kind.BYE)
+        """Answer a CLOSE, if there is one to answer."""
+        if self._owes_closed:
+            self._owes_closed = False
+            self.send(FrameKind.CLOSED)
 
-    def send(self, kind: Kind, payload: bytes = b"") -> None:
+    def send(self, kind: FrameKind, payload: bytes = b"") -> None:
         """Put an answer on its way; ``write`` sends what this can't.
 
         Raises:

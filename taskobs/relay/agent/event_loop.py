@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from taskobs.relay.agent.connection import Connection, HangUpError, peer
-from taskobs.relay.agent.ring_reader import Slots
-from taskobs.relay.agent.router import Intake, settle
-from taskobs.relay.agent.shutdown import Ending, Worker
-from taskobs.relay.agent.wakeup_pipe import Mailbox
+from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.router import FrameRouter, settle
+from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
+from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import KINDS, Store
-from taskobs.relay.tracking.open_spans import Closed, Ledger
+from taskobs.relay.storage.base import ITEM_KINDS, Store
+from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 
 _log: Final = logging.getLogger("taskobs.relay")
 TICK: Final = 0.25
@@ -28,7 +28,7 @@ GATHER: Final = 0.005
 That is one commit of the spool, and one ACK, for many frames; a socket holds more than comes in
 such a time.
 """
-HURRY: Final = 1.0
+FLUSH_INTERVAL: Final = 1.0
 """Seconds between two attempts to send what is left at the end."""
 CONNECTIONS: Final = 1_024
 HELD: Final = 16 * 1024 * 1024
@@ -36,7 +36,7 @@ HELD: Final = 16 * 1024 * 1024
 _AT_ONCE: Final = 64
 
 
-class Server:
+class EventLoop:
     """Serves the processes of one worker until it has ended and all is out.
 
     Not thread-safe but for ``terminate``.
@@ -47,27 +47,27 @@ class Server:
         listener: socket.socket,
         *,
         worker: Worker,
-        intake: Intake,
-        slots: Slots,
-        ledger: Ledger,
+        router: FrameRouter,
+        slots: RingReaders,
+        open_spans: OpenSpanRegistry,
         store: Store,
         counters: Counters,
-        mailbox: Mailbox,
-        ending: Ending,
+        wakeup_pipe: WakeupPipe,
+        ending: ShutdownPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listener, self._worker = listener, worker
-        self._intake, self._slots = intake, slots
-        self._ledger, self._store = ledger, store
-        self._counters, self._mailbox, self._ending = counters, mailbox, ending
+        self._router, self._slots = router, slots
+        self._open_spans, self._store = open_spans, store
+        self._counters, self._wakeup_pipe, self._ending = counters, wakeup_pipe, ending
         self._clock = clock
         self._connections: dict[Connection, None] = {}
         self._touched: dict[Connection, None] = {}
         """Those that have brought something in this turn, and may have to be answered."""
         self._listening = False
-        self._due = self._hurry_at = 0.0
+        self._due = self._flush_at = 0.0
         self._selector = selectors.DefaultSelector()
-        self._selector.register(mailbox.reader, selectors.EVENT_READ, self._mail)
+        self._selector.register(wakeup_pipe.reader, selectors.EVENT_READ, self._mail)
         listener.settimeout(0)
 
     @property
@@ -79,7 +79,7 @@ class Server:
         """End once the worker has ended, and soon; from a signal's handler. Twice is at once."""
         self._ending.terminate(self._clock())
         self._due = 0.0
-        self._mailbox.wake()
+        self._wakeup_pipe.wake()
 
     def run(self) -> int:
         """Serve; return how many items are left unsent at the end."""
@@ -105,23 +105,23 @@ class Server:
         timeout = max(0.0, min(TICK, self._due - self._clock()))
         for key, mask in self._selector.select(timeout):
             key.data(mask)
-        if self._intake.look_asked:
-            self._intake.look_asked = False
+        if self._router.wake_requested:
+            self._router.wake_requested = False
             for connection in list(self._connections):
                 self._read(connection)
             self._slots.read()
         now = self._clock()
         lost = self._tick(now) if now >= self._due else []
-        self._intake.commit(lost)
+        self._router.commit(lost)
         self._slots.acknowledge()
         self._answer()
-        return self._ending.draining and self._drained(now)
+        return self._ending.shutting_down and self._drained(now)
 
     def _drained(self, now: float) -> bool:
         """Tell whether to end; have what waits sent, now and again every second."""
-        if now >= self._hurry_at:
-            self._hurry_at = now + HURRY
-            self._store.hurry()
+        if now >= self._flush_at:
+            self._flush_at = now + FLUSH_INTERVAL
+            self._store.flush()
         return self._ending.over(now, self._pending())
 
     # Now and then.
@@ -135,16 +135,16 @@ class Server:
         self._bound_held()
         self._slots.read()
         self._slots.look()
-        gone = self._ledger.parent_gone = self._worker.gone
+        ended = self._open_spans.main_process_ended = self._worker.ended
         if starts := self._store.inherited():
-            self._ledger.restore(starts, ())
+            self._open_spans.restore(starts, ())
         self._ending.look(
             now,
-            worker_gone=gone,
+            worker_ended=ended,
             connected=bool(self._connections) or self._slots.live,
-            waiting=self._ledger.waiting,
+            waiting=self._open_spans.waiting,
         )
-        return self._ledger.lost(final=self._ending.draining)
+        return self._open_spans.lost(final=self._ending.shutting_down)
 
     def _bound_held(self) -> None:
         while sum(connection.weight for connection in self._connections) > HELD:
@@ -152,7 +152,7 @@ class Server:
             self._hang_up_if(largest, "too much is kept for it", f"{largest.weight} bytes")
 
     def _pending(self) -> int:
-        return sum(self._store.pending(kind).items for kind in KINDS)
+        return sum(self._store.pending(kind).items for kind in ITEM_KINDS)
 
     # Sockets.
 
@@ -199,7 +199,7 @@ class Server:
         try:
             for kind, payload in connection.receive(now):
                 self._touched[connection] = None
-                self._intake.frame(connection, kind, payload, now)
+                self._router.frame(connection, kind, payload, now)
         except HangUpError as error:
             self._hang_up(connection, error)
         except Exception as error:  # noqa: BLE001 - one client's trouble is not the others'
@@ -210,13 +210,13 @@ class Server:
     def _note_parent(self, connection: Connection) -> None:
         process = connection.process
         if process is not None and process.pid == self._worker.pid:
-            self._worker.said_goodbye = process.said_goodbye
+            self._worker.closed_cleanly = process.closed_cleanly
         if connection.closed or connection.leaving:
             self._due = 0.0
-            self._slots.hurry()
+            self._slots.flush()
 
     def _mail(self, _mask: int) -> None:
-        settled = settle(self._mailbox.empty())
+        settled = settle(self._wakeup_pipe.empty())
         flushing = [one for one in self._connections if one.flushes]
         self._touched.update(dict.fromkeys([*settled, *flushing]))
 
@@ -225,7 +225,7 @@ class Server:
             if connection.closed:
                 continue
             try:
-                self._intake.answer(connection)
+                self._router.result(connection)
             except HangUpError as error:
                 self._hang_up(connection, error)
                 continue
@@ -255,4 +255,4 @@ class Server:
         self._selector.unregister(connection.socket)
         connection.close()
         if connection.process is not None:
-            self._ledger.left(connection.process)
+            self._open_spans.left(connection.process)

@@ -10,19 +10,19 @@ from typing import Final
 from taskobs.internal import pids
 from taskobs.protocol import shared_memory
 from taskobs.protocol.frames import FrameError
-from taskobs.protocol.ring import HEAD, frames_of, length_of, stamp
+from taskobs.protocol.ring import RING_HEADER, frames_of, length_of, stamp
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.router import Intake
+from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.counters import Counters
 from taskobs.relay.tracking.acknowledgements import Source
-from taskobs.relay.tracking.open_spans import Ledger
-from taskobs.relay.tracking.process_state import Alive, Process
+from taskobs.relay.tracking.open_spans import OpenSpanRegistry
+from taskobs.relay.tracking.process_state import Alive, ProcessState
 
 _log: Final = logging.getLogger("taskobs.relay")
 KEEP: Final = shared_memory.RING // 2
 """Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
-LOOK: Final = 1.0
+WAKE: Final = 1.0
 """Seconds between two looks at whether processes live, and at what they have open."""
 UNNAMED: Final = 10.0
 """Seconds in which whoever has taken a slot has to say who it is."""
@@ -34,7 +34,7 @@ _NO_FRAMES: Final = "malformed"
 class Reader(Source):
     """Reads the slot of one process."""
 
-    def __init__(self, shared: SharedMemory, index: int, process: Process) -> None:
+    def __init__(self, shared: SharedMemory, index: int, process: ProcessState) -> None:
         super().__init__()
         self.index, self.process = index, process
         self.over = False
@@ -57,7 +57,7 @@ class Reader(Source):
             raise FrameError("a slot's words are out of order")
         for kind, payload in frames_of(self._ring(size), size):
             self._taking = self._at
-            self._at += HEAD.size + len(payload)
+            self._at += RING_HEADER.size + len(payload)
             self._torn = 0
             yield kind, payload
         self._torn = self._torn + 1 if self._at < end else 0
@@ -108,7 +108,7 @@ class Table(Source):
         self._shared, self._index = shared, index
         self._open: dict[int, int] = {}
         self._noted: dict[int, int] = {}
-        self._place = 0
+        self._table_index = 0
 
     def opened(self) -> Iterator[tuple[int, bytes]]:
         """Give the spans that are open, with their places.
@@ -120,22 +120,26 @@ class Table(Source):
             shared_memory.OPEN_WORDS * shared_memory.WORD,
             shared_memory.OPEN * shared_memory.WORD,
         )
-        words = {place: word for place, word in enumerate(memoryview(data).cast("Q")) if word}
-        self._noted = {
-            place: word for place, word in self._noted.items() if words.get(place) == word
+        words = {
+            table_index: word for table_index, word in enumerate(memoryview(data).cast("Q")) if word
         }
-        for place, word in words.items():
-            lasting = self._open.get(place) == word
-            if self.over or (lasting and self._noted.get(place) != word):
-                payload = self._payload(place, word)
+        self._noted = {
+            table_index: word
+            for table_index, word in self._noted.items()
+            if words.get(table_index) == word
+        }
+        for table_index, word in words.items():
+            lasting = self._open.get(table_index) == word
+            if self.over or (lasting and self._noted.get(table_index) != word):
+                payload = self._payload(table_index, word)
                 if payload is not None:
-                    self._noted[place] = word
-                    self._place = place
-                    yield place, payload
+                    self._noted[table_index] = word
+                    self._table_index = table_index
+                    yield table_index, payload
         self._open = words
 
     def _number(self) -> int:
-        return self._place
+        return self._table_index
 
     def settle(self, number: int) -> None:
         """Note that a span that was open has ended, or that its loss is safe."""
@@ -143,27 +147,27 @@ class Table(Source):
         if self.over:  # else it is for the process to say so
             self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
 
-    def _payload(self, place: int, word: int) -> bytes | None:
-        at = shared_memory.OPEN_AT + place * shared_memory.OPEN_BYTES
+    def _payload(self, table_index: int, word: int) -> bytes | None:
+        at = shared_memory.OPEN_AT + table_index * shared_memory.OPEN_BYTES
         payload = self._shared.read(self._index, at, min(length_of(word), shared_memory.OPEN_BYTES))
         return payload if stamp(payload) == word else None  # else it has just ended
 
 
-class Slots:
+class RingReaders:
     """Reads all slots. Without memory that is shared, there are none. Not thread-safe."""
 
     def __init__(  # noqa: PLR0913 - what it reads goes to all of these
         self,
         shared: SharedMemory | None,
         *,
-        intake: Intake,
-        ledger: Ledger,
+        router: FrameRouter,
+        open_spans: OpenSpanRegistry,
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
         alive: Alive = pids.alive,
     ) -> None:
         self._shared = shared
-        self._intake, self._ledger, self._counters = intake, ledger, counters
+        self._router, self._open_spans, self._counters = router, open_spans, counters
         self._clock, self._alive = clock, alive
         self._readers: dict[int, Reader] = {}
         self._unnamed: dict[int, float] = {}
@@ -194,7 +198,7 @@ class Slots:
 
     def _take(self, reader: Reader, kind: int, payload: bytes) -> None:
         try:
-            self._intake.written(reader, reader.process, kind, payload)
+            self._router.written(reader, reader.process, kind, payload)
         except FrameError as error:
             self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
         except Exception as error:  # noqa: BLE001 - one process's trouble is not the others'
@@ -206,7 +210,7 @@ class Slots:
         for reader in self._readers.values():
             reader.acknowledge()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have the next ``look`` look."""
         self._due = 0.0
 
@@ -215,7 +219,7 @@ class Slots:
         shared, now = self._shared, self._clock()
         if shared is None or now < self._due:
             return
-        self._due = now + LOOK
+        self._due = now + WAKE
         for index, reader in list(self._readers.items()):
             if not reader.over:
                 self._look_at(reader)
@@ -235,13 +239,13 @@ class Slots:
             self._read(reader)  # what it wrote last
         table = reader.table
         table.over = ended
-        for place, payload in table.opened():
-            if not self._ledger.started(process, *split(payload), (table, place)):
-                table.settle(place)
+        for table_index, payload in table.opened():
+            if not self._open_spans.started(process, *split(payload), (table, table_index)):
+                table.settle(table_index)
         if ended:
             reader.over = True
-            process.said_goodbye = process.said_goodbye or closed
-            self._ledger.left(process)
+            process.closed_cleanly = process.closed_cleanly or closed
+            self._open_spans.left(process)
 
     # Those that are new.
 
@@ -274,7 +278,7 @@ class Slots:
         if stamp(hello) != word and self._alive(pid, started):
             return  # this core doesn't see yet what was written before the pid
         try:
-            process = self._intake.joined(hello, pid, started)
+            process = self._router.joined(hello, pid, started)
         except FrameError as error:
             self._counters.dropped("slot", 1, _NO_FRAMES, f"pid {pid}: {error}")
             self._refused[index] = pid, started

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
 from taskobs.protocol import frames
-from taskobs.protocol.frames import FrameError, Kind
+from taskobs.protocol.frames import FrameError, FrameKind
 from taskobs.protocol.span_encoder import KEY_BYTES, split
 from taskobs.relay.agent.connection import (
     MAX_FLUSHES,
@@ -21,9 +21,9 @@ from taskobs.relay.agent.connection import (
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
 from taskobs.relay.storage.base import Item, ItemKind, Store
 from taskobs.relay.tracking.acknowledgements import Source
-from taskobs.relay.tracking.open_spans import Closed, Ledger
-from taskobs.relay.tracking.process_state import Process
-from taskobs.relay.tracking.recent_keys import Recent
+from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
+from taskobs.relay.tracking.process_state import ProcessState
+from taskobs.relay.tracking.recent_keys import RecentKeys
 
 VERSION: Final = 1
 CLIENT_BYTES: Final = 16
@@ -34,14 +34,18 @@ MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before the store has them."""
 EVENT_IDS: Final = 10_000
 _EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
-_COUNTED: Final = {Kind.END: "span", Kind.ENVELOPE: "envelope", Kind.FACT: "fact"}
+_COUNTED: Final = {
+    FrameKind.END: "span",
+    FrameKind.ENVELOPE: "envelope",
+    FrameKind.RUN_METRIC: "fact",
+}
 NO_CLIENT: Final = "nobody said which Sentry it is for"
 
 
-class Intake:
+class FrameRouter:
     """Takes frames of all connections, and hands on what they hold once a turn.
 
-    ``on_fact`` is given the payload of each FACT, and raises ``ValueError`` for one that isn't
+    ``on_run_metric`` gets each RUN_METRIC payload, and raises ``ValueError`` for one that isn't
     any; ``status`` is what STATUS is answered with. Not thread-safe.
     """
 
@@ -49,32 +53,32 @@ class Intake:
         self,
         *,
         store: Store,
-        ledger: Ledger,
+        open_spans: OpenSpanRegistry,
         counters: Counters,
-        on_fact: Callable[[bytes], object],
+        on_run_metric: Callable[[bytes], object],
         status: Callable[[], object],
     ) -> None:
-        self._store, self._ledger, self._counters = store, ledger, counters
-        self._on_fact, self._status = on_fact, status
+        self._store, self._open_spans, self._counters = store, open_spans, counters
+        self._on_run_metric, self._status = on_run_metric, status
         self._items: list[Item] = []
         self._size = 0
-        self._event_ids = Recent(EVENT_IDS)
+        self._event_ids = RecentKeys(EVENT_IDS)
         self._received: Counter[int] = Counter()
         self._bytes = 0
-        self.look_asked = False
+        self.wake_requested = False
         """Somebody has more to tell than what came over its connection; who looks resets it."""
 
-    def frame(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
+    def frame(self, connection: Connection, kind: FrameKind, payload: bytes, now: float) -> None:
         """Take one frame.
 
         Raises:
             HangUpError: it isn't what a client sends, or not what it may send now.
         """
-        self._bytes += len(payload) + frames.HEAD.size
+        self._bytes += len(payload) + frames.FRAME_HEADER.size
         try:
-            if kind is Kind.STATUS:
+            if kind is FrameKind.STATUS:
                 self._count()
-                connection.send(Kind.STATUS_REPLY, frames.pack(self._status()))
+                connection.send(FrameKind.STATUS_REPLY, frames.pack(self._status()))
             elif connection.process is None:
                 self._hello(connection, kind, payload, now)
             else:
@@ -82,7 +86,7 @@ class Intake:
         except FrameError as error:
             raise HangUpError(NO_FRAMES, f"{kind.name}: {error}") from error
 
-    def written(self, source: Source, process: Process, kind: int, payload: bytes) -> None:
+    def written(self, source: Source, process: ProcessState, kind: int, payload: bytes) -> None:
         """Take a frame that a process has written into its slot.
 
         Raises:
@@ -90,45 +94,47 @@ class Intake:
         """
         self._bytes += len(payload)
         self._received[kind] += 1
-        if kind == Kind.END:
+        if kind == FrameKind.END:
             self._end(source, process, payload)
-        elif kind == Kind.FACT:
-            self._fact(source, payload)
+        elif kind == FrameKind.RUN_METRIC:
+            self._run_metric(source, payload)
         else:
             _wrong(f"kind {kind} in a slot")
 
-    def _of(self, connection: Connection, process: Process, kind: Kind, payload: bytes) -> None:
+    def _of(
+        self, connection: Connection, process: ProcessState, kind: FrameKind, payload: bytes
+    ) -> None:
         self._received[kind] += 1
         match kind:
-            case Kind.END:
+            case FrameKind.END:
                 self._end(connection, process, payload)
-            case Kind.START:
+            case FrameKind.START:
                 key, packed = _keyed(payload)
-                self._ledger.started(process, key, packed)
-            case Kind.FACT:
-                self._fact(connection, payload)
-            case Kind.ENVELOPE:
+                self._open_spans.started(process, key, packed)
+            case FrameKind.RUN_METRIC:
+                self._run_metric(connection, payload)
+            case FrameKind.ENVELOPE:
                 self._envelope(connection, payload)
-            case Kind.SENTRY:
+            case FrameKind.SENTRY:
                 self._sentry(connection, payload)
-            case Kind.DROPPED:
+            case FrameKind.DROPPED:
                 self._counters.dropped("frame", _number(payload), "a process's buffer was full")
-            case Kind.FLUSH | Kind.LOOK:
+            case FrameKind.FLUSH | FrameKind.WAKE:
                 self._look(connection, kind, payload)
-            case Kind.GOODBYE:
-                process.said_goodbye = True
+            case FrameKind.CLOSE:
+                process.closed_cleanly = True
                 connection.parts()
             case _:
                 _wrong("not what a client sends now")
 
     # One kind each.
 
-    def _hello(self, connection: Connection, kind: Kind, payload: bytes, now: float) -> None:
-        if kind is not Kind.HELLO:
+    def _hello(self, connection: Connection, kind: FrameKind, payload: bytes, now: float) -> None:
+        if kind is not FrameKind.HELLO:
             _wrong("comes before HELLO")
         connection.greeted(self.joined(payload, connection.pid), now)
 
-    def joined(self, hello: bytes, sender: int, started: int = 0) -> Process:
+    def joined(self, hello: bytes, sender: int, started: int = 0) -> ProcessState:
         """Note a process that says HELLO; ``sender`` is its pid, if that is known.
 
         Raises:
@@ -145,42 +151,44 @@ class Intake:
                 "client": bytes(client),
                 "name": str(name),
             } if version == VERSION and len(client) == CLIENT_BYTES:
-                about = frames.pack([given["resource"], schema_url])
+                resource_blob = frames.pack([given["resource"], schema_url])
             case _:
                 _wrong("not as this release has it")
-        process = self._ledger.joined(client, sender if sender > 0 else pid, about, started)
+        process = self._open_spans.joined(
+            client, sender if sender > 0 else pid, resource_blob, started
+        )
         process.role, process.name = role[:64], name[:256]
         return process
 
-    def _end(self, source: Source, process: Process, payload: bytes) -> None:
+    def _end(self, source: Source, process: ProcessState, payload: bytes) -> None:
         key, packed = _keyed(payload)
-        if self._ledger.ended(key):
-            self._keep(source, "span", packed, process.about)
+        if self._open_spans.ended(key):
+            self._keep(source, "span", packed, process.resource_blob)
         else:
             source.arrived(settled=True)
 
-    def _fact(self, source: Source, payload: bytes) -> None:
+    def _run_metric(self, source: Source, payload: bytes) -> None:
         if len(payload) > MAX_SMALL:
             _wrong("too long")
         try:
-            self._on_fact(payload)
+            self._on_run_metric(payload)
         except ValueError as error:
             _wrong(str(error))
         source.arrived(settled=True)
 
     def _envelope(self, connection: Connection, payload: bytes) -> None:
         key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
-        about = connection.sentry.get(key)
+        resource_blob = connection.sentry.get(key)
         event_id = _event_id(envelope)
-        if about is None:
+        if resource_blob is None:
             self._counters.dropped("envelope", 1, NO_CLIENT)
         elif event_id in self._event_ids:
             self._counters.add(DUPLICATE, "envelope")
         else:
             if event_id:
                 self._event_ids.add(event_id)
-                self._ledger.journal.ended(event_id)
-            self._keep(connection, "envelope", envelope, about)
+                self._open_spans.change_log.ended(event_id)
+            self._keep(connection, "envelope", envelope, resource_blob)
             return
         connection.arrived(settled=True)
 
@@ -195,17 +203,17 @@ class Intake:
         if len(connection.sentry) > MAX_SENTRY_CLIENTS:
             _wrong("too many Sentry clients")
 
-    def _look(self, connection: Connection, kind: Kind, payload: bytes) -> None:
-        self.look_asked = True
-        if kind is Kind.FLUSH:
+    def _look(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
+        self.wake_requested = True
+        if kind is FrameKind.FLUSH:
             connection.flushes.append((_number(payload), -1))
         if len(connection.flushes) > MAX_FLUSHES:
             _wrong("too many flushes at a time")
 
-    def _keep(self, source: Source, kind: ItemKind, payload: bytes, about: bytes) -> None:
+    def _keep(self, source: Source, kind: ItemKind, payload: bytes, resource_blob: bytes) -> None:
         number = source.arrived(settled=self._store.durable)
         origin = None if self._store.durable else (source, number)
-        self._items.append(Item(kind, payload, about, origin))
+        self._items.append(Item(kind, payload, resource_blob, origin))
         self._size += len(payload)
         if self._size > MAX_TURN:
             self.commit()
@@ -216,7 +224,7 @@ class Intake:
         for event_id in ended:
             if len(event_id) != KEY_BYTES:
                 self._event_ids.add(event_id)
-        self._ledger.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
+        self._open_spans.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
 
     # Once a turn.
 
@@ -227,11 +235,11 @@ class Intake:
         for one in lost:
             if one.source is not None:
                 one.source[0].expect(one.source[1])
-            items.append(Item("span", one.packed, one.about, one.source))
+            items.append(Item("span", one.packed, one.resource_blob, one.source))
         self._items, self._size = [], 0
-        changes = self._ledger.journal.take()
+        changes = self._open_spans.change_log.take()
         if items or (self._store.durable and any(changes)):
-            starts = [self._ledger.start(key) for key in changes.opened]
+            starts = [self._open_spans.start(key) for key in changes.opened]
             self._store.append(items, starts, changes.ended)
         forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
@@ -247,7 +255,7 @@ class Intake:
             self._counters.add(BYTES, "frame", self._bytes)
         self._bytes = 0
 
-    def answer(self, connection: Connection) -> None:
+    def result(self, connection: Connection) -> None:
         """Send what ``commit`` has made true: ACK, FLUSHED, BYE.
 
         Raises:
@@ -264,12 +272,12 @@ class Intake:
 
     def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
         number, mark = flush
-        return (number, self._store.hurry()) if mark < 0 else flush
+        return (number, self._store.flush()) if mark < 0 else flush
 
     def _flushed(self, connection: Connection, number: int, mark: int) -> bool:
-        done = self._store.durable or self._store.passed(mark)
+        done = self._store.durable or self._store.is_flushed(mark)
         if done:
-            connection.send(Kind.FLUSHED, frames.pack(number))
+            connection.send(FrameKind.FLUSHED, frames.pack(number))
         return done
 
 

@@ -19,17 +19,17 @@ class Worker:
 
     def __init__(self, pid: int, alive: Alive = pids.alive) -> None:
         self.pid = pid
-        self.said_goodbye = False
+        self.closed_cleanly = False
         self._started = pids.start_time(pid)
         self._alive = alive
 
     @property
-    def gone(self) -> bool:
+    def ended(self) -> bool:
         """Whether it has ended, or has said that it will; its pool children may still be there."""
-        return self.said_goodbye or not self._alive(self.pid, self._started)
+        return self.closed_cleanly or not self._alive(self.pid, self._started)
 
 
-class Ending:
+class ShutdownPolicy:
     """Decides; times are in seconds on one monotonic clock. Not thread-safe."""
 
     def __init__(self, grace: float) -> None:
@@ -39,7 +39,7 @@ class Ending:
         self._term_by: float | None = None
 
     @property
-    def draining(self) -> bool:
+    def shutting_down(self) -> bool:
         """Whether all that is left to do is to send what waits."""
         return self._deadline is not None
 
@@ -47,12 +47,12 @@ class Ending:
         """Note a SIGTERM; the second one doesn't wait for the worker."""
         self._term_by = now + TERM_WAIT if self._term_by is None else now
 
-    def look(self, now: float, *, worker_gone: bool, connected: bool, waiting: bool) -> None:
+    def look(self, now: float, *, worker_ended: bool, connected: bool, waiting: bool) -> None:
         """Note how things stand.
 
         ``waiting``: spans are open in processes that are not connected; they get ``grace``.
         """
-        if not worker_gone or connected:
+        if not worker_ended or connected:
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now

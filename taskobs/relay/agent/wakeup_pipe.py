@@ -11,7 +11,7 @@ from typing import Final
 _CHUNK: Final = 4096
 
 
-class Mailbox:
+class WakeupPipe:
     """Takes what a store releases, and wakes the loop. Thread-safe, and safe in a signal."""
 
     def __init__(self) -> None:

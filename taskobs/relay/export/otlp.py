@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 from taskobs.relay.counters import Counters
-from taskobs.relay.export.responses import Answer, Verdict
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import MALFORMED, UNSENDABLE, Limits, Sender
 from taskobs.relay.storage.base import ItemKind, Store, Stored
 
@@ -24,10 +24,10 @@ _MODULES: Final = {
 _EXPORTERS: Final = "opentelemetry.exporter"
 
 
-class Carrier(Protocol):
+class ExporterAdapter(Protocol):
     """Sends telemetry through one stock exporter."""
 
-    def send(self, telemetry: object) -> Answer | None:
+    def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing went out, for a reason that the exporter has logged."""
         ...
 
@@ -36,7 +36,7 @@ class Carrier(Protocol):
         ...
 
 
-def make_carrier(signal: str, exporter: Mapping[str, Any]) -> Carrier:
+def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterAdapter:
     """Return what sends "TRACES" or "METRICS" as ``{"protocol", "endpoint", "headers"}`` says.
 
     What is None there, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself. Raises
@@ -50,12 +50,12 @@ def make_carrier(signal: str, exporter: Mapping[str, Any]) -> Carrier:
     given = ("endpoint", "headers")
     options = {option: exporter[option] for option in given if exporter.get(option)}
     if grpc:
-        from taskobs.relay.export.otlp_grpc import GrpcCarrier
+        from taskobs.relay.export.otlp_grpc import GrpcExporterAdapter
 
-        return GrpcCarrier(kind, options)
-    from taskobs.relay.export.otlp_http import HttpCarrier
+        return GrpcExporterAdapter(kind, options)
+    from taskobs.relay.export.otlp_http import HttpExporterAdapter
 
-    return HttpCarrier(kind, signal, options)
+    return HttpExporterAdapter(kind, signal, options)
 
 
 def quieten() -> None:
@@ -67,13 +67,13 @@ class SpanSender(Sender):
     """Exports spans in batches."""
 
     kind: ClassVar[ItemKind] = "span"
-    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, linger=1.0)
+    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, max_delay=1.0)
 
     def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
-        """Raises what ``make_carrier`` does."""
+        """Raises what ``make_exporter_adapter`` does."""
         super().__init__(store, counters)
-        self._rebuilder = Rebuilder()
-        self._carrier = make_carrier("TRACES", exporter)
+        self._rebuilder = SpanDecoder()
+        self._adapter = make_exporter_adapter("TRACES", exporter)
         self._spans: dict[int, ReadableSpan] = {}
 
     def _sift(self, batch: list[Stored]) -> list[Stored]:
@@ -81,33 +81,33 @@ class SpanSender(Sender):
 
     def _rebuilt(self, one: Stored) -> bool:
         try:
-            self._spans[one.id] = self._rebuilder.span(one.item.payload, one.item.about)
+            self._spans[one.id] = self._rebuilder.span(one.item.payload, one.item.resource_blob)
         except MalformedError as error:
             self._give_up([one], MALFORMED, str(error))
             return False
         return True
 
-    def _send(self, batch: Sequence[Stored]) -> Answer:
+    def _send(self, batch: Sequence[Stored]) -> ExportResult:
         spans = [self._spans[one.id] for one in batch]
         try:
-            answer = self._carrier.send(spans)
+            result = self._adapter.send(spans)
         except Exception as error:  # noqa: BLE001 - whatever an exporter may raise
             return _unsent(spans, error)
-        return answer or _unsent(spans, None)
+        return result or _unsent(spans, None)
 
     def _forget(self) -> None:
         self._spans.clear()
 
     def _shut(self) -> None:
-        self._carrier.close()
+        self._adapter.close()
 
 
-def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
+def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> ExportResult:
     """Say why nothing went out: one span that can't be encoded, or how all are to be sent."""
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     try:
         encode_spans(spans).SerializePartialToString()
     except Exception as problem:  # noqa: BLE001 - whatever an encoder may raise
-        return Answer(Verdict.SPLIT, "cannot be encoded", f"{type(problem).__name__}")
-    return Answer(Verdict.NEVER, UNSENDABLE, type(error).__name__ if error else "")
+        return ExportResult(ExportStatus.SPLIT, "cannot be encoded", f"{type(problem).__name__}")
+    return ExportResult(ExportStatus.DROP, UNSENDABLE, type(error).__name__ if error else "")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
-from taskobs.relay.export.responses import Answer, Verdict
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 _SAID: Final = 200
 _CODES: Final = grpc.StatusCode
@@ -36,7 +36,7 @@ _INFO: Final = "google.rpc.retryinfo-bin"
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-class GrpcCarrier:
+class GrpcExporterAdapter:
     """Sends through one exporter, and a new one after the connection has failed.
 
     A channel that has failed for a while waits up to two minutes before it connects again.
@@ -45,21 +45,21 @@ class GrpcCarrier:
 
     def __init__(self, kind: Any, options: Mapping[str, object]) -> None:  # noqa: ANN401 - several exporters, no common class
         """``kind`` is an exporter's class."""
-        self._heard: list[Answer] = []
+        self._heard: list[ExportResult] = []
         self._kind = _listening(kind, self._heard)
         self._options = dict(options)
         self._exporter: Any = None
 
-    def send(self, telemetry: object) -> Answer | None:
+    def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing went out, for a reason that the exporter has logged."""
         self._heard.clear()
         if self._exporter is None:
             self._exporter = self._kind(**self._options)
         self._exporter.export(telemetry)
-        answer = self._heard[-1] if self._heard else None
-        if answer is not None and answer.reason == _reason(_CODES.UNAVAILABLE):
+        result = self._heard[-1] if self._heard else None
+        if result is not None and result.reason == _reason(_CODES.UNAVAILABLE):
             self.close()
-        return answer
+        return result
 
     def close(self) -> None:
         """Close its connection."""
@@ -88,7 +88,7 @@ class _FinalError(grpc.RpcError):  # type: ignore[misc]  # no types
 class _Stub:
     """Keeps what comes back, in place of the stub that does the work."""
 
-    def __init__(self, inner: Any, heard: list[Answer]) -> None:  # noqa: ANN401 - as grpc has it
+    def __init__(self, inner: Any, heard: list[ExportResult]) -> None:  # noqa: ANN401 - as grpc has it
         self._inner = inner
         self._heard = heard
 
@@ -101,11 +101,13 @@ class _Stub:
         partial = getattr(response, "partial_success", None)
         rejected = max(0, getattr(partial, "rejected_spans", 0))
         said = str(getattr(partial, "error_message", ""))[:_SAID]
-        self._heard.append(Answer(Verdict.OUT, "rejected by the backend", said, rejected=rejected))
+        self._heard.append(
+            ExportResult(ExportStatus.SUCCESS, "rejected by the backend", said, rejected=rejected)
+        )
         return response
 
 
-def _listening(kind: Any, heard: list[Answer]) -> Any:  # noqa: ANN401 - as grpc has it
+def _listening(kind: Any, heard: list[ExportResult]) -> Any:  # noqa: ANN401 - as grpc has it
     """Return a subclass of an exporter whose stub keeps the answers in ``heard``."""
 
     def get(self: Any) -> Any:  # noqa: ANN401 - as grpc has it
@@ -121,14 +123,16 @@ def _reason(code: Any) -> str:  # noqa: ANN401 - as grpc has it
     return f"gRPC {code.name}"
 
 
-def _of_error(error: Any) -> Answer:  # noqa: ANN401 - as grpc has it
+def _of_error(error: Any) -> ExportResult:  # noqa: ANN401 - as grpc has it
     code, said = error.code(), str(error.details() or "")[:_SAID]
     wait = _wait(dict(error.trailing_metadata() or ()))
     if code in _RETRIED or (code is _CODES.RESOURCE_EXHAUSTED and wait is not None):
-        return Answer(Verdict.LATER, _reason(code), said, wait)
+        return ExportResult(ExportStatus.RETRY, _reason(code), said, wait)
     if code is _CODES.RESOURCE_EXHAUSTED:
-        return Answer(Verdict.SPLIT, _reason(code), said)  # also what too long a message gets
-    return Answer(Verdict.NEVER, _reason(code), said)
+        return ExportResult(
+            ExportStatus.SPLIT, _reason(code), said
+        )  # also what too long a message gets
+    return ExportResult(ExportStatus.DROP, _reason(code), said)
 
 
 def _wait(metadata: Mapping[str, bytes]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import requests
 from requests.adapters import BaseAdapter
 
-from taskobs.relay.export.responses import RETRIED, Answer, Verdict, of_error, of_status
+from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus, of_error, of_status
 
 _BODY: Final = 64 * 1024
 _SAID: Final = 200
@@ -27,15 +27,15 @@ _PROVIDERS: Final = "opentelemetry_otlp_credential_provider"
 _PROVIDER: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}CREDENTIAL_PROVIDER"
 
 
-class HttpCarrier:
+class HttpExporterAdapter:
     """Sends through one exporter. Not thread-safe."""
 
     def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401 - three exporters, no common class
         """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS."""
-        self._heard: list[Answer] = []
+        self._heard: list[ExportResult] = []
         self._exporter = kind(session=_session(signal, self._heard, signal.lower()), **options)
 
-    def send(self, telemetry: object) -> Answer | None:
+    def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing went out, for a reason that the exporter has logged."""
         self._heard.clear()
         self._exporter.export(telemetry)
@@ -49,7 +49,7 @@ class HttpCarrier:
 class _Listening(BaseAdapter):
     """Keeps what comes back, in place of the stock adapter that does the work."""
 
-    def __init__(self, inner: BaseAdapter, heard: list[Answer], signal: str) -> None:
+    def __init__(self, inner: BaseAdapter, heard: list[ExportResult], signal: str) -> None:
         super().__init__()
         self._inner = inner
         self._heard = heard
@@ -72,10 +72,10 @@ class _Listening(BaseAdapter):
             self._heard.append(of_error(error))
             return _answer(request, _REFUSED, "no answer")
         said = "" if real.ok else body[:_SAID].decode("utf-8", "replace")
-        answer = of_status(real.status_code, real.headers.get("Retry-After"), said)
-        if answer.verdict is Verdict.OUT:
-            answer = _partial(body, real.headers.get("Content-Type", ""), self._signal)
-        self._heard.append(answer)
+        result = of_status(real.status_code, real.headers.get("Retry-After"), said)
+        if result.status is ExportStatus.SUCCESS:
+            result = _partial(body, real.headers.get("Content-Type", ""), self._signal)
+        self._heard.append(result)
         again = real.status_code in RETRIED or real.status_code >= _SERVER_ERRORS
         answered = _answer(request, _REFUSED if again else real.status_code, real.reason, body)
         answered.headers = real.headers
@@ -96,7 +96,7 @@ class _Unspoken(BaseAdapter):
         """Nothing is open."""
 
 
-def _session(signal: str, heard: list[Answer], of: str) -> requests.Session:
+def _session(signal: str, heard: list[ExportResult], of: str) -> requests.Session:
     """Return the session of the credential provider that is asked for, or a new one."""
     session = requests.Session()
     names = (_PROVIDER.format(signal=""), _PROVIDER.format(signal=f"{signal}_"))
@@ -133,14 +133,16 @@ def _answer(
     return response
 
 
-def _partial(body: bytes, content_type: str, signal: str) -> Answer:
+def _partial(body: bytes, content_type: str, signal: str) -> ExportResult:
     """Read how much of an accepted batch the backend has thrown away."""
     rejected, message = 0, ""
     if body and "json" in content_type:
         rejected, message = _of_json(body)
     elif body:
         rejected, message = of_message(body, signal)
-    return Answer(Verdict.OUT, "rejected by the backend", message[:_SAID], rejected=rejected)
+    return ExportResult(
+        ExportStatus.SUCCESS, "rejected by the backend", message[:_SAID], rejected=rejected
+    )
 
 
 def of_message(body: bytes, signal: str) -> tuple[int, str]:

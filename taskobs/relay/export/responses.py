@@ -24,21 +24,21 @@ _OK: Final = 200
 _REDIRECTED: Final = 300
 
 
-class Verdict(Enum):
+class ExportStatus(Enum):
     """What becomes of what was sent."""
 
-    OUT = "out"
-    LATER = "later"
+    SUCCESS = "out"
+    RETRY = "later"
     """To be tried again."""
     SPLIT = "split"
     """To be tried again in smaller pieces."""
-    NEVER = "never"
+    DROP = "never"
 
 
-class Answer(NamedTuple):
+class ExportResult(NamedTuple):
     """How an attempt went."""
 
-    verdict: Verdict
+    status: ExportStatus
     reason: str = ""
     """A few words, the same for all of a kind: it becomes a label."""
     detail: str = ""
@@ -51,19 +51,19 @@ class Answer(NamedTuple):
     """So many such answers, and it is given up; None: as long as the store keeps it."""
 
 
-def of_status(status: int, retry_after: str | None, detail: str = "") -> Answer:
+def of_status(status: int, retry_after: str | None, detail: str = "") -> ExportResult:
     """Judge a status of HTTP."""
     reason = f"HTTP {status}"
     if _OK <= status < _REDIRECTED:
-        return Answer(Verdict.OUT)
+        return ExportResult(ExportStatus.SUCCESS)
     if status in RETRIED:
-        return Answer(Verdict.LATER, reason, detail, seconds(retry_after))
+        return ExportResult(ExportStatus.RETRY, reason, detail, seconds(retry_after))
     if status == TOO_LARGE:
-        return Answer(Verdict.SPLIT, reason, detail)
-    return Answer(Verdict.NEVER, reason, detail)
+        return ExportResult(ExportStatus.SPLIT, reason, detail)
+    return ExportResult(ExportStatus.DROP, reason, detail)
 
 
-def of_error(error: BaseException) -> Answer:
+def of_error(error: BaseException) -> ExportResult:
     """Judge a request that had no answer; the error's innermost cause says why."""
     inner: BaseException = error
     for _ in range(10):
@@ -74,7 +74,7 @@ def of_error(error: BaseException) -> Answer:
     detail = type(inner).__name__
     if isinstance(inner, OSError) and inner.strerror:
         detail = f"{detail}: {inner.strerror}"  # the rest of its text may hold a URL with a secret
-    return Answer(Verdict.LATER, "no answer", detail)
+    return ExportResult(ExportStatus.RETRY, "no answer", detail)
 
 
 def seconds(retry_after: str | None) -> float | None:

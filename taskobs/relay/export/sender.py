@@ -10,7 +10,7 @@ from threading import Event, Thread
 from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay.counters import EXPORTED, RETRIED, Counters
-from taskobs.relay.export.responses import Answer, Verdict, backoff
+from taskobs.relay.export.responses import ExportResult, ExportStatus, backoff
 from taskobs.relay.storage.base import TOO_OLD, ItemKind, Store, Stored
 
 _log = logging.getLogger("taskobs.relay")
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
 
     items: int
     bytes: int
-    linger: float
+    max_delay: float
 
 
 class Sender(ABC):
@@ -58,7 +58,7 @@ class Sender(ABC):
         """
         end = time.monotonic() + timeout
         self._stopping.set()
-        self._store.hurry()
+        self._store.flush()
         while self._store.pending(self.kind).items and time.monotonic() < end:
             time.sleep(_POLL)
         self._ended.set()
@@ -75,7 +75,7 @@ class Sender(ABC):
         return not self._thread.is_alive()
 
     @abstractmethod
-    def _send(self, batch: Sequence[Stored]) -> Answer:
+    def _send(self, batch: Sequence[Stored]) -> ExportResult:
         """Try once."""
 
     def _sift(self, batch: list[Stored]) -> list[Stored]:
@@ -101,7 +101,7 @@ class Sender(ABC):
         except Exception as error:  # noqa: BLE001 - a thread that ends would end all telemetry
             _log.exception("taskobs relay: %ss cannot be sent", self.kind)
             self._give_up(batch, "an error in the relay", type(error).__name__)
-            self._store.pause(_PAUSE, polite=True)
+            self._store.pause(_PAUSE, ignore_flush=True)
 
     def _over(self) -> bool:
         return self._ended.is_set() or self._store.closed
@@ -110,30 +110,30 @@ class Sender(ABC):
         """Send a batch until it is out or given up, or the end has come."""
         attempt = refused = 0
         while batch and not self._over():
-            answer = self._send(batch)
-            refused += answer.tries is not None
-            if answer.verdict is not Verdict.LATER or refused == answer.tries:
-                self._settle(batch, answer)
+            result = self._send(batch)
+            refused += result.tries is not None
+            if result.status is not ExportStatus.RETRY or refused == result.tries:
+                self._settle(batch, result)
                 return
-            self._outage.began(answer)
-            self._pause(attempt, answer)
+            self._outage.began(result)
+            self._pause(attempt, result)
             batch = self._young(batch)
             attempt += 1
             if batch and not self._over():
                 self._counters.add(RETRIED, self.kind, len(batch))
 
-    def _settle(self, batch: list[Stored], answer: Answer) -> None:
-        if answer.verdict is Verdict.SPLIT and len(batch) > 1:
+    def _settle(self, batch: list[Stored], result: ExportResult) -> None:
+        if result.status is ExportStatus.SPLIT and len(batch) > 1:
             half = len(batch) // 2
             self._carry(batch[:half])
             self._carry(batch[half:])
             return
-        if answer.verdict is not Verdict.OUT:
-            self._give_up(batch, answer.reason, answer.detail)
+        if result.status is not ExportStatus.SUCCESS:
+            self._give_up(batch, result.reason, result.detail)
             return
         self._outage.over()
-        rejected = min(answer.rejected, len(batch))
-        self._counters.dropped(self.kind, rejected, answer.reason, answer.detail)
+        rejected = min(result.rejected, len(batch))
+        self._counters.dropped(self.kind, rejected, result.reason, result.detail)
         self._counters.add(EXPORTED, self.kind, len(batch) - rejected)
         self._store.done(batch)
 
@@ -151,19 +151,19 @@ class Sender(ABC):
             self._give_up(old, TOO_OLD)
         return [one for one in batch if one.since >= since]
 
-    def _pause(self, attempt: int, answer: Answer) -> None:
-        polite = answer.wait is not None
-        wait = backoff(attempt) if answer.wait is None else answer.wait
+    def _pause(self, attempt: int, result: ExportResult) -> None:
+        ignore_flush = result.wait is not None
+        wait = backoff(attempt) if result.wait is None else result.wait
         end = time.monotonic() + wait
         while (left := end - time.monotonic()) > 0 and not self._over():
             if self._stopping.is_set():
-                if not polite:
+                if not ignore_flush:
                     self._ended.wait(min(left, _STOPPING))
                     return
                 self._ended.wait(left)
             else:
-                hurried = self._store.pause(min(left, _PAUSE), polite=polite)
-                if hurried and not self._stopping.is_set():
+                flushes = self._store.pause(min(left, _PAUSE), ignore_flush=ignore_flush)
+                if flushes and not self._stopping.is_set():
                     return
 
 
@@ -177,7 +177,7 @@ class _Outage:
         self._told = -_QUIET
         self._tell = False
 
-    def began(self, answer: Answer) -> None:
+    def began(self, result: ExportResult) -> None:
         """Note an attempt that will be repeated."""
         now = time.monotonic()
         if not self.reason:
@@ -187,9 +187,9 @@ class _Outage:
                 self._told = now
                 _log.warning(
                     "taskobs relay: %ss wait, and it is tried again: %s%s",
-                    *(self._kind, answer.reason, f" ({answer.detail})" if answer.detail else ""),
+                    *(self._kind, result.reason, f" ({result.detail})" if result.detail else ""),
                 )
-        self.reason = answer.reason
+        self.reason = result.reason
 
     def over(self) -> None:
         """Note that something went out."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, cast
 
 from taskobs.protocol import frames
 from taskobs.relay.counters import Counters
-from taskobs.relay.export.responses import Answer, Verdict, of_error, of_status, seconds
+from taskobs.relay.export.responses import ExportResult, ExportStatus, of_error, of_status, seconds
 from taskobs.relay.export.sender import MALFORMED, Limits, Sender
 from taskobs.relay.storage.base import ItemKind, Store, Stored
 
@@ -49,36 +49,36 @@ class EnvelopeSender(Sender):
     """Sends envelopes, one at a time, each to the Sentry of its client."""
 
     kind: ClassVar[ItemKind] = "envelope"
-    limits: ClassVar[Limits] = Limits(items=1, bytes=1, linger=0.0)
+    limits: ClassVar[Limits] = Limits(items=1, bytes=1, max_delay=0.0)
 
     def __init__(self, store: Store, counters: Counters) -> None:
         super().__init__(store, counters)
-        self._posts: OrderedDict[bytes, Post] = OrderedDict()
+        self._posters: OrderedDict[bytes, SentryPoster] = OrderedDict()
 
-    def _send(self, batch: Sequence[Stored]) -> Answer:
+    def _send(self, batch: Sequence[Stored]) -> ExportResult:
         item = batch[0].item
         try:
-            post = self._post(item.about)
+            post = self._poster(item.resource_blob)
         except Exception as error:  # noqa: BLE001 - whatever Sentry thinks of a DSN and options
-            return Answer(Verdict.NEVER, MALFORMED, type(error).__name__)
+            return ExportResult(ExportStatus.DROP, MALFORMED, type(error).__name__)
         return post.send(item.payload)
 
-    def _post(self, about: bytes) -> Post:
-        post = self._posts.get(about)
+    def _poster(self, resource_blob: bytes) -> SentryPoster:
+        post = self._posters.get(resource_blob)
         if post is None:
-            client: Any = frames.unpack(about)
-            post = self._posts[about] = Post(client["dsn"], client["options"])
-            if len(self._posts) > CLIENTS:
-                self._posts.popitem(last=False)[1].close()
-        self._posts.move_to_end(about)
+            client: Any = frames.unpack(resource_blob)
+            post = self._posters[resource_blob] = SentryPoster(client["dsn"], client["options"])
+            if len(self._posters) > CLIENTS:
+                self._posters.popitem(last=False)[1].close()
+        self._posters.move_to_end(resource_blob)
         return post
 
     def _shut(self) -> None:
-        for post in self._posts.values():
+        for post in self._posters.values():
             post.close()
 
 
-class Post:
+class SentryPoster:
     """Sends to one Sentry. Not thread-safe."""
 
     def __init__(self, dsn: str, options: Mapping[str, object]) -> None:
@@ -87,7 +87,7 @@ class Post:
         self._limits: dict[str, float] = {}
         """Until when, on the monotonic clock, by category; "" for all."""
 
-    def send(self, envelope: bytes) -> Answer:
+    def send(self, envelope: bytes) -> ExportResult:
         """Send once."""
         limited = self._limited(envelope)
         if limited is not None:
@@ -101,27 +101,31 @@ class Post:
             answered: tuple[int, Mapping[str, str]] | None = self._transport.post(body, headers)
         except Exception as error:  # noqa: BLE001 - urllib3's, and whatever is below it
             return of_error(error)
-        return self._judge(envelope, *answered) if answered else Answer(Verdict.LATER, "no answer")
+        return (
+            self._judge(envelope, *answered)
+            if answered
+            else ExportResult(ExportStatus.RETRY, "no answer")
+        )
 
     def close(self) -> None:
         """Close its connections."""
         self._transport.shut()
 
-    def _judge(self, envelope: bytes, status: int, headers: Mapping[str, str]) -> Answer:
+    def _judge(self, envelope: bytes, status: int, headers: Mapping[str, str]) -> ExportResult:
         limits, retry_after = headers.get("X-Sentry-Rate-Limits"), headers.get("Retry-After")
         if limits:
             self._limits.update(_read_limits(limits))
         elif status == _TOO_MANY:
             wait = seconds(retry_after)
             self._limits[""] = time.monotonic() + (_WAITED_FOR if wait is None else wait)
-        answer = of_status(status, retry_after)
+        result = of_status(status, retry_after)
         if status == _TOO_MANY:
-            return self._limited(envelope) or answer
-        if answer.verdict is Verdict.NEVER and status >= 500:  # noqa: PLR2004 - the server's fault
-            return answer._replace(verdict=Verdict.LATER, tries=_TRIES)
-        return answer
+            return self._limited(envelope) or result
+        if result.status is ExportStatus.DROP and status >= 500:  # noqa: PLR2004 - the server's fault
+            return result._replace(status=ExportStatus.RETRY, tries=_TRIES)
+        return result
 
-    def _limited(self, envelope: bytes) -> Answer | None:
+    def _limited(self, envelope: bytes) -> ExportResult | None:
         """Tell what a limit means: wait, or drop it; errors don't wait for a limit of others."""
         now, category = time.monotonic(), _category(envelope)
         of_all, of_it = (self._limits.get(one, 0.0) - now for one in ("", category))
@@ -129,8 +133,8 @@ class Post:
         if wait <= 0:
             return None
         if wait > _WAITED_FOR or (of_all <= 0 and category != _ERROR):
-            return Answer(Verdict.NEVER, _LIMITED, f"for {wait:.0f} s more")
-        return Answer(Verdict.LATER, _LIMITED, wait=wait)
+            return ExportResult(ExportStatus.DROP, _LIMITED, f"for {wait:.0f} s more")
+        return ExportResult(ExportStatus.RETRY, _LIMITED, wait=wait)
 
 
 def _read_limits(header: str) -> dict[str, float]:
@@ -193,11 +197,11 @@ def _transport(dsn: str, options: Mapping[str, object]) -> Any:  # noqa: ANN401 
 @contextmanager
 def _kept_out() -> Generator[None]:
     """Have imports of what is large and of no use here fail: Sentry does without."""
-    absent = [name for name in _KEPT_OUT if name not in sys.modules]
-    for name in absent:
+    hidden_modules = [name for name in _KEPT_OUT if name not in sys.modules]
+    for name in hidden_modules:
         sys.modules[name] = cast("Any", None)  # what makes an import fail
     try:
         yield
     finally:
-        for name in absent:
+        for name in hidden_modules:
             del sys.modules[name]

@@ -27,7 +27,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from taskobs import __version__, semconv
 from taskobs.relay import counters as counted
 from taskobs.relay.counters import Counters
-from taskobs.relay.metrics.run_statistics import BOUNDS, Labels, RunStats, Series
+from taskobs.relay.metrics.run_statistics import BOUNDS, Labels, RunStatistics, Series
 
 _COUNTED: Final = {
     counted.RECEIVED: semconv.METRIC_RELAY_RECEIVED,
@@ -47,13 +47,13 @@ _GAUGES: Final = {
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 _DELTA: Final = AggregationTemporality.DELTA
 
-Attributes = Mapping[str, str]
+PointAttributes = Mapping[str, str]
 
 
 class Snapshot:
     """Makes points of counts; with ``delta``, of what was counted since the last accepted ones."""
 
-    def __init__(self, counters: Counters, runs: RunStats, *, delta: bool) -> None:
+    def __init__(self, counters: Counters, runs: RunStatistics, *, delta: bool) -> None:
         self._counters = counters
         self._runs = runs
         self._delta = delta
@@ -116,7 +116,7 @@ class Snapshot:
     def _sum(self, points: Sequence[NumberDataPoint]) -> Sum:
         return Sum(points, self._temporality, is_monotonic=True)
 
-    def _number(self, attributes: Attributes, value: float) -> NumberDataPoint:
+    def _number(self, attributes: PointAttributes, value: float) -> NumberDataPoint:
         return NumberDataPoint(
             attributes=dict(attributes),
             start_time_unix_nano=self._since,
@@ -124,7 +124,7 @@ class Snapshot:
             value=value,
         )
 
-    def _histogram(self, attributes: Attributes, series: Series) -> HistogramDataPoint:
+    def _histogram(self, attributes: PointAttributes, series: Series) -> HistogramDataPoint:
         return HistogramDataPoint(
             attributes=dict(attributes),
             start_time_unix_nano=self._since,
@@ -138,12 +138,12 @@ class Snapshot:
         )
 
 
-def _of(kind: str, reason: str) -> Attributes:
+def _of(kind: str, reason: str) -> PointAttributes:
     pairs = {semconv.RELAY_KIND: kind, semconv.RELAY_REASON: reason}
     return {name: value for name, value in pairs.items() if value}
 
 
-def _labels(labels: Labels) -> Attributes:
+def _labels(labels: Labels) -> PointAttributes:
     return {
         semconv.CELERY_TASK_NAME: labels.task,
         semconv.CELERY_OUTCOME: labels.outcome,

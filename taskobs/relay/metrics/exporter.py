@@ -16,12 +16,12 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_SDK_DISABLED,
 )
 
-from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.relay.counters import Counters
-from taskobs.relay.export.otlp import GRPC, make_carrier
-from taskobs.relay.export.responses import Verdict
+from taskobs.relay.export.otlp import GRPC, make_exporter_adapter
+from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.metrics.data_points import Snapshot
-from taskobs.relay.metrics.run_statistics import RunStats
+from taskobs.relay.metrics.run_statistics import RunStatistics
 
 _log = logging.getLogger("taskobs.relay")
 OTEL_METRICS_EXPORTER: Final = "OTEL_METRICS_EXPORTER"
@@ -41,14 +41,14 @@ class MetricsSender:
     def __init__(
         self,
         counters: Counters,
-        runs: RunStats,
+        runs: RunStatistics,
         exporter: Mapping[str, Any],
-        about: Callable[[], bytes | None],
+        resource_blob: Callable[[], bytes | None],
     ) -> None:
-        """Raises what ``make_carrier`` does."""
+        """Raises what ``make_exporter_adapter`` does."""
         self._snapshot = Snapshot(counters, runs, delta=_wants_delta())
-        self._carrier = make_carrier("METRICS", exporter)
-        self._about = about
+        self._adapter = make_exporter_adapter("METRICS", exporter)
+        self._resource_id = resource_blob
         self._lock = Lock()
         self._refused = False
         self._ended = Event()
@@ -65,17 +65,17 @@ class MetricsSender:
 
     def send(self) -> None:
         """Send once, now."""
-        about = self._about()
-        if about is None or self._refused:
+        resource_blob = self._resource_id()
+        if resource_blob is None or self._refused:
             return
         with self._lock:
-            data = self._snapshot.take(Rebuilder().resource(about))
-            answer = self._carrier.send(data)
-            accepted = answer is not None and answer.verdict is Verdict.OUT
+            data = self._snapshot.take(SpanDecoder().resource(resource_blob))
+            result = self._adapter.send(data)
+            accepted = result is not None and result.status is ExportStatus.SUCCESS
             self._snapshot.settle(accepted=accepted)
-        if answer is None or answer.verdict in {Verdict.NEVER, Verdict.SPLIT}:
+        if result is None or result.status in {ExportStatus.DROP, ExportStatus.SPLIT}:
             self._refused = True
-            why = f"{answer.reason} {answer.detail}".strip() if answer else "nothing was sent"
+            why = f"{result.reason} {result.detail}".strip() if result else "nothing was sent"
             _log.warning("taskobs relay: metrics are refused, and not sent any more: %s", why)
 
     def _run(self) -> None:
@@ -88,15 +88,15 @@ class MetricsSender:
                 self._refused = True
                 _log.exception("taskobs relay: metrics cannot be sent")
             if ended:
-                self._carrier.close()
+                self._adapter.close()
                 return
 
 
 def start_metrics(
     counters: Counters,
-    runs: RunStats,
+    runs: RunStatistics,
     exporter: Mapping[str, Any],
-    about: Callable[[], bytes | None],
+    resource_blob: Callable[[], bytes | None],
 ) -> Stoppable | None:
     """Start to send metrics, if they are wanted and there is somewhere to send them.
 
@@ -107,7 +107,7 @@ def start_metrics(
     if where is None:
         return None
     try:
-        sender = MetricsSender(counters, runs, where, about)
+        sender = MetricsSender(counters, runs, where, resource_blob)
     except (ImportError, ValueError) as error:
         _log.warning("taskobs relay: no metrics are sent: %s", error)
         return None

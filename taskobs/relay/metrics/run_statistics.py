@@ -62,16 +62,16 @@ class Series:
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
 
 
-class RunStats:
+class RunStatistics:
     """Counts runs. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._series: dict[Labels, Series] = {}
 
-    def take(self, fact: bytes) -> None:
+    def take(self, run_metric: bytes) -> None:
         """Count the run that the payload of a FACT tells of; raises ``ValueError`` for another."""
-        row: Any = frames.unpack(fact)
+        row: Any = frames.unpack(run_metric)
         try:
             task, outcome, queue, seconds = row
         except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from taskobs.relay.storage.base import KINDS, ItemKind, Start, Stored
+from taskobs.relay.storage.base import ITEM_KINDS, ItemKind, Start, Stored
 from taskobs.relay.storage.memory import MEMORY, Queue
 
 AGAIN: Final = 5.0
@@ -16,12 +16,12 @@ _KEYS: Final = 50_000
 _BATCH: Final = 256
 
 
-class Unwritten:
+class WriteBacklog:
     """Items, open spans and keys of ended ones, in their order. Not thread-safe."""
 
     def __init__(self, limit: int = MEMORY) -> None:
         self._limit = limit
-        self._queues: dict[ItemKind, Queue] = {kind: Queue() for kind in KINDS}
+        self._queues: dict[ItemKind, Queue] = {kind: Queue() for kind in ITEM_KINDS}
         self.starts: dict[bytes, Start] = {}
         self.ended: deque[bytes] = deque(maxlen=_KEYS)
         self._due = 0.0

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal, NamedTuple
 from taskobs.relay.counters import Counters
 
 ItemKind = Literal["span", "envelope"]
-KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
+ITEM_KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
 SOURCE: Final = 120
 """What is kept elsewhere for an item until it is out, in bytes, about: its number."""
 OVERHEAD: Final = 340 + SOURCE
@@ -27,7 +27,7 @@ class Item(NamedTuple):
     kind: ItemKind
     payload: bytes
     """The packed span, or the envelope as it goes over the wire."""
-    about: bytes
+    resource_blob: bytes
     """What many share: of a span, the packed ``[resource attributes, schema url]`` of its process;
     of an envelope, the packed ``{"dsn": ..., "options": {...}}`` of its client."""
     source: object = None
@@ -57,7 +57,7 @@ class Start(NamedTuple):
 
     key: bytes
     payload: bytes
-    about: bytes
+    resource_blob: bytes
     client: bytes
 
 
@@ -82,13 +82,13 @@ class Store(ABC):
         self._counters = counters
         self._released = released
         self._lock = Lock()
-        self._ready = {kind: Condition(self._lock) for kind in KINDS}
+        self._ready = {kind: Condition(self._lock) for kind in ITEM_KINDS}
         self._wanted: dict[ItemKind, tuple[int, int]] = {}
         """What its taker waits for, items and bytes: it is woken for no less."""
-        self._hurry: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._flush_up_to: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """The newest id that is to be taken without lingering; 0 if there is none."""
         self._rushed = Condition(self._lock)
-        self._hurried = 0
+        self._flush_count = 0
         self._due = 0.0
         self._closed = False
 
@@ -105,7 +105,9 @@ class Store(ABC):
         that they have ended, all in one commit: it is safe when this returns. Raises nothing.
         """
 
-    def take(self, kind: ItemKind, max_items: int, max_bytes: int, linger: float) -> list[Stored]:
+    def take(
+        self, kind: ItemKind, max_items: int, max_bytes: int, max_delay: float
+    ) -> list[Stored]:
         """Wait until something is there, and then ``linger`` seconds more for a full batch.
 
         What is taken is not given again; it waits on until ``done`` is told of it. At least one
@@ -117,7 +119,7 @@ class Store(ABC):
                 if self._closed:
                     return []
                 self._tend_when_due()
-            self._wait_for(kind, max_items, max_bytes, linger)
+            self._wait_for(kind, max_items, max_bytes, max_delay)
             return [] if self._closed else self._take(kind, max_items, max_bytes)
 
     @abstractmethod
@@ -129,29 +131,29 @@ class Store(ABC):
         """Whether it gives nothing any more."""
         return self._closed
 
-    def hurry(self) -> int:
+    def flush(self) -> int:
         """Have all that is there now taken without lingering; returns the mark for ``passed``."""
         with self._lock:
             last = self._last()
-            self._hurry = dict.fromkeys(KINDS, last)
-            self._hurried += 1
+            self._flush_up_to = dict.fromkeys(ITEM_KINDS, last)
+            self._flush_count += 1
             self._rushed.notify_all()
             self._wake()
             return last
 
-    def pause(self, seconds: float, *, polite: bool) -> bool:
+    def pause(self, seconds: float, *, ignore_flush: bool) -> bool:
         """Wait; unless ``polite``, not longer than until somebody is in a hurry: then True."""
         with self._lock:
-            hurried = self._hurried
+            flushes = self._flush_count
             self._rushed.wait_for(
-                lambda: self._closed or (not polite and self._hurried != hurried), seconds
+                lambda: self._closed or (not ignore_flush and self._flush_count != flushes), seconds
             )
-            return self._hurried != hurried and not polite
+            return self._flush_count != flushes and not ignore_flush
 
-    def passed(self, mark: int) -> bool:
+    def is_flushed(self, mark: int) -> bool:
         """Tell whether all that was there when ``mark`` was made is out or given up."""
         with self._lock:
-            first = [self._first(kind, taken=True) for kind in KINDS]
+            first = [self._first(kind, taken=True) for kind in ITEM_KINDS]
         return not any(one is not None and one <= mark for one in first)
 
     @abstractmethod
@@ -207,11 +209,11 @@ class Store(ABC):
         return bool(count) and (count >= items or 0 < size <= waiting or self._rushes(kind))
 
     def _rushes(self, kind: ItemKind) -> bool:
-        if self._hurry[kind]:
+        if self._flush_up_to[kind]:
             first = self._first(kind, taken=False)
-            if first is not None and first <= self._hurry[kind]:
+            if first is not None and first <= self._flush_up_to[kind]:
                 return True
-            self._hurry[kind] = 0  # what comes is newer
+            self._flush_up_to[kind] = 0  # what comes is newer
         return False
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.base import (
-    KINDS,
+    ITEM_KINDS,
     OVERFLOW,
     Item,
     ItemKind,
@@ -28,7 +28,7 @@ MEMORY: Final = 7 * 1024 * 1024
 LOOSE: Final = 1024 * 1024
 """Bytes of a kind that wait as they came; of what is beyond, the oldest is compressed."""
 _BLOCK: Final = 128
-_OWNER: Final = 2_500
+_PROCESS_BYTES: Final = 2_500
 """What the relay keeps of a process or a connection as long as something of it waits, in bytes."""
 _BLOCK_BYTES: Final = 128 * 1024
 
@@ -44,9 +44,9 @@ class MemoryStore(Store):
         super().__init__(counters, released)
         self._limit = limit
         self._next = 1
-        self._queues = {kind: Queue() for kind in KINDS}
-        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
-        self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._queues = {kind: Queue() for kind in ITEM_KINDS}
+        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
+        self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self._shared: Counter[object] = Counter()
         """What items have in common: whom they are from, and what these say of themselves."""
         self._shared_bytes = 0
@@ -64,7 +64,7 @@ class MemoryStore(Store):
                 self._share(item)
             dropped = self._make_room()
             self._wake()
-        for kind in KINDS:
+        for kind in ITEM_KINDS:
             number = sum(one.item.kind == kind for one in dropped)
             self._counters.dropped(kind, number, OVERFLOW)
         self._release(dropped)
@@ -137,12 +137,12 @@ class MemoryStore(Store):
 
 def _in_common(item: Item) -> tuple[tuple[object, int], ...]:
     """Return what an item shares with others, and how many bytes it takes, about."""
-    about = (item.about, len(item.about))
+    resource_blob = (item.resource_blob, len(item.resource_blob))
     source: object = item.source
     if isinstance(source, tuple):
-        owner, _ = cast("tuple[object, int]", source)
-        return about, (owner, _OWNER)
-    return (about,)
+        process, _ = cast("tuple[object, int]", source)
+        return resource_blob, (process, _PROCESS_BYTES)
+    return (resource_blob,)
 
 
 class Queue:

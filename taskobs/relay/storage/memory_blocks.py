@@ -21,13 +21,13 @@ class Block:
     """Some items of one kind, oldest first; it takes them to be immutable, as they are."""
 
     __slots__ = (
-        "_abouts",
         "_compressed",
         "_ids",
         "_kind",
         "_lengths",
         "_numbers",
-        "_owners",
+        "_process_of_span",
+        "_resource_blobs",
         "since",
     )
 
@@ -39,9 +39,9 @@ class Block:
         self._ids = array("Q", [one.id for one in stored])
         self._lengths = array("I", [len(item.payload) for item in items])
         self._compressed = zlib.compress(b"".join([item.payload for item in items]), _LEVEL)
-        self._abouts = [item.about for item in items]
+        self._resource_blobs = [item.resource_blob for item in items]
         sources = [_parted(item.source) for item in items]
-        self._owners = [owner for owner, _ in sources]
+        self._process_of_span = [process for process, _ in sources]
         self._numbers = array("q", [number for _, number in sources])
 
     def __len__(self) -> int:
@@ -62,7 +62,14 @@ class Block:
         payloads = zlib.decompress(self._compressed)
         ends = accumulate(self._lengths)
         rows = zip(
-            *(self._ids, self._lengths, ends, self._abouts, self._owners, self._numbers),
+            *(
+                self._ids,
+                self._lengths,
+                ends,
+                self._resource_blobs,
+                self._process_of_span,
+                self._numbers,
+            ),
             strict=True,
         )
         return [
@@ -72,17 +79,17 @@ class Block:
                 Item(
                     self._kind,
                     payloads[end - length : end],
-                    about,
-                    owner if position == _ALONE else (owner, position),
+                    resource_blob,
+                    process if position == _ALONE else (process, position),
                 ),
             )
-            for number, length, end, about, owner, position in rows
+            for number, length, end, resource_blob, process, position in rows
         ]
 
 
 def _parted(source: object) -> tuple[object, int]:
     """Take a connection and the number of its frame apart: two objects less for each item."""
     if isinstance(source, tuple):
-        owner, number = cast("tuple[object, int]", source)
-        return owner, number
+        process, number = cast("tuple[object, int]", source)
+        return process, number
     return source, _ALONE

@@ -19,7 +19,7 @@ def open_store(
     counters: Counters,
     released: Released = nobody,
     *,
-    owner: int | None = None,
+    worker_pid: int | None = None,
 ) -> Store:
     """Return the spool that ``{"directory", "bytes", "age"}`` asks for, or the memory.
 
@@ -30,17 +30,17 @@ def open_store(
         return MemoryStore(counters, released)
     import sqlite3  # 2 MB, which most relays have no use for
 
-    from taskobs.relay.storage.sqlite import AGE, BYTES, Place, Spool
+    from taskobs.relay.storage.sqlite import AGE, BYTES, Spool, SpoolConfig
 
     try:
-        place = Place(
+        config = SpoolConfig(
             Path(str(spool["directory"])),
             worker,
             bytes=int(str(spool.get("bytes") or BYTES)),
             age=float(str(spool.get("age") or AGE)),
-            owner=owner,
+            worker_pid=worker_pid,
         )
-        return Spool(counters, place, released)
+        return Spool(counters, config, released)
     except (OSError, sqlite3.Error) as error:
         _log.warning(
             "taskobs relay: the spool in %s cannot be used, what waits is kept in memory: %s",

@@ -55,7 +55,7 @@ class SpoolFile:
             os.close(lock)
 
 
-def lock_one(directory: Path, worker: str, owner: int) -> SpoolFile:
+def lock_one(directory: Path, worker: str, worker_pid: int) -> SpoolFile:
     """Lock the file of ``worker``, or, while an earlier relay has it, one more beside it.
 
     ``owner`` is the process id of the worker. Raises ``OSError``.
@@ -65,7 +65,7 @@ def lock_one(directory: Path, worker: str, owner: int) -> SpoolFile:
         path = directory / f"{name}{'' if number == 1 else f'+{number}'}{_SUFFIX}"
         locked = _lock(path, create=True)
         if locked is not None:
-            _say_whose(locked, owner)
+            _say_whose(locked, worker_pid)
             locked.make()
             return locked
         if number == _MANY:
@@ -73,14 +73,14 @@ def lock_one(directory: Path, worker: str, owner: int) -> SpoolFile:
     raise OSError(f"{_MANY} spools of {name} are in use in {directory}")
 
 
-def abandoned(directory: Path, mine: Path, owner: int) -> Iterator[SpoolFile]:
+def abandoned(directory: Path, mine: Path, worker_pid: int) -> Iterator[SpoolFile]:
     """Lock and give each other file of which neither relay nor worker is there any more.
 
     So is one beside ``mine`` of the same worker, whose process id is ``owner``: a worker has one
     relay at a time.
     """
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
-        beside = _name_of(path) == _name_of(mine) and _is_of(path, owner)
+        beside = _name_of(path) == _name_of(mine) and _is_of(path, worker_pid)
         if path == mine or (_owned(path) and not beside):
             continue
         locked = _lock(path, create=True)
@@ -131,12 +131,12 @@ def _lock(path: Path, *, create: bool) -> SpoolFile | None:
         os.close(lock)
 
 
-def _say_whose(file: SpoolFile, owner: int) -> None:
-    _lock_path(file.path).write_text(json.dumps(_whose(owner)))
+def _say_whose(file: SpoolFile, worker_pid: int) -> None:
+    _lock_path(file.path).write_text(json.dumps(_whose(worker_pid)))
 
 
-def _whose(owner: int) -> dict[str, object]:
-    return {"host": socket.gethostname(), "pid": owner, "started": _started(owner)}
+def _whose(worker_pid: int) -> dict[str, object]:
+    return {"host": socket.gethostname(), "pid": worker_pid, "started": _started(worker_pid)}
 
 
 def _read_whose(path: Path) -> Any:  # noqa: ANN401 - whatever is written there
@@ -148,9 +148,9 @@ def _name_of(path: Path) -> str:
     return path.stem.partition("+")[0]  # no name has a "+" of its own
 
 
-def _is_of(path: Path, owner: int) -> bool:
+def _is_of(path: Path, worker_pid: int) -> bool:
     try:
-        return bool(_read_whose(path) == _whose(owner))
+        return bool(_read_whose(path) == _whose(worker_pid))
     except (OSError, ValueError):
         return False
 

@@ -19,7 +19,7 @@ from typing import ClassVar, Final, NamedTuple
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage import sqlite_schema as tables
 from taskobs.relay.storage.base import (
-    KINDS,
+    ITEM_KINDS,
     OVERFLOW,
     TOO_OLD,
     Item,
@@ -42,7 +42,7 @@ DAMAGED: Final = "the spool was damaged"
 _PAUSE: Final = 1.0
 
 
-class Place(NamedTuple):
+class SpoolConfig(NamedTuple):
     """Where a spool is, and how much it may keep."""
 
     directory: Path
@@ -52,7 +52,7 @@ class Place(NamedTuple):
     """About; the file can be a third larger."""
     age: float = AGE
     """Seconds after which what waits is given up."""
-    owner: int | None = None
+    worker_pid: int | None = None
     """The process id of the worker; None for this process's parent."""
 
 
@@ -65,16 +65,18 @@ class Spool(Store):
 
     durable: ClassVar[bool] = True
 
-    def __init__(self, counters: Counters, place: Place, released: Released = nobody) -> None:
+    def __init__(
+        self, counters: Counters, config: SpoolConfig, released: Released = nobody
+    ) -> None:
         super().__init__(counters, released)
-        self.age = place.age
-        self._limit = place.bytes
-        self._directory = place.directory
-        place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._owner = place.owner or os.getppid()
+        self.age = config.age
+        self._limit = config.bytes
+        self._directory = config.directory
+        config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._worker_pid = config.worker_pid or os.getppid()
         self._writes = Writes(counters, self._wrote)
         self._inherited: list[Start] = []
-        self._file: SpoolFile = lock_one(place.directory, place.worker, self._owner)
+        self._file: SpoolFile = lock_one(config.directory, config.worker, self._worker_pid)
         try:
             self._open()
         except BaseException:
@@ -159,17 +161,17 @@ class Spool(Store):
             self._set_aside(error)
             self._file.make()
             self._rows = self._writes.use(self.path)
-        self._count: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
-        self._bytes: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
+        self._bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """Of what waits untaken."""
-        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in KINDS}
-        self._cursor: dict[ItemKind, int] = dict.fromkeys(KINDS, 0)
+        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
+        self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """The last id that was taken."""
         self._recount()
 
     def _recount(self) -> None:
         """Learn what waits."""
-        for kind in KINDS:
+        for kind in ITEM_KINDS:
             waiting = self._rows.waiting(kind, self._cursor[kind])
             self._count[kind], self._bytes[kind], newest = waiting
             self._writes.newest = max(self._writes.newest, newest)
@@ -248,7 +250,7 @@ class Spool(Store):
             self._rows.trim()
             if self._writes.behind:
                 return  # what is taken over would be newer, and read first
-            for left in abandoned(self._directory, self.path, self._owner):
+            for left in abandoned(self._directory, self.path, self._worker_pid):
                 self._take_over(left)
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
@@ -276,7 +278,7 @@ class Spool(Store):
             return self._read(kind, max_items, max_bytes)
         except sqlite3.Error as error:
             self._trouble(error)
-            batch = self._read_owed(kind, max_items, max_bytes)
+            batch = self._read_backlog(kind, max_items, max_bytes)
             if not batch and not self._closed:
                 self._ready[kind].wait(_PAUSE)
             return batch
@@ -299,10 +301,10 @@ class Spool(Store):
             self._bytes[kind] -= weight(one.item)
         if not batch:  # somebody has been at the file, or it has none
             self._count[kind] = self._bytes[kind] = 0
-            batch = self._read_owed(kind, max_items, max_bytes)
+            batch = self._read_backlog(kind, max_items, max_bytes)
         return batch
 
-    def _read_owed(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+    def _read_backlog(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
         batch = self._writes.take(kind, max_items, max_bytes)
         self._taken[kind].update((one.id, one) for one in batch)
         return batch

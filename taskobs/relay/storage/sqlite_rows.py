@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from taskobs.relay.storage import sqlite_schema as tables
-from taskobs.relay.storage.base import KINDS, OVERHEAD, Item, ItemKind, Start, Stored
+from taskobs.relay.storage.base import ITEM_KINDS, OVERHEAD, Item, ItemKind, Start, Stored
 
 ENDED: Final = 50_000
 """Keys of ended spans that are remembered, so that one that is sent again is known."""
-_ABOUTS: Final = 1_000
+_RESOURCES: Final = 1_000
 
 
 class Rows:
@@ -21,7 +21,7 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self._db = tables.connect(path)
-        self._abouts: dict[bytes, int] = {}
+        self._resource_blobs: dict[bytes, int] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -38,7 +38,7 @@ class Rows:
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._abouts.clear()
+            self._resource_blobs.clear()
             raise
 
     def add(
@@ -48,30 +48,41 @@ class Rows:
         add = self._db.executemany
         starts, ended = list(starts), list(ended)
         with self._commit():
-            values = {one.item.about for one in stored} | {one.about for one in starts}
-            about = {value: self._about(value) for value in values}
+            values = {one.item.resource_blob for one in stored} | {
+                one.resource_blob for one in starts
+            }
+            resource_blob = {value: self._resource_id(value) for value in values}
             add(
                 tables.ADD_ITEM,
                 [
-                    (number, KINDS.index(item.kind), since, about[item.about], item.payload)
+                    (
+                        number,
+                        ITEM_KINDS.index(item.kind),
+                        since,
+                        resource_blob[item.resource_blob],
+                        item.payload,
+                    )
                     for number, since, item in stored
                 ],
             )
             add(
                 tables.ADD_START,
-                [(one.key, one.payload, about[one.about], one.client) for one in starts],
+                [
+                    (one.key, one.payload, resource_blob[one.resource_blob], one.client)
+                    for one in starts
+                ],
             )
             add(tables.DROP_START, _rows(ended))
             add(tables.ADD_ENDED, _rows(ended))
 
-    def _about(self, value: bytes) -> int:
+    def _resource_id(self, value: bytes) -> int:
         """Return the number under which ``value`` is kept, once however many share it."""
         digest = sha256(value).digest()
-        number = self._abouts.get(digest)
+        number = self._resource_blobs.get(digest)
         if number is None:
             self._db.execute(tables.ADD_ABOUT, (digest, value))
             found = self._db.execute("SELECT id FROM about WHERE digest = ?", (digest,))
-            number = self._abouts[digest] = int(found.fetchone()[0])
+            number = self._resource_blobs[digest] = int(found.fetchone()[0])
         return number
 
     def remove(self, ids: Iterable[int]) -> None:
@@ -87,8 +98,8 @@ class Rows:
     def trim(self) -> None:
         """Forget the oldest keys, and what nothing refers to."""
         self._db.execute(tables.TRIM_ENDED, (ENDED,))
-        if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _ABOUTS:
-            self._abouts.clear()
+        if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _RESOURCES:
+            self._resource_blobs.clear()
             self._db.execute(tables.SWEEP_ABOUTS)
 
     def take_over(self, path: Path, newest: int) -> tuple[int, list[Start]]:
@@ -105,27 +116,27 @@ class Rows:
             starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
         finally:
             self._db.execute("DETACH old")
-        self._abouts.clear()
+        self._resource_blobs.clear()
         return moved, starts
 
     # Reading.
 
     def waiting(self, kind: ItemKind, number: int) -> tuple[int, int, int]:
         """Give of the items newer than an id how many they are, their weight and the newest id."""
-        found = self._db.execute(tables.WAITING, (KINDS.index(kind), number))
+        found = self._db.execute(tables.WAITING, (ITEM_KINDS.index(kind), number))
         count, size, newest = found.fetchone()
         return count, size + count * OVERHEAD, newest
 
     def after(self, kind: ItemKind, number: int) -> Generator[Stored, None, None]:
         """Give the items of a kind that are newer than an id, oldest first."""
         shared: dict[bytes, bytes] = {}
-        with closing(self._db.execute(tables.NEXT, (KINDS.index(kind), number))) as found:
+        with closing(self._db.execute(tables.NEXT, (ITEM_KINDS.index(kind), number))) as found:
             for one, since, payload, value in found:
                 yield Stored(one, since, Item(kind, payload, shared.setdefault(value, value)))
 
     def first_after(self, kind: ItemKind, number: int) -> int | None:
         """Return the oldest id of a kind that is newer than an id."""
-        found = self._db.execute(tables.FIRST, (KINDS.index(kind), number)).fetchone()[0]
+        found = self._db.execute(tables.FIRST, (ITEM_KINDS.index(kind), number)).fetchone()[0]
         return None if found is None else int(found)
 
     def since(self, number: int) -> float | None:
@@ -137,7 +148,7 @@ class Rows:
         """Give id, kind, time and weight of all items, oldest first."""
         with closing(self._db.execute(tables.WEIGHTS)) as found:
             for number, kind, since, length in found:
-                yield number, KINDS[kind], since, length + OVERHEAD
+                yield number, ITEM_KINDS[kind], since, length + OVERHEAD
 
     def starts(self) -> list[Start]:
         """Give the open spans."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from taskobs.relay.counters import SPOOLED, Counters
-from taskobs.relay.storage.backlog import Unwritten
-from taskobs.relay.storage.base import KINDS, Item, ItemKind, Start, Stored
+from taskobs.relay.storage.backlog import WriteBacklog
+from taskobs.relay.storage.base import ITEM_KINDS, Item, ItemKind, Start, Stored
 from taskobs.relay.storage.memory import Queue
 from taskobs.relay.storage.sqlite_rows import Rows
 
@@ -32,7 +32,7 @@ class Writes:
     def __init__(self, counters: Counters, wrote: Callable[[Sequence[Stored]], None]) -> None:
         self._counters = counters
         self._wrote = wrote
-        self._owed = Unwritten()
+        self._backlog = WriteBacklog()
         self.sent: set[int] = set()
         """What is out, and could not be deleted yet."""
         self._never_written: set[int] = set()
@@ -44,21 +44,21 @@ class Writes:
         """Open a file, and write there from now on; raises as ``Rows`` does."""
         self._path, self._rows = path, Rows(path)
         self.sent.clear()
-        self._owed.failed(wait=False)
+        self._backlog.failed(wait=False)
         return self._rows
 
     @property
     def behind(self) -> bool:
         """Whether something is only in memory."""
-        return bool(self._owed)
+        return bool(self._backlog)
 
     def waiting(self, kind: ItemKind) -> Queue:
         """Give what is only in memory, to look at."""
-        return self._owed[kind]
+        return self._backlog[kind]
 
     def take(self, kind: ItemKind, items: int, size: int) -> list[Stored]:
         """Take the oldest of what is only in memory, as ``Queue.take`` does."""
-        batch = self._owed[kind].take(items, size)
+        batch = self._backlog[kind].take(items, size)
         self._never_written.update(one.id for one in batch)
         return batch
 
@@ -67,8 +67,8 @@ class Writes:
     ) -> None:
         """Write, behind what is only in memory."""
         stored = self._numbered(items)
-        if self._owed:
-            self._owe(stored, starts, ended)
+        if self._backlog:
+            self._defer(stored, starts, ended)
             self.catch_up()
             return
         try:
@@ -78,36 +78,36 @@ class Writes:
                 "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
                 *(self._path, error),
             )
-            self._owe(stored, starts, ended, str(error))
-            self._owed.failed(wait=True)
+            self._defer(stored, starts, ended, str(error))
+            self._backlog.failed(wait=True)
             raise
 
     def catch_up(self) -> None:
         """Write what is only in memory, if it is time to try again."""
-        owed = self._owed
-        if not owed or not owed.due:
+        backlog = self._backlog
+        if not backlog or not backlog.due:
             return
-        while owed:
-            batch = owed.take()
+        while backlog:
+            batch = backlog.take()
             try:
-                self._add(batch, owed.starts.values(), owed.ended)
+                self._add(batch, backlog.starts.values(), backlog.ended)
             except sqlite3.Error:
-                owed.put_back(batch)
-                owed.failed(wait=True)
+                backlog.put_back(batch)
+                backlog.failed(wait=True)
                 raise
-            owed.starts.clear()
-            owed.ended.clear()
+            backlog.starts.clear()
+            backlog.ended.clear()
         _log.warning("taskobs relay: the spool %s is written again", self._path)
 
     def finish(self) -> None:
         """Try a last time; count what will be gone with this process. Raises nothing."""
-        self._owed.failed(wait=False)
+        self._backlog.failed(wait=False)
         try:
             self.catch_up()
             self.delete(())
         except sqlite3.Error as error:
-            for kind in KINDS:
-                self._counters.dropped(kind, len(self._owed[kind]), UNWRITABLE, str(error))
+            for kind in ITEM_KINDS:
+                self._counters.dropped(kind, len(self._backlog[kind]), UNWRITABLE, str(error))
 
     def delete(self, ids: Iterable[int]) -> None:
         """Delete what is out."""
@@ -121,7 +121,7 @@ class Writes:
     def delete_starts(self, keys: Sequence[bytes]) -> None:
         """Forget open spans, without remembering them as ended."""
         for key in keys:
-            self._owed.starts.pop(key, None)
+            self._backlog.starts.pop(key, None)
         self._rows.remove_starts(keys)
 
     def _numbered(self, items: Sequence[Item]) -> list[Stored]:
@@ -134,17 +134,17 @@ class Writes:
     ) -> None:
         self._rows.add(stored, starts, ended)
         self._wrote(stored)
-        for kind in KINDS:
+        for kind in ITEM_KINDS:
             self._counters.add(SPOOLED, kind, sum(one.item.kind == kind for one in stored))
 
-    def _owe(
+    def _defer(
         self,
         stored: Sequence[Stored],
         starts: Sequence[Start],
         ended: Sequence[bytes],
         why: str = "",
     ) -> None:
-        dropped = self._owed.add(stored, starts, ended)
+        dropped = self._backlog.add(stored, starts, ended)
         kinds = [one.item.kind for one in dropped]
-        for kind in KINDS:
+        for kind in ITEM_KINDS:
             self._counters.dropped(kind, kinds.count(kind), UNWRITABLE, why)

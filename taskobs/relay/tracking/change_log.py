@@ -13,7 +13,7 @@ class Changes(NamedTuple):
     ended: list[bytes]
 
 
-class Journal:
+class ChangeLog:
     """Collects changes; a span that opens and closes between two looks leaves none."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ from taskobs.relay.counters import DUPLICATE, LOST, Counters
 from taskobs.relay.storage.base import Start
 from taskobs.relay.tracking import lost_spans, process_state
 from taskobs.relay.tracking.acknowledgements import Source
-from taskobs.relay.tracking.change_log import Journal
-from taskobs.relay.tracking.process_state import Alive, Process
-from taskobs.relay.tracking.recent_keys import Recent
+from taskobs.relay.tracking.change_log import ChangeLog
+from taskobs.relay.tracking.process_state import Alive, ProcessState
+from taskobs.relay.tracking.recent_keys import RecentKeys
 
 OPEN_SPANS: Final = 10_000
 OPEN_BYTES: Final = 4 * 1024 * 1024
@@ -23,7 +23,7 @@ ALL_OPEN_BYTES: Final = 16 * 1024 * 1024
 ENDED_KEYS: Final = 50_000
 PROCESSES: Final = 1_024
 """Processes that are known at a time; beyond, those that are not connected are closed at once."""
-_ABOUTS: Final = 64
+_RESOURCES: Final = 64
 PARENTS_WORD: Final = 20.0
 """Seconds that the worker's parent gets to tell how a run ended; billiard tells it 10 s late."""
 VANISHED: Final = "the process ended without a word"
@@ -35,12 +35,12 @@ class Closed(NamedTuple):
     """A span that was lost, closed as if its process had ended it."""
 
     packed: bytes
-    about: bytes
+    resource_blob: bytes
     source: tuple[Source, int] | None = None
     """What to settle once it is out; see ``Process.sources``."""
 
 
-class Ledger:
+class OpenSpanRegistry:
     """Open spans by process, the keys of those that have ended, and what was lost.
 
     It reads no sockets and sends nothing: the server tells it what came, and asks it what is
@@ -59,23 +59,23 @@ class Ledger:
         self._counters = counters
         self._parent = parent
         self._clock, self._wall, self._alive = clock, wall, alive
-        self._processes: dict[tuple[bytes, int], Process] = {}
-        self._owners: dict[bytes, Process] = {}
-        self._ended = Recent(ENDED_KEYS)
+        self._processes: dict[tuple[bytes, int], ProcessState] = {}
+        self._process_of_span: dict[bytes, ProcessState] = {}
+        self._ended = RecentKeys(ENDED_KEYS)
         self._size = 0
         self.processes = 0
         """How many processes are connected."""
-        self._abouts: dict[bytes, bytes] = {}
-        self.about: bytes | None = None
+        self._resource_blobs: dict[bytes, bytes] = {}
+        self.resource_blob: bytes | None = None
         """The resource of the worker's parent; as long as that is not known, another's of its."""
-        self.journal = Journal()
-        self.parent_gone = False
+        self.change_log = ChangeLog()
+        self.main_process_ended = False
         """Nobody will tell any more how a run has ended, so none is waited for."""
 
     @property
     def open(self) -> int:
         """How many spans are open."""
-        return len(self._owners)
+        return len(self._process_of_span)
 
     @property
     def waiting(self) -> bool:
@@ -84,77 +84,79 @@ class Ledger:
 
     # What the clients say.
 
-    def joined(self, client: bytes, pid: int, about: bytes, started: int = 0) -> Process:
+    def joined(
+        self, client: bytes, pid: int, resource_blob: bytes, started: int = 0
+    ) -> ProcessState:
         """Note a connection of a process, or its slot; give what is known of it.
 
         ``started`` is its ``pids.start_time``, where that is known.
         """
-        about = self._one_copy(about)
+        resource_blob = self._one_copy(resource_blob)
         found = self._processes.get((client, pid))
         if found is None:
-            found = process_state.known(client, pid, self._parent, about, started)
+            found = process_state.known(client, pid, self._parent, resource_blob, started)
             self._processes[client, pid] = found
-        found.about = about
-        if self.about is None or pid == self._parent:
-            self.about = about
+        found.resource_blob = resource_blob
+        if self.resource_blob is None or pid == self._parent:
+            self.resource_blob = resource_blob
         self.processes += not found.connections
         found.connections += 1
-        found.said_goodbye, found.left = False, None
+        found.closed_cleanly, found.left = False, None
         return found
 
-    def _one_copy(self, about: bytes) -> bytes:
+    def _one_copy(self, resource_blob: bytes) -> bytes:
         """Return what an earlier process has said already, if it has said the same."""
-        if len(self._abouts) >= _ABOUTS:
-            self._abouts.clear()
-        return self._abouts.setdefault(about, about)
+        if len(self._resource_blobs) >= _RESOURCES:
+            self._resource_blobs.clear()
+        return self._resource_blobs.setdefault(resource_blob, resource_blob)
 
-    def left(self, owner: Process) -> None:
+    def left(self, process: ProcessState) -> None:
         """Note the end of one of a process's connections."""
-        owner.connections -= 1
-        if not owner.connections:
+        process.connections -= 1
+        if not process.connections:
             self.processes -= 1
-            owner.left, owner.left_ns = self._clock(), self._wall()
-            if not owner.open:
-                self._remove(owner)
+            process.left, process.left_ns = self._clock(), self._wall()
+            if not process.open:
+                self._remove(process)
 
     def started(
         self,
-        owner: Process,
+        process: ProcessState,
         key: bytes,
         packed: bytes,
         source: tuple[Source, int] | None = None,
     ) -> bool:
         """Note an open span; False, and left alone, if it has ended already or is another's."""
-        if key in self._ended or self._owners.get(key, owner) is not owner:
+        if key in self._ended or self._process_of_span.get(key, process) is not process:
             return False
-        if owner.open.get(key) != packed:
+        if process.open.get(key) != packed:
             self._drop(key)
-            self.journal.opened(key)
-            self._put(owner, key, packed)
-        if source is not None and key in owner.open:
-            owner.sources[key] = source
+            self.change_log.opened(key)
+            self._put(process, key, packed)
+        if source is not None and key in process.open:
+            process.sources[key] = source
         return True
 
-    def _put(self, owner: Process, key: bytes, packed: bytes) -> None:
-        self._owners[key] = owner
-        self._size += owner.put(key, packed)
-        while len(owner.open) > OPEN_SPANS or owner.size > OPEN_BYTES:
-            self._forget_oldest(owner)
+    def _put(self, process: ProcessState, key: bytes, packed: bytes) -> None:
+        self._process_of_span[key] = process
+        self._size += process.put(key, packed)
+        while len(process.open) > OPEN_SPANS or process.size > OPEN_BYTES:
+            self._forget_oldest(process)
         while self._size > ALL_OPEN_BYTES:
             self._forget_oldest(max(self._processes.values(), key=lambda one: one.size))
 
     def ended(self, key: bytes) -> bool:
         """Note the end of a span; False, and counted, if it had ended already."""
-        owner = self._owners.get(key)
-        if owner is not None and key in owner.sources:
-            source, number = owner.sources[key]
+        process = self._process_of_span.get(key)
+        if process is not None and key in process.sources:
+            source, number = process.sources[key]
             source.settle(number)
         self._drop(key)
         if key in self._ended:
             self._counters.add(DUPLICATE, "span")
             return False
         self._ended.add(key)
-        self.journal.ended(key)
+        self.change_log.ended(key)
         return True
 
     # What nobody says.
@@ -165,39 +167,39 @@ class Ledger:
         With ``final``: all that is open in any process that is not connected.
         """
         now = self._clock()
-        gone = [one for one in self._processes.values() if one.left is not None]
-        hurry = final or len(self._processes) > PROCESSES
+        ended = [one for one in self._processes.values() if one.left is not None]
+        flush = final or len(self._processes) > PROCESSES
         closed: list[Closed] = []
-        for owner in gone:
-            if hurry or owner.over(now, self._alive):
-                closed += self._close(owner, patient=not hurry and self._awaited(owner, now))
-                if not owner.open:
-                    self._remove(owner)
+        for process in ended:
+            if flush or process.over(now, self._alive):
+                closed += self._close(process, patient=not flush and self._awaited(process, now))
+                if not process.open:
+                    self._remove(process)
         return closed
 
-    def _remove(self, owner: Process) -> None:
-        self._processes.pop((owner.client, owner.pid), None)
+    def _remove(self, process: ProcessState) -> None:
+        self._processes.pop((process.client, process.pid), None)
 
-    def _awaited(self, owner: Process, now: float) -> bool:
+    def _awaited(self, process: ProcessState, now: float) -> bool:
         """Whether the worker's parent may still tell how this process's runs have ended."""
-        if self.parent_gone or owner.parent != self._parent or owner.pid == self._parent:
+        if self.main_process_ended or process.parent != self._parent or process.pid == self._parent:
             return False
-        return now - (owner.left or 0.0) < PARENTS_WORD
+        return now - (process.left or 0.0) < PARENTS_WORD
 
-    def _close(self, owner: Process, *, patient: bool) -> Iterator[Closed]:
-        reason = ENDED_OPEN if owner.said_goodbye else VANISHED
-        for key, packed in list(owner.open.items()):
+    def _close(self, process: ProcessState, *, patient: bool) -> Iterator[Closed]:
+        reason = ENDED_OPEN if process.closed_cleanly else VANISHED
+        for key, packed in list(process.open.items()):
             if patient and lost_spans.is_open_run(packed):
                 continue
-            source = owner.sources.pop(key, None)
+            source = process.sources.pop(key, None)
             self.ended(key)
             try:
-                closed = lost_spans.closed(packed, owner.left_ns, f"{reason} (pid {owner.pid})")
+                closed = lost_spans.closed(packed, process.left_ns, f"{reason} (pid {process.pid})")
             except FrameError as error:
                 self._counters.dropped("span", 1, "malformed", str(error))
                 continue
             self._counters.add(LOST, "span")
-            yield Closed(closed, owner.about, source)
+            yield Closed(closed, process.resource_blob, source)
 
     # What outlives this relay, where the store is durable.
 
@@ -206,33 +208,35 @@ class Ledger:
         for key in ended:
             self._ended.add(key)
         for start in starts:
-            owner = self._restored(start)
-            if owner is None or start.key in self._ended or start.key in self._owners:
-                self.journal.closed(start.key)
+            process = self._restored(start)
+            if process is None or start.key in self._ended or start.key in self._process_of_span:
+                self.change_log.closed(start.key)
             else:
-                self._put(owner, start.key, start.payload)
-        for owner in self._processes.values():
-            if owner.parent != self._parent:  # of a worker that ended some time ago
-                owner.left_ns = lost_spans.latest_start(owner.open.values())
+                self._put(process, start.key, start.payload)
+        for process in self._processes.values():
+            if process.parent != self._parent:  # of a worker that ended some time ago
+                process.left_ns = lost_spans.latest_start(process.open.values())
 
-    def _restored(self, start: Start) -> Process | None:
+    def _restored(self, start: Start) -> ProcessState | None:
         try:
-            found = process_state.restored(start.client, start.about, self._clock(), self._wall())
+            found = process_state.restored(
+                start.client, start.resource_blob, self._clock(), self._wall()
+            )
         except FrameError:
             return None
         return self._processes.setdefault((found.client, found.pid), found)
 
     def start(self, key: bytes) -> Start:
         """Give an open span as the store keeps it."""
-        owner = self._owners[key]
-        return Start(key, owner.open[key], owner.about, owner.packed)
+        process = self._process_of_span[key]
+        return Start(key, process.open[key], process.resource_blob, process.packed)
 
     def _drop(self, key: bytes) -> None:
-        owner = self._owners.pop(key, None)
-        if owner is not None:
-            self._size -= owner.drop(key)
-            self.journal.closed(key)
+        process = self._process_of_span.pop(key, None)
+        if process is not None:
+            self._size -= process.drop(key)
+            self.change_log.closed(key)
 
-    def _forget_oldest(self, owner: Process) -> None:
-        self._drop(next(iter(owner.open)))
-        self._counters.dropped("start", 1, FORGOTTEN, f"pid {owner.pid}")
+    def _forget_oldest(self, process: ProcessState) -> None:
+        self._drop(next(iter(process.open)))
+        self._counters.dropped("start", 1, FORGOTTEN, f"pid {process.pid}")

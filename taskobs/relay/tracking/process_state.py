@@ -20,7 +20,7 @@ Alive = Callable[[int, int], bool]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Process:
+class ProcessState:
     """One process, over all of its connections."""
 
     client: bytes
@@ -32,7 +32,7 @@ class Process:
     """The pid of its worker's parent; its own if that is what it is."""
     role: str = ""
     name: str = ""
-    about: bytes
+    resource_blob: bytes
     """Its resource, as ``store.Item`` has it."""
     open: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     """The packed spans that it has started and not ended, by key; oldest first."""
@@ -43,7 +43,7 @@ class Process:
     )
     """What to settle once they are lost and that is out, of those that are told of in memory."""
     connections: int = 0
-    said_goodbye: bool = False
+    closed_cleanly: bool = False
     left: float | None = None
     """When the last of its connections and its slot ended, on the ledger's clock; None before."""
     left_ns: int = 0
@@ -76,18 +76,22 @@ class Process:
         """
         if self.left is None:
             return False
-        if self.said_goodbye:
+        if self.closed_cleanly:
             return True
         return now - self.left >= RECONNECT and not alive(self.pid, self.started)
 
 
-def known(client: bytes, pid: int, parent: int, about: bytes, started: int = 0) -> Process:
+def known(
+    client: bytes, pid: int, parent: int, resource_blob: bytes, started: int = 0
+) -> ProcessState:
     """Return a process that has just connected."""
     started = started or pids.start_time(pid)
-    return Process(client=client, pid=pid, started=started, parent=parent, about=about)
+    return ProcessState(
+        client=client, pid=pid, started=started, parent=parent, resource_blob=resource_blob
+    )
 
 
-def restored(packed: bytes, about: bytes, now: float, now_ns: int) -> Process:
+def restored(packed: bytes, resource_blob: bytes, now: float, now_ns: int) -> ProcessState:
     """Return a process that an earlier relay knew, as not connected.
 
     Raises:
@@ -95,12 +99,12 @@ def restored(packed: bytes, about: bytes, now: float, now_ns: int) -> Process:
     """
     match frames.unpack(packed):
         case [bytes(client), int(pid), int(started), int(parent)]:
-            return Process(
+            return ProcessState(
                 client=client,
                 pid=pid,
                 started=started,
                 parent=parent,
-                about=about,
+                resource_blob=resource_blob,
                 left=now,
                 left_ns=now_ns,
             )

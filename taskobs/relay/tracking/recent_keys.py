@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Recent:
+class RecentKeys:
     """Remembers at least the last ``number // 2`` keys that were added, and at most ``number``.
 
     Three sets take turns, which costs half of what an ordered one does. Of 50,000 each has 12,500:

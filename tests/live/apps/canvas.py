@@ -18,7 +18,7 @@ __all__ = [
     "becomes",
     "fail",
     "retry_then_ok",
-    "tidy",
+    "sanitize",
     "times",
     "times_all",
     "total",
@@ -44,6 +44,6 @@ def times_all(numbers: list[int]) -> int:
 
 
 @app.task
-def tidy(failed: str) -> str:
+def sanitize(failed: str) -> str:
     """Be an errback that Celery publishes: one with more arguments is called in place."""
     return failed

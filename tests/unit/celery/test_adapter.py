@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from taskobs import semconv
 from taskobs.celery.adapter import adapter
-from taskobs.model import Broker, Ending, Outcome, Run
+from taskobs.model import Broker, ExternalOutcome, Outcome, Run
 from taskobs.observers import propagation
 
 
@@ -167,22 +167,22 @@ def test_the_next_attempt_is_known_as_such(app: Celery) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "ran"),
+    ("external", "ran"),
     [
-        (Ending(outcome=Outcome.LOST, started=5.0), True),
-        (Ending(outcome=Outcome.REVOKED, started=5.0), True),
-        (Ending(outcome=Outcome.LOST), False),
-        (Ending(outcome=Outcome.REVOKED), False),
-        (Ending(outcome=Outcome.EXPIRED), False),
-        (Ending(outcome=Outcome.UNKNOWN), False),
-        (Ending(outcome=Outcome.UNKNOWN, started=5.0), False),
+        (ExternalOutcome(outcome=Outcome.LOST, started=5.0), True),
+        (ExternalOutcome(outcome=Outcome.REVOKED, started=5.0), True),
+        (ExternalOutcome(outcome=Outcome.LOST), False),
+        (ExternalOutcome(outcome=Outcome.REVOKED), False),
+        (ExternalOutcome(outcome=Outcome.EXPIRED), False),
+        (ExternalOutcome(outcome=Outcome.UNKNOWN), False),
+        (ExternalOutcome(outcome=Outcome.UNKNOWN, started=5.0), False),
     ],
 )
-def test_a_run_that_never_began_is_told_apart(ending: Ending, *, ran: bool) -> None:
+def test_a_run_that_never_began_is_told_apart(external: ExternalOutcome, *, ran: bool) -> None:
     """What was revoked while it waited did not run; what was terminated did."""
     run = a_run()
     assert run.ran
-    adapter.told_afterwards(run, ending)
+    adapter.apply_external_outcome(run, external)
     assert run.ran is ran
 
 

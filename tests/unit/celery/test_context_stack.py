@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from taskobs.celery.context_stack import Opener, Openings
+from taskobs.celery.context_stack import ContextStack, Opener
 from taskobs.internal.guard import Guard
 
 
@@ -31,7 +31,7 @@ def refusing(_: object) -> Generator[None]:
 def test_what_opened_is_closed_in_reverse() -> None:
     """What was opened first is closed last, and only once."""
     closed: list[str] = []
-    openings = Openings(Guard(strict=True))
+    openings = ContextStack(Guard(strict=True))
     openings.open([opener(name, closed) for name in "abc"], object())
     openings.close()
     openings.close()
@@ -42,7 +42,7 @@ def test_one_that_fails_to_open_or_close_harms_no_other() -> None:
     """An observer that raises takes neither the others' openings nor their closings with it."""
     closed: list[str] = []
     guard = Guard()
-    openings = Openings(guard)
+    openings = ContextStack(guard)
     broken: list[Opener] = [opener("b", closed, RuntimeError()), refusing]  # type: ignore[list-item]
     openings.open([opener("a", closed), *broken, opener("c", closed)], object())
     openings.close()
@@ -53,7 +53,7 @@ def test_one_that_fails_to_open_or_close_harms_no_other() -> None:
 def test_a_time_limit_closes_the_rest_and_goes_on() -> None:
     """A time limit that strikes while one is closed reaches my task, when all are closed."""
     closed: list[str] = []
-    openings = Openings(Guard(passing=(Limit,)))
+    openings = ContextStack(Guard(passing=(Limit,)))
     openings.open([opener("a", closed), opener("b", closed, Limit())], object())
     with pytest.raises(Limit):
         openings.close()

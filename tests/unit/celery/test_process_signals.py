@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from celery import signals
 
-from taskobs.celery.process_signals import Process
+from taskobs.celery.process_signals import ProcessSignals
 from taskobs.celery.roles import Role
 from taskobs.testing.receiver import Receiver
 
@@ -73,7 +73,7 @@ def test_a_dead_collector_delays_neither_publishes_nor_the_end(
     assert re.search("ends with telemetry unsent|Exception while exporting", dead.stderr)
 
 
-class Passenger:
+class ProcessListener:
     def __init__(self) -> None:
         self.told: list[object] = []
 
@@ -87,15 +87,15 @@ class Passenger:
     def worker_ended(self) -> None:
         self.told.append("worker ended")
 
-    def ending(self) -> None:
+    def process_ending(self) -> None:
         self.told.append("ending")
 
 
 def test_celery_tells_what_the_process_is() -> None:
     """A worker, its children and beat are known from Celery's signals, until we leave."""
-    passenger = Passenger()
-    process = Process(passenger)
-    process.board()
+    listener = ProcessListener()
+    process = ProcessSignals(listener)
+    process.subscribe()
     try:
         signals.worker_init.send(None)
         signals.worker_process_init.send(None)  # the solo pool: in the worker itself
@@ -103,9 +103,9 @@ def test_celery_tells_what_the_process_is() -> None:
         signals.worker_process_shutdown.send(None)
         signals.worker_shutdown.send(None)
     finally:
-        process.leave()
+        process.unsubscribe()
     signals.beat_init.send(None)
-    assert passenger.told == [Role.WORKER, Role.BEAT, "ending", "worker ended"]
+    assert listener.told == [Role.WORKER, Role.BEAT, "ending", "worker ended"]
 
 
 # What an earlier test of this process has loaded or started may object to forks.
@@ -113,15 +113,15 @@ def test_celery_tells_what_the_process_is() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_hears_of_it() -> None:
     """A forked child is told before anything else runs in it, and not after `leave`."""
-    passenger = Passenger()
-    process = Process(passenger)
-    process.board()
-    status = _forked(lambda: int(passenger.told != ["forked"]))
-    process.leave()
-    process.leave()
+    listener = ProcessListener()
+    process = ProcessSignals(listener)
+    process.subscribe()
+    status = _forked(lambda: int(listener.told != ["forked"]))
+    process.unsubscribe()
+    process.unsubscribe()
     assert status == 0
-    assert _forked(lambda: len(passenger.told)) == 0
-    assert not passenger.told
+    assert _forked(lambda: len(listener.told)) == 0
+    assert not listener.told
 
 
 def _forked(code: object) -> int:

@@ -9,7 +9,7 @@ import pytest
 from billiard.exceptions import WorkerLostError
 
 from taskobs.celery.patches.request import _watched
-from taskobs.model import Ending, Outcome
+from taskobs.model import ExternalOutcome, Outcome
 
 STARTED = 1_700_000_000.0
 
@@ -37,14 +37,14 @@ class Base:
 
 
 @pytest.fixture
-def told() -> list[Ending]:
+def told() -> list[ExternalOutcome]:
     return []
 
 
 @pytest.fixture
-def request_of_a_run(told: list[Ending]) -> Any:
-    def ended(_: Any, ending: Ending) -> None:
-        told.append(ending)
+def request_of_a_run(told: list[ExternalOutcome]) -> Any:
+    def ended(_: Any, external: ExternalOutcome) -> None:
+        told.append(external)
 
     return _watched(Base, ended, inline=False)()
 
@@ -55,7 +55,7 @@ def failed(error: BaseException) -> Any:
 
 @pytest.mark.parametrize("stored", [False, {"status": "SUCCESS"}])
 def test_a_dead_child_is_a_lost_run_unless_the_run_had_succeeded(
-    request_of_a_run: Any, told: list[Ending], stored: object
+    request_of_a_run: Any, told: list[ExternalOutcome], stored: object
 ) -> None:
     """Whatever Celery makes of a run whose child died, I hear the same."""
     request_of_a_run.stored = stored
@@ -65,7 +65,7 @@ def test_a_dead_child_is_a_lost_run_unless_the_run_had_succeeded(
 
 
 def test_a_dead_child_is_told_of_also_when_celery_breaks(
-    request_of_a_run: Any, told: list[Ending], monkeypatch: pytest.MonkeyPatch
+    request_of_a_run: Any, told: list[ExternalOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """My result backend is away when a child dies, and I hear of that run all the same."""
 
@@ -90,7 +90,7 @@ def test_a_dead_child_is_told_of_also_when_celery_breaks(
 )
 def test_a_cancelled_run_is_retried_if_its_message_goes_back(
     request_of_a_run: Any,
-    told: list[Ending],
+    told: list[ExternalOutcome],
     acknowledged: bool,  # noqa: FBT001  # a parameter
     given: dict[str, bool],
     outcome: Outcome,
@@ -101,4 +101,4 @@ def test_a_cancelled_run_is_retried_if_its_message_goes_back(
     request_of_a_run._already_cancelled = True
     request_of_a_run.on_failure(failed(WorkerLostError("terminated")))
     reason = "cancelled by Celery"
-    assert told == [Ending(outcome=outcome, started=STARTED, pid=7, reason=reason)]
+    assert told == [ExternalOutcome(outcome=outcome, started=STARTED, pid=7, reason=reason)]

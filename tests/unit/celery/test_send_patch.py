@@ -9,7 +9,7 @@ import wrapt
 from celery import Celery, canvas, group
 from kombu.exceptions import OperationalError
 
-from taskobs.celery.patches.send import PublishSeam
+from taskobs.celery.patches.send import SendPatch
 from tests.support.recording import Recorder, attribute, exceptions, outcome
 
 
@@ -18,7 +18,7 @@ class Told:
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
-        self.seam = PublishSeam(self.publishing, self.canvas)
+        self.patch = SendPatch(self.publishing, self.canvas)
 
     @contextmanager
     def publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> Generator[None]:
@@ -35,9 +35,9 @@ class Told:
 @pytest.fixture
 def told() -> Generator[list[str]]:
     told = Told()
-    told.seam.install()
+    told.patch.install()
     yield told.tasks
-    told.seam.remove()
+    told.patch.remove()
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_removed_leaves_celery_as_it_was() -> None:
     """When the seam goes, the very functions that were there before are back."""
     owners = [(Celery, "send_task"), (canvas.group, "apply_async"), (canvas.chord, "apply_async")]
     before = [id(owner.__dict__[name]) for owner, name in owners]
-    seam = Told().seam
-    seam.install()
+    patch = Told().patch
+    patch.install()
     assert not {id(owner.__dict__[name]) for owner, name in owners} & set(before)
-    seam.remove()
-    seam.remove()
+    patch.remove()
+    patch.remove()
     assert [id(owner.__dict__[name]) for owner, name in owners] == before
 
 
@@ -96,10 +96,10 @@ def test_a_wrapper_of_somebody_else_stays(app: Celery) -> None:
         return send(*args, **kwargs)
 
     told = Told()
-    told.seam.install()
+    told.patch.install()
     wrapt.wrap_function_wrapper("celery", "Celery.send_task", around)
     try:
-        told.seam.remove()
+        told.patch.remove()
         app.send_task("add")
         assert (seen, told.tasks) == (["add"], [])
     finally:

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker import strategy as celery_strategy
 from opentelemetry import trace
 
-from taskobs.celery.signals import Lifecycle, current_run
+from taskobs.celery.signals import TaskSignals, current_run
 from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, Publish, Run
 from taskobs.observers.base import Observer
@@ -59,14 +59,14 @@ class Witness(Observer):
 
 
 @pytest.fixture
-def lifecycle() -> Generator[Lifecycle]:
-    made = Lifecycle(Guard(strict=True))
+def lifecycle() -> Generator[TaskSignals]:
+    made = TaskSignals(Guard(strict=True))
     yield made
     assert not made.guard.counts
 
 
 @pytest.fixture
-def witness(lifecycle: Lifecycle) -> Generator[Witness]:
+def witness(lifecycle: TaskSignals) -> Generator[Witness]:
     witness = Witness()
     lifecycle.attach(witness)
     yield witness
@@ -88,10 +88,10 @@ def _raise(error: BaseException) -> object:
     raise error
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_an_ending_has_one_outcome(app: Celery, witness: Witness, ending: str) -> None:
+@pytest.mark.parametrize("external", ENDINGS)
+def test_an_ending_has_one_outcome(app: Celery, witness: Witness, external: str) -> None:
     """However my task ends, it is told once, and only real failures are failures."""
-    body, outcome, failures = ENDINGS[ending]
+    body, outcome, failures = ENDINGS[external]
 
     @app.task(name="end")
     def end() -> object:
@@ -259,17 +259,17 @@ def test_an_exception_that_can_not_be_compared_is_reported_once(
     app: Celery, witness: Witness
 ) -> None:
     """An exception class of mine may be as odd as it wants to be."""
-    odd = Grudge()
+    unexpected = Grudge()
 
     @app.task(name="odd")
     def raises() -> None:
-        raise odd
+        raise unexpected
 
     with pytest.raises(Grudge):
         raises.apply(throw=True)
     with pytest.raises(Grudge):
         raises.apply(throw=True)
-    assert [error is odd for _, error in witness.failures] == [True, True]
+    assert [error is unexpected for _, error in witness.failures] == [True, True]
 
 
 def test_equal_exceptions_are_two_failures(app: Celery, witness: Witness) -> None:
@@ -361,7 +361,7 @@ class Opened(Observer):
 
 def test_a_broken_observer_does_not_harm_the_others(app: Celery) -> None:
     """One part of telemetry that fails takes neither my task nor the other parts with it."""
-    lifecycle = Lifecycle(Guard())
+    lifecycle = TaskSignals(Guard())
     sound, broken = Opened(), Broken()
     lifecycle.attach(sound)
     lifecycle.attach(broken)
@@ -394,7 +394,7 @@ def test_an_observer_that_raises_never_breaks_a_task(
     app: Celery, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
     """Whatever goes wrong in telemetry, my task and my publish go on, and it is logged once."""
-    lifecycle = Lifecycle(Guard())
+    lifecycle = TaskSignals(Guard())
     observer = Refusing()
     lifecycle.attach(observer)
 
@@ -417,7 +417,7 @@ def test_nothing_of_ours_is_left_in_celery(app: Celery) -> None:
     before = {name: _receivers(name) for name in SIGNALS}
     send_task = Celery.__dict__["send_task"]
     handlers = list(logging.getLogger("celery.app.trace").handlers)
-    lifecycle = Lifecycle(Guard(strict=True))
+    lifecycle = TaskSignals(Guard(strict=True))
     witness = Witness()
     lifecycle.attach(witness)
     assert Celery.__dict__["send_task"] is not send_task
@@ -438,7 +438,7 @@ def test_a_worker_is_supervised_from_either_signal_of_its_start(signal: str) -> 
     """I call `init()` before my worker starts or while it does, and again later: it is watched."""
     strategy: Any = celery_strategy
     create = strategy.create_request_cls
-    lifecycle, witness = Lifecycle(Guard(strict=True)), Witness()
+    lifecycle, witness = TaskSignals(Guard(strict=True)), Witness()
     for watched in (False, True):  # once it has started, a new session goes on
         lifecycle.attach(witness)
         try:
@@ -458,7 +458,7 @@ def pool_child(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(
-    ("error", "ending", "told"),
+    ("error", "external", "told"),
     [
         (CancelledError(), False, BILLIARD_GOES_ON),
         (CancelledError(), True, False),
@@ -472,7 +472,7 @@ def test_a_pool_child_tells_of_what_does_not_end_it(
     pool_child: pytest.MonkeyPatch,
     *,
     error: BaseException,
-    ending: bool,
+    external: bool,
     told: bool,
 ) -> None:
     """My task lets out what is no Exception: its process tells of it, or else its parent does."""
@@ -481,7 +481,7 @@ def test_a_pool_child_tells_of_what_does_not_end_it(
     def leaves() -> None:
         raise error
 
-    pool_child.setattr(common, "_should_have_exited", [ending])
+    pool_child.setattr(common, "_should_have_exited", [external])
     trace_task = build_tracer("leaves", leaves, app=app)
     with pytest.raises(type(error)):
         trace_task("some-id", [], {}, {"id": "some-id"})

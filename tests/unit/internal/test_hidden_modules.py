@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from taskobs.internal.hidden_modules import absent
+from taskobs.internal.hidden_modules import hidden_modules
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def rare(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_what_is_absent_cannot_be_imported(rare: str) -> None:
     """A library that looks for another does without it, as where it isn't installed."""
     before = list(sys.meta_path)
-    with absent(rare), pytest.raises(ModuleNotFoundError) as caught:
+    with hidden_modules(rare), pytest.raises(ModuleNotFoundError) as caught:
         import_module(rare)
     assert caught.value.name == rare
     assert sys.meta_path == before
@@ -33,11 +33,11 @@ def test_what_is_absent_cannot_be_imported(rare: str) -> None:
 def test_what_was_imported_before_stays(rare: str) -> None:
     """Nothing is taken from a process that uses it."""
     import_module(rare)
-    with absent(rare):
+    with hidden_modules(rare):
         assert import_module(rare)
 
 
 def test_other_threads_import_as_ever(rare: str) -> None:
     """My own thread imports the library at the same time, and gets it."""
-    with absent(rare), ThreadPoolExecutor(1) as pool:
+    with hidden_modules(rare), ThreadPoolExecutor(1) as pool:
         assert pool.submit(import_module, rare).result()

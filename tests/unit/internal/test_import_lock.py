@@ -24,15 +24,15 @@ import builtins
 builtins.started = threading.Event()
 from taskobs.internal import import_lock
 import_lock.watch_forks()
-importer = threading.Thread(target=import_lock.import_late, args=("slow", "no.such.module"))
+importer = threading.Thread(target=import_lock.import_locked, args=("slow", "no.such.module"))
 importer.start()
 started.wait()
 child = os.fork()
 if not child:
-    assert import_lock.import_late("slow").whole
+    assert import_lock.import_locked("slow").whole
     os._exit(0)
 importer.join()
-assert import_lock.import_late("slow").whole
+assert import_lock.import_locked("slow").whole
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 INIT = """
@@ -58,10 +58,10 @@ def test_a_fork_waits_for_an_import(tmp_path: Path) -> None:
 
 def test_what_is_missing_says_so() -> None:
     """A module that isn't there is an import error, as anywhere."""
-    from taskobs.internal.import_lock import import_late
+    from taskobs.internal.import_lock import import_locked
 
     with pytest.raises(ModuleNotFoundError):
-        import_late("no.such.module")
+        import_locked("no.such.module")
 
 
 def test_a_process_that_sends_nothing_imports_no_exporter() -> None:

@@ -62,10 +62,10 @@ def tick(
     schedule: Schedule | None = EVERY_HOUR,
     *,
     error: BaseException | None = None,
-    **facts: Any,
+    **records: Any,
 ) -> Publish:
     """Publish as beat does."""
-    publish = Publish(task="shop.count", name="shop.count", schedule=schedule, **facts)
+    publish = Publish(task="shop.count", name="shop.count", schedule=schedule, **records)
     with observer.publish(publish):
         publish.task_id = "id-1"
         observer.sending(publish)
@@ -73,14 +73,14 @@ def tick(
     return publish
 
 
-def attempt(observer: CronObserver, publish: Publish, outcome: Outcome, **facts: Any) -> Run:
+def attempt(observer: CronObserver, publish: Publish, outcome: Outcome, **records: Any) -> Run:
     """Run what was published, to that outcome."""
     entry = publish.schedule.entry if publish.schedule else "hourly"
 
     def header(name: str) -> str | None:
         return str(publish.headers[name]) if name in publish.headers else None
 
-    run = make_run(task_id=publish.task_id, header=header, schedule_entry=entry, **facts)
+    run = make_run(task_id=publish.task_id, header=header, schedule_entry=entry, **records)
     with observer.run(run):
         run.outcome = outcome
     return run
@@ -100,7 +100,7 @@ def test_a_tick_and_its_run_are_one_check_in(sent: CheckIns) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "facts", "status"),
+    ("outcome", "records", "status"),
     [
         (Outcome.SUCCEEDED, {}, ["ok"]),
         (Outcome.IGNORED, {}, ["ok"]),
@@ -117,11 +117,11 @@ def test_a_tick_and_its_run_are_one_check_in(sent: CheckIns) -> None:
     ],
 )
 def test_every_outcome_closes_it_or_leaves_it_open(
-    sent: CheckIns, outcome: Outcome, facts: dict[str, Any], status: list[str]
+    sent: CheckIns, outcome: Outcome, records: dict[str, Any], status: list[str]
 ) -> None:
     """No tick stays open for ever, and none turns red while an attempt is still to come."""
     observer = CronObserver(Current())
-    attempt(observer, tick(observer), outcome, **facts)
+    attempt(observer, tick(observer), outcome, **records)
     assert sent.states == ["in_progress", *status]
 
 

@@ -51,11 +51,11 @@ def test_what_is_set_on_it_stays_its_own() -> None:
 @pytest.mark.parametrize("level", ["fatal", "info"])
 def test_what_is_set_before_anybody_looks_stays(level: Any) -> None:
     """A field that is written first is not overwritten when the others are filled."""
-    late = fork(a_scope())
-    late.set_level(level)
-    late.set_tag("a", "b")
-    assert values(late)["_level"] == level
-    assert values(late)["_tags"] == {"region": "eu", "a": "b"}
+    deferred = fork(a_scope())
+    deferred.set_level(level)
+    deferred.set_tag("a", "b")
+    assert values(deferred)["_level"] == level
+    assert values(deferred)["_tags"] == {"region": "eu", "a": "b"}
 
 
 def test_it_is_prepared_once_and_only_if_somebody_looks() -> None:
@@ -66,11 +66,11 @@ def test_it_is_prepared_once_and_only_if_somebody_looks() -> None:
         seen.append(scope)
         scope.set_tag("prepared", "yes")
 
-    late = fork(a_scope(), prepare)
-    assert late.client is not None
+    deferred = fork(a_scope(), prepare)
+    assert deferred.client is not None
     assert not seen
-    assert values(late)["_tags"] == {"region": "eu", "prepared": "yes"}
-    late.set_tag("more", "x")
+    assert values(deferred)["_tags"] == {"region": "eu", "prepared": "yes"}
+    deferred.set_tag("more", "x")
     assert len(seen) == 1
 
 

@@ -48,9 +48,9 @@ def snapshot(span: ReadableSpan) -> dict[str, Any]:
     }
 
 
-def a_run(**facts: Any) -> Run:
+def a_run(**records: Any) -> Run:
     known: dict[str, Any] = {"task": "add", "name": "add", "task_id": "id-1", "queue": "orders"}
-    return Run(**known | facts)
+    return Run(**known | records)
 
 
 def test_a_publish(observer: SpanObserver, recorder: Recorder) -> None:
@@ -151,16 +151,19 @@ def test_a_run_without_a_trace_begins_one(
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-@pytest.mark.parametrize("ending", list(Outcome))
+@pytest.mark.parametrize("external", list(Outcome))
 def test_only_failures_are_errors(
-    observer: SpanObserver, recorder: Recorder, ending: Outcome
+    observer: SpanObserver, recorder: Recorder, external: Outcome
 ) -> None:
     """Red are what failed, what was lost, and what no worker knows; nothing else is."""
     run = a_run()
     with observer.run(run):
-        run.outcome = ending
+        run.outcome = external
     red = {Outcome.FAILED, Outcome.LOST, Outcome.UNKNOWN}
-    assert outcome(recorder.one("run add")) == ("ERROR" if ending in red else "UNSET", ending.value)
+    assert outcome(recorder.one("run add")) == (
+        "ERROR" if external in red else "UNSET",
+        external.value,
+    )
 
 
 def test_an_expected_failure_is_noted_and_not_red(
@@ -270,18 +273,18 @@ def test_a_name_that_can_not_be_encoded_costs_no_batch(
     encode_spans(recorder.spans)
 
 
-@pytest.mark.parametrize("ending", [Outcome.REJECTED, Outcome.IGNORED, Outcome.RETRIED])
+@pytest.mark.parametrize("external", [Outcome.REJECTED, Outcome.IGNORED, Outcome.RETRIED])
 def test_a_reason_that_can_not_be_encoded_is_on_the_span(
-    observer: SpanObserver, recorder: Recorder, ending: Outcome
+    observer: SpanObserver, recorder: Recorder, external: Outcome
 ) -> None:
     """A reason with an undecodable file name arrives, with a mark where it can't be told."""
     run = a_run()
     with observer.run(run):
-        run.outcome, run.reason = ending, "no file \udcff"
+        run.outcome, run.reason = external, "no file \udcff"
     span = recorder.one("run add")
     assert attribute(span, "celery.reason") == "no file ?"
     told = encode_spans([span]).SerializeToString()
-    assert told.count(b"no file ?") == (2 if ending is Outcome.RETRIED else 1)
+    assert told.count(b"no file ?") == (2 if external is Outcome.RETRIED else 1)
 
 
 def test_run_times_are_of_what_ran(recorder: Recorder) -> None:

@@ -38,9 +38,9 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from taskobs.observers.attributes import add
-from taskobs.observers.describing import LateAttributes
-from taskobs.otel.fast_spans import LightProvider, LightSpan, LightTracer
-from taskobs.otel.relay_processor import RelaySpans
+from taskobs.observers.deferred_attributes import DeferredAttributes
+from taskobs.otel.fast_spans import FastSpan, FastSpanProvider, FastSpanTracer
+from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol.frames import unpack
 from taskobs.protocol.span_encoder import ATTRIBUTES, END_NS, EVENTS, START_NS, split
 from taskobs.relay_client.client import RelayClient
@@ -56,7 +56,7 @@ REMOTE = SpanContext(
 Act = Callable[[Span], object]
 
 pytestmark = pytest.mark.skipif(
-    type(LightProvider(shutdown_on_exit=False).get_tracer("")) is not LightTracer,
+    type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
     reason="this release of the SDK makes its spans in another way",
 )
 
@@ -77,7 +77,7 @@ class Counted(IdGenerator):
 class Told:
     """Stands for the relay's client: keeps what it is told."""
 
-    gone = False
+    unavailable = False
 
     def __init__(self) -> None:
         self.starts: list[list[Any]] = []
@@ -91,20 +91,20 @@ class Told:
         assert payload.startswith(key)
         self.ends.append(unpack(split(payload)[1]))
 
-    def leftover(self, *_: object) -> list[bytes]:
+    def undelivered(self, *_: object) -> list[bytes]:
         return []
 
 
 def telling(
-    told: Told, *, light: bool = True, direct: SpanProcessor | None = None, **options: Any
-) -> LightProvider:
+    told: Told, *, fast: bool = True, direct: SpanProcessor | None = None, **options: Any
+) -> FastSpanProvider:
     """Give a provider whose spans are told to ``told``, light ones or the SDK's own."""
-    spans = RelaySpans(cast("RelayClient", told), direct or SpanProcessor())
+    spans = RelayProcessor(cast("RelayClient", told), direct or SpanProcessor())
     given = {"id_generator": Counted(), "resource": Resource({"service.name": "shop"}), **options}
-    provider = LightProvider(shutdown_on_exit=False, **given)
+    provider = FastSpanProvider(shutdown_on_exit=False, **given)
     provider.add_span_processor(spans)
-    if light:
-        provider.divert(spans)
+    if fast:
+        provider.route_to(spans)
     return provider
 
 
@@ -179,13 +179,13 @@ LIMITS = {
 def test_a_light_span_says_what_the_sdk_s_own_says(act: str, given: str, limits: str) -> None:
     """Whatever my code does with its spans, the same arrives."""
     both: list[Told] = []
-    for light in (True, False):
+    for fast in (True, False):
         told = Told()
-        tracer = tracer_of(telling(told, light=light, span_limits=LIMITS[limits]))
+        tracer = tracer_of(telling(told, fast=fast, span_limits=LIMITS[limits]))
         for _ in range(2):
             with suppress(ValueError), tracer.start_as_current_span("GET", **GIVEN[given]) as span:
                 assert isinstance(span, Span)
-                assert isinstance(span, LightSpan) is (light and given != "links")
+                assert isinstance(span, FastSpan) is (fast and given != "links")
                 ACTS[act](span)
         both.append(told)
     ours, stock = both
@@ -198,8 +198,8 @@ def test_a_light_span_says_what_the_sdk_s_own_says(act: str, given: str, limits:
 def test_a_light_span_looks_as_the_sdk_s_own(act: str) -> None:
     """What reads the current span, or exports it in another way, finds all it knows."""
     seen: list[dict[str, Any]] = []
-    for light in (True, False):
-        span = tracer_of(telling(Told(), light=light)).start_span("GET", attributes={"given": "x"})
+    for fast in (True, False):
+        span = tracer_of(telling(Told(), fast=fast)).start_span("GET", attributes={"given": "x"})
         assert isinstance(span, Span)
         ACTS[act](span)
         before = span.is_recording()
@@ -247,9 +247,9 @@ def test_a_span_ends_once_at_whatever_time() -> None:
     span.end(7)
     span.end(7)
     other = tracer.start_span("y")
-    provider.divert(None)
+    provider.route_to(None)
     other.end(8)
-    provider.divert(cast("RelaySpans", provider._active_span_processor._span_processors[0]))
+    provider.route_to(cast("RelayProcessor", provider._active_span_processor._span_processors[0]))
     other.end(9)
     assert [row[END_NS] for row in told.ends] == [7, 8]
 
@@ -329,8 +329,8 @@ SAMPLERS: dict[str, Sampler] = {
 def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
     """With whatever is configured: the decision, the flags and the ids are the SDK's."""
     contexts: list[list[SpanContext]] = []
-    for light in (True, False):
-        tracer = tracer_of(telling(Told(), light=light, sampler=SAMPLERS[sampler]))
+    for fast in (True, False):
+        tracer = tracer_of(telling(Told(), fast=fast, sampler=SAMPLERS[sampler]))
         spans = [tracer.start_span("x", context) for _ in range(3)]
         contexts.append([span.get_span_context() for span in spans])
         if sampler == "recording":
@@ -359,7 +359,7 @@ def test_when_the_relay_has_gone_for_good_spans_go_the_direct_way() -> None:
     provider = telling(told, direct=direct)
     tracer = tracer_of(provider)
     opened = tracer.start_span("open", attributes={"a": 1})
-    told.gone = True
+    told.unavailable = True
     tracer.start_span("new", attributes={"a": 1}).end()
     opened.end()
     assert {span.name for span in direct.spans} == {"new", "open"}
@@ -398,13 +398,15 @@ def test_the_resource_is_that_of_this_process() -> None:
     assert span.resource.attributes["service.name"] == "child"
 
 
-@pytest.mark.parametrize("odd", ["server", 2, None])
-def test_a_kind_that_is_none_is_no_trouble_of_mine(odd: object) -> None:
+@pytest.mark.parametrize("unexpected", ["server", 2, None])
+def test_a_kind_that_is_none_is_no_trouble_of_mine(unexpected: object) -> None:
     """The SDK takes whatever it is given."""
-    for light in (True, False):
-        span: Any = tracer_of(telling(Told(), light=light)).start_span("x", kind=cast("Any", odd))
+    for fast in (True, False):
+        span: Any = tracer_of(telling(Told(), fast=fast)).start_span(
+            "x", kind=cast("Any", unexpected)
+        )
         span.end()
-        assert span.kind == odd
+        assert span.kind == unexpected
 
 
 def test_what_is_put_into_a_span_arrives() -> None:
@@ -434,7 +436,7 @@ def test_it_is_put_back() -> None:
     provider = telling(Told())
     tracer = tracer_of(provider)
     opened = tracer.start_span("open")
-    provider.divert(None)
+    provider.route_to(None)
     assert type(tracer.start_span("new")).__module__.startswith("opentelemetry.")
     opened.end()
     assert not opened.is_recording()
@@ -460,7 +462,7 @@ def test_an_sdk_that_is_not_known_is_left_alone(
     tracer = tracer_of(telling(Told()))
     if change == "its own metrics" and not hasattr(tracer, "_tracer_metrics"):
         pytest.skip("this release of the SDK has no metrics of its own")
-    assert type(tracer) is not LightTracer
+    assert type(tracer) is not FastSpanTracer
     assert type(tracer.start_span("x")).__module__.startswith("opentelemetry.")
 
 
@@ -473,7 +475,7 @@ def test_a_tracer_can_be_switched_off() -> None:
     assert not tracer.start_span("x").is_recording()
 
 
-class Odd(trace.NonRecordingSpan):
+class Unexpected(trace.NonRecordingSpan):
     """Somebody's own span, which has no context."""
 
     def get_span_context(self) -> SpanContext:
@@ -482,11 +484,11 @@ class Odd(trace.NonRecordingSpan):
 
 def test_below_a_span_without_a_context_a_span_is_the_sdk_s_own() -> None:
     """The SDK takes it for none."""
-    context = trace.set_span_in_context(Odd(REMOTE), Context())
+    context = trace.set_span_in_context(Unexpected(REMOTE), Context())
     tracer = tracer_of(telling(Told()))
     span = tracer.start_span("x", context)
     assert isinstance(span, Span)
-    assert not isinstance(span, LightSpan)
+    assert not isinstance(span, FastSpan)
     assert span.parent is None
 
 
@@ -497,15 +499,15 @@ def test_below_a_span_without_a_context_a_span_is_the_sdk_s_own() -> None:
 def test_what_is_described_is_kept_within_my_limits(limits: str) -> None:
     """Where they allow few attributes, or short ones, the SDK sees to that."""
     both: list[Told] = []
-    for light in (True, False):
+    for fast in (True, False):
         told = Told()
-        tracer = tracer_of(telling(told, light=light, span_limits=LIMITS[limits]))
-        late = LateAttributes.install(tracer)
+        tracer = tracer_of(telling(told, fast=fast, span_limits=LIMITS[limits]))
+        late = DeferredAttributes.install(tracer)
         assert late is not None
         nobody = trace.INVALID_SPAN_CONTEXT
         describe: Callable[[], Any] = lambda: {"a": "long enough", "b": 2}  # noqa: E731
         span = late.start_span("run x", None, nobody, SpanKind.CONSUMER, describe)
-        assert isinstance(span, LightSpan) is (light and limits == "default")
+        assert isinstance(span, FastSpan) is (fast and limits == "default")
         add(span, {"celery.outcome": "succeeded"})
         span.end()
         both.append(told)
@@ -523,14 +525,14 @@ def test_attributes_are_taken_as_long_as_nobody_has_looked() -> None:
     """Afterwards they go the SDK's way; and none after the end."""
     told = Told()
     tracer = tracer_of(telling(told))
-    assert isinstance(tracer, LightTracer)
+    assert isinstance(tracer, FastSpanTracer)
     nobody = trace.INVALID_SPAN_CONTEXT
     span = tracer.start_described("x", None, nobody, SpanKind.CONSUMER, lambda: {"a": 1}, None)
-    assert isinstance(span, LightSpan)
-    assert span.light_take({"b": 2})
+    assert isinstance(span, FastSpan)
+    assert span.try_set_attributes({"b": 2})
     assert isinstance(span, ReadableSpan)
     assert dict(span.attributes or {}) == {"a": 1, "b": 2}
-    assert not span.light_take({"c": 3})
+    assert not span.try_set_attributes({"c": 3})
     span.end()
-    assert not span.light_take({"d": 4})
+    assert not span.try_set_attributes({"d": 4})
     assert told.ends[0][ATTRIBUTES] == {"a": 1, "b": 2}

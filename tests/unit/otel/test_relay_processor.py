@@ -12,18 +12,18 @@ from sentry_sdk.transport import Transport
 
 from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, SpanAddress
-from taskobs.otel.fast_spans import LightProvider
-from taskobs.otel.relay_processor import RelaySpans
-from taskobs.protocol.frames import MAX_FRAME, Kind, unpack
+from taskobs.otel.fast_spans import FastSpanProvider
+from taskobs.otel.relay_processor import RelayProcessor
+from taskobs.protocol.frames import MAX_FRAME, FrameKind, unpack
 from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
-from taskobs.relay_client.run_metrics import FactObserver
+from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.sentry.relay_transport import KEY_BYTES, RelayTransport
 from tests.support.relay_peer import Peer
 from tests.support.sentry import DSN, Kept, make_run
 
-ABOUT: dict[str, object] = {"resource": {"service.name": "shop"}, "schema_url": ""}
+RESOURCE_BLOB: dict[str, object] = {"resource": {"service.name": "shop"}, "schema_url": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def client(peer: Peer) -> Generator[RelayClient]:
     """Give a client that has not connected yet."""
-    client = RelayClient(peer.address, lambda: ABOUT)
+    client = RelayClient(peer.address, lambda: RESOURCE_BLOB)
     yield client
     client.close()
 
@@ -64,18 +64,18 @@ class Direct(SpanProcessor):
 
 
 class Tracing(Protocol):
-    def __call__(self, spans: RelaySpans, sampler: Sampler | None = None) -> TracerProvider: ...
+    def __call__(self, spans: RelayProcessor, sampler: Sampler | None = None) -> TracerProvider: ...
 
 
 @pytest.fixture(params=["light", "the SDK's own"])
 def tracing(request: pytest.FixtureRequest) -> Tracing:
     """Give what makes a provider for spans of either kind: it makes no difference."""
 
-    def made(spans: RelaySpans, sampler: Sampler | None = None) -> TracerProvider:
-        provider = LightProvider(sampler=sampler, shutdown_on_exit=False)
+    def made(spans: RelayProcessor, sampler: Sampler | None = None) -> TracerProvider:
+        provider = FastSpanProvider(sampler=sampler, shutdown_on_exit=False)
         provider.add_span_processor(spans)
         if request.param == "light":
-            provider.divert(spans)
+            provider.route_to(spans)
         return provider
 
     return made
@@ -83,14 +83,14 @@ def tracing(request: pytest.FixtureRequest) -> Tracing:
 
 def test_a_span_is_told_of_twice(peer: Peer, client: RelayClient, tracing: Tracing) -> None:
     """When it starts, with what is known then, and when it ends, with the rest."""
-    tracer = tracing(RelaySpans(client, Direct())).get_tracer("shop")
+    tracer = tracing(RelayProcessor(client, Direct())).get_tracer("shop")
     span = tracer.start_span("run shop.pay", attributes={"a": 1})
     relay = peer.accept()
-    start = split(relay.wait_for(Kind.START)[0].payload)
-    assert not relay.of(Kind.END)
+    start = split(relay.wait_for(FrameKind.START)[0].payload)
+    assert not relay.of(FrameKind.END)
     span.set_attribute("b", 2)
     span.end()
-    end = split(relay.wait_for(Kind.END)[0].payload)
+    end = split(relay.wait_for(FrameKind.END)[0].payload)
     assert start[0] == end[0]
     assert unpack(start[1])[ATTRIBUTES] == {"a": 1}
     assert unpack(end[1])[ATTRIBUTES] == {"a": 1, "b": 2}
@@ -111,11 +111,11 @@ def test_what_is_sampled_out_is_not_sent(
     peer: Peer, client: RelayClient, sampler: Sampler, tracing: Tracing
 ) -> None:
     """Not even that it has started."""
-    tracing(RelaySpans(client, Direct()), sampler).get_tracer("shop").start_span("x").end()
-    client.send(Kind.FACT, b"")
+    tracing(RelayProcessor(client, Direct()), sampler).get_tracer("shop").start_span("x").end()
+    client.send(FrameKind.RUN_METRIC, b"")
     relay = peer.accept()
-    relay.wait_for(Kind.FACT)
-    assert [frame.kind for frame in relay.frames] == [Kind.HELLO, Kind.FACT]
+    relay.wait_for(FrameKind.RUN_METRIC)
+    assert [frame.kind for frame in relay.frames] == [FrameKind.HELLO, FrameKind.RUN_METRIC]
 
 
 def test_the_direct_way_takes_over_when_the_relay_is_gone(
@@ -123,12 +123,12 @@ def test_the_direct_way_takes_over_when_the_relay_is_gone(
 ) -> None:
     """Also what the relay may not have got, once each; and what was open goes there at its end."""
     direct = Direct()
-    spans = RelaySpans(client, direct)
+    spans = RelayProcessor(client, direct)
     tracer = tracing(spans).get_tracer("shop")
     tracer.start_span("with the relay, perhaps").end()
     opened = tracer.start_span("open meanwhile")
     relay = peer.accept()
-    relay.wait_for(Kind.START, 2)
+    relay.wait_for(FrameKind.START, 2)
     assert not direct.names
     peer.stop_listening()
     relay.close()
@@ -147,7 +147,7 @@ def test_a_flush_hears_that_the_relay_is_gone(
 ) -> None:
     """It is the direct way's flush then, with what was left."""
     direct = Direct()
-    spans = RelaySpans(client, direct)
+    spans = RelayProcessor(client, direct)
     tracing(spans).get_tracer("shop").start_span("x").end()
     peer.stop_listening()
     assert spans.force_flush(1_000)
@@ -158,7 +158,7 @@ def test_a_flush_hears_that_the_relay_is_gone(
 def test_a_span_that_cannot_be_told_of_is_no_trouble_of_the_task(client: RelayClient) -> None:
     """It is logged once; with `strict` it raises."""
     guard = Guard()
-    spans = RelaySpans(client, Direct(), guard=guard)
+    spans = RelayProcessor(client, Direct(), guard=guard)
     broken: Any = object()
     spans.on_start(broken)
     spans.on_end(broken)
@@ -180,8 +180,8 @@ def test_a_time_limit_that_strikes_is_not_swallowed(
         raise SoftTimeLimitExceededError
 
     monkeypatch.setattr("taskobs.otel.relay_processor.pack_end", strike)
-    monkeypatch.setattr("taskobs.otel.relay_processor.pack_light_end", strike)
-    span = tracing(RelaySpans(client, Direct())).get_tracer("shop").start_span("x")
+    monkeypatch.setattr("taskobs.otel.relay_processor.pack_fast_end", strike)
+    span = tracing(RelayProcessor(client, Direct())).get_tracer("shop").start_span("x")
     with pytest.raises(SoftTimeLimitExceededError):
         span.end()
 
@@ -207,8 +207,8 @@ def test_an_event_goes_to_the_relay(peer: Peer, client: RelayClient) -> None:
     errors.capture_event({"message": "one"})
     errors.capture_event({"message": "two"})
     relay = peer.accept()
-    frames = relay.wait_for(Kind.ENVELOPE, 2)
-    told = [unpack(frame.payload) for frame in relay.of(Kind.SENTRY)]
+    frames = relay.wait_for(FrameKind.ENVELOPE, 2)
+    told = [unpack(frame.payload) for frame in relay.of(FrameKind.SENTRY)]
     assert [one["dsn"] for one in told] == [DSN]
     assert told[0]["options"]["http_proxy"] == "http://proxy"
     assert told[0]["options"]["send_client_reports"] is False
@@ -226,8 +226,8 @@ def test_two_clients_are_told_apart(peer: Peer, client: RelayClient) -> None:
     sentry(first).capture_event({"message": "one"})
     sentry(second).capture_event({"message": "two"})
     relay = peer.accept()
-    keys = [frame.payload[:KEY_BYTES] for frame in relay.wait_for(Kind.ENVELOPE, 2)]
-    assert keys == [unpack(frame.payload)["key"] for frame in relay.of(Kind.SENTRY)]
+    keys = [frame.payload[:KEY_BYTES] for frame in relay.wait_for(FrameKind.ENVELOPE, 2)]
+    assert keys == [unpack(frame.payload)["key"] for frame in relay.of(FrameKind.SENTRY)]
     assert keys[0] != keys[1]
 
 
@@ -240,7 +240,7 @@ def test_an_envelope_that_is_too_long_loses_its_longest_part(
     envelope.add_item(Item(payload=bytes(MAX_FRAME), type="attachment"))
     envelope.add_item(Item(payload=b"small", type="attachment"))
     RelayTransport(client, options()).capture_envelope(envelope)
-    payload = peer.accept().wait_for(Kind.ENVELOPE)[0].payload
+    payload = peer.accept().wait_for(FrameKind.ENVELOPE)[0].payload
     arrived = Envelope.deserialize(payload[KEY_BYTES:])
     assert sorted(str(item.type) for item in arrived.items) == ["attachment", "event"]
 
@@ -260,7 +260,7 @@ def test_sentrys_own_transport_takes_over_when_the_relay_is_gone(
     errors = sentry(transport)
     errors.capture_event({"message": "with the relay, perhaps"})
     relay = peer.accept()
-    relay.wait_for(Kind.ENVELOPE)
+    relay.wait_for(FrameKind.ENVELOPE)
     assert not kept
     peer.stop_listening()
     relay.close()
@@ -295,9 +295,9 @@ def test_a_run_is_told_of_at_its_end(peer: Peer, client: RelayClient) -> None:
     """What the metrics are made of: no ids, no arguments."""
     run = make_run(began=100.0)
     run.outcome = Outcome.FAILED
-    FactObserver(client, clock=lambda: 105.0).ended(run)
-    fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact == ["shop.pay", "failed", "orders", 5.0]
+    RunMetricObserver(client, clock=lambda: 105.0).ended(run)
+    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
+    assert run_metric == ["shop.pay", "failed", "orders", 5.0]
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -307,69 +307,73 @@ def test_a_fact_leaves_with_the_end_of_its_span(
     """Where a span follows at once; at once where none does."""
     client.open()
     run = make_run(span=SpanAddress(1, 1, sampled=sampled))
-    FactObserver(client).ended(run)
+    RunMetricObserver(client).ended(run)
     relay = peer.accept()
-    assert len(relay.of(Kind.FACT)) == 0
+    assert len(relay.of(FrameKind.RUN_METRIC)) == 0
     if sampled:
         client.ended(b"k" * 24, b"k" * 24)
-    relay.wait_for(Kind.FACT)
-    assert len(relay.of(Kind.END)) == sampled
+    relay.wait_for(FrameKind.RUN_METRIC)
+    assert len(relay.of(FrameKind.END)) == sampled
 
 
 def test_a_run_told_of_afterwards_keeps_its_times(peer: Peer, client: RelayClient) -> None:
     """The worker's parent tells of a run that was killed with its process."""
     run = make_run(began=99.0, started=90.0, queue=None, outcome=Outcome.LOST)
-    FactObserver(client, clock=lambda: 100.0).ended(run)
-    fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact == ["shop.pay", "lost", None, 10.0]
+    RunMetricObserver(client, clock=lambda: 100.0).ended(run)
+    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
+    assert run_metric == ["shop.pay", "lost", None, 10.0]
 
 
 def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) -> None:
     """A task that has expired is counted, and does not make the others look quick."""
     run = make_run(outcome=Outcome.EXPIRED, ran=False)
-    FactObserver(client, clock=lambda: 100.0).ended(run)
-    fact = unpack(peer.accept().wait_for(Kind.FACT)[0].payload)
-    assert fact[3] is None
+    RunMetricObserver(client, clock=lambda: 100.0).ended(run)
+    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
+    assert run_metric[3] is None
 
 
 def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
     """An unknown task's name is not passed on; an odd one is."""
-    observer = FactObserver(client)
+    observer = RunMetricObserver(client)
     for run in (
         make_run(task="anything", outcome=Outcome.UNKNOWN),
         make_run(task="odd \ud800", queue="\udfff"),
     ):
         observer.ended(run)
-    facts = [unpack(frame.payload) for frame in peer.accept().wait_for(Kind.FACT, 2)]
-    assert [fact[0] for fact in facts] == ["", "odd ?"]
+    records = [unpack(frame.payload) for frame in peer.accept().wait_for(FrameKind.RUN_METRIC, 2)]
+    assert [run_metric[0] for run_metric in records] == ["", "odd ?"]
 
 
 @pytest.mark.parametrize(
-    "odd", ["x" * 100_000, "\N{GRINNING FACE}" * 100_000, ["x"] * 9_000, 1 << 70]
+    "unexpected", ["x" * 100_000, "\N{GRINNING FACE}" * 100_000, ["x"] * 9_000, 1 << 70]
 )
 def test_a_routing_key_of_any_length_is_no_trouble(
-    peer: Peer, client: RelayClient, odd: object
+    peer: Peer, client: RelayClient, unexpected: object
 ) -> None:
     """It is a stranger's: the relay hangs up on what is too long, and the ring has no room."""
-    FactObserver(client).ended(make_run(queue=odd))
-    payload = peer.accept().wait_for(Kind.FACT)[0].payload
+    RunMetricObserver(client).ended(make_run(queue=unexpected))
+    payload = peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload
     assert len(payload) < 4_096
     assert unpack(payload)[0] == "shop.pay"
 
 
 def test_a_run_that_others_tell_of_is_not_told_twice(peer: Peer, client: RelayClient) -> None:
     """The process ends with it, and the worker's parent tells."""
-    FactObserver(client).ended(make_run(abandoned=True))
-    client.send(Kind.END, b"")
+    RunMetricObserver(client).ended(make_run(abandoned=True))
+    client.send(FrameKind.END, b"")
     relay = peer.accept()
-    relay.wait_for(Kind.END)
-    assert not relay.of(Kind.FACT)
+    relay.wait_for(FrameKind.END)
+    assert not relay.of(FrameKind.RUN_METRIC)
 
 
 def test_names_of_spans_arrive(peer: Peer, client: RelayClient, tracing: Tracing) -> None:
     """Also when they were changed after the start."""
-    span = tracing(RelaySpans(client, Direct())).get_tracer("shop").start_span("publish celery.map")
+    span = (
+        tracing(RelayProcessor(client, Direct()))
+        .get_tracer("shop")
+        .start_span("publish celery.map")
+    )
     span.update_name("publish shop.pay")
     span.end()
-    end = split(peer.accept().wait_for(Kind.END)[0].payload)[1]
+    end = split(peer.accept().wait_for(FrameKind.END)[0].payload)[1]
     assert unpack(end)[NAME] == "publish shop.pay"

@@ -7,16 +7,16 @@ import time
 import pytest
 
 from taskobs.protocol import frames
-from taskobs.protocol.frames import MAX_FRAME, FrameError, Kind, Splitter, encode, pack, unpack
+from taskobs.protocol.frames import MAX_FRAME, FrameError, FrameKind, Splitter, encode, pack, unpack
 
 
 def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
     """The stream may arrive in pieces of any size."""
-    sent = [(kind, bytes([kind]) * (kind * 37)) for kind in Kind]
+    sent = [(kind, bytes([kind]) * (kind * 37)) for kind in FrameKind]
     stream = b"".join(encode(kind, payload) for kind, payload in sent)
     chance = random.Random(7)  # noqa: S311 - no secret
     for longest in (1, 3, 100, len(stream)):
-        splitter, found, at = Splitter(), list[tuple[Kind, bytes]](), 0
+        splitter, found, at = Splitter(), list[tuple[FrameKind, bytes]](), 0
         while at < len(stream):
             piece = stream[at : at + chance.randint(1, longest)]
             found += splitter.feed(piece)
@@ -27,20 +27,20 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
 
 def test_a_frame_has_a_length_a_kind_and_a_payload() -> None:
     """The length counts the kind and the payload."""
-    assert encode(Kind.END, b"abc") == b"\x00\x00\x00\x04\x04abc"
-    assert encode(Kind.BYE) == b"\x00\x00\x00\x01\x22"
+    assert encode(FrameKind.END, b"abc") == b"\x00\x00\x00\x04\x04abc"
+    assert encode(FrameKind.CLOSED) == b"\x00\x00\x00\x01\x22"
 
 
 def test_nobody_sends_or_accepts_a_frame_that_is_too_long() -> None:
     """A sender hears of it; a receiver gives up at the head, before anything is held."""
-    assert len(encode(Kind.END, bytes(MAX_FRAME - 1))) == MAX_FRAME + 4
+    assert len(encode(FrameKind.END, bytes(MAX_FRAME - 1))) == MAX_FRAME + 4
     with pytest.raises(FrameError, match="at most"):
-        encode(Kind.END, bytes(MAX_FRAME))
+        encode(FrameKind.END, bytes(MAX_FRAME))
     splitter = Splitter()
     with pytest.raises(FrameError):
         splitter.feed((MAX_FRAME + 1).to_bytes(4, "big") + b"\x04")
     with pytest.raises(FrameError):
-        Splitter(limit=10).feed(encode(Kind.ACK, bytes(10)))
+        Splitter(limit=10).feed(encode(FrameKind.ACK, bytes(10)))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_no_frame_is_refused(data: bytes) -> None:
 
 def test_a_peer_that_drips_bytes_costs_no_more_than_one_that_pours_them() -> None:
     """Time is in proportion to the bytes, and one frame is held at most."""
-    stream = encode(Kind.END, bytes(300_000)) * 2
+    stream = encode(FrameKind.END, bytes(300_000)) * 2
     splitter, found, most = Splitter(), 0, 0
     began = time.process_time()
     for at in range(0, len(stream), 7):

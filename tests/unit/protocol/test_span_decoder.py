@@ -21,11 +21,11 @@ from opentelemetry.trace import (
 )
 
 from taskobs.protocol import frames, span_encoder
-from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 
 RESOURCE = Resource({"service.name": "shop", "process.pid": 7, "tags": ("a", "b")}, "http://schema")
-ABOUT = frames.pack(
+RESOURCE_BLOB = frames.pack(
     [{"service.name": "shop", "process.pid": 7, "tags": ["a", "b"]}, "http://schema"]
 )
 REMOTE = SpanContext(
@@ -58,7 +58,7 @@ def ended() -> list[ReadableSpan]:
 
 
 def rebuilt(span: ReadableSpan) -> ReadableSpan:
-    return Rebuilder().span(span_encoder.split(span_encoder.pack_end(span))[1], ABOUT)
+    return SpanDecoder().span(span_encoder.split(span_encoder.pack_end(span))[1], RESOURCE_BLOB)
 
 
 def test_what_is_exported_is_the_same(ended: list[ReadableSpan]) -> None:
@@ -70,14 +70,18 @@ def test_what_is_exported_is_the_same(ended: list[ReadableSpan]) -> None:
 
 def test_integers_beyond_64_bits_arrive_as_text() -> None:
     """I record a large number, and still find it."""
-    span = Rebuilder().span(odd(span_encoder.ATTRIBUTES, {"wide": 2**63, "none": None}), ABOUT)
+    span = SpanDecoder().span(
+        unexpected(span_encoder.ATTRIBUTES, {"wide": 2**63, "none": None}), RESOURCE_BLOB
+    )
     assert dict(span.attributes or {}) == {"wide": str(2**63)}
 
 
 def test_resources_and_scopes_are_shared(ended: list[ReadableSpan]) -> None:
     """Thousands of spans of one process cost one resource."""
-    rebuilder = Rebuilder()
-    first, second = (rebuilder.span(span_encoder.pack_end(ended[1])[24:], ABOUT) for _ in range(2))
+    rebuilder = SpanDecoder()
+    first, second = (
+        rebuilder.span(span_encoder.pack_end(ended[1])[24:], RESOURCE_BLOB) for _ in range(2)
+    )
     assert first.resource is second.resource
     assert first.instrumentation_scope is second.instrumentation_scope
 
@@ -86,17 +90,17 @@ def test_spans_are_grouped_without_reading_their_resource_again(
     ended: list[ReadableSpan],
 ) -> None:
     """A batch of spans of two processes arrives as two resources, each of which is named once."""
-    rebuilder = Rebuilder()
+    rebuilder = SpanDecoder()
     other = frames.pack([{"service.name": "other"}, ""])
     packed = span_encoder.split(span_encoder.pack_end(ended[1]))[1]
-    spans = [rebuilder.span(packed, about) for about in (ABOUT, other) * 3]
+    spans = [rebuilder.span(packed, resource_blob) for resource_blob in (RESOURCE_BLOB, other) * 3]
     assert type(spans[0].resource).__hash__ is object.__hash__
     assert type(spans[0].instrumentation_scope).__hash__ is object.__hash__
     groups = encode_spans(spans).resource_spans
     assert [len(group.scope_spans[0].spans) for group in groups] == [3, 3]
 
 
-def odd(at: int, value: object) -> bytes:
+def unexpected(at: int, value: object) -> bytes:
     row: list[object] = [
         *("name", b"t" * 16, b"s" * 8, None, False, 1, "", 0, 5, 6, {}, [], [], 0, None, None),
         *(0, 0, 0),
@@ -107,7 +111,7 @@ def odd(at: int, value: object) -> bytes:
 
 def test_the_row_of_these_tests_is_a_span() -> None:
     """The tests below change one field of a good span."""
-    span = Rebuilder().span(odd(span_encoder.NAME, "other"), ABOUT)
+    span = SpanDecoder().span(unexpected(span_encoder.NAME, "other"), RESOURCE_BLOB)
     assert (span.name, span.start_time, span.end_time) == ("other", 5, 6)
 
 
@@ -149,23 +153,25 @@ MALFORMED: list[tuple[int, object]] = [
 def test_what_is_no_span_is_refused_in_one_way(at: int, value: object) -> None:
     """A client sends me rubbish: the batch it is in goes on without it."""
     with pytest.raises(MalformedError):
-        Rebuilder().span(odd(at, value), ABOUT)
+        SpanDecoder().span(unexpected(at, value), RESOURCE_BLOB)
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", frames.pack([]), frames.pack({}), b"\x93" * 99])
 def test_what_is_no_list_of_fields_is_refused(packed: bytes) -> None:
     """The same, for what is not even the right number of fields."""
     with pytest.raises(MalformedError):
-        Rebuilder().span(packed, ABOUT)
+        SpanDecoder().span(packed, RESOURCE_BLOB)
     with pytest.raises(MalformedError):
-        Rebuilder().resource(packed)
+        SpanDecoder().resource(packed)
 
 
 def test_the_caches_are_bounded() -> None:
     """A client that invents scopes without end fills no memory."""
-    rebuilder = Rebuilder()
+    rebuilder = SpanDecoder()
     for number in range(1_000):
-        rebuilder.span(odd(span_encoder.SCOPE, [str(number), None, None, None]), ABOUT)
+        rebuilder.span(
+            unexpected(span_encoder.SCOPE, [str(number), None, None, None]), RESOURCE_BLOB
+        )
         rebuilder.resource(frames.pack([{"n": number}, ""]))
     assert len(rebuilder._scopes) <= 256  # pyright: ignore[reportPrivateUsage]
     assert len(rebuilder._resources) <= 256  # pyright: ignore[reportPrivateUsage]

@@ -15,8 +15,8 @@ from opentelemetry.trace import (
 
 from taskobs.protocol import span_encoder
 from taskobs.protocol.frames import pack, unpack
-from taskobs.protocol.sanitize import tidy
-from taskobs.protocol.span_decoder import Rebuilder
+from taskobs.protocol.sanitize import sanitize
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.span_encoder import MAX_SPAN, MAX_START, pack_end, pack_start, split
 from tests.support.relay_peer import provider
 
@@ -139,11 +139,16 @@ def test_a_value_of_no_known_type_arrives_as_text_even_if_it_has_none() -> None:
         def __str__(self) -> str:
             raise ValueError
 
-    assert tidy([Mute(), {1: {2}}, b"x", bytearray(b"y")]) == ["<Mute>", {"1": "{2}"}, b"x", b"y"]
+    assert sanitize([Mute(), {1: {2}}, b"x", bytearray(b"y")]) == [
+        "<Mute>",
+        {"1": "{2}"},
+        b"x",
+        b"y",
+    ]
     deep: list[object] = []
     for _ in range(100):
         deep = [deep]
-    pack(tidy(deep))
+    pack(sanitize(deep))
 
 
 def test_a_span_made_by_hand_is_packed() -> None:
@@ -194,6 +199,6 @@ def test_the_relay_makes_the_same_span_of_it() -> None:
     span = make(provider(), attributes={"a": 1, "b": (1, 2)}, links=[Link(REMOTE, {"l": "k"})])
     span.add_event("e", {"x": "y"})
     done = ended(span)
-    about = pack([dict(done.resource.attributes), done.resource.schema_url])
-    again = Rebuilder().span(split(pack_end(done))[1], about)
+    resource_blob = pack([dict(done.resource.attributes), done.resource.schema_url])
+    again = SpanDecoder().span(split(pack_end(done))[1], resource_blob)
     assert again.to_json() == done.to_json()

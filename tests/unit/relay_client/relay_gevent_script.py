@@ -13,7 +13,7 @@ from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 
-from taskobs.protocol.frames import Kind, Splitter, encode, pack  # noqa: E402
+from taskobs.protocol.frames import FrameKind, Splitter, encode, pack  # noqa: E402
 from taskobs.relay_client.client import RelayClient  # noqa: E402
 
 EACH = 300
@@ -23,19 +23,19 @@ def serve(listener: _socket.socket, expected: int) -> int:
     """Read as a process of its own does; give how many facts came, each thread's in order."""
     wire = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
     splitter = Splitter()
-    facts: list[bytes] = []
-    while len(facts) < expected:
+    records: list[bytes] = []
+    while len(records) < expected:
         data = wire.recv(65_536)
         if not data:
             return 1
         for kind, payload in splitter.feed(data):
-            if kind is Kind.FACT:
-                facts.append(payload)
+            if kind is FrameKind.RUN_METRIC:
+                records.append(payload)
     with suppress(OSError):  # it may have ended by now
-        wire.send(encode(Kind.ACK, pack(expected)))
+        wire.send(encode(FrameKind.ACK, pack(expected)))
     last: dict[bytes, int] = {}
-    for fact in facts:
-        name, number = fact.split()[:2]
+    for run_metric in records:
+        name, number = run_metric.split()[:2]
         if int(number) != last.get(name, -1) + 1:
             return 2
         last[name] = int(number)
@@ -56,7 +56,9 @@ def main() -> None:
 
         def task(name: int) -> None:
             for number in range(EACH):
-                client.send(Kind.FACT, b"%d %d " % (name, number) + b"x" * (number % 600))
+                client.send(
+                    FrameKind.RUN_METRIC, b"%d %d " % (name, number) + b"x" * (number % 600)
+                )
                 if number % 10 == 0:
                     gevent.sleep(0)
 
@@ -69,17 +71,17 @@ def main() -> None:
         stuck = RelayClient(address, dict)
         began = time.monotonic()
         for number in range(30_000):
-            stuck.send(Kind.FACT, b"%d" % number + b"x" * 600)
+            stuck.send(FrameKind.RUN_METRIC, b"%d" % number + b"x" * 600)
         assert time.monotonic() - began < 15
-        assert not stuck.goodbye(0.1)
+        assert not stuck.close_gracefully(0.1)
         print("stuck")  # noqa: T201
 
         listener._accept()  # type: ignore[attr-defined]
         pid = os.fork()
         if pid == 0:
             client.after_fork()
-            client.send(Kind.FACT, b"child 0")
-            os._exit(0 if not client.gone else 1)
+            client.send(FrameKind.RUN_METRIC, b"child 0")
+            os._exit(0 if not client.unavailable else 1)
         assert serve(listener, 1) == 0
         assert os.waitpid(pid, 0)[1] == 0
         print("fork")  # noqa: T201

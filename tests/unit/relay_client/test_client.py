@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from taskobs.protocol.frames import Kind, encode, pack, unpack
+from taskobs.protocol.frames import FrameKind, encode, pack, unpack
 from taskobs.relay_client import connection, outbox
 from taskobs.relay_client.client import RelayClient
 from tests.support.paths import ROOT
@@ -59,7 +59,7 @@ def resident() -> int:
 
 def test_nothing_happens_before_the_first_frame(peer: Peer, client: RelayClient) -> None:
     """A process that sends nothing doesn't connect, not even to say goodbye."""
-    assert client.goodbye(5)
+    assert client.close_gracefully(5)
     assert peer.listener is not None
     peer.listener.settimeout(0)
     with pytest.raises(BlockingIOError):
@@ -69,41 +69,45 @@ def test_nothing_happens_before_the_first_frame(peer: Peer, client: RelayClient)
 def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> None:
     """The first frame says whose the rest is; then all comes in the order in which it was sent."""
     client.started(key(1), b"one")
-    client.send(Kind.FACT, b"two")
+    client.send(FrameKind.RUN_METRIC, b"two")
     client.ended(key(1), b"three")
     relay = peer.accept()
-    relay.wait_for(Kind.END)
+    relay.wait_for(FrameKind.END)
     hello = unpack(relay.frames[0].payload)
     assert (hello["v"], hello["pid"], hello["role"]) == (1, os.getpid(), "worker")
     assert len(hello["client"]) == 16
-    assert relay.frames[1:] == [(Kind.START, b"one"), (Kind.FACT, b"two"), (Kind.END, b"three")]
+    assert relay.frames[1:] == [
+        (FrameKind.START, b"one"),
+        (FrameKind.RUN_METRIC, b"two"),
+        (FrameKind.END, b"three"),
+    ]
 
 
 def test_a_frame_that_is_put_leaves_with_the_next(peer: Peer, client: RelayClient) -> None:
     """Two frames, one system call."""
     client.open()
-    client.fact(b"fact", soon=False)
+    client.send_run_metric(b"fact", soon=False)
     relay = peer.accept()
-    relay.wait_for(Kind.HELLO)
+    relay.wait_for(FrameKind.HELLO)
     assert len(relay.frames) == 1
     client.ended(key(1), b"end")
     relay.receive()
-    assert relay.frames[1:] == [(Kind.FACT, b"fact"), (Kind.END, b"end")]
+    assert relay.frames[1:] == [(FrameKind.RUN_METRIC, b"fact"), (FrameKind.END, b"end")]
 
 
 def test_odd_things_in_the_hello_do_no_harm(peer: Peer) -> None:
     """A resource holds whatever the user gave; what tells of the process may fail."""
-    odd = RelayClient(peer.address, lambda: {"resource": {"a": object(), "b": "\ud800"}})
-    odd.open()
-    assert unpack(peer.accept().wait_for(Kind.HELLO)[0].payload)["resource"]["b"] == "?"
-    odd.close()
+    unexpected = RelayClient(peer.address, lambda: {"resource": {"a": object(), "b": "\ud800"}})
+    unexpected.open()
+    assert unpack(peer.accept().wait_for(FrameKind.HELLO)[0].payload)["resource"]["b"] == "?"
+    unexpected.close()
 
     def fail() -> dict[str, object]:
         raise ValueError("not yet known")
 
     failing = RelayClient(peer.address, fail)
     failing.open()
-    assert unpack(peer.accept().wait_for(Kind.HELLO)[0].payload)["pid"] == os.getpid()
+    assert unpack(peer.accept().wait_for(FrameKind.HELLO)[0].payload)["pid"] == os.getpid()
     failing.close()
 
 
@@ -114,7 +118,7 @@ def fill(client: RelayClient, size: int = 600) -> int:
     """Send until nothing more can be written, and some."""
     sent = 0
     while not client._outbox.waiting:  # pyright: ignore[reportPrivateUsage]
-        client.send(Kind.END, b"x" * size)
+        client.send(FrameKind.END, b"x" * size)
         sent += 1
         assert sent < 100_000
     return sent
@@ -131,13 +135,13 @@ def test_a_relay_that_never_reads_delays_nothing(
     fill(client)
     before, began = resident(), time.monotonic()
     for _ in range(50_000):
-        client.send(Kind.END, b"x" * 600)
+        client.send(FrameKind.END, b"x" * 600)
     assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 1,000 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
     assert client._outbox.dropped > 30_000  # pyright: ignore[reportPrivateUsage]
     began = time.monotonic()
     assert not client.flush(0.2)
-    assert not client.goodbye(0.2)
+    assert not client.close_gracefully(0.2)
     assert time.monotonic() - began < 20
 
 
@@ -146,7 +150,7 @@ def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> N
     client.open()
     fill(client)
     for _ in range(outbox.MAX_FRAMES * 3):
-        client.send(Kind.END, b"")
+        client.send(FrameKind.END, b"")
     assert len(client._outbox.waiting) <= outbox.MAX_FRAMES  # pyright: ignore[reportPrivateUsage]
     assert peer
 
@@ -160,11 +164,11 @@ def test_what_was_dropped_is_told_when_there_is_room(peer: Peer, client: RelayCl
         client.ended(key(number), number.to_bytes(400, "big"))
     dropped = client._outbox.dropped  # pyright: ignore[reportPrivateUsage]
     assert dropped > 0
-    with Beside(lambda: relay.wait_for(Kind.DROPPED)):
+    with Beside(lambda: relay.wait_for(FrameKind.DROPPED)):
         assert client.settle(60)
     numbers = [int.from_bytes(payload, "big") for payload in relay.numbered]
     assert numbers == list(range(total - dropped))
-    assert [unpack(frame.payload) for frame in relay.of(Kind.DROPPED)] == [dropped]
+    assert [unpack(frame.payload) for frame in relay.of(FrameKind.DROPPED)] == [dropped]
 
 
 def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
@@ -185,25 +189,27 @@ def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
 def test_a_frame_of_any_allowed_size_arrives(peer: Peer, client: RelayClient) -> None:
     """It is written in parts, as the socket takes them; nothing comes in between."""
     big = os.urandom(3_000_000)
-    client.send(Kind.ENVELOPE, big)
+    client.send(FrameKind.ENVELOPE, big)
     relay = peer.accept()
-    with Beside(lambda: relay.wait_for(Kind.END)):
+    with Beside(lambda: relay.wait_for(FrameKind.END)):
         client.ended(key(1), b"after")
         assert client.settle(60)
-    assert relay.frames[1:] == [(Kind.ENVELOPE, big), (Kind.END, b"after")]
+    assert relay.frames[1:] == [(FrameKind.ENVELOPE, big), (FrameKind.END, b"after")]
 
 
 def test_a_frame_that_is_too_long_is_dropped_and_told(peer: Peer, client: RelayClient) -> None:
     """The relay would hang up on it."""
-    client.send(Kind.ENVELOPE, bytes(5_000_000))
-    client.send(Kind.END, b"end")
+    client.send(FrameKind.ENVELOPE, bytes(5_000_000))
+    client.send(FrameKind.END, b"end")
     relay = peer.accept()
-    relay.wait_for(Kind.DROPPED)
-    assert [frame.kind for frame in relay.frames] == [Kind.HELLO, Kind.DROPPED, Kind.END][:1] + [
-        frame.kind for frame in relay.frames[1:]
-    ]
+    relay.wait_for(FrameKind.DROPPED)
+    assert [frame.kind for frame in relay.frames] == [
+        FrameKind.HELLO,
+        FrameKind.DROPPED,
+        FrameKind.END,
+    ][:1] + [frame.kind for frame in relay.frames[1:]]
     assert relay.numbered == [b"end"]
-    assert unpack(relay.of(Kind.DROPPED)[0].payload) == 1
+    assert unpack(relay.of(FrameKind.DROPPED)[0].payload) == 1
 
 
 # A relay that comes and goes.
@@ -215,24 +221,24 @@ def test_what_was_not_acknowledged_is_sent_again(peer: Peer, client: RelayClient
     client.started(key(1), b"start 1")
     client.started(key(2), b"start 2")
     for number in range(5):
-        client.send(Kind.FACT, b"%d" % number)
+        client.send(FrameKind.RUN_METRIC, b"%d" % number)
     client.ended(key(2), b"end 2")
     first = peer.accept()
-    first.wait_for(Kind.END)
-    first.say(Kind.ACK, 3)
+    first.wait_for(FrameKind.END)
+    first.say(FrameKind.ACK, 3)
     first.close()
-    client.send(Kind.FACT, b"5")
+    client.send(FrameKind.RUN_METRIC, b"5")
     second = peer.accept()
-    second.wait_for(Kind.FACT, 3)
+    second.wait_for(FrameKind.RUN_METRIC, 3)
     sent = [(frame.kind, frame.payload) for frame in second.frames[1:]]
     assert sent == [
-        (Kind.START, b"start 1"),
-        (Kind.FACT, b"3"),
-        (Kind.FACT, b"4"),
-        (Kind.END, b"end 2"),
-        (Kind.FACT, b"5"),
+        (FrameKind.START, b"start 1"),
+        (FrameKind.RUN_METRIC, b"3"),
+        (FrameKind.RUN_METRIC, b"4"),
+        (FrameKind.END, b"end 2"),
+        (FrameKind.RUN_METRIC, b"5"),
     ]
-    hellos = [unpack(one.of(Kind.HELLO)[0].payload)["client"] for one in (first, second)]
+    hellos = [unpack(one.of(FrameKind.HELLO)[0].payload)["client"] for one in (first, second)]
     assert hellos[0] == hellos[1]
 
 
@@ -240,19 +246,19 @@ def test_what_was_not_acknowledged_is_sent_again(peer: Peer, client: RelayClient
 def test_numbers_begin_anew_with_each_connection(peer: Peer, client: RelayClient) -> None:
     """The second relay's 1 is the first frame that it was sent again."""
     for number in range(4):
-        client.send(Kind.FACT, b"%d" % number)
+        client.send(FrameKind.RUN_METRIC, b"%d" % number)
     first = peer.accept()
-    first.wait_for(Kind.FACT, 4)
-    first.say(Kind.ACK, 2)
+    first.wait_for(FrameKind.RUN_METRIC, 4)
+    first.say(FrameKind.ACK, 2)
     first.close()
-    client.send(Kind.FACT, b"4")
+    client.send(FrameKind.RUN_METRIC, b"4")
     second = peer.accept()
-    second.wait_for(Kind.FACT, 3)
-    second.say(Kind.ACK, 1)
+    second.wait_for(FrameKind.RUN_METRIC, 3)
+    second.say(FrameKind.ACK, 1)
     second.close()
-    client.send(Kind.FACT, b"5")
+    client.send(FrameKind.RUN_METRIC, b"5")
     third = peer.accept()
-    third.wait_for(Kind.FACT, 3)
+    third.wait_for(FrameKind.RUN_METRIC, 3)
     assert third.numbered == [b"3", b"4", b"5"]
 
 
@@ -264,7 +270,7 @@ def test_a_frame_that_was_cut_is_sent_again_whole(peer: Peer, client: RelayClien
     sent = fill(client)
     first.receive()
     first.close()
-    with Beside(lambda: peer.accept().wait_for(Kind.END, sent + 1)):
+    with Beside(lambda: peer.accept().wait_for(FrameKind.END, sent + 1)):
         client.ended(key(1), b"last")
         assert client.settle(60)
     assert peer.connections[1].numbered == [b"x" * 600] * sent + [b"last"]
@@ -277,7 +283,7 @@ def test_a_client_does_not_storm_a_relay_that_hangs_up(peer: Peer, client: Relay
     assert peer.listener is not None
     peer.listener.settimeout(0)
     while (took := time.monotonic() - began) < 1 or accepted < 2:
-        client.send(Kind.FACT, b"")
+        client.send(FrameKind.RUN_METRIC, b"")
         with contextlib.suppress(BlockingIOError):
             peer.accept().close()
             accepted += 1
@@ -291,7 +297,7 @@ def test_what_is_kept_for_another_relay_is_bounded(peer: Peer, client: RelayClie
     relay = peer.accept()
 
     def read() -> None:
-        relay.wait_for(Kind.END, 10_000)
+        relay.wait_for(FrameKind.END, 10_000)
 
     with Beside(read):
         for number in range(10_000):
@@ -299,9 +305,9 @@ def test_what_is_kept_for_another_relay_is_bounded(peer: Peer, client: RelayClie
             client.settle(1)
     kept = client._outbox._kept  # pyright: ignore[reportPrivateUsage]
     assert 0 < sum(map(len, kept)) <= outbox.MAX_KEPT
-    relay.say(Kind.ACK, 10_000)
+    relay.say(FrameKind.ACK, 10_000)
     for _ in range(65):
-        client.send(Kind.START)
+        client.send(FrameKind.START)
     assert not kept
 
 
@@ -322,25 +328,25 @@ def test_spans_that_never_end_are_forgotten_in_time(peer: Peer, client: RelayCli
 def test_nobody_listens_any_more(peer: Peer) -> None:
     """It is told once; what the relay may not have got is given back, and nothing is kept."""
     told: list[str] = []
-    client = RelayClient(peer.address, dict, on_gone=lambda: told.append("gone"))
+    client = RelayClient(peer.address, dict, on_unavailable=lambda: told.append("gone"))
     client.ended(key(1), b"with the relay, perhaps")
-    client.send(Kind.ENVELOPE, b"mine")
-    client.send(Kind.ENVELOPE, b"another's")
-    peer.accept().wait_for(Kind.ENVELOPE, 2)
-    assert client.leftover(Kind.END) == []
+    client.send(FrameKind.ENVELOPE, b"mine")
+    client.send(FrameKind.ENVELOPE, b"another's")
+    peer.accept().wait_for(FrameKind.ENVELOPE, 2)
+    assert client.undelivered(FrameKind.END) == []
     peer.stop_listening()
     peer.connections[0].close()
     time.sleep(0.1)  # ten connections a second
     client.ended(key(2), b"after")
-    assert client.gone
+    assert client.unavailable
     assert told == ["gone"]
     client.ended(key(3), b"later")
-    assert client.leftover(Kind.END) == [b"with the relay, perhaps", b"after", b"later"]
-    assert client.leftover(Kind.ENVELOPE, b"mine") == [b"mine"]
-    assert client.leftover(Kind.ENVELOPE) == [b"another's"]
-    assert client.leftover(Kind.END) == []
+    assert client.undelivered(FrameKind.END) == [b"with the relay, perhaps", b"after", b"later"]
+    assert client.undelivered(FrameKind.ENVELOPE, b"mine") == [b"mine"]
+    assert client.undelivered(FrameKind.ENVELOPE) == [b"another's"]
+    assert client.undelivered(FrameKind.END) == []
     assert not client.flush(5)
-    assert not client.goodbye(5)
+    assert not client.close_gracefully(5)
     assert told == ["gone"]
 
 
@@ -348,9 +354,9 @@ def test_nobody_listens_any_more(peer: Peer) -> None:
 def test_an_address_where_nobody_ever_was(address: str) -> None:
     """As gone as one that has closed."""
     client = RelayClient(address, dict)
-    client.send(Kind.FACT, b"fact")
-    assert client.gone
-    assert client.leftover(Kind.FACT) == [b"fact"]
+    client.send(FrameKind.RUN_METRIC, b"fact")
+    assert client.unavailable
+    assert client.undelivered(FrameKind.RUN_METRIC) == [b"fact"]
 
 
 def test_a_lack_of_descriptors_passes(
@@ -363,11 +369,11 @@ def test_a_lack_of_descriptors_passes(
 
     with monkeypatch.context() as patched:
         patched.setattr("_socket.socket", fail)
-        client.send(Kind.FACT, b"0")
-    assert not client.gone
+        client.send(FrameKind.RUN_METRIC, b"0")
+    assert not client.unavailable
     time.sleep(0.1)  # ten tries a second
-    client.send(Kind.FACT, b"1")
-    assert peer.accept().wait_for(Kind.FACT, 2)
+    client.send(FrameKind.RUN_METRIC, b"1")
+    assert peer.accept().wait_for(FrameKind.RUN_METRIC, 2)
 
 
 # A relay that is none.
@@ -379,38 +385,38 @@ def test_a_lack_of_descriptors_passes(
     [
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"\xff" * 100,
-        encode(Kind.ACK, b"\x91" * 900),
-        encode(Kind.ACK, pack("many")),
-        encode(Kind.ACK, pack(None)),
-        encode(Kind.FLUSHED, b""),
-        encode(Kind.STATUS_REPLY, bytes(2_000)),
+        encode(FrameKind.ACK, b"\x91" * 900),
+        encode(FrameKind.ACK, pack("many")),
+        encode(FrameKind.ACK, pack(None)),
+        encode(FrameKind.FLUSHED, b""),
+        encode(FrameKind.STATUS_REPLY, bytes(2_000)),
     ],
 )
 def test_nonsense_ends_the_connection_only(peer: Peer, client: RelayClient, answer: bytes) -> None:
     """The frames go to the next relay."""
-    client.send(Kind.FACT, b"fact")
+    client.send(FrameKind.RUN_METRIC, b"fact")
     first = peer.accept()
-    first.wait_for(Kind.FACT)
+    first.wait_for(FrameKind.RUN_METRIC)
     first.wire.sendall(answer)
     client.settle(1)
     client.flush(0.05)
     second = peer.accept()
-    second.wait_for(Kind.FACT)
+    second.wait_for(FrameKind.RUN_METRIC)
     assert second.numbered == [b"fact"]
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1 << 62, True])
 def test_wrong_numbers_do_no_harm(peer: Peer, client: RelayClient, number: int) -> None:
     """An ACK of what was never sent."""
-    client.send(Kind.FACT, b"fact")
+    client.send(FrameKind.RUN_METRIC, b"fact")
     relay = peer.accept()
-    relay.wait_for(Kind.FACT)
-    relay.say(Kind.ACK, number)
-    relay.say(Kind.FLUSHED, min(number, 0))
-    relay.say(Kind.HELLO, number)
+    relay.wait_for(FrameKind.RUN_METRIC)
+    relay.say(FrameKind.ACK, number)
+    relay.say(FrameKind.FLUSHED, min(number, 0))
+    relay.say(FrameKind.HELLO, number)
     assert not client.flush(0.05)
-    client.send(Kind.FACT, b"next")
-    relay.wait_for(Kind.FACT, 2)
+    client.send(FrameKind.RUN_METRIC, b"next")
+    relay.wait_for(FrameKind.RUN_METRIC, 2)
 
 
 def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: RelayClient) -> None:
@@ -423,12 +429,12 @@ def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: Rel
         relay.wire.settimeout(0.05)
         while not stop.is_set():
             with contextlib.suppress(OSError):
-                relay.wire.sendall(encode(Kind.ACK, pack(1)) * 1_000)
+                relay.wire.sendall(encode(FrameKind.ACK, pack(1)) * 1_000)
 
     with Beside(talk):
         began = time.monotonic()
         for _ in range(1_000):
-            client.send(Kind.FACT, b"")
+            client.send(FrameKind.RUN_METRIC, b"")
         took = time.monotonic() - began
         stop.set()
     assert took < 60
@@ -440,20 +446,20 @@ def test_an_idle_process_finds_out_that_the_relay_was_restarted(
     """What the first relay may not have saved goes to the second, though nothing is sent."""
     monkeypatch.setattr(connection, "_TRY_EVERY", 0.0)
     client.started(key(1), b"start")
-    client.send(Kind.FACT, b"fact")
+    client.send(FrameKind.RUN_METRIC, b"fact")
     first = peer.accept()
-    first.wait_for(Kind.FACT)
+    first.wait_for(FrameKind.RUN_METRIC)
     first.close()
     client.open()
     second = peer.accept()
-    second.wait_for(Kind.FACT)
-    assert second.frames[1:] == [(Kind.START, b"start"), (Kind.FACT, b"fact")]
+    second.wait_for(FrameKind.RUN_METRIC)
+    assert second.frames[1:] == [(FrameKind.START, b"start"), (FrameKind.RUN_METRIC, b"fact")]
 
 
 # Flush and goodbye.
 
 
-def answer(relay: Connection, kind: Kind, reply: Kind) -> None:
+def answer(relay: Connection, kind: FrameKind, reply: FrameKind) -> None:
     """Answer the first question of a kind."""
     question = relay.wait_for(kind)[0].payload
     relay.say(reply, unpack(question) if question else None)
@@ -463,9 +469,13 @@ def test_a_flush_waits_for_the_relay(peer: Peer, client: RelayClient) -> None:
     """All that was sent before is with the relay, and the relay says that it is out."""
     client.ended(key(1), b"end")
     relay = peer.accept()
-    with Beside(lambda: answer(relay, Kind.FLUSH, Kind.FLUSHED)):
+    with Beside(lambda: answer(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
         assert client.flush(10)
-    assert [frame.kind for frame in relay.frames] == [Kind.HELLO, Kind.END, Kind.FLUSH]
+    assert [frame.kind for frame in relay.frames] == [
+        FrameKind.HELLO,
+        FrameKind.END,
+        FrameKind.FLUSH,
+    ]
 
 
 def test_a_flush_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
@@ -474,10 +484,10 @@ def test_a_flush_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
 
     def die_and_come_back() -> None:
         first = peer.accept()
-        first.wait_for(Kind.FLUSH)
+        first.wait_for(FrameKind.FLUSH)
         first.close()
         second = peer.accept()
-        answer(second, Kind.FLUSH, Kind.FLUSHED)
+        answer(second, FrameKind.FLUSH, FrameKind.FLUSHED)
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):
@@ -488,9 +498,9 @@ def test_an_old_answer_is_no_answer(peer: Peer, client: RelayClient) -> None:
     """Each flush has a number of its own."""
     client.open()
     relay = peer.accept()
-    with Beside(lambda: answer(relay, Kind.FLUSH, Kind.FLUSHED)):
+    with Beside(lambda: answer(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
         assert client.flush(10)
-    relay.say(Kind.FLUSHED, 1)
+    relay.say(FrameKind.FLUSHED, 1)
     assert not client.flush(0.1)
 
 
@@ -500,13 +510,13 @@ def test_a_goodbye_hands_over_all_that_waits(peer: Peer, client: RelayClient) ->
     relay = peer.accept()
     for number in range(5_000):
         client.ended(key(number), number.to_bytes(500, "big"))
-    with Beside(lambda: answer(relay, Kind.GOODBYE, Kind.BYE)):
-        assert client.goodbye(10)
+    with Beside(lambda: answer(relay, FrameKind.CLOSE, FrameKind.CLOSED)):
+        assert client.close_gracefully(10)
     assert [int.from_bytes(payload, "big") for payload in relay.numbered] == list(range(5_000))
-    assert relay.frames[-1].kind is Kind.GOODBYE
+    assert relay.frames[-1].kind is FrameKind.CLOSE
     assert not relay.receive()
-    client.send(Kind.FACT, b"after the end")
-    client.goodbye(0.1)
+    client.send(FrameKind.RUN_METRIC, b"after the end")
+    client.close_gracefully(0.1)
     assert peer.listener is not None
     peer.listener.settimeout(0)
     with pytest.raises(BlockingIOError):
@@ -519,17 +529,17 @@ def test_a_goodbye_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
 
     def die_and_come_back() -> None:
         first = peer.accept()
-        first.wait_for(Kind.GOODBYE)
+        first.wait_for(FrameKind.CLOSE)
         first.close()
         second = peer.accept()
-        answer(second, Kind.GOODBYE, Kind.BYE)
+        answer(second, FrameKind.CLOSE, FrameKind.CLOSED)
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):
-        assert client.goodbye(10)
+        assert client.close_gracefully(10)
 
 
-@pytest.mark.parametrize("ask", [RelayClient.flush, RelayClient.goodbye])
+@pytest.mark.parametrize("ask", [RelayClient.flush, RelayClient.close_gracefully])
 def test_a_question_that_nobody_answers_ends_in_time(
     peer: Peer, client: RelayClient, ask: Callable[[RelayClient, float], bool]
 ) -> None:
@@ -552,9 +562,9 @@ def test_eight_threads_send_at_once(peer: Peer, client: RelayClient) -> None:
 
     def work(thread: int) -> None:
         for number in range(each):
-            client.send(Kind.FACT, b"%d %d " % (thread, number) + b"x" * (number % 700))
+            client.send(FrameKind.RUN_METRIC, b"%d %d " % (thread, number) + b"x" * (number % 700))
 
-    with Beside(lambda: relay.wait_for(Kind.FACT, 8 * each)):
+    with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 8 * each)):
         threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
         for thread in threads:
             thread.start()
@@ -570,7 +580,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
     """It is only added, and whoever writes takes it along."""
     client.open()
     relay = peer.accept()
-    inner = client._link._socket  # pyright: ignore[reportPrivateUsage]
+    inner = client._connection._socket  # pyright: ignore[reportPrivateUsage]
     assert inner is not None
 
     class Socket:
@@ -582,16 +592,16 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
         def send(self, data: bytes, flags: int) -> int:
             if self.more:
                 self.more -= 1
-                client.send(Kind.FACT, b"inner %d" % self.more)
+                client.send(FrameKind.RUN_METRIC, b"inner %d" % self.more)
             assert inner is not None
             return inner.send(data, flags)
 
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-    vars(client._link)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
-    client.send(Kind.FACT, b"outer")
-    relay.wait_for(Kind.FACT, 6)
+    vars(client._connection)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
+    client.send(FrameKind.RUN_METRIC, b"outer")
+    relay.wait_for(FrameKind.RUN_METRIC, 6)
     assert relay.numbered == [b"outer", *(b"inner %d" % left for left in (4, 3, 2, 1, 0))]
 
 
@@ -603,17 +613,17 @@ def test_garbage_that_sends_as_it_is_collected(peer: Peer, client: RelayClient) 
             self.me = self
 
         def __del__(self) -> None:
-            client.send(Kind.FACT, b"garbage")
+            client.send(FrameKind.RUN_METRIC, b"garbage")
 
     client.open()
     relay = peer.accept()
     before = gc.get_threshold()
     gc.set_threshold(5)
     try:
-        with Beside(lambda: relay.wait_for(Kind.FACT, 1_000)):
+        with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 1_000)):
             for _ in range(500):
                 Cycle()
-                client.send(Kind.FACT, b"x" * 100)
+                client.send(FrameKind.RUN_METRIC, b"x" * 100)
             gc.collect()
             assert client.settle(60)
     finally:
@@ -682,7 +692,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901, PLR091
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
-        client.send(Kind.FACT, b"last")
+        client.send(FrameKind.RUN_METRIC, b"last")
         assert client.settle(60)
         client.close()
         stop.set()
@@ -702,17 +712,17 @@ def test_a_writer_that_was_struck_dead_is_replaced(
     writer["writer"] = object()
     with monkeypatch.context() as patched:
         patched.setattr("taskobs.relay_client.client.time.monotonic", lambda: next(clock))
-        client.send(Kind.FACT, b"0")
-        client.send(Kind.FACT, b"1")
-        client._link.writes += 1  # pyright: ignore[reportPrivateUsage]
-        client.send(Kind.FACT, b"2")
-        client.send(Kind.FACT, b"3")
+        client.send(FrameKind.RUN_METRIC, b"0")
+        client.send(FrameKind.RUN_METRIC, b"1")
+        client._connection.writes += 1  # pyright: ignore[reportPrivateUsage]
+        client.send(FrameKind.RUN_METRIC, b"2")
+        client.send(FrameKind.RUN_METRIC, b"3")
         assert writer
-        client.send(Kind.FACT, b"4")
+        client.send(FrameKind.RUN_METRIC, b"4")
         assert not writer
-    client.send(Kind.FACT, b"5")
+    client.send(FrameKind.RUN_METRIC, b"5")
     relay = peer.accept()
-    relay.wait_for(Kind.FACT, 6)
+    relay.wait_for(FrameKind.RUN_METRIC, 6)
     assert relay.numbered == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
@@ -726,20 +736,20 @@ def test_a_signal_handler_sends(peer: Peer, client: RelayClient) -> None:
         nonlocal handled
         if within_the_client(frame):
             handled += 1
-            client.send(Kind.FACT, b"handler")
+            client.send(FrameKind.RUN_METRIC, b"handler")
 
     previous = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
     try:
-        with Beside(lambda: relay.wait_for(Kind.FACT, 3_000)):
+        with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 3_000)):
             for _ in range(3_000):
-                client.send(Kind.FACT, b"task")
+                client.send(FrameKind.RUN_METRIC, b"task")
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert client.settle(60)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    relay.wait_for(Kind.FACT, 3_000 + handled)
+    relay.wait_for(FrameKind.RUN_METRIC, 3_000 + handled)
     assert relay.numbered.count(b"handler") == handled > 0
 
 
@@ -760,9 +770,9 @@ def in_a_fork(work: Callable[[], object]) -> int:
 def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) -> None:
     """It has the parent's descriptor no more, sends nothing of the parent's, and its own once."""
     client.started(key(1), b"the parent's")
-    client.fact(b"the parent's, not written yet", soon=False)
+    client.send_run_metric(b"the parent's, not written yet", soon=False)
     parents = peer.accept()
-    parents.wait_for(Kind.START)
+    parents.wait_for(FrameKind.START)
 
     def child() -> None:
         before = descriptors()
@@ -774,12 +784,12 @@ def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) 
     assert in_a_fork(child) == 0
     childs = peer.accept()
     childs.read_to_the_end()
-    assert [frame.kind for frame in childs.frames] == [Kind.HELLO, Kind.END]
+    assert [frame.kind for frame in childs.frames] == [FrameKind.HELLO, FrameKind.END]
     hello = unpack(childs.frames[0].payload)
     assert hello["pid"] != os.getpid()
     assert hello["client"] != unpack(parents.frames[0].payload)["client"]
-    client.send(Kind.FACT, b"still here")
-    parents.wait_for(Kind.FACT, 2)
+    client.send(FrameKind.RUN_METRIC, b"still here")
+    parents.wait_for(FrameKind.RUN_METRIC, 2)
     assert parents.numbered == [b"the parent's, not written yet", b"still here"]
 
 
@@ -787,13 +797,13 @@ def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) 
 def test_a_child_forked_in_the_midst_of_a_write(peer: Peer, client: RelayClient) -> None:
     """Another thread was the writer: in the child there is none."""
     client.open()
-    peer.accept().wait_for(Kind.HELLO)
+    peer.accept().wait_for(FrameKind.HELLO)
     client._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
-    client.send(Kind.FACT, b"waits")
+    client.send(FrameKind.RUN_METRIC, b"waits")
 
     def child() -> None:
         client.after_fork()
-        client.send(Kind.FACT, b"the child's")
+        client.send(FrameKind.RUN_METRIC, b"the child's")
         client.close()
 
     assert in_a_fork(child) == 0
@@ -808,7 +818,7 @@ def test_the_relay_sees_the_parent_end_though_its_children_live(peer: Peer) -> N
     client = RelayClient(peer.address, dict)
     client.open()
     parents = peer.accept()
-    parents.wait_for(Kind.HELLO)
+    parents.wait_for(FrameKind.HELLO)
     ready, wait = os.pipe(), os.pipe()
 
     def child() -> None:
@@ -829,7 +839,7 @@ def test_the_socket_is_not_inherited_by_programs(peer: Peer, client: RelayClient
     """What a task starts has nothing of it."""
     client.open()
     peer.accept()
-    assert not os.get_inheritable(client._link.fileno())  # pyright: ignore[reportPrivateUsage]
+    assert not os.get_inheritable(client._connection.fileno())  # pyright: ignore[reportPrivateUsage]
 
 
 def test_announcements_are_made_on_each_connection(
@@ -839,17 +849,17 @@ def test_announcements_are_made_on_each_connection(
     monkeypatch.setattr(connection, "_TRY_EVERY", 0.0)
     client.announce(b"k", b"where")
     client.announce(b"k", b"where")
-    client.send(Kind.ENVELOPE, b"0")
+    client.send(FrameKind.ENVELOPE, b"0")
     first = peer.accept()
-    first.wait_for(Kind.ENVELOPE)
+    first.wait_for(FrameKind.ENVELOPE)
     client.announce(b"l", b"elsewhere")
-    client.send(Kind.ENVELOPE, b"1")
-    first.wait_for(Kind.ENVELOPE, 2)
+    client.send(FrameKind.ENVELOPE, b"1")
+    first.wait_for(FrameKind.ENVELOPE, 2)
     assert [frame.payload for frame in first.frames[1:]] == [b"where", b"0", b"elsewhere", b"1"]
     first.close()
-    client.send(Kind.ENVELOPE, b"2")
+    client.send(FrameKind.ENVELOPE, b"2")
     second = peer.accept()
-    second.wait_for(Kind.ENVELOPE, 3)
+    second.wait_for(FrameKind.ENVELOPE, 3)
     assert [frame.payload for frame in second.frames[1:]] == [
         *(b"where", b"elsewhere"),
         *(b"0", b"1", b"2"),
@@ -860,19 +870,19 @@ def test_an_announcement_that_is_cut_short_is_made_again(
     peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time limit strikes just then: the next event goes where it should, all the same."""
-    client.send(Kind.ENVELOPE, b"0")
+    client.send(FrameKind.ENVELOPE, b"0")
     first = peer.accept()
 
     def strike(_: bytes) -> None:
         raise TimeoutError
 
     with monkeypatch.context() as struck:
-        struck.setattr(client._outbox, "insist", strike)  # pyright: ignore[reportPrivateUsage]
+        struck.setattr(client._outbox, "enqueue", strike)  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(TimeoutError):
             client.announce(b"k", b"where")
     client.announce(b"k", b"where")
-    client.send(Kind.ENVELOPE, b"1")
-    first.wait_for(Kind.ENVELOPE, 2)
+    client.send(FrameKind.ENVELOPE, b"1")
+    first.wait_for(FrameKind.ENVELOPE, 2)
     assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
 
 
@@ -883,15 +893,15 @@ def test_a_connection_that_is_made_meanwhile_hears_an_announcement(
 
     def too_early(_: object) -> bool:
         monkeypatch.undo()
-        client.send(Kind.ENVELOPE, b"0")
+        client.send(FrameKind.ENVELOPE, b"0")
         return False
 
-    link = client._link  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(type(link), "up", property(too_early))
+    connection = client._connection  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(type(connection), "up", property(too_early))
     client.announce(b"k", b"where")
-    client.send(Kind.ENVELOPE, b"1")
+    client.send(FrameKind.ENVELOPE, b"1")
     first = peer.accept()
-    first.wait_for(Kind.ENVELOPE, 2)
+    first.wait_for(FrameKind.ENVELOPE, 2)
     assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
 
 

@@ -85,7 +85,9 @@ def test_what_is_not_ours_does_not_serve(
     assert socket_directory.directory(environ) == last
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-    with pytest.raises(socket_directory.PlaceError, match="belongs to another user") as refused:
+    with pytest.raises(
+        socket_directory.SocketDirectoryError, match="belongs to another user"
+    ) as refused:
         socket_directory.directory(environ)
     assert str(refused.value).count("not a directory") == 2
 

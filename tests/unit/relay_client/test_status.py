@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from taskobs.cli.main import main
-from taskobs.protocol.frames import Kind, Splitter, encode, pack
+from taskobs.protocol.frames import FrameKind, Splitter, encode, pack
 from taskobs.relay_client import socket_directory, status
 
 if not socket_directory.SUPPORTED:
@@ -51,7 +51,7 @@ def relay(answer: bytes | None) -> Generator[str]:
     def serve() -> None:
         wire, _ = listening.accept()
         with wire:
-            assert Splitter().feed(wire.recv(100)) == [(Kind.STATUS, b"")]
+            assert Splitter().feed(wire.recv(100)) == [(FrameKind.STATUS, b"")]
             if answer is not None:
                 wire.sendall(answer[:3])
                 wire.sendall(answer[3:])
@@ -67,7 +67,7 @@ def relay(answer: bytes | None) -> Generator[str]:
 
 def test_each_worker_is_a_line() -> None:
     """I ask what became of my telemetry, and what was dropped, and why."""
-    with relay(encode(Kind.STATUS_REPLY, pack(TOLD))):
+    with relay(encode(FrameKind.STATUS_REPLY, pack(TOLD))):
         shown = CliRunner().invoke(main, ["status"]).output
     head, line, *notes = shown.splitlines()
     found = dict(zip(head.split(), line.split(), strict=True))
@@ -80,7 +80,7 @@ def test_each_worker_is_a_line() -> None:
 
 
 def test_json_has_all() -> None:
-    with relay(encode(Kind.STATUS_REPLY, pack(TOLD))) as address:
+    with relay(encode(FrameKind.STATUS_REPLY, pack(TOLD))) as address:
         [told] = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
     assert told["address"] == address
     assert {key: told[key] for key in TOLD} == TOLD
@@ -90,7 +90,7 @@ def test_json_has_all() -> None:
     ("answer", "problem"),
     [
         (None, "it hung up"),
-        (encode(Kind.STATUS_REPLY, pack([1])), "no map"),
+        (encode(FrameKind.STATUS_REPLY, pack([1])), "no map"),
         (b"\xff\xff\xff\xff\x01garbage", "no frame of the relay"),
     ],
 )

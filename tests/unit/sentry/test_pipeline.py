@@ -419,11 +419,11 @@ def test_a_workers_own_redis_commands_are_no_breadcrumbs() -> None:
     user_init(integrations=[RedisIntegration()])
     client = sentry_sdk.get_client()
     pipeline = SentryPipeline.start(Settings())
-    pipeline.leave_broker_alone()
-    pipeline.leave_broker_alone()
+    pipeline.ignore_broker_commands()
+    pipeline.ignore_broker_commands()
     assert client.get_integration(RedisIntegration) is None
     pipeline.after_fork()
     assert client.get_integration(RedisIntegration) is not None
-    pipeline.leave_broker_alone()
+    pipeline.ignore_broker_commands()
     pipeline.close(0.0)
     assert client.get_integration(RedisIntegration) is not None

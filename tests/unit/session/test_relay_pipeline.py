@@ -186,7 +186,7 @@ def test_when_the_relay_cannot_work_the_process_sends(
     span("kept")
     sentry_sdk.capture_message("kept")
     end = time.monotonic() + PATIENCE
-    while not pipeline.gone:
+    while not pipeline.unavailable:
         assert time.monotonic() < end
         if pipeline.relay_pid is not None:
             os.kill(pipeline.relay_pid, signal.SIGKILL)

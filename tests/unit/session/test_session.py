@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import taskobs
 from taskobs.errors import SettingError
-from taskobs.otel.task_spans import shared_lifecycle
+from taskobs.otel.task_spans import shared_task_signals
 from taskobs.testing.receiver import Receiver
 from tests.support.recording import PrivateApp, Recorder, global_provider, tracer_provider
 
@@ -54,7 +54,7 @@ def process_state() -> dict[str, object]:
         "provider": trace.get_tracer_provider(),
         "handlers": handlers,
         "instrumentor": CeleryInstrumentor._instance,
-        "strict": shared_lifecycle().guard.strict,
+        "strict": shared_task_signals().guard.strict,
         "threads": {
             thread.name for thread in threading.enumerate() if "request_thread" not in thread.name
         },

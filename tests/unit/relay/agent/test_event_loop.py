@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from taskobs.protocol.frames import Kind, pack
+from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.span_encoder import KEY_BYTES
 from taskobs.relay.agent import event_loop
-from taskobs.relay.agent.event_loop import Server
-from taskobs.relay.agent.ring_reader import Slots
-from taskobs.relay.agent.router import MAX_TURN, Intake
-from taskobs.relay.agent.shutdown import Ending, Worker
-from taskobs.relay.agent.wakeup_pipe import Mailbox
+from taskobs.relay.agent.event_loop import EventLoop
+from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.router import MAX_TURN, FrameRouter
+from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
+from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import DROPPED, Counters
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.tracking.open_spans import Ledger
+from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from tests.support.relay_process import Client
 
 
@@ -33,36 +33,38 @@ class Loop:
         self.listener.bind(self.address)
         self.listener.listen()
         self.listener.settimeout(0)
-        self.counters, self.mailbox = Counters(), Mailbox()
-        self.store = MemoryStore(self.counters, self.mailbox.released)
-        self.ledger = Ledger(self.counters, parent=os.getpid())
+        self.counters, self.wakeup_pipe = Counters(), WakeupPipe()
+        self.store = MemoryStore(self.counters, self.wakeup_pipe.released)
+        self.open_spans = OpenSpanRegistry(self.counters, parent=os.getpid())
         self.failing = False
-        self.intake = Intake(
+        self.router = FrameRouter(
             store=self.store,
-            ledger=self.ledger,
+            open_spans=self.open_spans,
             counters=self.counters,
-            on_fact=self.fact,
+            on_run_metric=self.run_metric,
             status=lambda: {"worker": "w"},
         )
-        self.server = Server(
+        self.event_loop = EventLoop(
             self.listener,
             worker=Worker(os.getpid()),
-            intake=self.intake,
-            slots=Slots(None, intake=self.intake, ledger=self.ledger, counters=self.counters),
-            ledger=self.ledger,
+            router=self.router,
+            slots=RingReaders(
+                None, router=self.router, open_spans=self.open_spans, counters=self.counters
+            ),
+            open_spans=self.open_spans,
             store=self.store,
             counters=self.counters,
-            mailbox=self.mailbox,
-            ending=Ending(10.0),
+            wakeup_pipe=self.wakeup_pipe,
+            ending=ShutdownPolicy(10.0),
         )
 
-    def fact(self, _: bytes) -> None:
+    def run_metric(self, _: bytes) -> None:
         if self.failing:
             raise ZeroDivisionError
 
     def turn(self, number: int = 1) -> None:
         for _ in range(number):
-            self.server._turn()  # pyright: ignore[reportPrivateUsage]
+            self.event_loop._turn()  # pyright: ignore[reportPrivateUsage]
 
     def dropped(self) -> dict[tuple[str, str], int]:
         return self.counters.counts()[DROPPED]
@@ -72,8 +74,8 @@ class Loop:
 def loop(tmp_path: Path) -> Generator[Loop]:
     loop = Loop(tmp_path)
     yield loop
-    loop.server.close()
-    loop.mailbox.close()
+    loop.event_loop.close()
+    loop.wakeup_pipe.close()
 
 
 @pytest.fixture
@@ -110,16 +112,16 @@ def test_no_descriptors_left_is_no_end(
             raise OSError(errno.EMFILE, "too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.server, "_listener", Exhausted())
+        patch.setattr(loop.event_loop, "_listener", Exhausted())
         loop.turn(3)
-    assert loop.server.connections == 0
-    loop.server.terminate()  # has it look around at once
+    assert loop.event_loop.connections == 0
+    loop.event_loop.terminate()  # has it look around at once
     loop.turn(3)
-    assert loop.server.connections == 1
+    assert loop.event_loop.connections == 1
     assert loop.dropped() == {("connection", "cannot be accepted"): 1}
-    client.raw(Kind.STATUS)
+    client.raw(FrameKind.STATUS)
     loop.turn()
-    client.wait_for(Kind.STATUS_REPLY)
+    client.wait_for(FrameKind.STATUS_REPLY)
 
 
 def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: Client) -> None:
@@ -127,12 +129,12 @@ def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: C
     other = Client(loop.address).hello()
     loop.turn(3)
     loop.failing = True
-    client.say(Kind.FACT, [])
+    client.say(FrameKind.RUN_METRIC, [])
     loop.turn(4)
     assert not client.receive()
-    other.raw(Kind.STATUS)
+    other.raw(FrameKind.STATUS)
     loop.turn()
-    other.wait_for(Kind.STATUS_REPLY)
+    other.wait_for(FrameKind.STATUS_REPLY)
     assert loop.dropped() == {("connection", "not understood"): 1}
     other.close()
 
@@ -141,20 +143,20 @@ def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: C
 def test_what_a_turn_holds_is_bounded(loop: Loop) -> None:
     """A thousand clients with a large frame each don't fill the memory within one turn."""
     loop.turn(4)
-    (connection,) = loop.server._connections  # pyright: ignore[reportPrivateUsage]
+    (connection,) = loop.event_loop._connections  # pyright: ignore[reportPrivateUsage]
     for number in range(MAX_TURN // 1_000_000 + 1):
         payload = number.to_bytes(KEY_BYTES, "big") + b"x" * 1_000_000
-        loop.intake.frame(connection, Kind.END, payload, 0.0)
+        loop.router.frame(connection, FrameKind.END, payload, 0.0)
     assert loop.store.pending("span").items  # while the turn goes on
 
 
 def test_what_is_released_is_acknowledged(loop: Loop, client: Client) -> None:
     """A sender's thread has sent what this client gave."""
     loop.turn(4)
-    client.raw(Kind.END, b"k" * KEY_BYTES + b"x")
-    client.say(Kind.FLUSH, 7)
+    client.raw(FrameKind.END, b"k" * KEY_BYTES + b"x")
+    client.say(FrameKind.FLUSH, 7)
     loop.turn(4)
     loop.store.done(loop.store.take("span", 9, 9_999, 0.0))
     loop.turn()
-    assert client.wait_for(Kind.ACK)[0].payload == pack(1)
-    assert client.wait_for(Kind.FLUSHED)[0].payload == pack(7)
+    assert client.wait_for(FrameKind.ACK)[0].payload == pack(1)
+    assert client.wait_for(FrameKind.FLUSHED)[0].payload == pack(7)

@@ -19,22 +19,22 @@ from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.trace import Span
 
 from taskobs import semconv
-from taskobs.otel.fast_spans import LightProvider, LightSpan
-from taskobs.otel.relay_processor import RelaySpans
+from taskobs.otel.fast_spans import FastSpan, FastSpanProvider
+from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import shared_memory, span_encoder
-from taskobs.protocol.frames import Kind, pack
-from taskobs.protocol.ring import HEAD
+from taskobs.protocol.frames import FrameKind, pack
+from taskobs.protocol.ring import RING_HEADER
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay.agent import ring_reader
-from taskobs.relay.agent.ring_reader import Slots
-from taskobs.relay.agent.router import Intake, settle
+from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.storage import sqlite
 from taskobs.relay.storage.base import Item, Store
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.tracking.open_spans import Ledger
+from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay_client.client import RelayClient
-from taskobs.relay_client.ring_writer import Slot
+from taskobs.relay_client.ring_writer import RingWriter
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE, Peer
 from tests.support.relay_process import Client, RelayProcess, Writer, wait_until_true
@@ -50,7 +50,7 @@ HELLO: dict[str, object] = {
     "client": b"sixteen bytes id",
     "name": "",
 }
-FACT = pack(["task", "succeeded", "queue", 0.5])
+RUN_METRIC = pack(["task", "succeeded", "queue", 0.5])
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def shared() -> Generator[SharedMemory]:
     made.close()
 
 
-def taken(shared: SharedMemory, hello: object = HELLO) -> Slot:
-    slot = Slot.take(shared, pack(hello))
+def taken(shared: SharedMemory, hello: object = HELLO) -> RingWriter:
+    slot = RingWriter.take(shared, pack(hello))
     assert slot is not None
     return slot
 
 
-def ended(one: ReadableSpan) -> tuple[Kind, bytes]:
+def ended(one: ReadableSpan) -> tuple[FrameKind, bytes]:
     assert isinstance(one, Span)
     one.end()
-    return Kind.END, span_encoder.pack_end(one)
+    return FrameKind.END, span_encoder.pack_end(one)
 
 
 class Side:
@@ -81,22 +81,22 @@ class Side:
         self.counters = Counters()
         self.released: list[object] = []
         self.store = store or MemoryStore(self.counters, self.released.extend)
-        self.facts: list[bytes] = []
-        self.ledger = Ledger(
+        self.records: list[bytes] = []
+        self.open_spans = OpenSpanRegistry(
             self.counters, parent=os.getpid(), clock=lambda: self.now, alive=self.alive
         )
-        intake = Intake(
+        router = FrameRouter(
             store=self.store,
-            ledger=self.ledger,
+            open_spans=self.open_spans,
             counters=self.counters,
-            on_fact=self.facts.append,
+            on_run_metric=self.records.append,
             status=dict,
         )
-        self.intake = intake
-        self.slots = Slots(
+        self.router = router
+        self.slots = RingReaders(
             shared,
-            intake=intake,
-            ledger=self.ledger,
+            router=router,
+            open_spans=self.open_spans,
             counters=self.counters,
             clock=lambda: self.now,
             alive=self.alive,
@@ -110,14 +110,14 @@ class Side:
         self.now += after
         self.slots.read()
         self.slots.look()
-        items = list(self.intake._items)  # pyright: ignore[reportPrivateUsage]
-        self.intake.commit(self.ledger.lost())
+        items = list(self.router._items)  # pyright: ignore[reportPrivateUsage]
+        self.router.commit(self.open_spans.lost())
         self.slots.acknowledge()
         return items
 
     def sent(self) -> list[Item]:
         """Have what waits sent; return it."""
-        self.store.hurry()
+        self.store.flush()
         stored = self.store.take("span", 1_000, 1_000_000, 0.0) if self.waiting() else []
         self.store.done(stored)
         settle(self.released)
@@ -136,37 +136,41 @@ class Side:
 
 def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    facts = [pack(["task", "succeeded", "queue", float(n)]) for n in range(100)]
-    assert all(slot.append(Kind.FACT, fact) for fact in facts)
+    records = [pack(["task", "succeeded", "queue", float(n)]) for n in range(100)]
+    assert all(slot.append(FrameKind.RUN_METRIC, run_metric) for run_metric in records)
     side.turn()
-    assert side.facts == facts
+    assert side.records == records
 
 
 def test_a_ring_is_used_again_and_again(shared: SharedMemory) -> None:
     """A process writes many times what the ring holds, at every offset."""
     side, slot = Side(shared), taken(shared)
-    fact = FACT
+    run_metric = RUN_METRIC
     for number in range(1_500):
-        fact = FACT + bytes(number * 37 % 4_000)
-        if not slot.append(Kind.FACT, fact):
+        run_metric = RUN_METRIC + bytes(number * 37 % 4_000)
+        if not slot.append(FrameKind.RUN_METRIC, run_metric):
             side.turn()
-            assert slot.append(Kind.FACT, fact)
+            assert slot.append(FrameKind.RUN_METRIC, run_metric)
     side.turn()
-    assert len(side.facts) == 1_500
-    assert sum(map(len, side.facts)) > 5 * shared_memory.RING
-    assert side.facts[-1] == fact
+    assert len(side.records) == 1_500
+    assert sum(map(len, side.records)) > 5 * shared_memory.RING
+    assert side.records[-1] == run_metric
 
 
 def test_a_full_ring_takes_no_more_until_it_is_read(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
     count = 0
-    while slot.append(Kind.FACT, FACT):
+    while slot.append(FrameKind.RUN_METRIC, RUN_METRIC):
         count += 1
-    assert 0 <= shared_memory.RING - count * (len(FACT) + HEAD.size) < len(FACT) + HEAD.size
+    assert (
+        0
+        <= shared_memory.RING - count * (len(RUN_METRIC) + RING_HEADER.size)
+        < len(RUN_METRIC) + RING_HEADER.size
+    )
     side.turn()
-    assert len(side.facts) == count
-    assert slot.append(Kind.FACT, FACT)
-    assert not slot.append(Kind.FACT, bytes(shared_memory.RING))
+    assert len(side.records) == count
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert not slot.append(FrameKind.RUN_METRIC, bytes(shared_memory.RING))
 
 
 def test_what_is_not_safe_is_kept(shared: SharedMemory) -> None:
@@ -187,12 +191,12 @@ def test_what_is_safe_is_forgotten_and_the_rest_after_a_while(shared: SharedMemo
     total = 0
     for number in range(3 * shared_memory.RING // len(payload)):
         unique = number.to_bytes(24, "big") + payload[24:]
-        total += slot.append(Kind.END, unique)
+        total += slot.append(FrameKind.END, unique)
         if number % 100 == 0:
             side.turn()
     side.turn()
     assert total == 3 * shared_memory.RING // len(payload)
-    kept = sum(len(payload) + HEAD.size for _, payload in slot.unread())
+    kept = sum(len(payload) + RING_HEADER.size for _, payload in slot.unread())
     assert ring_reader.KEEP - len(payload) < kept <= ring_reader.KEEP
 
 
@@ -204,7 +208,7 @@ def test_an_open_span_is_lost_with_its_process(shared: SharedMemory) -> None:
         assert slot.opened(key, payload)
     assert slot.closed(start(spans[1])[1][:24])
     side.turn()
-    assert not side.ledger.open
+    assert not side.open_spans.open
     side.dead = True
     side.turn(after=2.0)
     side.turn(after=2.0)
@@ -243,7 +247,7 @@ def test_a_span_that_another_process_ended_is_told_by_no_later_relay(shared: Sha
     assert slot.opened(payload[:24], payload)
     side.turn(after=2.0)
     side.turn(after=2.0)
-    assert parent.append(Kind.END, payload)
+    assert parent.append(FrameKind.END, payload)
     side.dead = True
     side.turn(after=2.0)
     assert not shared.read_word(0, shared_memory.OPEN_WORDS)
@@ -251,13 +255,15 @@ def test_a_span_that_another_process_ended_is_told_by_no_later_relay(shared: Sha
 
 def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_path: Path) -> None:
     """Its child is dead, the worker may still tell how the run ended, and all are killed now."""
-    store = sqlite.Spool(Counters(), sqlite.Place(tmp_path, "celery@host", owner=os.getpid()))
+    store = sqlite.Spool(
+        Counters(), sqlite.SpoolConfig(tmp_path, "celery@host", worker_pid=os.getpid())
+    )
     side = Side(shared, store)
-    owner = side.ledger.joined(b"c" * 16, 7, b"")
+    owner = side.open_spans.joined(b"c" * 16, 7, b"")
     _, payload = start(span())
     for told in (payload, payload, payload + b"!"):
-        side.ledger.started(owner, told[:24], told[24:])
-        side.intake.commit()
+        side.open_spans.started(owner, told[:24], told[24:])
+        side.router.commit()
         (kept,) = store.starts()
         assert kept.payload == told[24:]
     store.close()
@@ -265,15 +271,15 @@ def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_
 
 def test_a_killed_process_has_said_more_after_what_is_no_frame(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    for payload in (b"short", FACT):
-        assert slot.append(Kind.FACT, payload)
-        assert slot.append(Kind.END, b"short")
-    assert slot.append(Kind.FACT, FACT)
+    for payload in (b"short", RUN_METRIC):
+        assert slot.append(FrameKind.RUN_METRIC, payload)
+        assert slot.append(FrameKind.END, b"short")
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.dead = True
     side.turn()
     side.turn(after=2.0)
     side.turn(after=2.0)
-    assert side.facts.count(FACT) == 2
+    assert side.records.count(RUN_METRIC) == 2
 
 
 @pytest.mark.parametrize("event", ["c_call", "c_return"])
@@ -306,7 +312,7 @@ def test_a_slot_that_was_left_is_not_written_to(shared: SharedMemory) -> None:
     slot.close()
     shared.free(0)
     before = shared.read(0, 0, shared_memory.SLOT_BYTES)
-    assert not slot.append(Kind.FACT, FACT)
+    assert not slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     assert not slot.opened(b"l" * 24, b"payload")
     assert not slot.closed(b"k" * 24)
     assert shared.read(0, 0, shared_memory.SLOT_BYTES) == before
@@ -319,7 +325,7 @@ def test_a_slot_whose_process_lives_is_nobody_elses(shared: SharedMemory) -> Non
     side.turn(after=2.0)
     assert side.dropped() == 1
     assert shared.taken() == [0]
-    assert slot.append(Kind.FACT, FACT)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.dead = True
     side.turn(after=2.0)
     assert shared.taken() == []
@@ -344,7 +350,7 @@ def test_a_span_that_ended_is_not_lost_though_its_end_was_not_noted(shared: Shar
     one = span()
     _, payload = start(one)
     assert slot.opened(payload[:24], payload)
-    assert slot.append(Kind.END, payload)
+    assert slot.append(FrameKind.END, payload)
     side.turn(after=2.0)
     side.turn(after=2.0)
     side.dead = True
@@ -362,11 +368,11 @@ def test_a_span_that_is_open_for_long_is_known_before_its_process_dies(
     assert slot.opened(payload[:24], payload)
     side.turn(after=2.0)
     side.turn(after=2.0)
-    assert side.ledger.open == 1
-    assert slot.append(Kind.END, payload)
+    assert side.open_spans.open == 1
+    assert slot.append(FrameKind.END, payload)
     assert slot.closed(payload[:24])
     side.turn(after=2.0)
-    assert not side.ledger.open
+    assert not side.open_spans.open
 
 
 def test_more_open_spans_than_there_is_room_for(shared: SharedMemory) -> None:
@@ -382,7 +388,7 @@ def test_more_open_spans_than_there_is_room_for(shared: SharedMemory) -> None:
 
 def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    assert slot.append(Kind.FACT, FACT)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
     assert shared.taken() == [0]
     slot.close()
@@ -393,9 +399,9 @@ def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
     assert shared.taken() == []
     assert not any(shared.read(0, 0, shared_memory.SLOT_BYTES))
     again = taken(shared)
-    assert again.append(Kind.FACT, FACT)
+    assert again.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
-    assert side.facts == [FACT, FACT]
+    assert side.records == [RUN_METRIC, RUN_METRIC]
 
 
 def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory) -> None:
@@ -413,7 +419,7 @@ def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory
 def test_no_slot_is_left(shared: SharedMemory) -> None:
     """The 257th process of my worker uses the socket."""
     assert [shared.take() for _ in range(shared_memory.SLOTS)] == list(range(shared_memory.SLOTS))
-    assert Slot.take(shared, pack(HELLO)) is None
+    assert RingWriter.take(shared, pack(HELLO)) is None
     assert shared.take() is None
 
 
@@ -438,48 +444,50 @@ def test_words_that_make_no_sense_do_no_harm(shared: SharedMemory, words: dict[i
     slot, good = taken(shared), taken(shared)
     for word, value in words.items():
         shared.write_word(0, word, value)
-    assert good.append(Kind.FACT, FACT)
+    assert good.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side = Side(shared)
     for _ in range(3):
         side.turn(after=2.0)
     side.dead = True
     side.turn(after=2.0)
-    assert side.facts == [FACT]
+    assert side.records == [RUN_METRIC]
     assert slot
 
 
 def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    assert slot.append(Kind.FACT, FACT)
-    at = shared_memory.PAGE + shared_memory.RING_AT + HEAD.size
-    os.pwrite(shared.descriptor, bytes([FACT[0] ^ 1]), at)
-    assert slot.append(Kind.FACT, FACT)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    at = shared_memory.PAGE + shared_memory.RING_AT + RING_HEADER.size
+    os.pwrite(shared.descriptor, bytes([RUN_METRIC[0] ^ 1]), at)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
-    assert not side.facts
-    os.pwrite(shared.descriptor, FACT[:1], at)
+    assert not side.records
+    os.pwrite(shared.descriptor, RUN_METRIC[:1], at)
     side.turn()
-    assert len(side.facts) == 2
-    assert slot.append(Kind.FACT, FACT)
-    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(FACT) + HEAD.size))
+    assert len(side.records) == 2
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(RUN_METRIC) + RING_HEADER.size))
     for _ in range(ring_reader.TORN + 1):
         side.turn()
     assert side.dropped() == 1
-    assert slot.append(Kind.FACT, FACT)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
-    assert len(side.facts) == 3
+    assert len(side.records) == 3
 
 
-@pytest.mark.parametrize(("kind", "payload"), [(Kind.HELLO, b""), (99, b"x"), (Kind.END, b"short")])
+@pytest.mark.parametrize(
+    ("kind", "payload"), [(FrameKind.HELLO, b""), (99, b"x"), (FrameKind.END, b"short")]
+)
 def test_what_does_not_belong_in_a_slot_is_counted(
     shared: SharedMemory, kind: int, payload: bytes
 ) -> None:
     side, slot = Side(shared), taken(shared)
     assert slot.append(kind, payload)
-    assert slot.append(Kind.FACT, FACT)
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
     side.turn()
     assert side.dropped() == 1
-    assert side.facts == [FACT]
+    assert side.records == [RUN_METRIC]
 
 
 # A client that has a slot.
@@ -494,17 +502,17 @@ def test_a_write_within_a_write_goes_over_the_socket(shared: SharedMemory, peer:
         nonlocal done
         if event == "call" and "_put" in str(frame) and not done:
             done = True
-            client.fact(b"inner")
+            client.send_run_metric(b"inner")
 
     sys.setprofile(interrupt)
     try:
-        client.fact(b"outer")
+        client.send_run_metric(b"outer")
     finally:
         sys.setprofile(None)
-    assert [frame.payload for frame in peer.accept().wait_for(Kind.FACT)] == [b"inner"]
+    assert [frame.payload for frame in peer.accept().wait_for(FrameKind.RUN_METRIC)] == [b"inner"]
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
-    assert list(slot.unread()) == [(Kind.FACT, b"outer")]
+    assert list(slot.unread()) == [(FrameKind.RUN_METRIC, b"outer")]
     client.close()
 
 
@@ -514,7 +522,7 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
     """A soft time limit may strike anywhere; what is told after it arrives."""
     for number in range(1, 60):
         client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-        client.fact(b"before")
+        client.send_run_metric(b"before")
         calls = 0
 
         def strike(_frame: object, _event: str, called: object, at: int = number) -> None:
@@ -525,17 +533,17 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
 
         sys.setprofile(strike)
         try:
-            client.fact(b"struck")
+            client.send_run_metric(b"struck")
         except TimeoutError:
             pass
         finally:
             sys.setprofile(None)
-        client.fact(b"after")
+        client.send_run_metric(b"after")
         slot = client._slot  # pyright: ignore[reportPrivateUsage]
         assert slot is not None
         told = [payload for _, payload in slot.unread()]
         if b"after" not in told:
-            told.append(peer.accept().wait_for(Kind.FACT)[-1].payload)
+            told.append(peer.accept().wait_for(FrameKind.RUN_METRIC)[-1].payload)
         assert told in ([b"before", b"after"], [b"before", b"struck", b"after"])
         client.close()
 
@@ -547,10 +555,10 @@ def test_a_span_whose_end_is_struck_is_told_of(
 ) -> None:
     """A soft time limit strikes while a span ends: it is not taken for one that is still open."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    processor = RelaySpans(client, SpanProcessor())
-    one = light_span(processor) if light else span()
+    processor = RelayProcessor(client, SpanProcessor())
+    one = fast_span(processor) if light else span()
     assert isinstance(one, SDKSpan)
-    client.fact(FACT, soon=False)
+    client.send_run_metric(RUN_METRIC, soon=False)
     if light:
         strike(one.end, at)
         if one.is_recording():  # it struck before anything was done
@@ -562,8 +570,10 @@ def test_a_span_whose_end_is_struck_is_told_of(
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
     told = list(slot.unread())
-    assert {payload for kind, payload in told if kind == Kind.END} == {span_encoder.pack_end(one)}
-    assert len([payload for kind, payload in told if kind == Kind.FACT]) <= 1
+    assert {payload for kind, payload in told if kind == FrameKind.END} == {
+        span_encoder.pack_end(one)
+    }
+    assert len([payload for kind, payload in told if kind == FrameKind.RUN_METRIC]) <= 1
     assert not shared.read_word(0, shared_memory.OPEN_WORDS)
     client.close()
 
@@ -575,10 +585,10 @@ def test_a_span_whose_start_is_struck_is_forgotten(
 ) -> None:
     """Nobody gets it from the tracer, so nobody will end it; and there is a slot afterwards."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    processor = RelaySpans(client, SpanProcessor())
-    one = light_span() if light else span()
+    processor = RelayProcessor(client, SpanProcessor())
+    one = fast_span() if light else span()
     assert isinstance(one, SDKSpan)
-    start: Callable[[Any], None] = processor.light_started if light else processor.on_start
+    start: Callable[[Any], None] = processor.fast_span_started if light else processor.on_start
     if strike(partial(start, one), at):
         assert not any(
             shared.read(
@@ -587,28 +597,28 @@ def test_a_span_whose_start_is_struck_is_forgotten(
                 shared_memory.OPEN * shared_memory.WORD,
             )
         )
-    client.fact(FACT)
+    client.send_run_metric(RUN_METRIC)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
-    assert list(slot.unread()) == [(Kind.FACT, FACT)]
+    assert list(slot.unread()) == [(FrameKind.RUN_METRIC, RUN_METRIC)]
     client.close()
 
 
 class Nowhere:
     """Takes light spans, and forgets them."""
 
-    def light_started(self, span: LightSpan) -> None: ...
+    def fast_span_started(self, span: FastSpan) -> None: ...
 
-    def light_ended(self, span: LightSpan, *, again: bool = False) -> None: ...
+    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> None: ...
 
 
-def light_span(spans: RelaySpans | None = None) -> LightSpan:
+def fast_span(spans: RelayProcessor | None = None) -> FastSpan:
     """Start a light span that ``spans``, or else nobody, has been told of."""
-    made = LightProvider(shutdown_on_exit=False)
+    made = FastSpanProvider(shutdown_on_exit=False)
     made.add_span_processor(SpanProcessor())
-    made.divert(spans or Nowhere())
+    made.route_to(spans or Nowhere())
     found = made.get_tracer("shop").start_span("x")
-    assert isinstance(found, LightSpan)
+    assert isinstance(found, FastSpan)
     return found
 
 
@@ -632,19 +642,19 @@ def strike(act: Callable[[], object], at: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("way", ["goodbye", "flush", "settle", "open", "close", "more"])
+@pytest.mark.parametrize("way", ["close_gracefully", "flush", "settle", "open", "close", "more"])
 def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, way: str) -> None:
     """A task may have ended its span itself: its run is counted all the same."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.fact(FACT, soon=False)
+    client.send_run_metric(RUN_METRIC, soon=False)
     if way == "more":
         for _ in range(64):
-            client.fact(FACT, soon=False)
+            client.send_run_metric(RUN_METRIC, soon=False)
     elif way in ("open", "close"):
         getattr(client, way)()
     else:
         getattr(client, way)(0.01)
-    assert shared.read_word(0, shared_memory.WRITTEN) == HEAD.size + len(FACT)
+    assert shared.read_word(0, shared_memory.WRITTEN) == RING_HEADER.size + len(RUN_METRIC)
     client.close()
 
 
@@ -658,7 +668,7 @@ def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, pee
 
     before = held()
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.fact(FACT)
+    client.send_run_metric(RUN_METRIC)
     assert held() == before + 1
     gc.disable()
     try:
@@ -670,14 +680,14 @@ def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, pee
 
 def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.fact(b"parent")
+    client.send_run_metric(b"parent")
     pid = os.fork()
     if pid == 0:
         client.after_fork()
-        client.fact(b"child")
+        client.send_run_metric(b"child")
         os._exit(0)
     os.waitpid(pid, 0)
-    client.fact(b"parent")
+    client.send_run_metric(b"parent")
     assert shared.taken() == [0, 1]
     assert [shared.read_word(index, shared_memory.PID) for index in (0, 1)] == [os.getpid(), pid]
     client.close()
@@ -687,31 +697,31 @@ def test_what_nobody_will_read_is_left_over(shared: SharedMemory, peer: Peer) ->
     """There is no relay any more: what it has not sent is for my process to send."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     client.ended(b"k" * 24, b"k" * 24 + b"before")
-    assert not client.gone
+    assert not client.unavailable
     peer.stop_listening()
     shared.abandon()
     client.ended(b"l" * 24, b"l" * 24 + b"after")
-    assert client.gone
-    assert client.leftover(Kind.END) == [b"k" * 24 + b"before", b"l" * 24 + b"after"]
-    assert client.leftover(Kind.END) == []
+    assert client.unavailable
+    assert client.undelivered(FrameKind.END) == [b"k" * 24 + b"before", b"l" * 24 + b"after"]
+    assert client.undelivered(FrameKind.END) == []
     client.close()
 
 
 def test_the_worker_inherits_what_dead_children_have_told(shared: SharedMemory, peer: Peer) -> None:
     """My children are killed before the worker knows that there will be no relay."""
-    worker = RelayClient(peer.address, lambda: HELLO, memory=shared, heir=True)
+    worker = RelayClient(peer.address, lambda: HELLO, memory=shared, is_main_process=True)
     worker.ended(b"w" * 24, b"w" * 24 + b"worker")
     alive = taken(shared)
-    assert alive.append(Kind.END, b"a" * 24 + b"alive")
+    assert alive.append(FrameKind.END, b"a" * 24 + b"alive")
     killed = taken(shared)
-    assert killed.append(Kind.END, b"c" * 24 + b"killed")
+    assert killed.append(FrameKind.END, b"c" * 24 + b"killed")
     shared.write_word(2, shared_memory.PID, 2**22 + 1)
     shared.abandon()
     peer.stop_listening()
     worker.open()
-    assert worker.gone
-    assert worker.leftover(Kind.END) == [b"w" * 24 + b"worker", b"c" * 24 + b"killed"]
-    assert worker.leftover(Kind.END) == []
+    assert worker.unavailable
+    assert worker.undelivered(FrameKind.END) == [b"w" * 24 + b"worker", b"c" * 24 + b"killed"]
+    assert worker.undelivered(FrameKind.END) == []
     worker.close()
 
 
@@ -722,8 +732,8 @@ def test_a_process_that_starts_when_there_is_no_relay_any_more(
     peer.stop_listening()
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
     client.ended(b"k" * 24, b"k" * 24 + b"only")
-    assert client.gone
-    assert client.leftover(Kind.END) == [b"k" * 24 + b"only"]
+    assert client.unavailable
+    assert client.undelivered(FrameKind.END) == [b"k" * 24 + b"only"]
 
 
 def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) -> None:
@@ -755,7 +765,7 @@ def test_what_a_killed_process_told_last_arrives(
         assert told == (0, True)  # it has never connected
     assert semconv.TASKOBS_LOST in found(receiver, one).attributes
     assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
-    worker.goodbye()
+    worker.close_gracefully()
     assert relay.wait() == 0
 
 
@@ -770,7 +780,7 @@ def test_both_may_be_killed(receiver: Receiver, relay: RelayProcess, worker: Cli
     with closing(relay.worker()) as again:
         assert semconv.TASKOBS_LOST in found(receiver, one).attributes
         assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
-        again.goodbye()
+        again.close_gracefully()
     assert relay.wait() == 0
     assert sorted(one.name for one in receiver.spans) == ["done", "open"]
 
@@ -783,10 +793,10 @@ def test_a_process_that_writes_faster_than_the_relay_looks(
         for _ in range(10):
             child.tell(*(end(f"span {number}") for number in range(500)))
         assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
-        child.tell((Kind.GOODBYE, b""))
+        child.tell((FrameKind.CLOSE, b""))
     told = worker.status()
     assert told["received"]["span"] == 5_000
-    worker.goodbye()
+    worker.close_gracefully()
     assert relay.wait() == 0
     assert len({one.span_id for one in receiver.spans}) == 5_000
 
@@ -812,8 +822,8 @@ def test_the_relay_ends_with_the_last_process(
     one = span()
     with Writer(relay) as child:
         child.tell(start(one))
-        worker.goodbye()
+        worker.close_gracefully()
         wait_until_true(lambda: relay.memory is not None and bool(relay.memory.taken()))
-        child.tell(ended(one), (Kind.GOODBYE, b""))
+        child.tell(ended(one), (FrameKind.CLOSE, b""))
     assert relay.wait() == 0
     assert semconv.TASKOBS_LOST not in found(receiver, one).attributes

@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from taskobs import semconv
 from taskobs.protocol import frames, span_encoder
-from taskobs.protocol.frames import Kind, encode, pack
+from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
 from taskobs.testing.wire import ReceivedSpan
@@ -44,16 +44,16 @@ def span(name: str = "inner", kind: SpanKind = SpanKind.INTERNAL) -> ReadableSpa
     return started
 
 
-def start(one: ReadableSpan) -> tuple[Kind, bytes]:
-    return Kind.START, span_encoder.pack_start(one)
+def start(one: ReadableSpan) -> tuple[FrameKind, bytes]:
+    return FrameKind.START, span_encoder.pack_start(one)
 
 
-def end(name: str = "inner") -> tuple[Kind, bytes]:
+def end(name: str = "inner") -> tuple[FrameKind, bytes]:
     """The END of a new span."""
     one = TRACER.start_span(name)
     one.end()
     assert isinstance(one, ReadableSpan)
-    return Kind.END, span_encoder.pack_end(one)
+    return FrameKind.END, span_encoder.pack_end(one)
 
 
 def ids(one: ReadableSpan) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def test_a_span_arrives_as_it_was(receiver: Receiver, worker: Client) -> None:
     one.set_status(StatusCode.ERROR, "no money")
     one.end(2_000)
     assert isinstance(one, ReadableSpan)
-    worker.raw(Kind.END, span_encoder.pack_end(one))
+    worker.raw(FrameKind.END, span_encoder.pack_end(one))
     worker.flush()
     told = found(receiver, one)
     assert told.resource == RESOURCE
@@ -110,10 +110,10 @@ def test_an_envelope_arrives_once(receiver: Receiver, worker: Client) -> None:
     event_id = "0123456789abcdef0123456789abcdef"
     item = b'{"event_id":"%s","message":"no money"}' % event_id.encode()
     head = b'{"event_id":"%s"}\n{"type":"event","length":%d}\n' % (event_id.encode(), len(item))
-    worker.raw(Kind.ENVELOPE, b"unknown!" + head + item)
-    worker.say(Kind.SENTRY, {"key": key, "dsn": receiver.dsn, "options": {}})
+    worker.raw(FrameKind.ENVELOPE, b"unknown!" + head + item)
+    worker.say(FrameKind.SENTRY, {"key": key, "dsn": receiver.dsn, "options": {}})
     for _ in range(2):
-        worker.raw(Kind.ENVELOPE, key + head + item)
+        worker.raw(FrameKind.ENVELOPE, key + head + item)
     worker.acknowledged(3)
     assert [event.event_id for event in receiver.events] == [event_id]
     told = worker.status()
@@ -125,11 +125,11 @@ def test_what_is_out_is_acknowledged(receiver: Receiver, worker: Client) -> None
     """What the relay has not sent yet, its client keeps, in case that the relay dies."""
     receiver.behave("/v1/traces", status=503)
     worker.raw(*end())
-    worker.say(Kind.FACT, ["shop.pay", "succeeded", "celery", 0.5])
+    worker.say(FrameKind.RUN_METRIC, ["shop.pay", "succeeded", "celery", 0.5])
     assert receiver.wait_for(lambda r: any(one.status == 503 for one in r.requests), PATIENCE)
-    worker.raw(Kind.STATUS)
-    worker.wait_for(Kind.STATUS_REPLY)
-    assert worker.of(Kind.ACK) == []
+    worker.raw(FrameKind.STATUS)
+    worker.wait_for(FrameKind.STATUS_REPLY)
+    assert worker.of(FrameKind.ACK) == []
     receiver.behave("/v1/traces")
     worker.acknowledged(2)
 
@@ -156,7 +156,7 @@ def test_with_a_spool_what_is_on_disk_is_acknowledged(tmp_path: Path) -> None:
             worker.raw(*one)  # again: it did not hear that it was safe
             worker.raw(*other)
             assert receiver.wait_for(lambda r: len(r.spans) >= 3, PATIENCE)
-            worker.goodbye()
+            worker.close_gracefully()
         assert relay.wait() == 0
         assert sorted(one.name for one in receiver.spans) == ["one", "open", "other"]
         assert found(receiver, opened).attributes[semconv.TASKOBS_LOST] is True
@@ -202,12 +202,12 @@ def test_the_parents_word_on_a_run_is_what_counts(
         semconv.ERROR_TYPE: "TimeLimitExceeded",
     }
     payload = span_encoder.pack_start(run)[: span_encoder.KEY_BYTES] + pack(row)
-    worker.raw(Kind.END, payload)
-    worker.raw(Kind.END, payload)
+    worker.raw(FrameKind.END, payload)
+    worker.raw(FrameKind.END, payload)
     worker.flush()
     told = found(receiver, run)
     assert told.attributes[semconv.ERROR_TYPE] == "TimeLimitExceeded"
-    worker.goodbye()
+    worker.close_gracefully()
     assert relay.wait() == 0
     assert len(receiver.spans) == 2
 
@@ -219,7 +219,7 @@ def test_a_run_is_lost_when_the_whole_worker_ends(
     run = span("run shop.pay", SpanKind.CONSUMER)
     child = Forked(relay, start(run))
     wait_until_true(lambda: worker.status()["open"] == {"span": 1})
-    worker.goodbye()
+    worker.close_gracefully()
     child.kill()
     assert relay.wait() == 0
     assert found(receiver, run).attributes[semconv.CELERY_OUTCOME] == "lost"
@@ -231,11 +231,11 @@ def test_a_run_is_lost_when_the_whole_worker_ends(
 def test_it_ends_when_its_worker_has(receiver: Receiver, relay: RelayProcess) -> None:
     """My worker stops: the relay sends what it has, and goes too."""
     worker, child = relay.worker(), relay.client().hello()
-    worker.goodbye()
+    worker.close_gracefully()
     for _ in range(2_000):
         child.raw(*end())
     assert relay.running
-    child.goodbye()
+    child.close_gracefully()
     assert relay.wait() == 0
     assert len(receiver.spans) == 2_000
     assert relay.log == ""
@@ -246,7 +246,7 @@ def test_it_ends_within_its_grace_when_the_backend_is_away() -> None:
     with RelayProcess(None, grace=1.0) as relay:
         worker = relay.worker()
         worker.raw(*end())
-        worker.goodbye()
+        worker.close_gracefully()
         assert relay.wait() == 0
         assert "1" in relay.log
         assert "dropped" in relay.log
@@ -276,7 +276,7 @@ def test_sigterm_waits_for_the_worker(
     relay.signal(signal.SIGTERM)
     worker.raw(*end())
     worker.flush()
-    worker.goodbye()
+    worker.close_gracefully()
     assert relay.wait() == 0
     assert len(receiver.spans) == 1
 
@@ -326,10 +326,10 @@ def test_a_client_outlives_its_relay(receiver: Receiver, relay: RelayProcess) ->
             ended = spans[number - 5]
             assert isinstance(ended, Span)
             ended.end()
-            client.ended(*keyed((Kind.END, span_encoder.pack_end(ended))))
+            client.ended(*keyed((FrameKind.END, span_encoder.pack_end(ended))))
     receiver.behave("/v1/traces")
     assert client.flush(PATIENCE)
-    assert client.goodbye(PATIENCE)
+    assert client.close_gracefully(PATIENCE)
     client.close()
     assert relay.wait() == 0
     names_of = [one.name for one in receiver.spans]
@@ -338,7 +338,7 @@ def test_a_client_outlives_its_relay(receiver: Receiver, relay: RelayProcess) ->
     assert lost == {one.name for one in spans[-5:]}
 
 
-def keyed(frame: tuple[Kind, bytes]) -> tuple[bytes, bytes]:
+def keyed(frame: tuple[FrameKind, bytes]) -> tuple[bytes, bytes]:
     return frame[1][: span_encoder.KEY_BYTES], frame[1]
 
 
@@ -350,8 +350,8 @@ def test_it_is_small(receiver: Receiver, tmp_path: Path) -> None:
     """With a spool and Sentry on, after thousands of spans, it takes less than 60 MB."""
     spool = {"directory": str(tmp_path), "bytes": 100_000_000, "age": 3600}
     with RelayProcess(receiver, spool=spool) as relay, closing(relay.worker()) as worker:
-        worker.say(Kind.SENTRY, {"key": b"8 bytes!", "dsn": receiver.dsn, "options": {}})
-        worker.raw(Kind.ENVELOPE, b'8 bytes!{}\n{"type":"event","length":2}\n{}')
+        worker.say(FrameKind.SENTRY, {"key": b"8 bytes!", "dsn": receiver.dsn, "options": {}})
+        worker.raw(FrameKind.ENVELOPE, b'8 bytes!{}\n{"type":"event","length":2}\n{}')
         for _ in range(5_000):
             worker.raw(*end())
         assert receiver.wait_for(lambda r: len(r.spans) == 5_000 and bool(r.events), 60)
@@ -361,13 +361,13 @@ def test_it_is_small(receiver: Receiver, tmp_path: Path) -> None:
 def test_it_loads_no_celery(tmp_path: Path) -> None:
     """`import taskobs.relay` costs next to nothing, and the process itself has no Celery."""
     script = "import sys, {0}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
-    for module, absent in (
+    for module, hidden_modules in (
         ("taskobs.relay", {"celery", "sentry_sdk", "opentelemetry", "msgpack"}),
         ("taskobs.relay.__main__", {"celery", "kombu", "billiard", "sentry_sdk", "gevent"}),
     ):
         command = [sys.executable, "-c", script.format(module)]
         output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
-        assert not absent & set(output.stdout.split())
+        assert not hidden_modules & set(output.stdout.split())
 
 
 HUGE = (0xFFFF_FFFF).to_bytes(4, "big") + b"\x04"
@@ -375,21 +375,21 @@ GREETED = {
     "garbage": b"GET / HTTP/1.1\r\n\r\n",
     "a huge length": HUGE,
     "an empty frame": b"\0\0\0\0\0",
-    "a kind of the relay's": encode(Kind.ACK, pack(1)),
-    "a key alone": encode(Kind.END, b"short"),
-    "a fact that is none": encode(Kind.FACT, b"\xc1"),
-    "a flush that is no number": encode(Kind.FLUSH, pack("one")),
-    "Sentry that is none": encode(Kind.SENTRY, pack(["dsn"])),
-    "a second hello": encode(Kind.HELLO, pack({})),
-    "flushes without end": encode(Kind.FLUSH, pack(1)) * 100,
+    "a kind of the relay's": encode(FrameKind.ACK, pack(1)),
+    "a key alone": encode(FrameKind.END, b"short"),
+    "a fact that is none": encode(FrameKind.RUN_METRIC, b"\xc1"),
+    "a flush that is no number": encode(FrameKind.FLUSH, pack("one")),
+    "Sentry that is none": encode(FrameKind.SENTRY, pack(["dsn"])),
+    "a second hello": encode(FrameKind.HELLO, pack({})),
+    "flushes without end": encode(FrameKind.FLUSH, pack(1)) * 100,
 }
 FIRST = {
     "silence": b"",
-    "an end before hello": encode(Kind.END, b"k" * 30),
-    "a hello that is none": encode(Kind.HELLO, pack([1])),
-    "a hello of another version": encode(Kind.HELLO, pack({"v": 99})),
-    "a bomb": encode(Kind.HELLO, b"\xdd\xff\xff\xff\xff"),
-    "a deep one": encode(Kind.HELLO, b"\x91" * 60_000),
+    "an end before hello": encode(FrameKind.END, b"k" * 30),
+    "a hello that is none": encode(FrameKind.HELLO, pack([1])),
+    "a hello of another version": encode(FrameKind.HELLO, pack({"v": 99})),
+    "a bomb": encode(FrameKind.HELLO, b"\xdd\xff\xff\xff\xff"),
+    "a deep one": encode(FrameKind.HELLO, b"\x91" * 60_000),
 }
 
 
@@ -424,7 +424,7 @@ def test_a_client_that_reads_no_answers_is_hung_up_on(relay: RelayProcess, worke
     deaf = relay.client()
     with contextlib.suppress(ConnectionError), closing(deaf):
         while True:
-            deaf.raw(Kind.STATUS)
+            deaf.raw(FrameKind.STATUS)
     assert worker.status()["clients"] == 1
 
 
@@ -433,7 +433,7 @@ def test_spans_without_end_fill_no_memory(relay: RelayProcess, worker: Client) -
     leaky = relay.client().hello()
     packed = span_encoder.pack_start(span())[span_encoder.KEY_BYTES :] + b"x" * 2_000
     for number in range(5_000):
-        leaky.raw(Kind.START, number.to_bytes(span_encoder.KEY_BYTES, "big") + packed)
+        leaky.raw(FrameKind.START, number.to_bytes(span_encoder.KEY_BYTES, "big") + packed)
     leaky.status()
     leaky.raw(*end())
     leaky.flush()
@@ -445,7 +445,7 @@ def test_spans_without_end_fill_no_memory(relay: RelayProcess, worker: Client) -
 
 def test_rubbish_in_a_batch_costs_the_batch_nothing(receiver: Receiver, worker: Client) -> None:
     """One client's malformed span doesn't take the others with it."""
-    worker.raw(Kind.END, b"k" * span_encoder.KEY_BYTES + b"\xc1 rubbish")
+    worker.raw(FrameKind.END, b"k" * span_encoder.KEY_BYTES + b"\xc1 rubbish")
     worker.raw(*end())
     worker.flush()
     worker.acknowledged(2)
@@ -455,5 +455,5 @@ def test_rubbish_in_a_batch_costs_the_batch_nothing(receiver: Receiver, worker: 
 
 def test_what_the_clients_dropped_is_counted(worker: Client) -> None:
     """I ask what was lost, and what never reached the relay is in it."""
-    worker.say(Kind.DROPPED, 5)
+    worker.say(FrameKind.DROPPED, 5)
     assert worker.status()["dropped"] == {"frame": {"a process's buffer was full": 5}}

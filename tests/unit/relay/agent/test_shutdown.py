@@ -9,42 +9,42 @@ from collections.abc import Generator
 
 import pytest
 
-from taskobs.protocol.frames import Kind, encode, pack
+from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.relay.agent import connection as limits
 from taskobs.relay.agent import settings
 from taskobs.relay.agent.connection import Connection, HangUpError, peer
 from taskobs.relay.agent.router import settle
 from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
-from taskobs.relay.agent.shutdown import TERM_WAIT, Ending, Worker
-from taskobs.relay.agent.wakeup_pipe import Mailbox
-from taskobs.relay.tracking.process_state import Process
+from taskobs.relay.agent.shutdown import TERM_WAIT, ShutdownPolicy, Worker
+from taskobs.relay.agent.wakeup_pipe import WakeupPipe
+from taskobs.relay.tracking.process_state import ProcessState
 
 GRACE = 10.0
 
 
 def look(
-    ending: Ending,
+    ending: ShutdownPolicy,
     now: float,
     *,
-    gone: bool = True,
+    ended: bool = True,
     connected: bool = False,
     waiting: bool = False,
 ) -> bool:
-    ending.look(now, worker_gone=gone, connected=connected, waiting=waiting)
-    return ending.draining
+    ending.look(now, worker_ended=ended, connected=connected, waiting=waiting)
+    return ending.shutting_down
 
 
 def test_it_works_on_as_long_as_its_worker_does() -> None:
     """A worker that is idle for a day, and not even connected, keeps its relay."""
-    ending = Ending(GRACE)
-    assert not look(ending, 0, gone=False)
-    assert not look(ending, 86_400, gone=False)
+    ending = ShutdownPolicy(GRACE)
+    assert not look(ending, 0, ended=False)
+    assert not look(ending, 86_400, ended=False)
     assert not ending.over(86_400, 0)
 
 
 def test_it_works_on_for_a_child_that_outlives_its_worker() -> None:
     """The worker was killed, a child goes on: its spans are exported."""
-    ending = Ending(GRACE)
+    ending = ShutdownPolicy(GRACE)
     assert not look(ending, 0, connected=True)
     assert not look(ending, 3_600, connected=True)
     assert look(ending, 3_601)
@@ -53,7 +53,7 @@ def test_it_works_on_for_a_child_that_outlives_its_worker() -> None:
 
 def test_it_waits_for_what_is_open_but_not_for_ever() -> None:
     """A process that was cut off and lives may come back; that is waited for, within a bound."""
-    ending = Ending(GRACE)
+    ending = ShutdownPolicy(GRACE)
     assert not look(ending, 0, waiting=True)
     assert not look(ending, GRACE - 1, waiting=True)
     assert look(ending, GRACE, waiting=True)
@@ -61,7 +61,7 @@ def test_it_waits_for_what_is_open_but_not_for_ever() -> None:
 
 def test_sending_what_is_left_has_a_bound() -> None:
     """The collector is down: the relay gives up in time."""
-    ending = Ending(GRACE)
+    ending = ShutdownPolicy(GRACE)
     look(ending, 0)
     assert not ending.over(GRACE - 1, 5)
     assert ending.over(GRACE, 5)
@@ -69,7 +69,7 @@ def test_sending_what_is_left_has_a_bound() -> None:
 
 def test_a_late_client_is_served() -> None:
     """Somebody connects while the relay is about to end: it stays."""
-    ending = Ending(GRACE)
+    ending = ShutdownPolicy(GRACE)
     assert look(ending, 0)
     assert not look(ending, 1, connected=True)
     assert look(ending, 60)
@@ -78,25 +78,25 @@ def test_a_late_client_is_served() -> None:
 
 def test_sigterm_has_a_bound_too() -> None:
     """A relay that was told to end doesn't wait for ever for a worker that goes on."""
-    ending = Ending(GRACE)
+    ending = ShutdownPolicy(GRACE)
     ending.terminate(0)
-    assert not look(ending, TERM_WAIT - 1, gone=False, connected=True)
-    assert look(ending, TERM_WAIT, gone=False, connected=True)
-    other = Ending(GRACE)
+    assert not look(ending, TERM_WAIT - 1, ended=False, connected=True)
+    assert look(ending, TERM_WAIT, ended=False, connected=True)
+    other = ShutdownPolicy(GRACE)
     other.terminate(0)
     other.terminate(1)
-    assert look(other, 1, gone=False, connected=True)
+    assert look(other, 1, ended=False, connected=True)
 
 
 def test_a_worker_is_gone_when_it_says_so_or_has_ended() -> None:
     """Both ends of a worker are seen."""
     alive = True
     worker = Worker(os.getpid(), lambda pid, _: alive and pid == os.getpid())
-    assert not worker.gone
-    worker.said_goodbye = True
-    assert worker.gone
-    worker.said_goodbye = alive = False
-    assert worker.gone
+    assert not worker.ended
+    worker.closed_cleanly = True
+    assert worker.ended
+    worker.closed_cleanly = alive = False
+    assert worker.ended
 
 
 # What it is told.
@@ -154,14 +154,14 @@ def pair() -> Generator[tuple[Connection, socket.socket]]:
     theirs.close()
 
 
-def process() -> Process:
-    return Process(client=b"c" * 16, pid=7, started=0, parent=1, about=b"")
+def process() -> ProcessState:
+    return ProcessState(client=b"c" * 16, pid=7, started=0, parent=1, resource_blob=b"")
 
 
 def test_a_client_has_to_say_who_it_is(pair: tuple[Connection, socket.socket]) -> None:
     """One that connects and is silent, or dribbles, doesn't hold a place for ever."""
     connection, theirs = pair
-    theirs.sendall(encode(Kind.HELLO, b"x" * 100)[:-1])
+    theirs.sendall(encode(FrameKind.HELLO, b"x" * 100)[:-1])
     assert connection.receive(limits.HELLO_WITHIN - 1) == []
     assert not connection.overdue(limits.HELLO_WITHIN)
     assert connection.overdue(limits.HELLO_WITHIN + 1)
@@ -171,14 +171,14 @@ def test_a_frame_has_to_end(pair: tuple[Connection, socket.socket]) -> None:
     """A byte now and then doesn't keep a frame unfinished."""
     connection, theirs = pair
     connection.greeted(process(), 0.0)
-    frame = encode(Kind.DROPPED, pack(1))
+    frame = encode(FrameKind.DROPPED, pack(1))
     assert not connection.overdue(10_000)  # a client may be silent
     for second in range(30, 60):
-        theirs.sendall(encode(Kind.END, b"x" * 100)[second - 30 : second - 29])
+        theirs.sendall(encode(FrameKind.END, b"x" * 100)[second - 30 : second - 29])
         assert connection.receive(float(second)) == []
     assert not connection.overdue(30 + limits.FRAME_WITHIN)
     assert connection.overdue(31 + limits.FRAME_WITHIN)
-    theirs.sendall(encode(Kind.END, b"x" * 100)[30:] + frame + frame[:2])
+    theirs.sendall(encode(FrameKind.END, b"x" * 100)[30:] + frame + frame[:2])
     assert len(connection.receive(70.0)) == 2
     assert not connection.overdue(70 + limits.FRAME_WITHIN)
 
@@ -190,10 +190,10 @@ def test_a_client_that_has_parted_has_to_go(pair: tuple[Connection, socket.socke
     connection.parts()
     connection.part()
     connection.part()
-    assert theirs.recv(100) == encode(Kind.BYE)
+    assert theirs.recv(100) == encode(FrameKind.CLOSED)
     connection.parts()  # it asks again
     connection.part()
-    assert theirs.recv(100) == encode(Kind.BYE)
+    assert theirs.recv(100) == encode(FrameKind.CLOSED)
     assert connection.overdue(limits.LEAVE_WITHIN + 1)
 
 
@@ -210,7 +210,7 @@ def test_what_is_settled_in_another_order_is_acknowledged_in_order(
     connection.settle(1)
     connection.acknowledge()
     connection.acknowledge()
-    assert theirs.recv(100) == encode(Kind.ACK, pack(3))
+    assert theirs.recv(100) == encode(FrameKind.ACK, pack(3))
 
 
 def test_a_client_that_reads_nothing_is_told_once_and_then_left(
@@ -219,7 +219,7 @@ def test_a_client_that_reads_nothing_is_told_once_and_then_left(
     """Answers that nobody reads are bounded, and ACKs don't pile up."""
     connection, theirs = pair
     with pytest.raises(HangUpError):
-        connection.send(Kind.STATUS_REPLY, b"x" * 3_000_000)
+        connection.send(FrameKind.STATUS_REPLY, b"x" * 3_000_000)
     connection.arrived(settled=True)
     connection.acknowledge()
     assert connection.writing
@@ -233,10 +233,10 @@ def test_the_end_of_a_client_is_seen_after_what_it_sent(
 ) -> None:
     """A child that is killed right after a span has ended has sent it."""
     connection, theirs = pair
-    connection.send(Kind.ACK, pack(1))  # unread at its end: the connection is reset
-    theirs.sendall(encode(Kind.DROPPED, pack(1)))
+    connection.send(FrameKind.ACK, pack(1))  # unread at its end: the connection is reset
+    theirs.sendall(encode(FrameKind.DROPPED, pack(1)))
     theirs.close()
-    assert connection.receive(0.0) == [(Kind.DROPPED, pack(1))]
+    assert connection.receive(0.0) == [(FrameKind.DROPPED, pack(1))]
     with pytest.raises(HangUpError) as error:
         connection.receive(0.0)
     assert not error.value.reason
@@ -253,10 +253,10 @@ def test_a_client_is_known_by_what_the_kernel_says(
 
 def test_a_mailbox_never_blocks() -> None:
     """A sender's thread, or a signal, is never held up by the loop."""
-    mailbox = Mailbox()
+    wakeup_pipe = WakeupPipe()
     for number in range(50_000):
-        mailbox.released([number])
-    assert mailbox.empty() == list(range(50_000))
-    assert mailbox.empty() == []
-    mailbox.close()
-    mailbox.wake()
+        wakeup_pipe.released([number])
+    assert wakeup_pipe.empty() == list(range(50_000))
+    assert wakeup_pipe.empty() == []
+    wakeup_pipe.close()
+    wakeup_pipe.wake()

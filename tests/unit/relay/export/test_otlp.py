@@ -19,16 +19,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.export import responses, sender
 from taskobs.relay.export.otlp import SpanSender
-from taskobs.relay.export.otlp_http import HttpCarrier
-from taskobs.relay.export.responses import Verdict
+from taskobs.relay.export.otlp_http import HttpExporterAdapter
+from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.export.sender import AT_THE_END, MALFORMED, Limits
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.storage.sqlite import Place, Spool
+from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from taskobs.testing import wire
 from tests.support.export import (
-    ABOUT,
     PATIENCE,
+    RESOURCE_BLOB,
     Backend,
     Reply,
     backend,
@@ -139,7 +139,7 @@ def test_retry_after_is_honoured_even_in_a_hurry(monkeypatch: pytest.MonkeyPatch
         store.append(items("a"))
         with running(spans, store):
             there.wait(1)
-            store.hurry()
+            store.flush()
             first, second = there.wait(2)
             wait_out(store)
         assert second.at - first.at >= 0.9
@@ -155,7 +155,7 @@ def test_a_backoff_is_cut_short_by_a_flush(monkeypatch: pytest.MonkeyPatch) -> N
         with running(spans, store):
             there.wait(1)
             while len(there.requests) < 2:
-                store.hurry()
+                store.flush()
                 time.sleep(0.02)
             wait_out(store)
 
@@ -281,7 +281,7 @@ def test_a_malformed_span_does_not_harm_the_others() -> None:
     with backend() as there:
         store, counters, spans = sent(there)
         good = items("a", "b")
-        bad = [Item("span", b"\xc1", ABOUT), Item("span", good[0].payload, b"\x01")]
+        bad = [Item("span", b"\xc1", RESOURCE_BLOB), Item("span", good[0].payload, b"\x01")]
         store.append([good[0], *bad, good[1]])
         with running(spans, store):
             wait_out(store)
@@ -353,7 +353,7 @@ def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(tmp_path: Path) -> 
     """An outage outlives the worker: with a spool, the next worker's relay sends it all."""
     with backend(*[Reply(503)] * 100) as there:
         counters = Counters()
-        store = Spool(counters, Place(tmp_path, "celery@a"))
+        store = Spool(counters, SpoolConfig(tmp_path, "celery@a"))
         spans = SpanSender(store, counters, exporter(there))
         with running(spans, store):
             store.append(items("a", "b"))
@@ -361,7 +361,7 @@ def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(tmp_path: Path) -> 
             assert not spans.stop(0.1)
         assert counters.total(DROPPED) == 0
     with backend() as there:
-        again, _, spans = sent(there, Spool(Counters(), Place(tmp_path, "celery@a")))
+        again, _, spans = sent(there, Spool(Counters(), SpoolConfig(tmp_path, "celery@a")))
         with running(spans, again):
             wait_out(again)
         assert names(there) == ["a", "b"]
@@ -374,7 +374,7 @@ def test_what_grows_too_old_while_it_is_tried_is_given_up(
     quick(monkeypatch)
     with backend(*[Reply(503)] * 10_000) as there:
         counters = Counters()
-        spool = Spool(counters, Place(tmp_path, "celery@a", age=0.5))
+        spool = Spool(counters, SpoolConfig(tmp_path, "celery@a", age=0.5))
         spans = SpanSender(spool, counters, exporter(there))
         with running(spans, spool):
             spool.append(items("a"))
@@ -384,7 +384,7 @@ def test_what_grows_too_old_while_it_is_tried_is_given_up(
 
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests stay small, however much is waiting."""
-    monkeypatch.setattr(SpanSender, "limits", Limits(items=3, bytes=1024 * 1024, linger=0.0))
+    monkeypatch.setattr(SpanSender, "limits", Limits(items=3, bytes=1024 * 1024, max_delay=0.0))
     with backend() as there:
         store, _, spans = sent(there)
         store.append(items(*"abcdefg"))
@@ -403,11 +403,11 @@ def test_an_exporter_that_raises_does_not_end_the_thread(monkeypatch: pytest.Mon
     with backend() as there:
         store, counters, spans = sent(there)
 
-        def broken(_: HttpCarrier, __: object) -> None:
+        def broken(_: HttpExporterAdapter, __: object) -> None:
             monkeypatch.undo()
             raise RuntimeError("broken")
 
-        monkeypatch.setattr(HttpCarrier, "send", broken)
+        monkeypatch.setattr(HttpExporterAdapter, "send", broken)
         with running(spans, store):
             store.append(items("a"))
             wait_out(store)
@@ -446,9 +446,9 @@ def test_an_errors_innermost_cause_is_told_and_no_url() -> None:
     """The log says what is wrong, and no key that is part of a URL."""
     error = ConnectionError("https://x/?api-key=secret")
     error.__cause__ = ConnectionRefusedError(111, "Connection refused")
-    answer = responses.of_error(error)
-    assert answer.verdict is Verdict.LATER
-    assert answer.detail == "ConnectionRefusedError: Connection refused"
+    result = responses.of_error(error)
+    assert result.status is ExportStatus.RETRY
+    assert result.detail == "ConnectionRefusedError: Connection refused"
     assert "secret" not in responses.of_error(ConnectionError("https://x/?key=secret")).detail
 
 

@@ -182,7 +182,7 @@ def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) 
         wait_out(store)
     store.append(items("b"))
     while counters.total(RETRIED) < 2:
-        store.hurry()
+        store.flush()
     with backend(port=there.port) as again:
         wait_out(store)
         assert again.calls == [["b"]]

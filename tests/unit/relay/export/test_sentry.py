@@ -24,8 +24,8 @@ LIMITS = "X-Sentry-Rate-Limits"
 LIGHT = """
 import sys
 import taskobs.relay.__main__
-from taskobs.relay.export.sentry import Post
-Post("http://key@127.0.0.1:9/1", {})
+from taskobs.relay.export.sentry import SentryPoster
+SentryPoster("http://key@127.0.0.1:9/1", {})
 large = ("gevent", "eventlet", "httpcore", "psutil", "charset_normalizer", "celery")
 print([name for name in large if name in sys.modules])
 """
@@ -38,8 +38,8 @@ def envelope(number: int, kind: str = "event") -> bytes:
 
 
 def item(dsn: str, number: int, kind: str = "event", **options: object) -> Item:
-    about = frames.pack({"key": b"12345678", "dsn": dsn, "options": options})
-    return Item("envelope", envelope(number, kind), about)
+    resource_blob = frames.pack({"key": b"12345678", "dsn": dsn, "options": options})
+    return Item("envelope", envelope(number, kind), resource_blob)
 
 
 def sent() -> tuple[MemoryStore, Counters, EnvelopeSender]:
@@ -85,7 +85,7 @@ def test_few_transports_are_kept_open() -> None:
             wait_out(store)
         assert counters.total(EXPORTED) == 20
         gc.collect()
-        assert len(sender._posts) == sentry.CLIENTS  # pyright: ignore[reportPrivateUsage] - a look inside
+        assert len(sender._posters) == sentry.CLIENTS  # pyright: ignore[reportPrivateUsage] - a look inside
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503])
@@ -190,14 +190,14 @@ def test_a_limit_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "about",
+    "resource_blob",
     [b"\xc1", frames.pack({"dsn": "nonsense", "options": {}}), frames.pack({"options": {}})],
 )
-def test_a_client_that_makes_no_sense_is_counted(about: bytes) -> None:
+def test_a_client_that_makes_no_sense_is_counted(resource_blob: bytes) -> None:
     """One process names no Sentry: the others are not harmed."""
     with backend() as there:
         store, counters, sender = sent()
-        store.append([Item("envelope", envelope(1), about), item(there.dsn, 2)])
+        store.append([Item("envelope", envelope(1), resource_blob), item(there.dsn, 2)])
         with running(sender, store):
             wait_out(store)
         assert bodies(there) == [envelope(2)]
@@ -208,8 +208,10 @@ def test_an_envelope_that_is_none_is_sentrys_to_judge() -> None:
     """What a process sent is not read here, but for its kind."""
     with backend(Reply(400)) as there:
         store, counters, sender = sent()
-        about = item(there.dsn, 1).about
-        store.append([Item("envelope", b"nonsense", about), Item("envelope", b"\n\n", about)])
+        resource_blob = item(there.dsn, 1).resource_blob
+        store.append(
+            [Item("envelope", b"nonsense", resource_blob), Item("envelope", b"\n\n", resource_blob)]
+        )
         with running(sender, store):
             wait_out(store)
         assert bodies(there) == [b"nonsense", b"\n\n"]

@@ -17,11 +17,13 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.metrics import exporter as metrics_exporter
 from taskobs.relay.metrics import run_statistics
 from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
-from taskobs.relay.metrics.run_statistics import Labels, RunStats
-from tests.support.export import ABOUT, PATIENCE, Backend, Reply, backend, exporter
+from taskobs.relay.metrics.run_statistics import Labels, RunStatistics
+from tests.support.export import PATIENCE, RESOURCE_BLOB, Backend, Reply, backend, exporter
 
 
-def fact(task: object = "shop.pay", outcome: object = "succeeded", seconds: object = 0.2) -> bytes:
+def run_metric(
+    task: object = "shop.pay", outcome: object = "succeeded", seconds: object = 0.2
+) -> bytes:
     return frames.pack([task, outcome, "celery", seconds])
 
 
@@ -40,9 +42,9 @@ def points(body: bytes) -> dict[str, list[tuple[dict[str, str], Any]]]:
 
 
 @contextmanager
-def sending(there: Backend, counters: Counters, runs: RunStats) -> Generator[MetricsSender]:
+def sending(there: Backend, counters: Counters, runs: RunStatistics) -> Generator[MetricsSender]:
     """Have a sender of metrics for the length of a block; it sends once more at its end."""
-    sender = start_metrics(counters, runs, exporter(there), lambda: ABOUT)
+    sender = start_metrics(counters, runs, exporter(there), lambda: RESOURCE_BLOB)
     assert isinstance(sender, MetricsSender)
     try:
         yield sender
@@ -52,15 +54,15 @@ def sending(there: Backend, counters: Counters, runs: RunStats) -> Generator[Met
 
 def test_counts_figures_and_runs_arrive_at_the_end() -> None:
     """A worker that ran for a second still has its metrics in the backend, under its name."""
-    counters, runs = Counters(), RunStats()
+    counters, runs = Counters(), RunStatistics()
     counters.add("exported", "span", 3)
     counters.dropped("span", 2, "overflow")
     counters.gauge("pending", lambda: 5, "span")
     counters.gauge("of no name", lambda: 5)
     for _ in range(3):
-        runs.take(fact())
-    runs.take(fact(outcome="failed", seconds=40))
-    runs.take(fact(outcome="expired", seconds=None))
+        runs.take(run_metric())
+    runs.take(run_metric(outcome="failed", seconds=40))
+    runs.take(run_metric(outcome="expired", seconds=None))
     with backend() as there:
         with sending(there, counters, runs):
             pass
@@ -84,12 +86,12 @@ def test_counts_figures_and_runs_arrive_at_the_end() -> None:
 
 def test_counts_add_up_from_one_export_to_the_next() -> None:
     """Cumulative is what backends expect unless told otherwise."""
-    runs = RunStats()
+    runs = RunStatistics()
     with backend() as there:
         with sending(there, Counters(), runs) as sender:
-            runs.take(fact())
+            runs.take(run_metric())
             sender.send()
-            runs.take(fact())
+            runs.take(run_metric())
         values = [points(one.body)["taskobs.runs"][0][1] for one in there.requests]
     assert values == [1, 2]
 
@@ -97,14 +99,14 @@ def test_counts_add_up_from_one_export_to_the_next() -> None:
 def test_deltas_where_they_are_asked_for_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """My backend wants deltas: each run is in one of them, also when one export fails."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "DELTA")
-    counters, runs = Counters(), RunStats()
+    counters, runs = Counters(), RunStatistics()
     with backend(Reply(200), Reply(503)) as there:
         with sending(there, counters, runs) as sender:
             for _ in range(3):
-                runs.take(fact())
+                runs.take(run_metric())
                 counters.add("exported", "span", 5)
                 sender.send()
-            runs.take(fact())
+            runs.take(run_metric())
         found = [points(one.body) for one in there.requests]
     assert [one["taskobs.runs"][0][1] for one in found] == [1, 1, 2, 1]
     assert [one["taskobs.relay.exported"][0][1] for one in found] == [5, 5, 10, 0]
@@ -114,7 +116,7 @@ def test_a_backend_that_takes_no_metrics_is_left_alone(caplog: pytest.LogCapture
     """Jaeger has no metrics: one line says so, and it is not asked again."""
     with backend(Reply(404)) as there:
         with (
-            sending(there, Counters(), RunStats()) as sender,
+            sending(there, Counters(), RunStatistics()) as sender,
             caplog.at_level(logging.WARNING, "taskobs"),
         ):
             sender.send()
@@ -128,7 +130,7 @@ def test_a_backend_that_takes_no_metrics_is_left_alone(caplog: pytest.LogCapture
 def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
     """Metrics without a service would be nobody's."""
     with backend() as there:
-        sender = start_metrics(Counters(), RunStats(), exporter(there), lambda: None)
+        sender = start_metrics(Counters(), RunStatistics(), exporter(there), lambda: None)
         assert sender is not None
         sender.stop(PATIENCE)
         assert not there.requests
@@ -136,7 +138,7 @@ def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "default"),
-    [("20", 3600.0), *((odd, 0.02) for odd in ("", "0", "-1", "nan", "inf", "soon"))],
+    [("20", 3600.0), *((unexpected, 0.02) for unexpected in ("", "0", "-1", "nan", "inf", "soon"))],
 )
 def test_how_often_metrics_are_sent(
     variable: str, default: float, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +146,7 @@ def test_how_often_metrics_are_sent(
     """The variable counts in milliseconds; what is no time leaves it at the default."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", variable)
     monkeypatch.setattr(metrics_exporter, "INTERVAL", default)
-    with backend() as there, sending(there, Counters(), RunStats()):
+    with backend() as there, sending(there, Counters(), RunStatistics()):
         there.wait(2)
 
 
@@ -177,21 +179,32 @@ def test_where_metrics_go(
 
 def test_what_is_no_fact_is_refused() -> None:
     """A process sends nonsense: it does not become a label."""
-    runs = RunStats()
-    odd = [b"\xc1", frames.pack(3), frames.pack([1]), fact(outcome="odd"), fact(outcome=None)]
-    for payload in (*odd, fact(seconds=-1), fact(seconds="1"), fact(seconds=float("nan"))):
+    runs = RunStatistics()
+    unexpected = [
+        b"\xc1",
+        frames.pack(3),
+        frames.pack([1]),
+        run_metric(outcome="odd"),
+        run_metric(outcome=None),
+    ]
+    for payload in (
+        *unexpected,
+        run_metric(seconds=-1),
+        run_metric(seconds="1"),
+        run_metric(seconds=float("nan")),
+    ):
         with pytest.raises(ValueError, match=r"fact|payload"):
             runs.take(payload)
-    runs.take(fact(task=None))
+    runs.take(run_metric(task=None))
     assert list(runs.collect()) == [Labels("", "succeeded", "celery")]
 
 
 def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app that makes up names of tasks does not make a series of each."""
     monkeypatch.setattr(run_statistics, "SETS", 3)
-    runs = RunStats()
+    runs = RunStatistics()
     for number in range(10):
-        runs.take(fact(task=f"task {number}"))
-    runs.take(fact(task="task 0"))
+        runs.take(run_metric(task=f"task {number}"))
+    runs.take(run_metric(task="task 0"))
     found = {labels.task: series.count for labels, series in runs.collect().items()}
     assert found == {"task 0": 2, "task 1": 1, "task 2": 1, "other": 7}

@@ -14,11 +14,11 @@ from taskobs.relay.storage.memory import MemoryStore
 from tests.support.export import PATIENCE
 
 SMALL = 1024 * 1024
-ABOUT = b"about"
+RESOURCE_BLOB = b"about"
 
 
 def item(payload: bytes, source: object = None, *, envelope: bool = False) -> Item:
-    return Item("envelope" if envelope else "span", payload, ABOUT, source)
+    return Item("envelope" if envelope else "span", payload, RESOURCE_BLOB, source)
 
 
 def payloads(batch: list[Stored]) -> list[bytes]:
@@ -58,13 +58,13 @@ def test_whoever_is_in_a_hurry_gets_a_small_batch_at_once() -> None:
     store = MemoryStore(Counters())
     store.append([item(b"1")])
     begun = time.monotonic()
-    mark = store.hurry()
+    mark = store.flush()
     batch = store.take("span", 100, SMALL, PATIENCE)
     assert time.monotonic() - begun < PATIENCE / 2
-    assert not store.passed(mark)
+    assert not store.is_flushed(mark)
     store.append([item(b"later")])
     store.done(batch)
-    assert store.passed(mark)
+    assert store.is_flushed(mark)
 
 
 def test_what_is_beyond_the_bound_is_dropped_oldest_first_and_counted(
@@ -72,7 +72,9 @@ def test_what_is_beyond_the_bound_is_dropped_oldest_first_and_counted(
 ) -> None:
     """A backend that is gone for long costs the oldest spans, not the memory; and I am told."""
     counters, released = Counters(), list[object]()
-    store = MemoryStore(counters, released.extend, limit=3 * weight(item(b"x" * 100)) + len(ABOUT))
+    store = MemoryStore(
+        counters, released.extend, limit=3 * weight(item(b"x" * 100)) + len(RESOURCE_BLOB)
+    )
     with caplog.at_level(logging.WARNING):
         for number in range(6):
             store.append([item(b"x" * 100, number, envelope=number == 1)])
@@ -85,7 +87,7 @@ def test_what_is_beyond_the_bound_is_dropped_oldest_first_and_counted(
 def test_what_is_being_sent_counts_but_is_not_dropped() -> None:
     """Nothing is counted as dropped that then goes out."""
     counters = Counters()
-    store = MemoryStore(counters, limit=2 * weight(item(b"x")) + len(ABOUT))
+    store = MemoryStore(counters, limit=2 * weight(item(b"x")) + len(RESOURCE_BLOB))
     store.append([item(b"a"), item(b"b")])
     taken = store.take("span", 2, SMALL, 0)
     store.append([item(b"c")])
@@ -101,13 +103,13 @@ def test_what_items_share_takes_room_once_for_as_long_as_one_of_them_waits() -> 
     store = MemoryStore(counters, limit=4 * large)
     sources = [object() for _ in range(6)]
     for n, source in enumerate(sources):
-        about = b"%d" % n * large
-        store.append([Item("span", b"x", about, (source, one)) for one in range(3)])
+        resource_blob = b"%d" % n * large
+        store.append([Item("span", b"x", resource_blob, (source, one)) for one in range(3)])
     assert store.pending("span").items == 3 * 3
     assert counters.total(DROPPED) == 3 * 3
     while batch := store.take("span", 5, SMALL, 0) if store.pending("span").items else []:
         store.done(batch)
-    store.append([Item("span", b"x" * 1000, ABOUT, (sources[0], n)) for n in range(60)])
+    store.append([Item("span", b"x" * 1000, RESOURCE_BLOB, (sources[0], n)) for n in range(60)])
     assert store.pending("span").items == 60
 
 

@@ -58,8 +58,8 @@ def test_of_what_is_compressed_the_oldest_goes_first() -> None:
     assert store.pending("span").items == MANY - dropped
     first = store.take("span", 1, LOOSE, 0)
     assert first[0].item == long(dropped)
-    assert store.passed(first[0].id - 1)
-    assert not store.passed(first[0].id)
+    assert store.is_flushed(first[0].id - 1)
+    assert not store.is_flushed(first[0].id)
 
 
 def test_a_block_keeps_a_source_of_whatever_kind() -> None:
@@ -93,7 +93,7 @@ def item(number):
     attributes |= {"messaging.message.id": task, "celery.root_id": task}
     ids = [os.urandom(16), os.urandom(8), os.urandom(8)]
     span = pack(["run shop.pay", *ids, True, 1, "", 4, time.time_ns(), time.time_ns(), attributes])
-    return Item("span", span, b"about", (connection, connection.arrived(settled=False)))
+    return Item("span", span, b"resource_blob", (connection, connection.arrived(settled=False)))
 
 counters = Counters()
 store = MemoryStore(counters)

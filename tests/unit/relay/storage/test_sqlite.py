@@ -21,11 +21,11 @@ import pytest
 
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.storage import spool_files
-from taskobs.relay.storage.backlog import Unwritten
+from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
-from taskobs.relay.storage.sqlite import Place, Spool
+from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from taskobs.relay.storage.sqlite_writes import UNWRITABLE
 
 SMALL = 1024 * 1024
@@ -33,19 +33,19 @@ WRITER = """
 import sys, itertools
 from pathlib import Path
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.sqlite import Place, Spool
+from taskobs.relay.storage.sqlite import SpoolConfig, Spool
 from taskobs.relay.storage.base import Item, Start
-spool = Spool(Counters(), Place(Path(sys.argv[1]), "celery@a"))
+spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
 for n in itertools.count():
     key = b"%024d" % n
-    spool.append([], starts=[Start(key, b"open", b"about", b"client")])
-    spool.append([Item("span", b"%d" % n, b"about")], ended=[key])
+    spool.append([], starts=[Start(key, b"open", b"resource_blob", b"client")])
+    spool.append([Item("span", b"%d" % n, b"resource_blob")], ended=[key])
     print(n, flush=True)
 """
 
 
-def item(payload: bytes, about: bytes = b"about", *, envelope: bool = False) -> Item:
-    return Item("envelope" if envelope else "span", payload, about)
+def item(payload: bytes, resource_blob: bytes = b"about", *, envelope: bool = False) -> Item:
+    return Item("envelope" if envelope else "span", payload, resource_blob)
 
 
 def taken(spool: Spool, kind: ItemKind = "span") -> list[bytes]:
@@ -59,8 +59,8 @@ def taken(spool: Spool, kind: ItemKind = "span") -> list[bytes]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "spool", "celery@a", owner=os.getpid())
+def config(tmp_path: Path) -> SpoolConfig:
+    return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
 
 
 def dead_pid() -> int:
@@ -71,32 +71,32 @@ def dead_pid() -> int:
 
 
 @pytest.fixture
-def spool(place: Place) -> Generator[Spool]:
-    made = Spool(Counters(), place)
+def spool(config: SpoolConfig) -> Generator[Spool]:
+    made = Spool(Counters(), config)
     yield made
     made.close()
 
 
-def test_what_was_not_sent_is_there_after_a_restart(place: Place) -> None:
+def test_what_was_not_sent_is_there_after_a_restart(config: SpoolConfig) -> None:
     """The relay ends during an outage, and what it could not send goes out next time."""
-    with closing(Spool(Counters(), place)) as first:
+    with closing(Spool(Counters(), config)) as first:
         first.append([item(b"1"), item(b"2", b"other"), item(b"x", envelope=True), item(b"3")])
-        gone = first.take("span", 1, SMALL, 0)
-        first.done(gone)
+        unavailable = first.take("span", 1, SMALL, 0)
+        first.done(unavailable)
         assert [one.item.payload for one in first.take("span", 1, SMALL, 0)] == [b"2"]
-    with closing(Spool(Counters(), place)) as second:
+    with closing(Spool(Counters(), config)) as second:
         assert second.pending("span").items == 2
         batch = second.take("span", 10, SMALL, 0)
-        assert [(one.item.payload, one.item.about) for one in batch] == [
+        assert [(one.item.payload, one.item.resource_blob) for one in batch] == [
             (b"2", b"other"),
             (b"3", b"about"),
         ]
         assert taken(second, "envelope") == [b"x"]
 
 
-def test_all_that_was_committed_outlives_a_kill(place: Place) -> None:
+def test_all_that_was_committed_outlives_a_kill(config: SpoolConfig) -> None:
     """The kernel kills the relay at any moment: what it had acknowledged is there, once."""
-    script = [sys.executable, "-c", WRITER, str(place.directory)]
+    script = [sys.executable, "-c", WRITER, str(config.directory)]
     with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         for line in writer.stdout:
@@ -104,7 +104,7 @@ def test_all_that_was_committed_outlives_a_kill(place: Place) -> None:
                 writer.kill()
                 break
         told = max([200, *map(int, writer.stdout.read().split())])
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         ended = len(spool.ended())
         numbers = [int(payload) for payload in taken(spool)]
         assert numbers == list(range(len(numbers)))
@@ -113,23 +113,23 @@ def test_all_that_was_committed_outlives_a_kill(place: Place) -> None:
         assert len(spool.starts()) <= 1
 
 
-def test_starts_and_what_has_ended_are_kept_for_the_next_relay(place: Place) -> None:
+def test_starts_and_what_has_ended_are_kept_for_the_next_relay(config: SpoolConfig) -> None:
     """A relay that is started anew knows what was open, and what it has had already."""
-    with closing(Spool(Counters(), place)) as first:
+    with closing(Spool(Counters(), config)) as first:
         kept = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(3)]
         first.start_put(kept)
         first.append([item(b"1")], ended=[b"1"])
         first.start_del([b"2"])
-    with closing(Spool(Counters(), place)) as second:
+    with closing(Spool(Counters(), config)) as second:
         assert second.starts() == [Start(b"0", b"open", b"about", b"client")]
         assert second.ended() == [b"1"]
 
 
-def test_the_oldest_are_dropped_beyond_the_bytes(place: Place) -> None:
+def test_the_oldest_are_dropped_beyond_the_bytes(config: SpoolConfig) -> None:
     """A spool does not fill the disk; what it could not keep is counted."""
     counters = Counters()
-    place = place._replace(bytes=3 * weight(item(b"1")))
-    with closing(Spool(counters, place)) as spool:
+    config = config._replace(bytes=3 * weight(item(b"1")))
+    with closing(Spool(counters, config)) as spool:
         spool.append([item(b"%d" % n) for n in range(3)])
         spool.append([item(b"3"), item(b"4")])
         assert taken(spool) == [b"2", b"3", b"4"]
@@ -137,10 +137,10 @@ def test_the_oldest_are_dropped_beyond_the_bytes(place: Place) -> None:
         assert counters.total(SPOOLED) == 5
 
 
-def test_what_is_being_sent_is_not_dropped(place: Place) -> None:
+def test_what_is_being_sent_is_not_dropped(config: SpoolConfig) -> None:
     """Nothing is counted as dropped that then goes out."""
     counters = Counters()
-    with closing(Spool(counters, place._replace(bytes=2 * weight(item(b"1"))))) as spool:
+    with closing(Spool(counters, config._replace(bytes=2 * weight(item(b"1"))))) as spool:
         spool.append([item(b"1"), item(b"2")])
         batch = spool.take("span", 1, SMALL, 0)
         spool.append([item(b"3")])
@@ -149,12 +149,12 @@ def test_what_is_being_sent_is_not_dropped(place: Place) -> None:
         assert counters.total(DROPPED) == 1
 
 
-def test_what_is_too_old_is_given_up(place: Place) -> None:
+def test_what_is_too_old_is_given_up(config: SpoolConfig) -> None:
     """Nobody wants last week's spans."""
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"old")])
     counters = Counters()
-    with closing(Spool(counters, place._replace(age=0.0001))) as spool:
+    with closing(Spool(counters, config._replace(age=0.0001))) as spool:
         assert spool.pending("span") == (0, 0, None)
         assert counters.counts()[DROPPED] == {("span", TOO_OLD): 1}
 
@@ -162,39 +162,39 @@ def test_what_is_too_old_is_given_up(place: Place) -> None:
 def test_a_hurry_and_its_mark(spool: Spool) -> None:
     """A flush knows when what it waits for is out."""
     spool.append([item(b"1"), item(b"x", envelope=True)])
-    mark = spool.hurry()
+    mark = spool.flush()
     spool.append([item(b"2")])
     spool.done(spool.take("span", 1, SMALL, 5))
-    assert not spool.passed(mark)
+    assert not spool.is_flushed(mark)
     assert taken(spool, "envelope") == [b"x"]
-    assert spool.passed(mark)
+    assert spool.is_flushed(mark)
 
 
 @pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + b"\1" * 9000])
 def test_a_file_that_is_no_spool_is_set_aside(
-    place: Place, content: bytes, caplog: pytest.LogCaptureFixture
+    config: SpoolConfig, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Something else lies where the spool should be: it is renamed, and one line says so."""
-    place.directory.mkdir()
-    path = place.directory / "celery@a.spool"
+    config.directory.mkdir()
+    path = config.directory / "celery@a.spool"
     path.write_bytes(content)
-    with caplog.at_level(logging.WARNING), closing(Spool(Counters(), place)) as spool:
+    with caplog.at_level(logging.WARNING), closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
         assert taken(spool) == [b"1"]
-    [aside] = place.directory.glob("*.set-aside-*")
+    [aside] = config.directory.glob("*.set-aside-*")
     assert aside.read_bytes() == content
     [line] = caplog.messages
     assert aside.name in line
 
 
-def test_another_programs_database_is_set_aside(place: Place) -> None:
+def test_another_programs_database_is_set_aside(config: SpoolConfig) -> None:
     """A database of another program is left as it is, under another name."""
-    place.directory.mkdir()
-    with closing(sqlite3.connect(place.directory / "celery@a.spool")) as db:
+    config.directory.mkdir()
+    with closing(sqlite3.connect(config.directory / "celery@a.spool")) as db:
         db.execute("CREATE TABLE theirs (x)")
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         assert spool.pending("span").items == 0
-    [aside] = place.directory.glob("*.set-aside-*")
+    [aside] = config.directory.glob("*.set-aside-*")
     with closing(sqlite3.connect(aside)) as db:
         assert db.execute("SELECT count(*) FROM theirs").fetchone() == (0,)
 
@@ -218,43 +218,45 @@ def test_a_file_that_breaks_while_in_use_is_set_aside(
     assert taken(spool)[-1] == b"last"
 
 
-def test_two_relays_of_one_name_have_a_file_each(place: Place) -> None:
+def test_two_relays_of_one_name_have_a_file_each(config: SpoolConfig) -> None:
     """A worker is restarted while the relay of the one before still drains."""
-    with closing(Spool(Counters(), place)) as first:
+    with closing(Spool(Counters(), config)) as first:
         first.append([item(b"1")])
-        with closing(Spool(Counters(), place)) as second:
+        with closing(Spool(Counters(), config)) as second:
             assert second.path != first.path
             assert second.pending("span").items == 0
 
 
-def test_what_a_dead_worker_left_is_taken_over(place: Place) -> None:
+def test_what_a_dead_worker_left_is_taken_over(config: SpoolConfig) -> None:
     """A pod is gone with its worker; the next one sends what it has left."""
-    with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+    with closing(Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))) as old:
         old.append([item(b"1"), item(b"2", b"theirs"), item(b"x", envelope=True)])
         old.append([], starts=[Start(b"k", b"open", b"theirs", b"client")], ended=[b"e"])
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"3")])
         assert spool.starts() == [Start(b"k", b"open", b"theirs", b"client")]
         assert spool.ended() == [b"e"]
         batch = spool.take("span", 10, SMALL, 0)
-        assert [(one.item.payload, one.item.about) for one in batch] == [
+        assert [(one.item.payload, one.item.resource_blob) for one in batch] == [
             (b"1", b"about"),
             (b"2", b"theirs"),
             (b"3", b"about"),
         ]
         assert taken(spool, "envelope") == [b"x"]
-    assert sorted(path.name for path in place.directory.iterdir()) == [
+    assert sorted(path.name for path in config.directory.iterdir()) == [
         "celery@a.lock",
         "celery@a.spool",
     ]
 
 
-def test_what_is_taken_over_later_is_sent_and_told_of(place: Place) -> None:
+def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> None:
     """A worker dies beside mine: what it left is newer to my relay than all that it has sent."""
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"%d" % n) for n in range(20)])
         assert len(taken(spool)) == 20
-        with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+        with closing(
+            Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
+        ) as old:
             opened = Start(b"k", b"open", b"theirs", b"client")
             old.append([item(b"theirs"), item(b"x", envelope=True)], starts=[opened])
         assert not spool.inherited()
@@ -265,53 +267,53 @@ def test_what_is_taken_over_later_is_sent_and_told_of(place: Place) -> None:
         assert not spool.inherited()
 
 
-def test_a_relay_finds_what_the_one_before_it_has_kept_beside(place: Place) -> None:
+def test_a_relay_finds_what_the_one_before_it_has_kept_beside(config: SpoolConfig) -> None:
     """My worker was restarted, its relay used a second file, and is killed: the next has both."""
-    first = Spool(Counters(), place._replace(owner=dead_pid()))
-    with closing(first), closing(Spool(Counters(), place)) as second:
+    first = Spool(Counters(), config._replace(worker_pid=dead_pid()))
+    with closing(first), closing(Spool(Counters(), config)) as second:
         assert second.path.name == "celery@a+2.spool"
         second.append([item(b"1")], starts=[Start(b"k", b"open", b"about", b"client")])
-    with closing(Spool(Counters(), place)) as third:
+    with closing(Spool(Counters(), config)) as third:
         assert third.path.name == "celery@a.spool"
         assert [start.key for start in third.starts()] == [b"k"]
         assert taken(third) == [b"1"]
 
 
-def test_a_file_whose_worker_lives_is_left_to_it(place: Place) -> None:
+def test_a_file_whose_worker_lives_is_left_to_it(config: SpoolConfig) -> None:
     """A relay is being restarted: what it had open is not another's to tell of."""
-    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+    with closing(Spool(Counters(), config._replace(worker="other"))) as other:
         other.append([item(b"1")])
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         assert spool.pending("span").items == 0
-    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+    with closing(Spool(Counters(), config._replace(worker="other"))) as other:
         assert taken(other) == [b"1"]
 
 
 def test_a_file_of_another_host_is_taken_over_when_nobody_has_touched_it_for_a_while(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    config: SpoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A volume goes from one pod to the next, whose process ids say nothing here."""
-    with closing(Spool(Counters(), place._replace(worker="other"))) as other:
+    with closing(Spool(Counters(), config._replace(worker="other"))) as other:
         other.append([item(b"1")])
-    lock = place.directory / "other.lock"
+    lock = config.directory / "other.lock"
     lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere"}))
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         assert spool.pending("span").items == 0
     monkeypatch.setattr(spool_files, "_STRANGERS_AGE", -1.0)
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         assert taken(spool) == [b"1"]
     assert socket.gethostname() != "elsewhere"
 
 
-def test_a_broken_file_of_a_dead_worker_is_set_aside(place: Place) -> None:
+def test_a_broken_file_of_a_dead_worker_is_set_aside(config: SpoolConfig) -> None:
     """One broken file does not keep a relay from its own."""
-    place.directory.mkdir()
-    left = place.directory / "old.spool"
+    config.directory.mkdir()
+    left = config.directory / "old.spool"
     left.write_bytes(b"nonsense" * 1000)
     os.utime(left, (1, 1))
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
-    assert [path.name.partition("-2")[0] for path in place.directory.glob("old.spool*")] == [
+    assert [path.name.partition("-2")[0] for path in config.directory.glob("old.spool*")] == [
         "old.spool.set-aside"
     ]
 
@@ -335,7 +337,7 @@ def fill(spool: Spool) -> None:
 def empty(spool: Spool) -> None:
     """Let the file grow again, and have it tried at once."""
     spool._rows._db.execute("PRAGMA max_page_count = 100000")
-    spool._writes._owed.failed(wait=False)
+    spool._writes._backlog.failed(wait=False)
 
 
 def test_while_the_disk_is_full_memory_serves(
@@ -347,50 +349,50 @@ def test_while_the_disk_is_full_memory_serves(
     spool.append([item(b"2" * 100_000), item(b"x", envelope=True)])
     spool.append([item(b"3")])
     assert spool.pending("span").items == 3
-    mark = spool.hurry()
-    assert not spool.passed(mark)
+    mark = spool.flush()
+    assert not spool.is_flushed(mark)
     assert [one[:1] for one in taken(spool)] == [b"1", b"2", b"3"]
     assert taken(spool, "envelope") == [b"x"]
-    assert spool.passed(mark)
+    assert spool.is_flushed(mark)
     assert not spool._counters.total(DROPPED)
     assert len([line for line in caplog.messages if "cannot be written" in line]) == 1
 
 
 def test_what_memory_kept_is_written_when_there_is_room_again(
-    place: Place, caplog: pytest.LogCaptureFixture
+    config: SpoolConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """My disk is full for a while, and then the relay is killed: nothing is missing."""
-    with closing(Spool(Counters(), place)) as first:
+    with closing(Spool(Counters(), config)) as first:
         opened = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(3)]
         first.append([], starts=opened[:1])
         fill(first)
         first.append([item(b"1" * 100_000)], starts=opened[1:], ended=[b"0"])
         first.append([item(b"2"), item(b"x", envelope=True)], ended=[b"1"])
-        gone = first.take("span", 1, SMALL, 0)
-        first.done(gone)
+        unavailable = first.take("span", 1, SMALL, 0)
+        first.done(unavailable)
         empty(first)
         first.append([item(b"3")])
         with closing(sqlite3.connect(first.path)) as db:
             assert db.execute("SELECT count(*) FROM item").fetchone() == (3,)
         assert any("written again" in line for line in caplog.messages)
         assert [one.item.payload for one in first.take("span", 1, SMALL, 0)] == [b"2"]
-    with closing(Spool(Counters(), place)) as second:
+    with closing(Spool(Counters(), config)) as second:
         assert second.starts() == opened[2:]
         assert second.ended() == [b"0", b"1"]
         assert taken(second) == [b"2", b"3"]
         assert taken(second, "envelope") == [b"x"]
 
 
-def test_what_was_sent_while_the_disk_was_full_is_not_sent_again(place: Place) -> None:
+def test_what_was_sent_while_the_disk_was_full_is_not_sent_again(config: SpoolConfig) -> None:
     """Nothing can be deleted on a full disk; it is once there is room, at the end at the latest."""
-    with closing(Spool(Counters(), place)) as first:
+    with closing(Spool(Counters(), config)) as first:
         first.append([item(b"1"), item(b"2")])
         batch = first.take("span", 1, SMALL, 0)
         first._rows._db.execute("PRAGMA query_only = 1")
         first.done(batch)
         assert first.pending("span").items == 1
         first._rows._db.execute("PRAGMA query_only = 0")
-    with closing(Spool(Counters(), place)) as second:
+    with closing(Spool(Counters(), config)) as second:
         assert taken(second) == [b"2"]
 
 
@@ -398,7 +400,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted(
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The disk is full and so is the memory: the oldest spans are lost, but not in silence."""
-    spool._writes._owed = Unwritten(limit=2 * weight(item(b"1" * 100_000)))
+    spool._writes._backlog = WriteBacklog(limit=2 * weight(item(b"1" * 100_000)))
     fill(spool)
     for n in range(4):
         spool.append([item(b"%d" % n * 100_000)])
@@ -407,23 +409,25 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted(
     assert [one[:1] for one in taken(spool)] == [b"2", b"3"]
 
 
-def test_what_the_disk_has_no_room_for_at_the_end_is_counted(place: Place) -> None:
+def test_what_the_disk_has_no_room_for_at_the_end_is_counted(config: SpoolConfig) -> None:
     """My worker stops while the disk is full: I am told what that cost."""
     counters = Counters()
-    with closing(Spool(counters, place)) as spool:
+    with closing(Spool(counters, config)) as spool:
         fill(spool)
         spool.append([item(b"1" * 100_000), item(b"x" * 100_000, envelope=True)])
         assert not counters.total(DROPPED)
     assert counters.counts()[DROPPED] == {("span", UNWRITABLE): 1, ("envelope", UNWRITABLE): 1}
 
 
-def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(place: Place) -> None:
+def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(config: SpoolConfig) -> None:
     """There is room again, and a worker beside mine is gone: all of it is sent, mine first."""
-    with closing(Spool(Counters(), place)) as spool:
+    with closing(Spool(Counters(), config)) as spool:
         fill(spool)
         spool.append([item(b"mine" * 10_000)])
         spool._rows._db.execute("PRAGMA max_page_count = 100000")  # not tried yet
-        with closing(Spool(Counters(), place._replace(worker="old", owner=dead_pid()))) as old:
+        with closing(
+            Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
+        ) as old:
             old.append([item(b"theirs")])
         spool._due = 0.0
         assert [one.item.payload[:4] for one in spool.take("span", 9, SMALL, 0)] == [b"mine"]
@@ -468,20 +472,20 @@ def test_the_files_are_for_the_user_alone(spool: Spool) -> None:
         spool.append([item(b"2")])
 
 
-def test_a_workers_name_makes_no_path(place: Place) -> None:
+def test_a_workers_name_makes_no_path(config: SpoolConfig) -> None:
     """A worker is called ../../etc, and its spool is still in its directory."""
-    with closing(Spool(Counters(), place._replace(worker="../../etc/pass wd"))) as spool:
-        assert spool.path.parent == place.directory
+    with closing(Spool(Counters(), config._replace(worker="../../etc/pass wd"))) as spool:
+        assert spool.path.parent == config.directory
 
 
 def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children come and go, each with a resource of its own: the file does not grow with them."""
-    monkeypatch.setattr("taskobs.relay.storage.sqlite_rows._ABOUTS", 10)
+    monkeypatch.setattr("taskobs.relay.storage.sqlite_rows._RESOURCES", 10)
     spool.append([item(b"1", b"%d" % n) for n in range(20)])
     assert len(taken(spool)) == 20
     spool._due = 0.0
     spool.append([item(b"2", b"last")])
-    assert [one.item.about for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
+    assert [one.item.resource_blob for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
     assert spool._rows._db.execute("SELECT count(*) FROM about").fetchone() == (1,)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Tracer as SdkTracer
 
 Describe = Callable[[], Attributes]
-StartLight = Callable[
+StartFast = Callable[
     [str, "Context | None", SpanContext, SpanKind, Describe, "int | None"],
     "Span | None",
 ]
@@ -27,7 +27,7 @@ _SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
 _given: ContextVar[list[Describe] | None] = ContextVar("taskobs_describe", default=None)
 
 
-class LateAttributes:
+class DeferredAttributes:
     """Describes the spans of a tracer after the sampler's decision, before all processors.
 
     The SDK checks and copies each attribute that it is given for a new span, which takes longer
@@ -42,11 +42,11 @@ class LateAttributes:
         # The SDK calls these too; some releases have only one of them.
         self.on_end = self._processors.on_end
         self._on_ending = getattr(self._processors, "_on_ending", None)
-        self._start_light: StartLight | None = getattr(tracer, "start_described", None)
-        self._start: Callable[..., Span] = getattr(tracer, "start_heavy", tracer.start_span)
+        self._start_fast: StartFast | None = getattr(tracer, "start_described", None)
+        self._start: Callable[..., Span] = getattr(tracer, "start_sdk_span", tracer.start_span)
 
     @classmethod
-    def install(cls, tracer: Tracer) -> LateAttributes | None:
+    def install(cls, tracer: Tracer) -> DeferredAttributes | None:
         """Begin, if the tracer is the SDK's and its sampler decides by ids and parents alone."""
         sdk = sys.modules.get(_SDK)
         ours = hasattr(tracer, "start_described")
@@ -76,8 +76,8 @@ class LateAttributes:
         start_time: int | None = None,
     ) -> Span:
         """Start a span below its ``context``'s, the ``parent``; describe it if it is recorded."""
-        if self._start_light is not None and not links:
-            span = self._start_light(name, context, parent, kind, describe, start_time)
+        if self._start_fast is not None and not links:
+            span = self._start_fast(name, context, parent, kind, describe, start_time)
             if span is not None:
                 return span
         given = [describe]

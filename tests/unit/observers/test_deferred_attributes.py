@@ -24,8 +24,8 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import INVALID_SPAN_CONTEXT as NOBODY
 from opentelemetry.trace import SpanKind
 
-from taskobs.observers import describing
-from taskobs.observers.describing import LateAttributes
+from taskobs.observers import deferred_attributes
+from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.otel.instrumentor import TaskInstrumentor
 from tests.support.recording import Recorder
 
@@ -117,7 +117,7 @@ def test_it_is_for_samplers_that_look_at_no_attribute(sampler: Sampler, *, insta
     """With any other sampler, attributes are there before it decides."""
     tracer: Any = provider(sampler=sampler).get_tracer("test")
     before = tracer.span_processor
-    found = LateAttributes.install(tracer)
+    found = DeferredAttributes.install(tracer)
     assert (found is not None) is installed
     if found is not None:
         found.remove()
@@ -126,7 +126,7 @@ def test_it_is_for_samplers_that_look_at_no_attribute(sampler: Sampler, *, insta
 
 def test_what_is_not_recorded_is_not_described() -> None:
     """A span that nobody will see costs no description."""
-    found = LateAttributes.install(provider(sampler=ALWAYS_OFF).get_tracer("test"))
+    found = DeferredAttributes.install(provider(sampler=ALWAYS_OFF).get_tracer("test"))
     assert found is not None
     found.start_span("x", None, NOBODY, SpanKind.CONSUMER, lambda: pytest.fail("it was described"))
 
@@ -143,7 +143,7 @@ def test_the_limits_of_my_provider_are_kept() -> None:
         made.add_span_processor(recorder)
         tracer = made.get_tracer("test")
         attributes: Any = {"a": "long enough", "b": 2, "c": 3, "d": ("long enough",)}
-        found = LateAttributes.install(tracer)
+        found = DeferredAttributes.install(tracer)
         assert found is not None
         found.start_span("x", None, NOBODY, SpanKind.CONSUMER, lambda: attributes).end()  # noqa: B023  # now
         found.remove()
@@ -166,11 +166,11 @@ def test_a_span_that_a_processor_starts_is_another_one() -> None:
 
     made.add_span_processor(Early(start_one))
     made.add_span_processor(recorder)
-    found = LateAttributes.install(tracer)
+    found = DeferredAttributes.install(tracer)
     assert found is not None
     found.start_span("outer", None, NOBODY, SpanKind.CONSUMER, lambda: {"whose": "outer"}).end()
     assert {span.name: dict(span.attributes or {}) for span in recorder.spans} == {
         "inner": {},
         "outer": {"whose": "outer"},
     }
-    assert not describing._given.get()  # pyright: ignore[reportPrivateUsage]
+    assert not deferred_attributes._given.get()  # pyright: ignore[reportPrivateUsage]
