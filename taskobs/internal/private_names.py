@@ -1,0 +1,72 @@
+"""Private names of other libraries: each is declared once, looked up with care, and may be missing.
+
+Only the three ``_compat`` modules declare any. A library may rename what is private in any
+release, so each name says what it is used for and what happens without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+_log: Final = logging.getLogger("taskobs")
+_MISSING: Final = object()
+_warned: Final[set[str]] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateName:
+    """A private attribute of a module, or of a class in it.
+
+    ``of_instances`` marks what only objects of the class have, made by its ``__init__``: it
+    can't be looked up on the class, so whoever reads it does so through ``read``.
+    """
+
+    package: str
+    """The distribution that the name is from, such as ``opentelemetry-sdk``."""
+    module: str
+    path: str
+    """The name in the module: ``_NAME``, ``Class._name``."""
+    use: str
+    """What it is used for, and what is done without it: one clause for the log."""
+    of_instances: bool = False
+
+    def find(self) -> Any:  # noqa: ANN401  # whatever the library has there
+        """Return what the name stands for; None if its module isn't imported, or lacks it."""
+        found: Any = sys.modules.get(self.module)
+        for part in self.path.split("."):
+            found = getattr(found, part, _MISSING)
+        return None if found is _MISSING else found
+
+    def read(self, instance: object, default: Any = None) -> Any:  # noqa: ANN401  # as above
+        """Return the attribute of an object, or the default."""
+        return getattr(instance, self.path.rpartition(".")[2], default)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the module is imported and lacks the name."""
+        return self.module in sys.modules and not self.of_instances and self.find() is None
+
+
+def warn_of_missing(names: Iterable[PrivateName]) -> list[PrivateName]:
+    """Return the names that their libraries lack, after one warning for each, once a process."""
+    missing = [name for name in names if name.missing]
+    for name in missing:
+        if name.path not in _warned:
+            _warned.add(name.path)
+            _log.warning(
+                "taskobs: %s %s has no %s.%s (%s)",
+                *(name.package, _version(name.package), name.module, name.path, name.use),
+            )
+    return missing
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of an unknown version"
