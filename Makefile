@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More test processes than cores pay: live tests mostly wait for workers.
-JOBS ?= auto
+# Test processes: two for each core, as tests mostly wait for workers and sockets.
+JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage check matrix outcomes soak celery-suite bench chaos docs clean
+.PHONY: help setup demo test test-unit lint lint-style lint-types lint-layers coverage check \
+  matrix outcomes soak celery-suite bench chaos docs clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +26,11 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "make: installing taskobs and its tests' tools into $(VENV)"
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'  # the first with --group
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[grpc]' --group dev
 	@touch $@ $(VENV)/demo.stamp
+
+setup: $(VENV)/dev.stamp  ## make .venv with everything that tests and checks need
 
 demo: $(VENV)/demo.stamp  ## see the traces and errors of a small shop, with nothing but Python
 	@$(BIN)/taskobs demo
@@ -36,11 +40,20 @@ test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what wa
 	@$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
 	@$(BIN)/coverage combine -q
 
-lint: $(VENV)/dev.stamp  ## formatting, lint, types, the rules between modules
+test-unit: $(VENV)/dev.stamp  ## run the unit tests alone, in under a minute
+	@$(BIN)/pytest -n $(JOBS) -q tests/unit $(ARGS)
+
+lint: lint-style lint-types lint-layers  ## formatting, lint, types, the rules between modules
+
+lint-style: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+lint-types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+lint-layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 .coverage:
@@ -69,7 +82,7 @@ chaos: $(VENV)/dev.stamp  ## kill children and the relay under load, with the ba
 bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack
 	@$(BIN)/python -m bench $(ARGS)
 
-docs: $(VENV)/dev.stamp  ## write the README's generated parts anew
+docs: $(VENV)/dev.stamp  ## write the generated parts of README and docs anew
 	$(BIN)/python tools/settings_table.py
 
 clean:  ## take away everything that make made

@@ -33,13 +33,8 @@ BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
 PATIENCE: Final = 1200.0
 """Seconds after which the tests of one ring count as hanging."""
 
-TESTERS: Final = (
-    "pytest>=9",
-    "pytest-timeout",
-    "pytest-xdist",
-    "opentelemetry-propagator-b3",
-)
-"""What the tests import, beside taskobs and what it requires."""
+TESTERS: Final = f"{ROOT / 'pyproject.toml'}:test-core"
+"""The dependency group of what the tests import, beside taskobs and what it requires."""
 REDIS: Final = ("celery[redis]",)
 WITH_SCHEDULERS: Final = (*REDIS, "celery-redbeat", "django-celery-beat")
 """What some tests need, and skip without."""
@@ -94,7 +89,7 @@ class Combination:
 
     def requirements(self) -> list[str]:
         """Return what pip is asked to install."""
-        return ["-e", f"{ROOT}{self.extras}", *TESTERS, *self.more]
+        return ["-e", f"{ROOT}{self.extras}", "--group", TESTERS, *self.more]
 
     def constraints(self) -> list[str]:
         """Return what pip is held to."""
@@ -171,7 +166,9 @@ def make(combination: Combination, python: str) -> Path:
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(combination.constraints()) + "\n", encoding="utf-8")
-    install = [str(binary), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    # The pip that runs this file: the one that comes with an old Python knows no --group.
+    install = [sys.executable, "-m", "pip", "--python", str(binary), "install", "-q"]
+    install += ["--disable-pip-version-check"]
     install += ["--upgrade", "--upgrade-strategy", "eager", "-c", str(constraints)]
     subprocess.run([*install, *combination.requirements()], check=True)
     return binary
