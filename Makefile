@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint lint-style lint-types lint-layers coverage check \
+.PHONY: help setup demo test test-unit lint lint-style lint-types lint-layers coverage check build \
   matrix outcomes soak celery-suite bench chaos docs clean
 
 help:  ## what there is to make
@@ -63,6 +63,9 @@ coverage: .coverage $(VENV)/dev.stamp  ## hold the last `make test` to the cover
 	$(BIN)/coverage report
 
 check: lint coverage  ## everything that CI checks beside the tests
+
+build: $(VENV)/dev.stamp  ## make wheel and sdist in dist/, and run the unit tests against that wheel
+	@$(BIN)/python tools/distribution.py --jobs $(JOBS)
 
 matrix: $(VENV)/dev.stamp  ## run the tests over Pythons and releases of Celery, OpenTelemetry, Sentry
 	@$(BIN)/python tools/matrix.py $(ARGS)

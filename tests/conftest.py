@@ -6,8 +6,10 @@ import contextlib
 import os
 import re
 import signal
+import sysconfig
 import threading
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,9 +69,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Take the name of a file for what `tests.live.recorder` writes."""
     told = "write what live tests saw of each row of the outcome table to FILE, as lines of JSON"
     parser.addoption("--outcomes", metavar="FILE", type=Path, help=told)
+    refused = "refuse to run unless taskobs is imported from an installed distribution"
+    parser.addoption("--installed", action="store_true", help=refused)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a taskobs that is not installed, and let Ctrl-C reach the programs of tests."""
+    if config.getoption("--installed"):
+        installed_or_refused()
+    let_interrupts_through()
+
+
+def installed_or_refused() -> None:
+    """Look where taskobs would be imported from.
+
+    Raises:
+        pytest.UsageError: it is a source tree.
+    """
+    spec, home = find_spec("taskobs"), Path(sysconfig.get_path("purelib"))
+    origin = Path(spec.origin) if spec and spec.origin else None
+    if origin is None or home not in origin.parents:
+        raise pytest.UsageError(f"taskobs would be imported from {origin}, not from {home}")
+
+
+def let_interrupts_through() -> None:
     """Have Ctrl-C end the programs of tests, too, when a shell started us in the background.
 
     Such a shell has SIGINT ignored, and that is inherited.
