@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
 from importlib.util import find_spec
 
 import pytest
@@ -12,7 +11,6 @@ from celery import Celery
 from taskobs.testing.receiver import Receiver
 from tests.support.recording import PrivateApp, Recorder, instrumented
 from tests.support.relay_peer import Peer
-from tests.support.relay_process import Client, RelayProcess
 
 # Its stub and its server need the extra `grpc`.
 collect_ignore = [] if find_spec("grpc") else ["test_relay_grpc_out.py"]
@@ -47,10 +45,3 @@ def peer() -> Generator[Peer]:
     peer = Peer()
     yield peer
     peer.close()
-
-
-@pytest.fixture
-def worker(relay: RelayProcess) -> Generator[Client]:
-    """Give the connection of the worker's parent to the relay of this test."""
-    with closing(relay.worker()) as worker:
-        yield worker

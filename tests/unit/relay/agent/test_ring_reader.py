@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace import Span as SDKSpan
-from opentelemetry.trace import Span
+from opentelemetry.sdk.trace import SpanProcessor
 
-from taskobs import semconv
 from taskobs.otel.fast_spans import FastSpan, FastSpanProvider
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import shared_memory, span_encoder
@@ -35,10 +32,8 @@ from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.ring_writer import RingWriter
-from taskobs.testing.receiver import Receiver
-from tests.support.relay_peer import PATIENCE, Peer
-from tests.support.relay_process import Client, RelayProcess, Writer, wait_until_true
-from tests.unit.relay.agent.test_router import end, found, span, start
+from tests.support.relay_peer import Peer
+from tests.support.relay_spans import end, span, start
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
 HELLO: dict[str, object] = {
@@ -65,12 +60,6 @@ def taken(shared: SharedMemory, hello: object = HELLO) -> RingWriter:
     slot = RingWriter.take(shared, pack(hello))
     assert slot is not None
     return slot
-
-
-def ended(one: ReadableSpan) -> tuple[FrameKind, bytes]:
-    assert isinstance(one, Span)
-    one.end()
-    return FrameKind.END, span_encoder.pack_end(one)
 
 
 class Side:
@@ -744,86 +733,3 @@ def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) 
     found.close()
     assert SharedMemory.of(os.getpid(), 0) is None
     assert SharedMemory.of(os.getpid(), 10_000) is None
-
-
-# With a real relay, and processes that are killed.
-
-
-@pytest.fixture
-def relay(receiver: Receiver) -> Generator[RelayProcess]:
-    with RelayProcess(receiver, memory=True) as relay:
-        yield relay
-
-
-def test_what_a_killed_process_told_last_arrives(
-    receiver: Receiver, relay: RelayProcess, worker: Client
-) -> None:
-    """My child is killed right after a span: it arrives, and what was open is lost."""
-    one, other = span("open"), span("done")
-    with Writer(relay) as child:
-        told = child.tell(start(one), start(other), ended(other))
-        assert told == (0, True)  # it has never connected
-    assert semconv.TASKOBS_LOST in found(receiver, one).attributes
-    assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
-    worker.close_gracefully()
-    assert relay.wait() == 0
-
-
-def test_both_may_be_killed(receiver: Receiver, relay: RelayProcess, worker: Client) -> None:
-    """My child and its relay are killed at once: the next relay finds all that it had told."""
-    relay.signal(signal.SIGSTOP)
-    one, other = span("open"), span("done")
-    with Writer(relay) as child:
-        assert child.tell(start(one), start(other), ended(other)) == (0, True)
-    relay.restart()
-    worker.close()
-    with closing(relay.worker()) as again:
-        assert semconv.TASKOBS_LOST in found(receiver, one).attributes
-        assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
-        again.close_gracefully()
-    assert relay.wait() == 0
-    assert sorted(one.name for one in receiver.spans) == ["done", "open"]
-
-
-def test_a_process_that_writes_faster_than_the_relay_looks(
-    receiver: Receiver, relay: RelayProcess, worker: Client
-) -> None:
-    """Many times what fits into the ring, at once: all arrive, each once."""
-    with Writer(relay) as child:
-        for _ in range(10):
-            child.tell(*(end(f"span {number}") for number in range(500)))
-        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
-        child.tell((FrameKind.CLOSE, b""))
-    told = worker.status()
-    assert told["received"]["span"] == 5_000
-    worker.close_gracefully()
-    assert relay.wait() == 0
-    assert len({one.span_id for one in receiver.spans}) == 5_000
-
-
-def test_a_relay_that_is_stopped_keeps_nobody_waiting(
-    receiver: Receiver, relay: RelayProcess, worker: Client
-) -> None:
-    """More than the ring holds is told, and the rest goes over the socket, when it can."""
-    relay.signal(signal.SIGSTOP)
-    with Writer(relay) as child:
-        for _ in range(10):
-            child.tell(*(end(f"span {number}") for number in range(500)))
-        relay.signal(signal.SIGCONT)
-        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
-    assert len({one.span_id for one in receiver.spans}) == 5_000
-    assert worker.status()
-
-
-def test_the_relay_ends_with_the_last_process(
-    receiver: Receiver, relay: RelayProcess, worker: Client
-) -> None:
-    """A child may live on after its worker has said goodbye; what it tells arrives."""
-    one = span()
-    with Writer(relay) as child:
-        child.tell(start(one))
-        worker.close_gracefully()
-        wait_until_true(lambda: relay.memory is not None and bool(relay.memory.taken()))
-        child.tell(ended(one), (FrameKind.CLOSE, b""))
-    assert relay.wait() == 0
-    assert semconv.TASKOBS_LOST not in found(receiver, one).attributes

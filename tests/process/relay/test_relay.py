@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from taskobs import semconv
@@ -21,52 +20,17 @@ from taskobs.protocol import frames, span_encoder
 from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
-from taskobs.testing.wire import ReceivedSpan
 from tests.support.relay_peer import PATIENCE
 from tests.support.relay_process import RESOURCE, Client, Forked, RelayProcess, wait_until_true
+from tests.support.relay_spans import TRACER, end, found, span, start
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
-TRACER = TracerProvider(resource=Resource({**RESOURCE}), shutdown_on_exit=False).get_tracer(
-    "shop", "1"
-)
 
 
 @pytest.fixture
 def relay(receiver: Receiver) -> Generator[RelayProcess]:
     with RelayProcess(receiver) as relay:
         yield relay
-
-
-def span(name: str = "inner", kind: SpanKind = SpanKind.INTERNAL) -> ReadableSpan:
-    """One that was started; `ended` ends it."""
-    started = TRACER.start_span(name, kind=kind, attributes={"given": "at the start"})
-    assert isinstance(started, ReadableSpan)
-    return started
-
-
-def start(one: ReadableSpan) -> tuple[FrameKind, bytes]:
-    return FrameKind.START, span_encoder.pack_start(one)
-
-
-def end(name: str = "inner") -> tuple[FrameKind, bytes]:
-    """The END of a new span."""
-    one = TRACER.start_span(name)
-    one.end()
-    assert isinstance(one, ReadableSpan)
-    return FrameKind.END, span_encoder.pack_end(one)
-
-
-def ids(one: ReadableSpan) -> tuple[str, str]:
-    context = one.get_span_context()
-    assert context is not None
-    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
-
-
-def found(receiver: Receiver, one: ReadableSpan, timeout: float = PATIENCE) -> ReceivedSpan:
-    """Wait for a span at the receiver; it must be there once."""
-    assert receiver.wait_for(lambda r: ids(one)[1] in [s.span_id for s in r.spans], timeout)
-    (only,) = [s for s in receiver.spans if (s.trace_id, s.span_id) == ids(one)]
-    return only
 
 
 # What goes through.

@@ -1,0 +1,99 @@
+"""Processes that are killed, and a relay that reads what they wrote to shared memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from contextlib import closing
+
+import pytest
+
+from taskobs import semconv
+from taskobs.protocol.frames import FrameKind
+from taskobs.testing.receiver import Receiver
+from tests.support.relay_peer import PATIENCE
+from tests.support.relay_process import Client, RelayProcess, Writer, wait_until_true
+from tests.support.relay_spans import end, ended, found, span, start
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
+
+
+@pytest.fixture
+def relay(receiver: Receiver) -> Generator[RelayProcess]:
+    with RelayProcess(receiver, memory=True) as relay:
+        yield relay
+
+
+def test_what_a_killed_process_told_last_arrives(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """My child is killed right after a span: it arrives, and what was open is lost."""
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        told = child.tell(start(one), start(other), ended(other))
+        assert told == (0, True)  # it has never connected
+    assert semconv.TASKOBS_LOST in found(receiver, one).attributes
+    assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
+    worker.close_gracefully()
+    assert relay.wait() == 0
+
+
+def test_both_may_be_killed(receiver: Receiver, relay: RelayProcess, worker: Client) -> None:
+    """My child and its relay are killed at once: the next relay finds all that it had told."""
+    relay.signal(signal.SIGSTOP)
+    one, other = span("open"), span("done")
+    with Writer(relay) as child:
+        assert child.tell(start(one), start(other), ended(other)) == (0, True)
+    relay.restart()
+    worker.close()
+    with closing(relay.worker()) as again:
+        assert semconv.TASKOBS_LOST in found(receiver, one).attributes
+        assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
+        again.close_gracefully()
+    assert relay.wait() == 0
+    assert sorted(one.name for one in receiver.spans) == ["done", "open"]
+
+
+def test_a_process_that_writes_faster_than_the_relay_looks(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """Many times what fits into the ring, at once: all arrive, each once."""
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+        child.tell((FrameKind.CLOSE, b""))
+    told = worker.status()
+    assert told["received"]["span"] == 5_000
+    worker.close_gracefully()
+    assert relay.wait() == 0
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+
+
+def test_a_relay_that_is_stopped_keeps_nobody_waiting(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """More than the ring holds is told, and the rest goes over the socket, when it can."""
+    relay.signal(signal.SIGSTOP)
+    with Writer(relay) as child:
+        for _ in range(10):
+            child.tell(*(end(f"span {number}") for number in range(500)))
+        relay.signal(signal.SIGCONT)
+        assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
+    assert len({one.span_id for one in receiver.spans}) == 5_000
+    assert worker.status()
+
+
+def test_the_relay_ends_with_the_last_process(
+    receiver: Receiver, relay: RelayProcess, worker: Client
+) -> None:
+    """A child may live on after its worker has said goodbye; what it tells arrives."""
+    one = span()
+    with Writer(relay) as child:
+        child.tell(start(one))
+        worker.close_gracefully()
+        wait_until_true(lambda: relay.memory is not None and bool(relay.memory.taken()))
+        child.tell(ended(one), (FrameKind.CLOSE, b""))
+    assert relay.wait() == 0
+    assert semconv.TASKOBS_LOST not in found(receiver, one).attributes
