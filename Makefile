@@ -87,6 +87,7 @@ bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and w
 
 docs: $(VENV)/dev.stamp  ## write the generated parts of README and docs anew
 	$(BIN)/python tools/settings_table.py
+	$(BIN)/python tools/package_graph.py --write
 
 clean:  ## take away everything that make made
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
