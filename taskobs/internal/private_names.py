@@ -37,10 +37,14 @@ class PrivateName:
 
     def find(self) -> Any:  # noqa: ANN401  # whatever the library has there
         """Return what the name stands for; None if its module isn't imported, or lacks it."""
+        found = self._look()
+        return None if found is _MISSING else found
+
+    def _look(self) -> Any:  # noqa: ANN401  # as above
         found: Any = sys.modules.get(self.module)
         for part in self.path.split("."):
             found = getattr(found, part, _MISSING)
-        return None if found is _MISSING else found
+        return found
 
     def read(self, instance: object, default: Any = None) -> Any:  # noqa: ANN401  # as above
         """Return the attribute of an object, or the default."""
@@ -48,8 +52,8 @@ class PrivateName:
 
     @property
     def missing(self) -> bool:
-        """Whether the module is imported and lacks the name."""
-        return self.module in sys.modules and not self.of_instances and self.find() is None
+        """Whether the module is imported and lacks the name; its value may be None."""
+        return self.module in sys.modules and not self.of_instances and self._look() is _MISSING
 
 
 def warn_of_missing(names: Iterable[PrivateName]) -> list[PrivateName]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
-from opentelemetry.util._once import Once
 
 from taskobs.config.settings import TRACES_SAMPLER, Settings
 from taskobs.internal import span_ids
 from taskobs.internal.guard import Guard
+from taskobs.otel._sdk_compat import unset_provider
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
 from taskobs.otel.exporter import ExporterFactory
 from taskobs.otel.fast_spans import FastSpanProvider, SpanSink
@@ -156,10 +156,7 @@ class TraceProvider:
     def withdraw(self) -> None:
         """Take our provider away, so that another may be set."""
         if self._spans is not None and trace.get_tracer_provider() is self._provider:
-            # The API lets a provider be set once and offers no way back.
-            api: Any = trace
-            api._TRACER_PROVIDER = None  # noqa: SLF001  # see above
-            api._TRACER_PROVIDER_SET_ONCE = Once()  # noqa: SLF001  # see above
+            unset_provider()
 
 
 def _resource(settings: Settings, app_name: str) -> Resource:
