@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
-from taskobs.relay.storage.base import ITEM_KINDS, ItemKind, Start, Stored
-from taskobs.relay.storage.memory import MEMORY, Queue
+from taskobs.relay.storage.base import ItemKind, Start, Stored
+from taskobs.relay.storage.memory import MEMORY
+from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 
 AGAIN: Final = 5.0
 """Seconds after which it is tried again."""
@@ -19,9 +20,12 @@ _BATCH: Final = 256
 class WriteBacklog:
     """Items, open spans and keys of ended ones, in their order. Not thread-safe."""
 
-    def __init__(self, limit: int = MEMORY) -> None:
+    def __init__(self, limit: int = MEMORY, held: Container[bytes] = ()) -> None:
         self._limit = limit
-        self._queues: dict[ItemKind, Queue] = {kind: Queue() for kind in ITEM_KINDS}
+        self._queues: dict[ItemKind, Queue | DestinationQueues] = {
+            "span": Queue(),
+            "envelope": DestinationQueues(held),
+        }
         self.starts: dict[bytes, Start] = {}
         self.ended: deque[bytes] = deque(maxlen=_KEYS)
         self._due = 0.0
@@ -29,7 +33,7 @@ class WriteBacklog:
     def __bool__(self) -> bool:
         return bool(self.starts or self.ended or any(map(len, self._queues.values())))
 
-    def __getitem__(self, kind: ItemKind) -> Queue:
+    def __getitem__(self, kind: ItemKind) -> Queue | DestinationQueues:
         return self._queues[kind]
 
     @property
@@ -68,7 +72,7 @@ class WriteBacklog:
         for kind, queue in self._queues.items():
             queue.put_back([one for one in batch if one.item.kind == kind])
 
-    def _oldest(self) -> Queue:
+    def _oldest(self) -> Queue | DestinationQueues:
         """Return the queue of what is oldest; an empty one if all are."""
         full = [queue for queue in self._queues.values() if len(queue)]
         return min(full, key=lambda queue: queue.first or 0) if full else self._queues["span"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -89,6 +90,11 @@ class Store(ABC):
         """The newest id that is to be taken without lingering; 0 if there is none."""
         self._rushed = Condition(self._lock)
         self._flush_count = 0
+        self._held: dict[bytes, int] = {}
+        """Destinations on hold. The value is an id: nothing older of that destination waits."""
+        self._changes = 0
+        """Rises with whatever may give a taker that found all on hold something to take."""
+        self._interrupts = 0
         self._due = 0.0
         self._closed = False
 
@@ -106,21 +112,61 @@ class Store(ABC):
         """
 
     def take(
-        self, kind: ItemKind, max_items: int, max_bytes: int, max_delay: float
+        self,
+        kind: ItemKind,
+        max_items: int,
+        max_bytes: int,
+        max_delay: float,
+        timeout: float | None = None,
     ) -> list[Stored]:
-        """Wait until something is there, and then ``linger`` seconds more for a full batch.
+        """Wait for an item, then at most ``max_delay`` seconds more for a full batch.
 
-        What is taken is not given again; it waits on until ``done`` is told of it. At least one
-        item is given, however large; none when the store is closed.
+        A taken item is not given again, unless it is put back; it stays in the store until
+        ``done``. At least one item is given, however large. Returns nothing once the store is
+        closed, after ``interrupt``, and, with a ``timeout``, after so many seconds without an
+        item or when a flush was requested.
         """
         with self._lock:
-            self._tend_when_due()
-            while not self._wait_for(kind, 1, 0, _TEND):
-                if self._closed:
-                    return []
+            end = math.inf if timeout is None else time.monotonic() + timeout
+            interrupts, flushes = self._interrupts, self._flush_count
+            while not self._closed and self._interrupts == interrupts:
                 self._tend_when_due()
-            self._wait_for(kind, max_items, max_bytes, max_delay)
-            return [] if self._closed else self._take(kind, max_items, max_bytes)
+                changes = self._changes
+                left = max(0.0, end - time.monotonic())
+                if self._wait_for(kind, 1, 0, min(_TEND, left)):
+                    self._wait_for(kind, max_items, max_bytes, max_delay)
+                    batch = [] if self._closed else self._take(kind, max_items, max_bytes)
+                    if batch or not self._held:
+                        return batch
+                    self._await_change(kind, changes, min(_TEND, left))
+                if timeout is not None and (left <= 0 or self._flush_count != flushes):
+                    break
+            return []
+
+    def put_back(self, stored: Sequence[Stored]) -> None:
+        """Have taken items given again, as what is oldest: they could not be sent."""
+        with self._lock:
+            self._put_back(stored)
+            self._changed()
+
+    def hold(self, destination: bytes) -> None:
+        """Give no envelope with this ``resource_blob`` until ``release``; others go on."""
+        with self._lock:
+            self._held.setdefault(destination, self._hold_from(destination))
+
+    def release(self, destination: bytes) -> None:
+        """Give the envelopes of a destination again."""
+        with self._lock:
+            first = self._held.pop(destination, None)
+            if first is not None:
+                self._resume_from(first)
+                self._changed()
+
+    def interrupt(self) -> None:
+        """Have every ``take`` that waits now return nothing."""
+        with self._lock:
+            self._interrupts += 1
+            self._changed()
 
     @abstractmethod
     def done(self, stored: Sequence[Stored]) -> None:
@@ -139,6 +185,7 @@ class Store(ABC):
             self._flush_count += 1
             self._rushed.notify_all()
             self._wake()
+            self._changed()
             return last
 
     def pause(self, seconds: float, *, ignore_flush: bool) -> bool:
@@ -195,10 +242,45 @@ class Store(ABC):
     def _tend(self) -> None:  # noqa: B027 - the memory needs none
         """Do what is due now and then, with the lock held."""
 
+    def _hold_from(self, destination: bytes) -> int:
+        """Return an id: all that waits for a destination is newer. The lock is held."""
+        del destination
+        return 0
+
+    def _resume_from(self, first: int) -> None:  # noqa: B027 - the memory needs none
+        """Take what is newer than ``first`` into account again. The lock is held."""
+
+    @abstractmethod
+    def _put_back(self, stored: Sequence[Stored]) -> None: ...
+
+    def _arrived(self, items: Sequence[Item]) -> None:
+        """Wake takers for new items; the lock is held."""
+        if self._held and any(item.kind == "envelope" for item in items):
+            self._changed()
+        self._wake()
+
+    def _changed(self) -> None:
+        """Wake takers that found all on hold, or may be interrupted; the lock is held."""
+        self._changes += 1
+        for waiting in self._ready.values():
+            waiting.notify_all()
+
+    def _await_change(self, kind: ItemKind, changes: int, timeout: float) -> None:
+        self._ready[kind].wait_for(lambda: self._closed or self._changes != changes, timeout)
+
     def _wait_for(self, kind: ItemKind, items: int, size: int, timeout: float) -> bool:
         """Wait until so much is to be taken, or somebody is in a hurry for what there is."""
+        interrupts, flushes = self._interrupts, self._flush_count
         self._wanted[kind] = items, size
-        self._ready[kind].wait_for(lambda: self._closed or self._enough(kind), timeout)
+        self._ready[kind].wait_for(
+            lambda: (
+                self._closed
+                or self._enough(kind)
+                or self._interrupts != interrupts
+                or self._flush_count != flushes
+            ),
+            timeout,
+        )
         found = not self._closed and self._enough(kind)
         del self._wanted[kind]
         return found

@@ -30,9 +30,9 @@ from taskobs.relay.storage.base import (
     Store,
     Stored,
     nobody,
-    weight,
 )
 from taskobs.relay.storage.spool_files import SpoolFile, abandoned, lock_one, set_aside
+from taskobs.relay.storage.sqlite_reader import SpoolReader
 from taskobs.relay.storage.sqlite_writes import Writes
 
 _log = logging.getLogger("taskobs.relay")
@@ -74,7 +74,7 @@ class Spool(Store):
         self._directory = config.directory
         config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._worker_pid = config.worker_pid or os.getppid()
-        self._writes = Writes(counters, self._wrote)
+        self._writes = Writes(counters, self._wrote, self._held)
         self._inherited: list[Start] = []
         self._file: SpoolFile = lock_one(config.directory, config.worker, self._worker_pid)
         try:
@@ -82,7 +82,8 @@ class Spool(Store):
         except BaseException:
             self._file.unlock()
             raise
-        self._tend()
+        with self._lock:
+            self._tend()
         self._inherited.clear()  # so far, ``starts`` gives them
 
     @property
@@ -99,6 +100,7 @@ class Spool(Store):
         with self._trying():
             self._writes.append(items, starts, ended)
             self._make_room()
+            self._arrived(items)
         sources = [item.source for item in items if item.source is not None]
         if sources:
             self._released(sources)
@@ -129,16 +131,16 @@ class Spool(Store):
     def done(self, stored: Sequence[Stored]) -> None:
         """Forget what is out, or given up and counted."""
         with self._trying():
-            taken = [self._taken[one.item.kind].pop(one.id, None) for one in stored]
+            taken = [self._reader.taken[one.item.kind].pop(one.id, None) for one in stored]
             self._writes.delete(one.id for one in taken if one is not None)
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
         with self._lock:
-            taken = self._taken[kind]
             count, size = self._untaken(kind)
-            size += sum(weight(one.item) for one in taken.values())
-            return Pending(count + len(taken), size, self._oldest(kind))
+            count += len(self._reader.taken[kind])
+            size += self._reader.taken_bytes(kind)
+            return Pending(count, size, self._reader.oldest(kind))
 
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
@@ -161,25 +163,10 @@ class Spool(Store):
             self._set_aside(error)
             self._file.make()
             self._rows = self._writes.use(self.path)
-        self._count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        self._bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        """Of what waits untaken."""
-        self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
-        self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        """The last id that was taken."""
-        self._recount()
-
-    def _recount(self) -> None:
-        """Learn what waits."""
-        for kind in ITEM_KINDS:
-            waiting = self._rows.waiting(kind, self._cursor[kind])
-            self._count[kind], self._bytes[kind], newest = waiting
-            self._writes.newest = max(self._writes.newest, newest)
+        self._reader = SpoolReader(self._rows, self._writes, self._held)
 
     def _wrote(self, stored: Sequence[Stored]) -> None:
-        for one in stored:
-            self._count[one.item.kind] += 1
-            self._bytes[one.item.kind] += weight(one.item)
+        self._reader.add(stored)
 
     def _set_aside(self, error: Exception) -> None:
         aside = set_aside(self.path)
@@ -202,7 +189,7 @@ class Spool(Store):
         """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
         if self._closed or isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError)):
             return
-        waited = dict(self._count)
+        waited = dict(self._reader.count)
         with suppress(sqlite3.Error):
             self._rows.close()
         try:
@@ -217,8 +204,8 @@ class Spool(Store):
     # Keeping within the bounds. The lock is held.
 
     def _make_room(self) -> None:
-        taken = sum(weight(one.item) for of in self._taken.values() for one in of.values())
-        excess = sum(self._bytes.values()) + taken - self._limit
+        taken = sum(self._reader.taken_bytes(kind) for kind in ITEM_KINDS)
+        excess = sum(self._reader.bytes.values()) + taken - self._limit
         if excess > 0:
             self._drop_oldest(OVERFLOW, excess)
 
@@ -227,13 +214,13 @@ class Spool(Store):
         ids: list[int] = []
         with closing(self._rows.weights()) as rows:
             for number, kind, since, size in rows:
-                if number in self._taken[kind] or number in self._writes.sent:
+                if number in self._reader.taken[kind] or number in self._writes.sent:
                     continue
                 if excess <= 0 or (before is not None and since >= before):
                     break
                 ids.append(number)
-                self._count[kind] -= 1
-                self._bytes[kind] -= size
+                self._reader.count[kind] -= 1
+                self._reader.bytes[kind] -= size
                 self._counters.dropped(kind, 1, reason)
                 excess -= size
         if ids:
@@ -264,73 +251,45 @@ class Spool(Store):
                 aside = set_aside(left.path)
                 _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside, error)
             return
-        moved, starts = self._rows.take_over(left.path, self._writes.newest)
+        newest = self._writes.newest
+        moved, starts = self._rows.take_over(left.path, newest)
         left.remove()
         self._inherited += starts
-        self._recount()
-        self._wake()
+        self._reader.add_newer_than(newest)
+        self._changed()
         _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
 
     # Reading. The lock is held.
 
     def _take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
         try:
-            return self._read(kind, max_items, max_bytes)
+            return self._reader.take(kind, max_items, max_bytes)
         except sqlite3.Error as error:
             self._trouble(error)
-            batch = self._read_backlog(kind, max_items, max_bytes)
+            self._changes += 1  # so that the caller tries again, also if something is on hold
+            batch = self._reader.take_unwritten(kind, max_items, max_bytes)
             if not batch and not self._closed:
                 self._ready[kind].wait(_PAUSE)
             return batch
 
-    def _read(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch: list[Stored] = []
-        size = 0
-        with closing(self._rows.after(kind, self._cursor[kind])) as found:
-            for one in found:
-                size += weight(one.item)
-                if batch and size > max_bytes:
-                    break
-                batch.append(one)
-                if len(batch) == max_items:
-                    break
-        for one in batch:
-            self._taken[kind][one.id] = one
-            self._cursor[kind] = one.id
-            self._count[kind] -= 1
-            self._bytes[kind] -= weight(one.item)
-        if not batch:  # somebody has been at the file, or it has none
-            self._count[kind] = self._bytes[kind] = 0
-            batch = self._read_backlog(kind, max_items, max_bytes)
-        return batch
+    def _put_back(self, stored: Sequence[Stored]) -> None:
+        try:
+            self._reader.put_back(stored)
+        except sqlite3.Error as error:
+            self._trouble(error)
 
-    def _read_backlog(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        batch = self._writes.take(kind, max_items, max_bytes)
-        self._taken[kind].update((one.id, one) for one in batch)
-        return batch
+    def _hold_from(self, destination: bytes) -> int:
+        del destination
+        return self._reader.hold_from
+
+    def _resume_from(self, first: int) -> None:
+        self._reader.resume_from(first)
 
     def _untaken(self, kind: ItemKind) -> tuple[int, int]:
-        waiting = self._writes.waiting(kind)
-        return self._count[kind] + len(waiting), self._bytes[kind] + waiting.bytes
+        return self._reader.untaken(kind)
 
     def _first(self, kind: ItemKind, *, taken: bool) -> int | None:
-        if taken and self._taken[kind]:
-            return next(iter(self._taken[kind]))
-        if not self._count[kind]:
-            return self._writes.waiting(kind).first
-        with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
-            return self._rows.first_after(kind, self._cursor[kind])
-        return None
+        return self._reader.first(kind, taken=taken)
 
     def _last(self) -> int:
         return self._writes.newest
-
-    def _oldest(self, kind: ItemKind) -> float | None:
-        for taken in self._taken[kind].values():
-            return taken.since
-        number = self._first(kind, taken=False)
-        if number is None or not self._count[kind]:
-            return self._writes.waiting(kind).since
-        with suppress(sqlite3.Error):
-            return self._rows.since(number)
-        return None

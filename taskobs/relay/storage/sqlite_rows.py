@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,8 @@ from taskobs.relay.storage.base import ITEM_KINDS, OVERHEAD, Item, ItemKind, Sta
 ENDED: Final = 50_000
 """Keys of ended spans that are remembered, so that one that is sent again is known."""
 _RESOURCES: Final = 1_000
+_HELD: Final = 200
+"""How many a query names; SQLite before 3.32 takes 999 values at most."""
 
 
 class Rows:
@@ -127,12 +129,19 @@ class Rows:
         count, size, newest = found.fetchone()
         return count, size + count * OVERHEAD, newest
 
-    def after(self, kind: ItemKind, number: int) -> Generator[Stored, None, None]:
-        """Give the items of a kind that are newer than an id, oldest first."""
+    def after(
+        self, kind: ItemKind, number: int, held: Collection[bytes] = ()
+    ) -> Generator[Stored, None, None]:
+        """Give the items newer than an id whose ``resource_blob`` is not held, oldest first."""
         shared: dict[bytes, bytes] = {}
-        with closing(self._db.execute(tables.NEXT, (ITEM_KINDS.index(kind), number))) as found:
+        # In the query, so that payloads of what is held are not read from the disk at each call.
+        digests = [sha256(value).digest() for value in held][:_HELD]
+        but = f" AND about.digest NOT IN ({','.join('?' * len(digests))})" if digests else ""
+        query = tables.NEXT.format(but=but)
+        with closing(self._db.execute(query, (ITEM_KINDS.index(kind), number, *digests))) as found:
             for one, since, payload, value in found:
-                yield Stored(one, since, Item(kind, payload, shared.setdefault(value, value)))
+                if value not in held:
+                    yield Stored(one, since, Item(kind, payload, shared.setdefault(value, value)))
 
     def first_after(self, kind: ItemKind, number: int) -> int | None:
         """Return the oldest id of a kind that is newer than an id."""

@@ -40,7 +40,7 @@ DROP_START: Final = "DELETE FROM start WHERE key = ?"
 TRIM_ENDED: Final = "DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?"
 NEXT: Final = """
 SELECT item.id, item.since, item.payload, about.value FROM item JOIN about ON about.id = item.about
-WHERE item.kind = ? AND item.id > ? ORDER BY item.id
+WHERE item.kind = ? AND item.id > ?{but} ORDER BY item.id
 """
 FIRST: Final = "SELECT min(id) FROM item WHERE kind = ? AND id > ?"
 WEIGHTS: Final = "SELECT id, kind, since, length(payload) FROM item ORDER BY id"

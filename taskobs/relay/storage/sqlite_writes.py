@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from taskobs.relay.counters import SPOOLED, Counters
 from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.base import ITEM_KINDS, Item, ItemKind, Start, Stored
-from taskobs.relay.storage.memory import Queue
+from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 from taskobs.relay.storage.sqlite_rows import Rows
 
 _log = logging.getLogger("taskobs.relay")
@@ -29,10 +29,15 @@ class Writes:
     Not thread-safe.
     """
 
-    def __init__(self, counters: Counters, wrote: Callable[[Sequence[Stored]], None]) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        wrote: Callable[[Sequence[Stored]], None],
+        held: Container[bytes] = (),
+    ) -> None:
         self._counters = counters
         self._wrote = wrote
-        self._backlog = WriteBacklog()
+        self._backlog = WriteBacklog(held=held)
         self.sent: set[int] = set()
         """What is out, and could not be deleted yet."""
         self._never_written: set[int] = set()
@@ -52,7 +57,7 @@ class Writes:
         """Whether something is only in memory."""
         return bool(self._backlog)
 
-    def waiting(self, kind: ItemKind) -> Queue:
+    def waiting(self, kind: ItemKind) -> Queue | DestinationQueues:
         """Give what is only in memory, to look at."""
         return self._backlog[kind]
 
@@ -61,6 +66,13 @@ class Writes:
         batch = self._backlog[kind].take(items, size)
         self._never_written.update(one.id for one in batch)
         return batch
+
+    def put_back(self, stored: Sequence[Stored]) -> list[Stored]:
+        """Keep in memory again what was taken from there; return the rest, which is in the file."""
+        mine = [one for one in stored if one.id in self._never_written]
+        self._never_written.difference_update(one.id for one in mine)
+        self._backlog.put_back(mine)
+        return [one for one in stored if one not in mine]
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start], ended: Sequence[bytes]

@@ -12,8 +12,9 @@ import pytest
 
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.base import Item, Stored, weight
-from taskobs.relay.storage.memory import LOOSE, MEMORY, MemoryStore
+from taskobs.relay.storage.memory import MEMORY, MemoryStore
 from taskobs.relay.storage.memory_blocks import Block
+from taskobs.relay.storage.memory_queues import LOOSE
 from tests.support.paths import ROOT
 
 MANY = 3_000

@@ -1,0 +1,196 @@
+"""Items that wait in memory, oldest first: in one queue, or in one for each destination."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Final
+
+from taskobs.relay.storage.base import Stored, weight
+from taskobs.relay.storage.memory_blocks import Block
+
+LOOSE: Final = 1024 * 1024
+"""Bytes of a queue that wait as they came; of what is beyond, the oldest is compressed."""
+_BLOCK: Final = 128
+_BLOCK_BYTES: Final = 128 * 1024
+
+
+class Queue:
+    """Items of one kind, oldest first: a few as they came, and what is between in blocks."""
+
+    def __init__(self) -> None:
+        self._front: deque[Stored] = deque()
+        """What was in a block, and is next."""
+        self._blocks: deque[Block] = deque()
+        self._back: deque[Stored] = deque()
+        self._back_bytes = 0
+        self._length = 0
+        self.bytes = 0
+        """What all of it takes, about."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def first(self) -> int | None:
+        """The id of the oldest."""
+        if self._blocks and not self._front:
+            return self._blocks[0].first
+        one = self.peek()
+        return None if one is None else one.id
+
+    @property
+    def since(self) -> float | None:
+        """When the oldest came, in seconds since the epoch."""
+        if self._blocks and not self._front:
+            return self._blocks[0].since
+        one = self.peek()
+        return None if one is None else one.since
+
+    def put(self, one: Stored) -> None:
+        """Add what is newest."""
+        self._back.append(one)
+        size = weight(one.item)
+        self._back_bytes += size
+        self._length += 1
+        self.bytes += size
+        if self._back_bytes > LOOSE + _BLOCK_BYTES:
+            self._compress()
+
+    def peek(self) -> Stored | None:
+        """Give what is oldest, and keep it."""
+        if self._blocks and not self._front:
+            block = self._blocks.popleft()
+            self._front.extend(block.unpack())
+            self.bytes += sum(weight(one.item) for one in self._front) - block.weight
+        for queue in (self._front, self._back):
+            if queue:
+                return queue[0]
+        return None
+
+    def get(self) -> Stored:
+        """Take what is oldest; there has to be something."""
+        self.peek()  # unpacks the oldest block: what is in ``_back`` is newer
+        return self._forget(self._front.popleft() if self._front else self._from_back())
+
+    def take(self, items: int, size: int) -> list[Stored]:
+        """Take what is oldest: at most so many items and bytes, but one at least."""
+        batch: list[Stored] = []
+        while len(batch) < items and (one := self.peek()) is not None:
+            size -= weight(one.item)
+            if batch and size < 0:
+                break
+            batch.append(self.get())
+        return batch
+
+    def put_back(self, stored: Sequence[Stored]) -> None:
+        """Add again what ``get`` has given: it is older than all that was never given."""
+        # In the order of ids, as several takers put back in any order, and ``first`` is the oldest.
+        self._front = deque(sorted([*self._front, *stored], key=lambda one: one.id))
+        self._length += len(stored)
+        self.bytes += sum(weight(one.item) for one in stored)
+
+    def drop(self) -> list[Stored]:
+        """Take what is oldest: one, or as many as are compressed together."""
+        if not self._blocks or self._front:
+            return [self.get()]
+        block = self._blocks.popleft()
+        self.bytes -= block.weight
+        self._length -= len(block)
+        return block.unpack()
+
+    def _forget(self, one: Stored) -> Stored:
+        self._length -= 1
+        self.bytes -= weight(one.item)
+        return one
+
+    def _from_back(self) -> Stored:
+        one = self._back.popleft()
+        self._back_bytes -= weight(one.item)
+        return one
+
+    def _compress(self) -> None:
+        stored: list[Stored] = []
+        size = 0
+        while self._back and len(stored) < _BLOCK and size < _BLOCK_BYTES:
+            stored.append(self._from_back())
+            size += weight(stored[-1].item)
+        block = Block(stored)
+        self._blocks.append(block)
+        self.bytes += block.weight - size
+
+
+class DestinationQueues:
+    """A ``Queue`` for each ``resource_blob``, used as if it were one.
+
+    ``take`` gives the oldest item whose destination is not in ``held``; all else includes what is
+    on hold.
+    """
+
+    def __init__(self, held: Container[bytes] = ()) -> None:
+        self._held = held
+        self._queues: dict[bytes, Queue] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    @property
+    def bytes(self) -> int:
+        """What all of it takes, about."""
+        return sum(queue.bytes for queue in self._queues.values())
+
+    @property
+    def first(self) -> int | None:
+        """The id of the oldest."""
+        return min((queue.first or 0 for queue in self._queues.values()), default=None)
+
+    @property
+    def since(self) -> float | None:
+        """When the oldest came, in seconds since the epoch."""
+        return min((queue.since or 0.0 for queue in self._queues.values()), default=None)
+
+    def put(self, one: Stored) -> None:
+        """Add what is newest."""
+        self._queues.setdefault(one.item.resource_blob, Queue()).put(one)
+
+    def get(self) -> Stored:
+        """Take what is oldest; there has to be something."""
+        queue = self._oldest(())
+        if queue is None:
+            raise LookupError("nothing waits")
+        [one] = queue.take(1, 0)
+        self._remove_empty()
+        return one
+
+    def take(self, items: int, size: int) -> list[Stored]:
+        """Take what is oldest and not on hold: at most so many items and bytes, one at least."""
+        batch: list[Stored] = []
+        while len(batch) < items and (queue := self._oldest(self._held)) is not None:
+            found = queue.take(1, 0)
+            size -= sum(weight(one.item) for one in found)
+            if batch and size < 0:
+                queue.put_back(found)
+                break
+            batch += found
+            self._remove_empty()
+        return batch
+
+    def put_back(self, stored: Sequence[Stored]) -> None:
+        """Add again what was taken: it is older than all that was never taken."""
+        for one in stored:
+            self._queues.setdefault(one.item.resource_blob, Queue()).put_back([one])
+
+    def drop(self) -> list[Stored]:
+        """Take what is oldest: one, or as many as are compressed together."""
+        queue = self._oldest(())
+        dropped = queue.drop() if queue is not None else []
+        self._remove_empty()
+        return dropped
+
+    def _oldest(self, but: Container[object]) -> Queue | None:
+        queues = [queue for name, queue in self._queues.items() if name not in but]
+        return min(queues, key=lambda queue: queue.first or 0, default=None)
+
+    def _remove_empty(self) -> None:
+        for name in [name for name, queue in self._queues.items() if not len(queue)]:
+            del self._queues[name]

@@ -1,0 +1,152 @@
+"""Which items of a spool's file wait, which of them are taken, and where reading goes on.
+
+Methods that read the file may raise ``sqlite3.Error``, unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing, suppress
+
+from taskobs.relay.storage.base import ITEM_KINDS, ItemKind, Stored, weight
+from taskobs.relay.storage.sqlite_rows import Rows
+from taskobs.relay.storage.sqlite_writes import Writes
+
+
+class SpoolReader:
+    """Reads one file, and what is only in memory while that cannot be written. Not thread-safe.
+
+    ``held`` is the store's: by destination on hold, the id from which reading goes on later.
+    """
+
+    def __init__(self, rows: Rows, writes: Writes, held: dict[bytes, int]) -> None:
+        self._rows, self._writes, self._held = rows, writes, held
+        self.count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
+        self.bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
+        """Of what waits untaken in the file."""
+        self.taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
+        self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
+        """All that is older is taken or on hold; what is newer may be taken, too."""
+        held.update(dict.fromkeys(held, 0))
+        self.add_newer_than(0)
+
+    def add_newer_than(self, number: int) -> None:
+        """Count rows that are in the file and were not written by us."""
+        for kind in ITEM_KINDS:
+            count, size, newest = self._rows.waiting(kind, number)
+            self.count[kind] += count
+            self.bytes[kind] += size
+            self._writes.newest = max(self._writes.newest, newest)
+
+    def add(self, stored: Iterable[Stored]) -> None:
+        """Count items that were written, or put back; they may be older than what was taken."""
+        for one in stored:
+            kind, destination = one.item.kind, one.item.resource_blob
+            self.count[kind] += 1
+            self.bytes[kind] += weight(one.item)
+            if kind == "envelope" and destination in self._held:
+                self._held[destination] = min(self._held[destination], one.id - 1)
+            else:
+                self._cursor[kind] = min(self._cursor[kind], one.id - 1)
+
+    def put_back(self, stored: Sequence[Stored]) -> None:
+        """Have taken items read again."""
+        for one in stored:
+            if self.taken[one.item.kind].pop(one.id, None):
+                self.add(self._writes.put_back([one]))
+            else:  # the file that had it was replaced
+                self._writes.append([one.item], (), ())
+
+    @property
+    def hold_from(self) -> int:
+        """The id from which a destination that is held now will be read."""
+        return self._cursor["envelope"]
+
+    def resume_from(self, number: int) -> None:
+        """Read envelopes newer than ``number`` again."""
+        self._cursor["envelope"] = min(self._cursor["envelope"], number)
+
+    def take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        """Take the oldest that are not on hold: at most so many items and bytes, one at least."""
+        held: Collection[bytes] = self._held if kind == "envelope" else ()
+        batch = self._read(kind, held, max_items, max_bytes)
+        for one in batch:
+            self.taken[kind][one.id] = one
+            self._cursor[kind] = one.id
+            self.count[kind] -= 1
+            self.bytes[kind] -= weight(one.item)
+        if batch:
+            return batch
+        if held:
+            # All of the file is taken or on hold, and ``held`` says from where. Without this,
+            # each call would read past what is on hold again.
+            self._cursor[kind] = self._writes.newest
+        else:  # somebody has been at the file, or it has none
+            self.count[kind] = self.bytes[kind] = 0
+        return self.take_unwritten(kind, max_items, max_bytes)
+
+    def take_unwritten(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
+        """Take the oldest of what is only in memory. Raises nothing."""
+        batch = self._writes.take(kind, max_items, max_bytes)
+        self.taken[kind].update((one.id, one) for one in batch)
+        return batch
+
+    def untaken(self, kind: ItemKind) -> tuple[int, int]:
+        """Return how many items, and bytes, wait. Raises nothing."""
+        unwritten = self._writes.waiting(kind)
+        return self.count[kind] + len(unwritten), self.bytes[kind] + unwritten.bytes
+
+    def taken_bytes(self, kind: ItemKind) -> int:
+        """Return how many bytes are taken, about. Raises nothing."""
+        return sum(weight(one.item) for one in self.taken[kind].values())
+
+    def first(self, kind: ItemKind, *, taken: bool) -> int | None:
+        """Return the oldest id that waits; with ``taken``, also of those. Raises nothing."""
+        # The order in which items were taken says nothing: some were put back and taken again.
+        found = [*self.taken[kind]] if taken else []
+        untaken = self._first_untaken(kind)
+        return min(found if untaken is None else [*found, untaken], default=None)
+
+    def oldest(self, kind: ItemKind) -> float | None:
+        """Return since when the oldest waits. Raises nothing."""
+        found = [one.since for one in self.taken[kind].values()]
+        number = self._first_untaken(kind)
+        since = self._writes.waiting(kind).since
+        if number is not None and self.count[kind]:
+            with suppress(sqlite3.Error):
+                since = self._rows.since(number)
+        return min(found if since is None else [*found, since], default=None)
+
+    def _read(
+        self, kind: ItemKind, held: Collection[bytes], max_items: int, max_bytes: int
+    ) -> list[Stored]:
+        batch: list[Stored] = []
+        with closing(self._rows.after(kind, self._cursor[kind], held)) as found:
+            for one in found:
+                if self._unavailable(kind, one.id):
+                    continue
+                max_bytes -= weight(one.item)
+                if batch and max_bytes < 0:
+                    break
+                batch.append(one)
+                if len(batch) == max_items:
+                    break
+        return batch
+
+    def _unavailable(self, kind: ItemKind, number: int) -> bool:
+        """Tell whether it is taken, or out and not deleted yet, though newer than the cursor."""
+        return number in self.taken[kind] or number in self._writes.sent
+
+    def _first_untaken(self, kind: ItemKind) -> int | None:
+        if not self.count[kind]:
+            return self._writes.waiting(kind).first
+        number: int | None = self._cursor[kind]
+        if kind == "envelope":
+            number = min([self._cursor[kind], *self._held.values()])
+        with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
+            while number is not None:
+                number = self._rows.first_after(kind, number)
+                if number is None or not self._unavailable(kind, number):
+                    return number
+        return None
