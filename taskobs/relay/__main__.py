@@ -1,4 +1,8 @@
-"""``python -m taskobs.relay``: started by a worker, not by hand."""
+"""``python -m taskobs.relay``: the helper process beside a worker, which the worker starts.
+
+It reads its settings as JSON from standard input and serves the processes of the worker until
+that has ended.
+"""
 
 from __future__ import annotations
 
@@ -19,71 +23,97 @@ from taskobs.relay import slim_imports  # noqa: F401 # pyright: ignore[reportUnu
 
 # isort: split
 from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.protocol.signals import BLOCKED_AT_START, IGNORED
 from taskobs.relay.agent import settings
 from taskobs.relay.agent.app import Relay
 from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
 
-REFUSED: Final = 2
-"""The exit status when it can't work as it is told to."""
+CANNOT_START: Final = 2
+"""The exit status when its settings, its libraries or a limit of the system keep it from working."""
 DESCRIPTORS: Final = 2_048
+"""File descriptors that it asks for: one for each process of a large worker, and some more."""
 _log: Final = logging.getLogger("taskobs.relay")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one worker until it has ended; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m taskobs.relay", description=__doc__)
-    parser.add_argument("--listen-fd", type=int, required=True, help="a socket that listens")
-    parser.add_argument("--memory-fd", type=int, help="what it shares with the worker's processes")
-    parser.add_argument("--worker", default="", help="its name; the rest comes as JSON on stdin")
-    given = parser.parse_args(arguments)
-    _ignore(signal.SIGINT, signal.SIGHUP)
-    _raise_limit()
+    given = _parser().parse_args(arguments)
+    _ignore_signals()
+    _raise_descriptor_limit()
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/relay] %(message)s")
     try:
-        told = settings.parse(
-            sys.stdin.buffer.read(settings.MAX_CONFIGURATION), worker=given.worker
-        )
-        listener = socket.socket(fileno=given.listen_fd)
-        relay = Relay(listener, told, _shared(given.memory_fd))
-    except (ConfigurationError, OSError, ImportError, ValueError) as error:
-        _log.error("taskobs relay: it can't be started: %s", error)
-        return REFUSED
-    _title(told)
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        relay.terminate()
-
-    signal.signal(signal.SIGTERM, terminate)
+        relay = _start(given)
+    except (ConfigurationError, OSError, ImportError, ValueError, RuntimeError) as error:
+        _log.error("taskobs relay: cannot start: %s", error)
+        return CANNOT_START
+    _handle_sigterm(relay)
     relay.run()
     return 0
 
 
-def _shared(descriptor: int | None) -> SharedMemory | None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m taskobs.relay", description=__doc__)
+    parser.add_argument("--listen-fd", type=int, required=True, help="a socket that listens")
+    parser.add_argument("--memory-fd", type=int, help="the memory shared with the processes")
+    parser.add_argument("--worker", default="", help="the worker's node name")
+    return parser
+
+
+def _start(given: argparse.Namespace) -> Relay:
+    """Return a relay whose threads run.
+
+    Raises:
+        ConfigurationError, ImportError, ValueError: the settings can't be used.
+        OSError: a descriptor is not what it should be.
+        RuntimeError: the system allows no more threads (RLIMIT_NPROC).
+    """
+    text = sys.stdin.buffer.read(settings.MAX_CONFIGURATION)
+    configuration = settings.parse(text, worker=given.worker)
+    listener = socket.socket(fileno=given.listen_fd)
+    relay = Relay(listener, configuration, _shared_memory(given.memory_fd))
+    relay.start()
+    _set_title(configuration)
+    return relay
+
+
+def _shared_memory(descriptor: int | None) -> SharedMemory | None:
     memory = None if descriptor is None else SharedMemory(descriptor)
     return memory if memory is not None and memory.whole else None
 
 
-def _raise_limit() -> None:
-    """Have a descriptor for each process of a large worker."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+def _ignore_signals() -> None:
+    for number in IGNORED:
+        # Not all of them can be ignored on all systems.
+        with suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _handle_sigterm(relay: Relay) -> None:
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        relay.terminate()
+
+    signal.signal(signal.SIGTERM, terminate)
+    # The launcher has blocked these: unblocked before they are ignored or handled, one that came
+    # meanwhile would end this process.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_START)
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _ignore(*numbers: signal.Signals) -> None:
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _title(told: RelaySettings) -> None:
-    """Have ``ps`` say whose relay this is, where setproctitle is installed."""
+def _set_title(configuration: RelaySettings) -> None:
+    """Have ``ps`` show whose relay this is, where setproctitle is installed."""
+    title = f"taskobs relay of {configuration.worker or configuration.parent}"
     with suppress(ImportError):
-        import_module("setproctitle").setproctitle(f"taskobs relay of {told.worker or told.parent}")
+        import_module("setproctitle").setproctitle(title)
 
 
 if __name__ == "__main__":
     status = main()
     logging.shutdown()
-    # A thread may still be in a call to a backend that hangs; all it had is counted.
+    # Not sys.exit: a sender's thread may still hang in a call to a backend, and all it had is counted.
     os._exit(status)

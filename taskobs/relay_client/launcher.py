@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.protocol.signals import BLOCKED_AT_START
 from taskobs.relay_client import socket_directory
 
 _log: Final = logging.getLogger("taskobs")
@@ -203,7 +204,7 @@ def _spawn(
             file_actions=actions,
             setsid=True,
             setsigdef=usual,
-            setsigmask=(),
+            setsigmask=BLOCKED_AT_START,  # the relay unblocks them once it ignores or handles them
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +111,14 @@ class RelayProcess:
         } | configuration
         self.start()
 
-    def start(self, *, text: str | None = None, worker: str = "celery@host") -> None:
+    def start(
+        self,
+        *,
+        text: str | None = None,
+        worker: str = "celery@host",
+        limits: Mapping[int, int] | None = None,
+    ) -> None:
+        """Start the process; ``limits`` are soft limits of ``resource``, by number."""
         descriptors = [self.listener.fileno()]
         command = [sys.executable, "-m", "taskobs.relay", "--listen-fd", str(*descriptors)]
         command += ["--worker", worker]
@@ -123,6 +133,7 @@ class RelayProcess:
                 stderr=log,
                 pass_fds=descriptors,
                 start_new_session=True,
+                preexec_fn=partial(_set_limits, limits or {}),  # noqa: PLW1509  # no threads here
             )
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
@@ -174,6 +185,11 @@ class RelayProcess:
         if error is not None:
             print(self.log)  # noqa: T201  # pytest shows it with the failure
         shutil.rmtree(self.directory)
+
+
+def _set_limits(limits: Mapping[int, int]) -> None:
+    for number, soft in limits.items():
+        resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
 
 
 class Forked:
@@ -232,7 +248,7 @@ while data := sys.stdin.buffer.raw.read(65536):
         elif kind is FrameKind.END:
             client.ended(payload[:24], payload)
         elif kind is FrameKind.RUN_METRIC:
-            client.run_metric(payload)
+            client.send_run_metric(payload)
         elif kind is FrameKind.CLOSE:
             client.close_gracefully(60)
         else:

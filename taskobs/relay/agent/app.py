@@ -17,7 +17,7 @@ from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
 from taskobs.relay.export.otlp import SpanSender, quieten
 from taskobs.relay.export.sentry import EnvelopeSender
-from taskobs.relay.metrics.exporter import start_metrics
+from taskobs.relay.metrics.exporter import Stoppable, start_metrics
 from taskobs.relay.metrics.run_statistics import RunStatistics
 from taskobs.relay.storage.base import ITEM_KINDS, ItemKind
 from taskobs.relay.storage.opening import open_store
@@ -78,6 +78,7 @@ class Relay:
             wakeup_pipe=self._wakeup_pipe,
             ending=ShutdownPolicy(told.grace),
         )
+        self._metrics: Stoppable | None = None
         for kind in ITEM_KINDS:
             counters.gauge("pending", partial(self._waiting, kind), kind)
         counters.gauge("open", lambda: self._open_spans.open, "span")
@@ -94,19 +95,29 @@ class Relay:
         """End soon; see ``Server.terminate``."""
         self._event_loop.terminate()
 
-    def run(self) -> None:
-        """Serve until the worker has ended and all is out, or given up."""
+    def start(self) -> None:
+        """Start the threads that export.
+
+        Raises:
+            OSError: the system allows no more threads.
+        """
         self._router.restore()
-        for sender in self._senders:
-            sender.start()
-        metrics = start_metrics(
-            self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
-        )
+        try:
+            for sender in self._senders:
+                sender.start()
+            self._metrics = start_metrics(
+                self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
+            )
+        except RuntimeError as error:  # all that `Thread.start` says of a tight RLIMIT_NPROC
+            raise OSError(f"the system allows no more threads: {error}") from error
+
+    def run(self) -> None:
+        """Serve until the worker has ended and all is sent, or given up."""
         self._event_loop.run()
         for sender in self._senders:
             sender.stop(0.0)
-        if metrics is not None:
-            metrics.stop(_LAST_METRICS)
+        if self._metrics is not None:
+            self._metrics.stop(_LAST_METRICS)
         self._store.close()
         for sender in self._senders:
             sender.join(_LAST_SENDER)

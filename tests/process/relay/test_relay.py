@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
 from tests.support.relay_process import RESOURCE, Client, Forked, RelayProcess, wait_until_true
 from tests.support.relay_spans import TRACER, end, found, span, start
+
+NO_ROOM = 2**45
+"""Bytes of a thread's stack for which no process has the address space."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
 
@@ -266,7 +270,18 @@ def test_it_refuses_what_it_cannot_work_with() -> None:
         for text in ("no JSON", "[]", '{"grace": "long"}', '{"exporter": 5}'):
             relay.start(text=text)
             assert relay.wait() == 2
-        assert relay.log.count("it can't be started") == 4
+        assert relay.log.count("cannot start") == 4
+        assert "Traceback" not in relay.log
+
+
+def test_it_says_why_it_cannot_start_a_thread() -> None:
+    """My user may have no more threads: the relay says so, in one line."""
+    with RelayProcess(None) as relay:
+        relay.process.kill()
+        relay.wait()
+        relay.start(limits={resource.RLIMIT_STACK: NO_ROOM})
+        assert relay.wait() == 2
+        assert "no more threads" in relay.log
         assert "Traceback" not in relay.log
 
 
