@@ -29,7 +29,7 @@ from taskobs.relay.agent.app import Relay
 from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
 
 CANNOT_START: Final = 2
-"""The exit status when its settings, its libraries or a limit of the system keep it from working."""
+"""The exit status when settings, libraries or a limit of the system keep it from working."""
 DESCRIPTORS: Final = 2_048
 """File descriptors that it asks for: one for each process of a large worker, and some more."""
 _log: Final = logging.getLogger("taskobs.relay")
@@ -115,5 +115,5 @@ def _set_title(configuration: RelaySettings) -> None:
 if __name__ == "__main__":
     status = main()
     logging.shutdown()
-    # Not sys.exit: a sender's thread may still hang in a call to a backend, and all it had is counted.
+    # Not sys.exit: a sender's thread may still hang in a call to a backend.
     os._exit(status)

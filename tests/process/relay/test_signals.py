@@ -24,7 +24,7 @@ NAMES = (
     *("SIGTTOU", "SIGRTMIN", "SIGRTMAX"),
 )
 SENT = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-"""What ends or stops a process that does not handle it, but for SIGTERM and the CPU's own faults."""
+"""What ends or stops a process that does not handle it, but for SIGTERM and faults of the CPU."""
 
 
 @pytest.fixture
