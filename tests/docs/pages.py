@@ -44,9 +44,9 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Find every page for users."""
-    found = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    return sorted(found)
+    """Find every page for users and contributors."""
+    top = [ROOT / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md")]
+    return sorted([*top, *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
 def blocks(page: Path) -> list[Block]:

@@ -49,7 +49,7 @@ def _nothing(_: Shell, __: list[str]) -> None:
 
 
 def _make(_: Shell, words: list[str]) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(words) <= set(targets)
 
 
@@ -115,6 +115,11 @@ def _python(shell: Shell, words: list[str]) -> None:
         run([sys.executable, "manage.py", "check"], shell.folder, shell.receiver)
 
 
+def _pre_commit(_: Shell, words: list[str]) -> None:
+    assert words == ["install"]
+    assert (ROOT / ".pre-commit-config.yaml").is_file()
+
+
 CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
     "make": _make,
     "taskobs": _taskobs,
@@ -128,6 +133,7 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
     "flask": _flask,
     "uvicorn": _uvicorn,
     "python": _python,
+    ".venv/bin/pre-commit": _pre_commit,
 }
 
 
