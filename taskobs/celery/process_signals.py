@@ -13,6 +13,7 @@ from celery import signals
 from celery.concurrency import get_implementation
 
 from taskobs.celery.roles import Role
+from taskobs.internal.termination import TerminationHook
 
 _UID: Final = "taskobs.process."
 
@@ -51,6 +52,8 @@ class ProcessSignals:
         self._listener = listener
         self._worker_pid: int | None = None
         self._at_exit: Any = None
+        # Celery has handlers of its own in workers and beat: there the hook is removed.
+        self._termination = TerminationHook(listener.process_ending)
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_started),
             (signals.celeryd_after_setup, self._worker_set_up),
@@ -68,6 +71,7 @@ class ProcessSignals:
         _watch_forks()
         _listeners.append(self._listener)
         atexit.register(self._listener.process_ending)
+        self._termination.install()
 
     def unsubscribe(self) -> None:
         """Disconnect from all of it."""
@@ -76,10 +80,12 @@ class ProcessSignals:
         if self._listener in _listeners:
             _listeners.remove(self._listener)
         atexit.unregister(self._listener.process_ending)
+        self._termination.remove()
         if self._at_exit is not None:
             self._at_exit.cancel()
 
     def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
+        self._termination.remove()
         self._worker_pid = os.getpid()
         self._listener.became(Role.WORKER, sender)
 
@@ -90,6 +96,7 @@ class ProcessSignals:
         self._listener.worker_ended()
 
     def _child_started(self, **_: Any) -> None:
+        self._termination.remove()  # a spawned child has it
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
             self._listener.became(Role.POOL_CHILD)
 
@@ -97,6 +104,7 @@ class ProcessSignals:
         self._listener.process_ending()
 
     def _beat_started(self, **_: Any) -> None:
+        self._termination.remove()
         self._listener.became(Role.BEAT)
 
     def _embedded_beat_started(self, **_: Any) -> None:

@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,10 +43,13 @@ def serving(
 ) -> Generator[tuple[Program, int]]:
     """Run a web server that is a producer of the broker's; gives its port, too."""
     port = free_port()
-    line = [sys.executable, "-m", *(word.format(port=port) for word in command)]
+    program, *arguments = [word.format(port=port) for word in command]
+    # uWSGI is a program, not a module.
+    own = str(Path(sys.executable).with_name(program))
+    start = [own] if program == "uwsgi" else [sys.executable, "-m", program]
     full = live.environment(broker, {"DJANGO_SETTINGS_MODULE": f"{APPS}.django_site.settings"})
     log = live.folder / "web.log"
-    with Program(line, log=log, env={**full, **env}, cwd=ROOT) as server:
+    with Program([*start, *arguments], log=log, env={**full, **env}, cwd=ROOT) as server:
         server.wait_ready(lambda: listens(port))
         yield server, port
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from flask import Flask, request
 
 import taskobs
@@ -19,5 +21,9 @@ def create_app() -> Flask:
     def buy() -> str:  # pyright: ignore[reportUnusedFunction]
         with request_span(request.headers.get("traceparent")):
             return str(add.delay(1, 2).id)
+
+    @web.get("/buy-many")
+    def buy_many() -> str:  # pyright: ignore[reportUnusedFunction]
+        return json.dumps([add.delay(1, 2).id for _ in range(100)])
 
     return web

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import cast
 
 from django.http import (  # type: ignore[import-untyped]  # it has no stubs here
@@ -21,4 +22,10 @@ def buy(request: HttpRequest) -> HttpResponse:
         return HttpResponse(str(add.delay(1, 2).id).encode())
 
 
-urlpatterns = [path("buy", buy)]
+def buy_many(request: HttpRequest) -> HttpResponse:
+    """Publish a hundred tasks."""
+    del request
+    return HttpResponse(json.dumps([add.delay(1, 2).id for _ in range(100)]).encode())
+
+
+urlpatterns = [path("buy", buy), path("buy-many", buy_many)]
