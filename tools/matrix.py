@@ -53,12 +53,14 @@ def series(number: str) -> dict[str, str]:
     return {"celery": f"~={number}.0", "kombu": f"~={number}.0", "billiard": "<4.3"}
 
 
+PLAIN: Final = "unit, process, worker"
+"""The rings that need no server."""
 RINGS: Final = {
-    "unit, worker": ("tests/unit", "tests/worker"),
+    PLAIN: ("tests/unit", "tests/process", "tests/worker"),
     "live": ("tests/live/test_smoke.py", "-k", "any_machine or (one_trace and redis)"),
     "parent": ("tests/live/test_parent.py", "-k", "redis"),
 }
-PLAIN_RINGS: Final = ("unit, worker", "live")
+PLAIN_RINGS: Final = (PLAIN, "live")
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,7 @@ def table(results: Sequence[Result]) -> str:
 
 def rows(results: Sequence[Result]) -> Iterator[str]:
     """Give the lines of the table."""
-    heads = ["Python", "releases", *COLUMNS, "unit, worker", "live"]
+    heads = ["Python", "releases", *COLUMNS, PLAIN, "live"]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for result in results:
@@ -258,8 +260,8 @@ def rows(results: Sequence[Result]) -> Iterator[str]:
             ", ".join(result.versions.get(name, "none") for name in packages)
             for packages in COLUMNS.values()
         ]
-        live = [told for ring, told in result.told.items() if ring != "unit, worker"]
-        cells += [result.told.get("unit, worker", "not run"), "; ".join(live) or "not run"]
+        live = [told for ring, told in result.told.items() if ring != PLAIN]
+        cells += [result.told.get(PLAIN, "not run"), "; ".join(live) or "not run"]
         yield f"| {' | '.join(cells)} |"
 
 

@@ -12,8 +12,8 @@ from taskobs.testing.receiver import Receiver
 from tests.support.recording import PrivateApp, Recorder, instrumented
 from tests.support.relay_peer import Peer
 
-# Its stub and its server need the extra `grpc`.
-collect_ignore = [] if find_spec("grpc") else ["test_relay_grpc_out.py"]
+# Stubs and servers of gRPC need the extra `grpc`.
+collect_ignore_glob = [] if find_spec("grpc") else ["*_grpc.py"]
 
 
 @pytest.fixture
