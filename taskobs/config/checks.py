@@ -23,7 +23,7 @@ _EXAMPLE_HEADERS = "name=value,other-name=value"
 _EXAMPLE_ENDPOINT = "http://localhost:4318"
 
 
-class Refused(Exception):  # noqa: N818 - never leaves taskobs: it becomes a SettingError
+class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a SettingError
     """A value cannot work: why, and a value that would."""
 
     def __init__(self, problem: str, example: object) -> None:
@@ -79,7 +79,7 @@ def _share(value: object) -> float:
 def _seconds(value: object) -> float:
     problem = "not a number of seconds above 0 and up to 60"
     number = _number(value, problem, 3.0)
-    if not 0 < number <= 60:  # noqa: PLR2004 - the limit is named in the problem above
+    if not 0 < number <= 60:  # noqa: PLR2004  # the limit is named in the problem above
         raise Refused(problem, 3.0)
     return number
 
@@ -95,7 +95,7 @@ def _bytes(value: object) -> int:
 def _age(value: object) -> float:
     problem = "not a number of seconds from 60 upwards"
     number = _number(value, problem, 86400)
-    if number < 60:  # noqa: PLR2004 - the limit is named in the problem above
+    if number < 60:  # noqa: PLR2004  # the limit is named in the problem above
         raise Refused(problem, 86400)
     return number
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF009 - a setting is declared on one line, by a function that returns a field
+# ruff: noqa: E501, RUF009  # a setting is declared on one line, by a function that returns a field
 """Settings: an argument of ``init()``, then a variable, then a default.
 
 OpenTelemetry's and Sentry's own variables keep their names and their meaning; those of taskobs

@@ -37,7 +37,7 @@ def outcome(result: AsyncResult[object]) -> str:
         last.get(timeout=WAIT, interval=INTERVAL)
     except ResultTimeoutError:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever ended the order is its outcome)
+    except Exception as error:  # noqa: BLE001  # whatever ended the order is its outcome
         return f"{type(error).__name__}: {error}"
     return "delivered"
 

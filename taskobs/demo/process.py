@@ -34,7 +34,7 @@ class Process:
         self._stopped: int | None = None
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  (our own command)
+        self._process = subprocess.Popen(  # noqa: S603  # our own command
             self._command,
             env=dict(self._environment),
             stdin=subprocess.DEVNULL,

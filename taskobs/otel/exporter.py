@@ -43,7 +43,7 @@ class ExporterFactory:
             self._options["headers"] = dict(settings.otlp_headers or {})
         watch_forks()
 
-    def prepare(self) -> Any:  # noqa: ANN401 - a module, of which there are two
+    def prepare(self) -> Any:  # noqa: ANN401  # a module, of which there are two
         """Import the modules: in a parent, so that its children have them in common."""
         return import_locked(self._module, *_IMPORTED_LATE[self._module])
 

@@ -43,7 +43,7 @@ class RelayProcessor(SpanProcessor):
     def on_start(
         self,
         span: Span,
-        parent_context: Context | None = None,  # noqa: ARG002 - the SDK's interface
+        parent_context: Context | None = None,  # noqa: ARG002  # the SDK's interface
     ) -> None:
         """Tell that a span is open: should this process die, the relay ends it as lost."""
         client = self._client

@@ -143,7 +143,7 @@ def pack(value: object) -> bytes:
     return packed
 
 
-def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401 - what a stranger sent
+def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # what a stranger sent
     """Return what ``payload`` holds: None, bool, int, float, str, bytes, and lists and maps of it.
 
     Nothing else is made of it, whatever it says. The keys of maps are str or bytes.

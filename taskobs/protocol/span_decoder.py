@@ -125,7 +125,7 @@ class SpanDecoder:
             _keep(self._resources, resource_blob, found)
         return found
 
-    def _span(self, row: Any, resource: Resource) -> ReadableSpan:  # noqa: ANN401 - as unpacked
+    def _span(self, row: Any, resource: Resource) -> ReadableSpan:  # noqa: ANN401  # as unpacked
         (
             name,
             trace_id,
@@ -169,7 +169,7 @@ class SpanDecoder:
             span.dropped = [validation.count(number) for number in dropped]
         return span
 
-    def _scope(self, scope: Any) -> InstrumentationScope | None:  # noqa: ANN401 - as unpacked
+    def _scope(self, scope: Any) -> InstrumentationScope | None:  # noqa: ANN401  # as unpacked
         if scope is None:
             return None
         name, version, schema_url, attributes = scope
@@ -192,8 +192,8 @@ def _keep(cache: dict[Any, Any], key: Hashable, value: object) -> None:
     cache[key] = value
 
 
-def _context(trace_id: Any, span_id: Any, flags: Any, state: Any, *, remote: bool) -> SpanContext:  # noqa: ANN401 - as unpacked
-    if len(trace_id) != 16 or len(span_id) != 8:  # noqa: PLR2004 - the standard's sizes
+def _context(trace_id: Any, span_id: Any, flags: Any, state: Any, *, remote: bool) -> SpanContext:  # noqa: ANN401  # as unpacked
+    if len(trace_id) != 16 or len(span_id) != 8:  # noqa: PLR2004  # the standard's sizes
         validation.wrong("ids of other lengths")
     return SpanContext(
         int.from_bytes(trace_id, "big"),
@@ -204,7 +204,7 @@ def _context(trace_id: Any, span_id: Any, flags: Any, state: Any, *, remote: boo
     )
 
 
-def _event(name: Any, timestamp: Any, attributes: Any, dropped: Any) -> Event:  # noqa: ANN401 - as unpacked
+def _event(name: Any, timestamp: Any, attributes: Any, dropped: Any) -> Event:  # noqa: ANN401  # as unpacked
     event = _Event(
         validation.text(name), validation.attributes(attributes), validation.number(timestamp)
     )
@@ -212,7 +212,7 @@ def _event(name: Any, timestamp: Any, attributes: Any, dropped: Any) -> Event:  
     return event
 
 
-def _link(packed: Any) -> Link:  # noqa: ANN401 - as unpacked
+def _link(packed: Any) -> Link:  # noqa: ANN401  # as unpacked
     trace_id, span_id, flags, state, attributes, dropped, remote = packed
     context = _context(trace_id, span_id, flags, state, remote=bool(remote))
     link = _Link(context, validation.attributes(attributes))
@@ -220,7 +220,7 @@ def _link(packed: Any) -> Link:  # noqa: ANN401 - as unpacked
     return link
 
 
-def _status(code: Any, description: Any) -> Status:  # noqa: ANN401 - as unpacked
+def _status(code: Any, description: Any) -> Status:  # noqa: ANN401  # as unpacked
     if code == StatusCode.UNSET.value:
         return _UNSET
     status = _CODES[code]

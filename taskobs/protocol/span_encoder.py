@@ -203,7 +203,7 @@ _SCOPES: Final = 256
 _scopes: Final[dict[int, tuple[object, list[object] | None]]] = {}
 
 
-def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401 - the SDK's, of any release
+def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401  # the SDK's, of any release
     """Return a scope as it is packed, remembered by identity: a process has a few, for ever."""
     found = _scopes.get(id(scope))
     if found is not None and found[0] is scope:

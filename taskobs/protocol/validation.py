@@ -20,7 +20,7 @@ class MalformedError(ValueError):
     """A packed span, or what it is about, isn't what ``packing`` makes."""
 
 
-def attributes(attributes: Any) -> dict[str, AttributeValue]:  # noqa: ANN401 - as unpacked
+def attributes(attributes: Any) -> dict[str, AttributeValue]:  # noqa: ANN401  # as unpacked
     """Return attributes as they are, but for what OTLP can't hold."""
     pairs: Iterable[tuple[Any, Any]] = attributes.items()  # whatever has none is refused
     for key, value in pairs:
@@ -31,11 +31,11 @@ def attributes(attributes: Any) -> dict[str, AttributeValue]:  # noqa: ANN401 - 
     return {text(key): _value(value, _DEPTH) for key, value in pairs if value is not None}
 
 
-def _is_int64(value: Any) -> bool:  # noqa: ANN401 - as unpacked
+def _is_int64(value: Any) -> bool:  # noqa: ANN401  # as unpacked
     return type(value) is int and -_INT64 <= value < _INT64
 
 
-def _value(value: Any, depth: int) -> Any:  # noqa: ANN401 - as unpacked
+def _value(value: Any, depth: int) -> Any:  # noqa: ANN401  # as unpacked
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         return str(value)  # OTLP has signed ones of 64 bits
     if isinstance(value, list):
@@ -50,26 +50,26 @@ def _value(value: Any, depth: int) -> Any:  # noqa: ANN401 - as unpacked
     return value
 
 
-def text(value: Any) -> str:  # noqa: ANN401 - as unpacked
+def text(value: Any) -> str:  # noqa: ANN401  # as unpacked
     """Return a text."""
     if not isinstance(value, str):
         wrong(f"{type(value).__name__} in the place of a text")
     return value
 
 
-def optional(value: Any) -> str | None:  # noqa: ANN401 - as unpacked
+def optional(value: Any) -> str | None:  # noqa: ANN401  # as unpacked
     """Return a text or None."""
     return None if value is None else text(value)
 
 
-def number(value: Any) -> int:  # noqa: ANN401 - as unpacked
+def number(value: Any) -> int:  # noqa: ANN401  # as unpacked
     """Return a time in nanoseconds, or another number of 64 bits."""
     if not isinstance(value, int) or not 0 <= value < _UINT64:
         wrong("no time")
     return value
 
 
-def count(value: Any) -> int:  # noqa: ANN401 - as unpacked
+def count(value: Any) -> int:  # noqa: ANN401  # as unpacked
     """Return a number, at most as large as OTLP's counts."""
     return min(number(value), 0xFFFF_FFFF)
 

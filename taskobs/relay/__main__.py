@@ -19,7 +19,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Final
 
-from taskobs.relay import slim_imports  # noqa: F401 # pyright: ignore[reportUnusedImport] - first
+from taskobs.relay import slim_imports  # noqa: F401  # pyright: ignore[reportUnusedImport]  # first
 
 # isort: split
 from taskobs.protocol.shared_memory import SharedMemory

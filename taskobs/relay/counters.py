@@ -87,7 +87,7 @@ class Counters:
         for (name, kind), value in self.gauges().items():
             if kind:
                 of = told.setdefault(name, {})
-                assert isinstance(of, dict)  # noqa: S101 - a name has kinds or none
+                assert isinstance(of, dict)  # noqa: S101  # a name has kinds or none
                 of[kind] = value
             else:
                 told[name] = value

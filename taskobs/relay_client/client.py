@@ -29,7 +29,7 @@ _STUCK: Final = 5.0
 """Seconds after which a writer that writes nothing is no more."""
 _WAITING_RUN_METRICS: Final = 64
 """Facts that may wait for an END."""
-_WRITE_TOKEN: Final = "writer"  # noqa: S105 - a key of a dict
+_WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 _END: Final = int(FrameKind.END)
 
 

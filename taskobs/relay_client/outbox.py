@@ -97,7 +97,7 @@ class Outbox:
             self._tell_dropped()
         source = self._first or self.waiting
         count = min(len(source), _BATCH_FRAMES)
-        if count < 2:  # noqa: PLR2004 - the common case
+        if count < 2:  # noqa: PLR2004  # the common case
             return [source[0]] if count else []
         frames: list[bytes] = []
         size = 0

@@ -33,7 +33,7 @@ BELL: Final = RING // 4
 """Bytes after which the relay is called, as it would come too late by itself."""
 
 _head: Final = RING_HEADER.pack
-_WRITE_TOKEN: Final = "writer"  # noqa: S105 - a key of a dict
+_WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
 class RingWriter:

@@ -143,7 +143,7 @@ def renew(client: BaseClient) -> None:
                 setattr(client, name, _again(batcher))
 
 
-def _again(batcher: Any) -> object:  # noqa: ANN401 - one of three classes, some releases lack two
+def _again(batcher: Any) -> object:  # noqa: ANN401  # one of three classes, some releases lack two
     arguments: dict[str, object] = {"capture_func": batcher._capture_func}  # noqa: SLF001
     if hasattr(batcher, "_record_lost_func"):
         arguments["record_lost_func"] = batcher._record_lost_func  # noqa: SLF001

@@ -88,7 +88,7 @@ class RelayTransport(Transport):
             with self._guard:
                 raise
 
-    def flush(self, timeout: float, callback: Any = None) -> None:  # noqa: ANN401 - as Sentry has it
+    def flush(self, timeout: float, callback: Any = None) -> None:  # noqa: ANN401  # as Sentry has it
         """Wait at most ``timeout`` seconds until all is with the relay."""
         self._client.settle(timeout)
         if self._client.unavailable:

@@ -111,7 +111,7 @@ class Beside:
     def _run(self) -> None:
         try:
             self._work()
-        except BaseException as error:  # noqa: BLE001 - told by `__exit__`
+        except BaseException as error:  # noqa: BLE001  # told by `__exit__`
             self._error = error
 
     def __enter__(self) -> None:

@@ -84,7 +84,7 @@ def raised(exception: BaseException, *, argument: object = None) -> BaseExceptio
     """Raise ``exception`` from a frame that has ``argument`` among its variables."""
     try:
         _fail(exception, argument)
-    except BaseException as caught:  # noqa: BLE001 - whichever a test asks for
+    except BaseException as caught:  # noqa: BLE001  # whichever a test asks for
         return caught
     raise AssertionError
 

@@ -83,7 +83,7 @@ def make_app() -> Celery:  # noqa: C901  # many small tasks
             "span": trace.get_current_span().get_span_context().span_id,
         }
 
-    class Hooked(app.Task):  # type: ignore[misc,name-defined]
+    class Hooked(app.Task):  # type: ignore[misc, name-defined]
         hook = ""
 
         def on_success(self, *_: Any, **__: Any) -> None:

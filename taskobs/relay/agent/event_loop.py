@@ -42,7 +42,7 @@ class EventLoop:
     Not thread-safe but for ``terminate``.
     """
 
-    def __init__(  # noqa: PLR0913 - it holds the parts together
+    def __init__(  # noqa: PLR0913  # it holds the parts together
         self,
         listener: socket.socket,
         *,
@@ -202,7 +202,7 @@ class EventLoop:
                 self._router.frame(connection, kind, payload, now)
         except HangUpError as error:
             self._hang_up(connection, error)
-        except Exception as error:  # noqa: BLE001 - one client's trouble is not the others'
+        except Exception as error:  # noqa: BLE001  # one client's trouble is not the others'
             _log.exception("taskobs relay: a frame could not be taken")
             self._hang_up(connection, HangUpError("not understood", repr(error)))
         self._note_parent(connection)

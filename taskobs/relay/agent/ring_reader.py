@@ -156,7 +156,7 @@ class Table(Source):
 class RingReaders:
     """Reads all slots. Without memory that is shared, there are none. Not thread-safe."""
 
-    def __init__(  # noqa: PLR0913 - what it reads goes to all of these
+    def __init__(  # noqa: PLR0913  # what it reads goes to all of these
         self,
         shared: SharedMemory | None,
         *,
@@ -201,7 +201,7 @@ class RingReaders:
             self._router.written(reader, reader.process, kind, payload)
         except FrameError as error:
             self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
-        except Exception as error:  # noqa: BLE001 - one process's trouble is not the others'
+        except Exception as error:  # noqa: BLE001  # one process's trouble is not the others'
             _log.exception("taskobs relay: a frame could not be taken")
             self._counters.dropped("frame", 1, "not understood", repr(error))
 

@@ -91,7 +91,7 @@ class SpanSender(Sender):
         spans = [self._spans[one.id] for one in batch]
         try:
             result = self._adapter.send(spans)
-        except Exception as error:  # noqa: BLE001 - whatever an exporter may raise
+        except Exception as error:  # noqa: BLE001  # whatever an exporter may raise
             return _unsent(spans, error)
         return result or _unsent(spans, None)
 
@@ -108,6 +108,6 @@ def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> ExportRes
 
     try:
         encode_spans(spans).SerializePartialToString()
-    except Exception as problem:  # noqa: BLE001 - whatever an encoder may raise
+    except Exception as problem:  # noqa: BLE001  # whatever an encoder may raise
         return ExportResult(ExportStatus.SPLIT, "cannot be encoded", f"{type(problem).__name__}")
     return ExportResult(ExportStatus.DROP, UNSENDABLE, type(error).__name__ if error else "")

@@ -43,7 +43,7 @@ class GrpcExporterAdapter:
     Not thread-safe.
     """
 
-    def __init__(self, kind: Any, options: Mapping[str, object]) -> None:  # noqa: ANN401 - several exporters, no common class
+    def __init__(self, kind: Any, options: Mapping[str, object]) -> None:  # noqa: ANN401  # several exporters, no common class
         """``kind`` is an exporter's class."""
         self._heard: list[ExportResult] = []
         self._kind = _listening(kind, self._heard)
@@ -88,11 +88,11 @@ class _FinalError(grpc.RpcError):  # type: ignore[misc]  # no types
 class _Stub:
     """Keeps what comes back, in place of the stub that does the work."""
 
-    def __init__(self, inner: Any, heard: list[ExportResult]) -> None:  # noqa: ANN401 - as grpc has it
+    def __init__(self, inner: Any, heard: list[ExportResult]) -> None:  # noqa: ANN401  # as grpc has it
         self._inner = inner
         self._heard = heard
 
-    def Export(self, **call: Any) -> Any:  # noqa: ANN401, N802 - as grpc has it
+    def Export(self, **call: Any) -> Any:  # noqa: ANN401, N802  # as grpc has it
         try:
             response = self._inner.Export(**call)
         except grpc.RpcError as error:
@@ -107,23 +107,23 @@ class _Stub:
         return response
 
 
-def _listening(kind: Any, heard: list[ExportResult]) -> Any:  # noqa: ANN401 - as grpc has it
+def _listening(kind: Any, heard: list[ExportResult]) -> Any:  # noqa: ANN401  # as grpc has it
     """Return a subclass of an exporter whose stub keeps the answers in ``heard``."""
 
-    def get(self: Any) -> Any:  # noqa: ANN401 - as grpc has it
+    def get(self: Any) -> Any:  # noqa: ANN401  # as grpc has it
         return self.__dict__.get("_client")
 
-    def put(self: Any, stub: Any) -> None:  # noqa: ANN401 - as grpc has it
+    def put(self: Any, stub: Any) -> None:  # noqa: ANN401  # as grpc has it
         self.__dict__["_client"] = None if stub is None else _Stub(stub, heard)
 
     return type(kind.__name__, (kind,), {"_client": property(get, put)})
 
 
-def _reason(code: Any) -> str:  # noqa: ANN401 - as grpc has it
+def _reason(code: Any) -> str:  # noqa: ANN401  # as grpc has it
     return f"gRPC {code.name}"
 
 
-def _of_error(error: Any) -> ExportResult:  # noqa: ANN401 - as grpc has it
+def _of_error(error: Any) -> ExportResult:  # noqa: ANN401  # as grpc has it
     code, said = error.code(), str(error.details() or "")[:_SAID]
     wait = _wait(dict(error.trailing_metadata() or ()))
     if code in _RETRIED or (code is _CODES.RESOURCE_EXHAUSTED and wait is not None):

@@ -30,7 +30,7 @@ _PROVIDER: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}CREDENTIAL_PROVIDER"
 class HttpExporterAdapter:
     """Sends through one exporter. Not thread-safe."""
 
-    def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401 - three exporters, no common class
+    def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401  # three exporters, no common class
         """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS."""
         self._heard: list[ExportResult] = []
         self._exporter = kind(session=_session(signal, self._heard, signal.lower()), **options)
@@ -55,14 +55,14 @@ class _Listening(BaseAdapter):
         self._heard = heard
         self._signal = signal
 
-    def send(  # noqa: PLR0913, PLR0917 - as requests has it
+    def send(  # noqa: PLR0913, PLR0917  # as requests has it
         self,
         request: requests.PreparedRequest,
-        stream: bool = False,  # noqa: FBT001, FBT002, ARG002 - same
-        timeout: Any = None,  # noqa: ANN401 - same
-        verify: Any = True,  # noqa: ANN401, FBT002 - same
-        cert: Any = None,  # noqa: ANN401 - same
-        proxies: Any = None,  # noqa: ANN401 - same
+        stream: bool = False,  # noqa: FBT001, FBT002, ARG002  # same
+        timeout: Any = None,  # noqa: ANN401  # same
+        verify: Any = True,  # noqa: ANN401, FBT002  # same
+        cert: Any = None,  # noqa: ANN401  # same
+        proxies: Any = None,  # noqa: ANN401  # same
     ) -> requests.Response:
         """Send, and return an answer after which no exporter tries again."""
         try:
@@ -89,7 +89,7 @@ class _Listening(BaseAdapter):
 class _Unspoken(BaseAdapter):
     """Answers for URLs that are of no known scheme."""
 
-    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:  # noqa: ANN401 - as requests has it
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:  # noqa: ANN401  # as requests has it
         return _answer(request, _REFUSED, "neither http:// nor https://")
 
     def close(self) -> None:

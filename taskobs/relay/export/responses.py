@@ -97,4 +97,4 @@ def seconds(retry_after: str | None) -> float | None:
 def backoff(attempt: int) -> float:
     """Return how long to wait after the failure number ``attempt`` (from 0), in seconds."""
     wait = min(_LONGEST, _FIRST * 2.0 ** min(attempt, 10))
-    return wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+    return wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret

@@ -82,10 +82,10 @@ class Sender(ABC):
         """Return what of a batch can be sent; the rest is given up."""
         return batch
 
-    def _forget(self) -> None:  # noqa: B027 - not all have made something
+    def _forget(self) -> None:  # noqa: B027  # not all have made something
         """Forget what was made of a batch: it may be long until the next."""
 
-    def _shut(self) -> None:  # noqa: B027 - not all have something open
+    def _shut(self) -> None:  # noqa: B027  # not all have something open
         """Close what is open, at the end of the thread."""
 
     def _run(self) -> None:
@@ -98,7 +98,7 @@ class Sender(ABC):
         batch = self._store.take(self.kind, *self.limits)
         try:
             self._carry(self._sift(batch))
-        except Exception as error:  # noqa: BLE001 - a thread that ends would end all telemetry
+        except Exception as error:  # noqa: BLE001  # a thread that ends would end all telemetry
             _log.exception("taskobs relay: %ss cannot be sent", self.kind)
             self._give_up(batch, "an error in the relay", type(error).__name__)
             self._store.pause(_PAUSE, ignore_flush=True)

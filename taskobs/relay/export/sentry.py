@@ -59,7 +59,7 @@ class EnvelopeSender(Sender):
         item = batch[0].item
         try:
             post = self._poster(item.resource_blob)
-        except Exception as error:  # noqa: BLE001 - whatever Sentry thinks of a DSN and options
+        except Exception as error:  # noqa: BLE001  # whatever Sentry thinks of a DSN and options
             return ExportResult(ExportStatus.DROP, MALFORMED, type(error).__name__)
         return post.send(item.payload)
 
@@ -99,7 +99,7 @@ class SentryPoster:
         body = gzip.compress(envelope, _LEVEL)
         try:
             answered: tuple[int, Mapping[str, str]] | None = self._transport.post(body, headers)
-        except Exception as error:  # noqa: BLE001 - urllib3's, and whatever is below it
+        except Exception as error:  # noqa: BLE001  # urllib3's, and whatever is below it
             return of_error(error)
         return (
             self._judge(envelope, *answered)
@@ -121,7 +121,7 @@ class SentryPoster:
         result = of_status(status, retry_after)
         if status == _TOO_MANY:
             return self._limited(envelope) or result
-        if result.status is ExportStatus.DROP and status >= 500:  # noqa: PLR2004 - the server's fault
+        if result.status is ExportStatus.DROP and status >= 500:  # noqa: PLR2004  # the server's fault
             return result._replace(status=ExportStatus.RETRY, tries=_TRIES)
         return result
 
@@ -158,7 +158,7 @@ def _category(envelope: bytes) -> str:
     return _CATEGORIES.get(kind, kind)
 
 
-def _transport(dsn: str, options: Mapping[str, object]) -> Any:  # noqa: ANN401 - a class made here
+def _transport(dsn: str, options: Mapping[str, object]) -> Any:  # noqa: ANN401  # a class made here
     """Return a stock transport that keeps what Sentry answers."""
     with _kept_out():
         from sentry_sdk.consts import DEFAULT_OPTIONS, EndpointType
@@ -171,7 +171,7 @@ def _transport(dsn: str, options: Mapping[str, object]) -> Any:  # noqa: ANN401 
             self.answered: tuple[int, Mapping[str, str]] | None = None
             super().__init__(options)
 
-        def _request(self, *call: Any, **named: Any) -> Any:  # noqa: ANN401 - of any release
+        def _request(self, *call: Any, **named: Any) -> Any:  # noqa: ANN401  # of any release
             response = cast("Any", super()._request(*call, **named))
             self.answered = (response.status, response.headers)
             return response

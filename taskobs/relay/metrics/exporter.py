@@ -84,7 +84,7 @@ class MetricsSender:
             ended = self._ended.wait(interval)
             try:
                 self.send()
-            except Exception:  # noqa: BLE001 - whatever an exporter may raise
+            except Exception:  # noqa: BLE001  # whatever an exporter may raise
                 self._refused = True
                 _log.exception("taskobs relay: metrics cannot be sent")
             if ended:

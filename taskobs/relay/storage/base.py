@@ -239,7 +239,7 @@ class Store(ABC):
             self._due = time.monotonic() + _TEND
             self._tend()
 
-    def _tend(self) -> None:  # noqa: B027 - the memory needs none
+    def _tend(self) -> None:  # noqa: B027  # the memory needs none
         """Do what is due now and then, with the lock held."""
 
     def _hold_from(self, destination: bytes) -> int:
@@ -247,7 +247,7 @@ class Store(ABC):
         del destination
         return 0
 
-    def _resume_from(self, first: int) -> None:  # noqa: B027 - the memory needs none
+    def _resume_from(self, first: int) -> None:  # noqa: B027  # the memory needs none
         """Take what is newer than ``first`` into account again. The lock is held."""
 
     @abstractmethod

@@ -139,7 +139,7 @@ def _whose(worker_pid: int) -> dict[str, object]:
     return {"host": socket.gethostname(), "pid": worker_pid, "started": _started(worker_pid)}
 
 
-def _read_whose(path: Path) -> Any:  # noqa: ANN401 - whatever is written there
+def _read_whose(path: Path) -> Any:  # noqa: ANN401  # whatever is written there
     """Read whose a file is; raises ``OSError`` or ``ValueError``."""
     return json.loads(_lock_path(path).read_text())
 

@@ -60,14 +60,14 @@ TAKE_OVER: Final = (
     f"""
     INSERT OR IGNORE INTO main.start
     SELECT it.key, it.payload, {_OURS}, it.client FROM old.start it
-    """,  # noqa: S608 - all of it is written here
+    """,  # noqa: S608  # all of it is written here
     "INSERT INTO main.ended (key) SELECT key FROM old.ended ORDER BY id",
 )
 """Copies what is in the attached file ``old``, before its items."""
 TAKE_OVER_ITEMS: Final = f"""
 INSERT INTO main.item
 SELECT it.id + ?, it.kind, it.since, {_OURS}, it.payload FROM old.item it ORDER BY it.id
-"""  # noqa: S608 - same
+"""  # noqa: S608  # same
 THEIR_STARTS: Final = """
 SELECT it.key, it.payload, theirs.value, it.client
 FROM old.start it JOIN old.about theirs ON theirs.id = it.about

@@ -281,7 +281,7 @@ def test_equal_exceptions_are_two_failures(app: Celery, witness: Witness) -> Non
 
         __hash__ = Exception.__hash__
 
-    class Raising(app.Task):  # type: ignore[misc,name-defined]
+    class Raising(app.Task):  # type: ignore[misc, name-defined]
         def on_failure(self, *_: Any, **__: Any) -> None:
             raise Equal("in the hook")
 

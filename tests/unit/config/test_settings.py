@@ -71,7 +71,7 @@ def test_settings_cannot_be_changed_but_copied_and_pickled() -> None:
     with pytest.raises(AttributeError):
         settings.strict = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     assert copy.deepcopy(settings) == settings
-    assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301 - made on this line
+    assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301  # made on this line
 
 
 def test_the_traces_own_variables_win_over_the_general_ones() -> None:
@@ -176,7 +176,7 @@ def test_a_dsn_is_judged_as_sentry_would() -> None:
     for dsn in DSNS:
         Dsn(dsn)
     for dsn in NOT_DSNS:
-        with pytest.raises(ValueError):  # noqa: PT011 - BadDsn, or what urlsplit says
+        with pytest.raises(ValueError):  # noqa: PT011  # BadDsn, or what urlsplit says
             Dsn(dsn)
 
 
@@ -401,7 +401,7 @@ def test_a_setting_error_is_a_value_error(kind: type[Exception]) -> None:
 @pytest.mark.parametrize("error", [refusal("strict", "maybe"), MissingExtraError("grpc", "grpc")])
 def test_errors_survive_a_pickle(error: TaskobsError) -> None:
     """Result backends and pools pickle exceptions."""
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - made on this line
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301  # made on this line
     assert (str(again), vars(again)) == (str(error), vars(error))
 
 

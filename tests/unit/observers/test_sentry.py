@@ -309,7 +309,7 @@ def test_the_frames_of_celery_show_no_variables_even_then(start: Start) -> None:
     kept, observer = start(send_arguments=True)
     source = "def call(f):\n    kwargs = {'password': 'hunter2'}\n    f()\n"
     space: dict[str, Any] = {"__name__": "celery.app.trace"}
-    exec(source, space)  # noqa: S102 - a frame that says it is Celery's
+    exec(source, space)  # noqa: S102  # a frame that says it is Celery's
 
     def body() -> None:
         raise ValueError("inner")

@@ -14,7 +14,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
     """The stream may arrive in pieces of any size."""
     sent = [(kind, bytes([kind]) * (kind * 37)) for kind in FrameKind]
     stream = b"".join(encode(kind, payload) for kind, payload in sent)
-    chance = random.Random(7)  # noqa: S311 - no secret
+    chance = random.Random(7)  # noqa: S311  # no secret
     for longest in (1, 3, 100, len(stream)):
         splitter, found, at = Splitter(), list[tuple[FrameKind, bytes]](), 0
         while at < len(stream):
@@ -114,7 +114,7 @@ def test_a_payload_may_be_held_to_a_length() -> None:
 
 def test_noise_is_refused_or_harmless() -> None:
     """No bytes raise anything but a FrameError."""
-    chance = random.Random(11)  # noqa: S311 - no secret
+    chance = random.Random(11)  # noqa: S311  # no secret
     for _ in range(3_000):
         data = chance.randbytes(chance.randint(0, 60))
         for use in (Splitter().feed, unpack):

@@ -11,7 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 warnings.simplefilter("ignore")
 
-import sentry_sdk  # noqa: E402 - after the path is set
+import sentry_sdk  # noqa: E402  # after the path is set
 
 from taskobs.sentry.pipeline import SentryPipeline  # noqa: E402
 from tests.support.sentry import Settings  # noqa: E402

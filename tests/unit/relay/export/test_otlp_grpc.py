@@ -40,7 +40,7 @@ class Backend(service.TraceServiceServicer):
         self.metadata: list[dict[str, str]] = []
         self.port = 0
 
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - as grpc has it
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # as grpc has it
         scopes = [scope for one in request.resource_spans for scope in one.scope_spans]
         self.calls.append([span.name for scope in scopes for span in scope.spans])
         self.metadata.append(dict(context.invocation_metadata()))

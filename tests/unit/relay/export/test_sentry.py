@@ -85,7 +85,7 @@ def test_few_transports_are_kept_open() -> None:
             wait_out(store)
         assert counters.total(EXPORTED) == 20
         gc.collect()
-        assert len(sender._posters) == sentry.CLIENTS  # pyright: ignore[reportPrivateUsage] - a look inside
+        assert len(sender._posters) == sentry.CLIENTS  # pyright: ignore[reportPrivateUsage]  # a look inside
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503])

@@ -173,7 +173,7 @@ def test_where_metrics_go(
     """Where the spans go, if that says where metrics go; nowhere if I say so."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = metrics_exporter._where({"protocol": "http/protobuf"} | given)  # pyright: ignore[reportPrivateUsage] - a look inside
+    found = metrics_exporter._where({"protocol": "http/protobuf"} | given)  # pyright: ignore[reportPrivateUsage]  # a look inside
     assert (found and (found.get("endpoint") or "")) == where
 
 

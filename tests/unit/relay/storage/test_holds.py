@@ -125,7 +125,7 @@ def test_what_was_put_back_to_memory_is_not_passed_over_once_it_is_written(
 ) -> None:
     """The disk was full, a request failed, the disk has room again: nothing waits for ever."""
     with closing(Spool(Counters(), SpoolConfig(tmp_path, "celery@a"))) as spool:
-        rows = spool._rows  # pyright: ignore[reportPrivateUsage] - the disk
+        rows = spool._rows  # pyright: ignore[reportPrivateUsage]  # the disk
         add = rows.add
 
         def full(*_: object) -> None:
@@ -165,7 +165,7 @@ def test_a_spool_that_was_replaced_keeps_what_is_put_back(tmp_path: Path) -> Non
     with closing(Spool(Counters(), SpoolConfig(tmp_path, "celery@a"))) as spool:
         spool.append([envelope(1, A)])
         first = take(spool)
-        with spool._lock:  # pyright: ignore[reportPrivateUsage] - what a damaged file brings about
+        with spool._lock:  # pyright: ignore[reportPrivateUsage]  # what a damaged file brings about
             spool._trouble(sqlite3.DatabaseError("malformed"))  # pyright: ignore[reportPrivateUsage]
         spool.put_back(first)
         assert payloads(take(spool)) == [1]
