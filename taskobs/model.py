@@ -39,16 +39,16 @@ NOWHERE: Final = Broker()
 
 
 class ChordLinkStore(Protocol):
-    """Where the runs of a chord's header leave their span's address for the callback."""
+    """Where the runs of a chord's header save their span's address for the chord's callback."""
 
     def belongs_to(self, task_id: str) -> bool:
         """Tell whether ``task_id`` is the chord's callback, or begins it."""
         ...
 
-    def put(self, address: str) -> None:
-        """Leave the address of this run's span (a ``traceparent``)."""
+    def save(self, address: str) -> None:
+        """Save the address of this run's span (a ``traceparent``)."""
 
-    def get(self) -> Sequence[str]:
+    def load(self) -> Sequence[str]:
         """Return the addresses of all the header's runs, in the header's order."""
         ...
 
@@ -96,21 +96,10 @@ class Schedule:
 
 
 @dataclass(slots=True, kw_only=True)
-class Publish:
-    """One message handed to the broker.
-
-    It is opened with the task's name alone; the rest is known when Celery has routed the
-    message (``Observer.sending``). ``error`` is set when the broker refused.
-    """
+class TaskMessage:
+    """What a publish and a run have in common: a task, and the message that asks for it."""
 
     task: str
-    within: Run | None = None
-    """The run that publishes, when a task calls a task."""
-    retries: Run | None = None
-    """The run whose next attempt this is."""
-    schedule: Schedule | None = None
-    """Set on what beat publishes for an entry that is due."""
-    broker: Broker = NOWHERE
     name: str = ""
     """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
     task_id: str = ""
@@ -124,58 +113,61 @@ class Publish:
     eta: str | None = None
     expires: str | None = None
     priority: int | None = None
+    broker: Broker = NOWHERE
+    stock: Callable[[], Mapping[str, object]] = dict
+    """The attributes that the stock instrumentation would set."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Publish(TaskMessage):
+    """One message handed to the broker.
+
+    It is opened with the task's name alone; the rest is known when Celery has routed the
+    message (``Observer.sending``). ``error`` is set when the broker refused.
+    """
+
+    within: Run | None = None
+    """The run that publishes, when a task calls a task."""
+    retries: Run | None = None
+    """The run whose next attempt this is."""
+    schedule: Schedule | None = None
+    """Set on what beat publishes for an entry that is due."""
     headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
     """The message's own headers: what an observer writes here travels."""
     header_runs: ChordLinkStore | None = None
     """Set on the callback of a chord."""
-    stock: Callable[[], Mapping[str, object]] = dict
-    """The attributes that the stock instrumentation would set."""
     error: BaseException | None = None
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class Run(TaskMessage):
     """One attempt to execute a task."""
 
-    task: str
-    name: str
-    task_id: str
-    root_id: str | None = None
-    parent_id: str | None = None
-    group_id: str | None = None
-    attempt: int = 1
-    queue: str | None = None
-    exchange: str | None = None
-    routing_key: str | None = None
-    eta: str | None = None
-    expires: str | None = None
-    priority: int | None = None
     redelivered: bool = False
     eager: bool = False
     hostname: str | None = None
     """The worker's node name, ``celery@host``."""
     origin: str | None = None
     """The producer's node name."""
-    broker: Broker = NOWHERE
     schedule_entry: str | None = None
     """The entry of beat's schedule that it runs for, as the message says."""
     queue_latency: float | None = None
     """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
-    header: Callable[[str], str | None] = lambda _: None
-    """One header of the message, if it is text of a sane length."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The message's headers that are text of a sane length."""
     pid: int = 0
     """The process that the run is, or was, in."""
     began: float = 0.0
     """Seconds since the epoch: when the run was seen to begin."""
     started: float | None = None
-    """The same of a run that is told of afterwards, if that is known; None means now."""
+    """The start of a run that is reported after its end, if it is known; None means ``began``."""
     args: Sequence[object] = ()
     kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
     chord_links: ChordLinkStore | None = None
     """Set on the runs of a chord's header."""
-    stock: Callable[[], Mapping[str, object]] = dict
 
-    # What is known at the end: not set at the start, which would cost as much as all the rest.
+    # Set at the end of the run. They are no parameters: each one would cost every run as much
+    # as a field that is used.
     outcome: Outcome | None = field(default=None, init=False)
     exception: BaseException | None = field(default=None, init=False)
     """What ended the run; for a retried run, what made it retry."""
@@ -193,9 +185,9 @@ class Run:
     ran: bool = field(default=True, init=False)
     """False if it ended before it could begin: revoked, expired, lost or unknown."""
     abandoned: bool = field(default=False, init=False)
-    """This process ends with the run; the worker's parent process tells of it."""
+    """This process ends with the run; the worker's main process reports it."""
 
-    # What observers tell each other.
+    # What one observer leaves for another.
     span: SpanAddress | None = field(default=None, init=False)
     """The run's span; set while spans are on, also when it is not sampled."""
     parent_span: object = field(default=None, init=False)
@@ -206,7 +198,7 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class ExternalOutcome:
-    """How a run ended that could not tell itself."""
+    """How a run ended that could not report its end itself."""
 
     outcome: Outcome
     error: BaseException | None = None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any
 
+from taskobs.celery.observer_calls import Opener
 from taskobs.internal.guard import Guard
 from taskobs.observers.base import NOTHING
-
-Opener = Callable[[Any], AbstractContextManager[object]]
 
 
 class ContextStack:
@@ -27,7 +25,7 @@ class ContextStack:
         self._open: list[AbstractContextManager[object]] = []
 
     def open(self, openers: Iterable[Opener], record: object) -> None:
-        """Enter what each opener gives for the fact; one that fails harms no other."""
+        """Enter what each opener returns for the record; one that fails harms no other."""
         for opener in openers:
             try:
                 manager = opener(record)
@@ -43,6 +41,8 @@ class ContextStack:
         try:
             while self._open:
                 try:
+                    # Taken off the list before its exit: an exit that a time limit's signal strikes
+                    # is not called a second time.
                     self._open.pop().__exit__(None, None, None)
                 except Exception as error:  # noqa: PERF203  # free since Python 3.11
                     if not self._guard.swallows(error):

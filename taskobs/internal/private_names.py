@@ -7,6 +7,7 @@ release, so each name says what it is used for and what happens without it.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 _log: Final = logging.getLogger("taskobs")
 _MISSING: Final = object()
+_NUMBERS: Final = re.compile(r"\d+")
 _warned: Final[set[str]] = set()
 
 
@@ -34,6 +36,8 @@ class PrivateName:
     use: str
     """What it is used for, and what is done without it: one clause for the log."""
     of_instances: bool = False
+    since: str = ""
+    """The first release that has it, if it is no older than what is supported."""
 
     def find(self) -> Any:  # noqa: ANN401  # whatever the library has there
         """Return what the name stands for; None if its module isn't imported, or lacks it."""
@@ -53,7 +57,14 @@ class PrivateName:
     @property
     def missing(self) -> bool:
         """Whether the module is imported and lacks the name; its value may be None."""
-        return self.module in sys.modules and not self.of_instances and self._look() is _MISSING
+        if self.module not in sys.modules or self.of_instances or self._is_later():
+            return False
+        return self._look() is _MISSING
+
+    def _is_later(self) -> bool:
+        """Whether the installed release is older than the name."""
+        installed = _NUMBERS.findall(_version(self.package))
+        return bool(self.since) and [*map(int, installed)] < [*map(int, self.since.split("."))]
 
 
 def warn_of_missing(names: Iterable[PrivateName]) -> list[PrivateName]:

@@ -97,7 +97,7 @@ class CronObserver(Observer):
 
     def sending(self, publish: Publish) -> None:
         """Open a tick's check-in; hand an earlier attempt's on to the next."""
-        carried = publish.retries.header(semconv.HEADER_CHECK_IN) if publish.retries else None
+        carried = publish.retries.headers.get(semconv.HEADER_CHECK_IN) if publish.retries else None
         publish.headers.pop(semconv.HEADER_CHECK_IN, None)  # what a task hands on to another
         if carried is not None:
             publish.headers[semconv.HEADER_CHECK_IN] = carried
@@ -106,7 +106,7 @@ class CronObserver(Observer):
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Close the check-in of the tick that this run is for, unless another attempt follows."""
-        text = run.header(semconv.HEADER_CHECK_IN)
+        text = run.headers.get(semconv.HEADER_CHECK_IN)
         check_in = read(text, run.task_id) if text and run.schedule_entry else None
         return _NOTHING if check_in is None else self._attempt(run, check_in)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Final
 
@@ -31,41 +31,41 @@ _LINKS: Final = 128  # the SDK's default limit of links on a span
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
 
-HeaderReader = Callable[[str], "str | None"]
+Headers = Mapping[str, str]
 
 
-class _HeaderGetter(Getter[HeaderReader]):
-    def get(self, carrier: HeaderReader, key: str) -> list[str] | None:
-        value = carrier(key)
+class _HeaderGetter(Getter[Headers]):
+    def get(self, carrier: Headers, key: str) -> list[str] | None:
+        value = carrier.get(key)
         return None if value is None else [value]
 
-    def keys(self, carrier: HeaderReader) -> list[str]:
-        return []
+    def keys(self, carrier: Headers) -> list[str]:
+        return list(carrier)
 
 
 _getter = _HeaderGetter()
 
 
-def extract(header: HeaderReader) -> tuple[Context, SpanContext]:
+def extract(headers: Headers) -> tuple[Context, SpanContext]:
     """Return the context that the message carries, and the span in it.
 
     Nothing of this process's own leaks in.
     """
     if _is_w3c(propagate.get_global_textmap()):
-        parent = _plain_parent(header)
+        parent = _plain_parent(headers)
         if parent is not None:
             return trace.set_span_in_context(NonRecordingSpan(parent), Context()), parent
-    context = propagate.extract(header, context=Context(), getter=_getter)
+    context = propagate.extract(headers, context=Context(), getter=_getter)
     return context, trace.get_current_span(context).get_span_context()
 
 
-def _plain_parent(header: HeaderReader) -> SpanContext | None:
+def _plain_parent(headers: Headers) -> SpanContext | None:
     """Read a ``traceparent`` that is all there is, in half the time that a propagator takes.
 
     None for whatever else there is: that is for the propagator to judge.
     """
-    found = _PLAIN_TRACEPARENT.fullmatch(header(_TRACEPARENT) or "")
-    if found is None or header(_TRACESTATE) is not None or header(_BAGGAGE) is not None:
+    found = _PLAIN_TRACEPARENT.fullmatch(headers.get(_TRACEPARENT, ""))
+    if found is None or _TRACESTATE in headers or _BAGGAGE in headers:
         return None
     trace_id, span_id = int(found[1], 16), int(found[2], 16)
     if not (trace_id and span_id):

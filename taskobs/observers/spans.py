@@ -137,7 +137,9 @@ class SpanObserver(Observer):
             links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
             links.append((semconv.LINK_PUBLISH, propagation.address_of(span.get_span_context())))
         if publish.header_runs is not None:
-            links += [(semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.get()]
+            links += [
+                (semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.load()
+            ]
         return links
 
     # Runs.
@@ -148,7 +150,7 @@ class SpanObserver(Observer):
             carried = otel_context.get_current()
             parent = trace.get_current_span(carried).get_span_context()
         else:
-            carried, parent = propagation.extract(run.header)
+            carried, parent = propagation.extract(run.headers)
         if run.task in _POLLS:
             run.parent_span = carried
             return _Current(carried, _nothing)
@@ -159,13 +161,13 @@ class SpanObserver(Observer):
         return _Current(context, self._end_run, run, span)
 
     def _start_run(self, run: Run, carried: otel_context.Context, parent: SpanContext) -> Span:
-        links = propagation.read_links(run.header(semconv.HEADER_LINKS))
+        links = propagation.read_links(run.headers.get(semconv.HEADER_LINKS))
         context = carried
         if self._use_links and not run.eager:
             if parent.is_valid:
                 links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))
             context, parent = otel_context.Context(), INVALID_SPAN_CONTEXT
-        chosen = None if run.eager else span_ids.read(run.header(semconv.HEADER_RUN_SPAN))
+        chosen = None if run.eager else span_ids.read(run.headers.get(semconv.HEADER_RUN_SPAN))
         if chosen is None:
             return self._start(run, context, parent, links)
         with span_ids.given(chosen):

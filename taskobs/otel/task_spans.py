@@ -11,7 +11,7 @@ from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from taskobs import semconv
-from taskobs.celery.adapter.adapter import PASSING
+from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
 from taskobs.observers.deferred_attributes import DeferredAttributes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from celery import _state
 from opentelemetry import trace
+
+from taskobs.celery import _compat
 
 
 def has_provider() -> bool:
@@ -21,7 +21,6 @@ def sentry_is_active() -> bool:
 
 
 def app_name() -> str:
-    """Return the name of the current app, without making one as ``get_current_app()`` would."""
-    state: Any = _state  # its stubs leave out what is private
-    app = state._tls.current_app or state.default_app  # noqa: SLF001  # see above
+    """Return the name of the current app; none is made for it."""
+    app = _compat.current_app()
     return (app.main if app is not None else None) or "celery"

@@ -14,7 +14,7 @@ from taskobs.celery.outages import Outages
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
-from taskobs.celery.signals import current_run
+from taskobs.celery.run_signals import current_run
 from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.internal.timeouts import run_with_timeout

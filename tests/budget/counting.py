@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from celery import Celery, signals
 from celery.app.trace import build_tracer
 from opentelemetry.trace import Span, SpanKind, Tracer
 
+import taskobs
+
 Job = Callable[[], object]
+
+PACKAGE = str(Path(taskobs.__file__).parent)
+INLINE = ("<listcomp>", "<dictcomp>", "<setcomp>")
+"""What is a call of its own before Python 3.12, and part of its function since."""
 
 _WARM = 20
 _COUNTED = 20
@@ -38,6 +48,32 @@ def calls(job: Job) -> float:
     return number / _COUNTED
 
 
+def our_calls(job: Job) -> list[str]:
+    """Name the module of each function of ours that one ``job`` calls, in their order."""
+    modules: list[str] = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        ours = code.co_filename.startswith(PACKAGE)
+        if event == "call" and ours and code.co_name not in INLINE:
+            modules.append(code.co_filename)
+
+    for _ in range(_WARM):
+        job()
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        job()
+    finally:
+        sys.setprofile(before)
+    return [module.removeprefix(PACKAGE) for module in modules]
+
+
+def changes(modules: list[str]) -> int:
+    """Count how often a call is into another module than the call before it."""
+    return sum(before != after for before, after in pairwise(modules))
+
+
 def garbage(job: Job) -> float:
     """Count the objects that one ``job`` leaves for the collector of reference cycles."""
     for _ in range(_WARM):
@@ -57,7 +93,9 @@ def publishing(app: Celery, name: str) -> Job:
     return lambda: app.send_task(name)
 
 
-def running(app: Celery, name: str, *, sampled: bool = True) -> Job:
+def running(
+    app: Celery, name: str, *, sampled: bool = True, headers: Mapping[str, str] = {}
+) -> Job:
     """Give a job that runs a task as a worker does, with a message that has a trace."""
     task: Any = app.tasks[name]
     trace_task: Any = build_tracer(name, task, app=app, hostname="celery@budget")
@@ -74,7 +112,8 @@ def running(app: Celery, name: str, *, sampled: bool = True) -> Job:
         "is_eager": False,
         "ignore_result": True,
         "traceparent": f"00-{trace_id}-{span_id}-{sampled:02x}",
-        "taskobs-published-at": "1000000000.500000",
+        "taskobs-published-at": f"{time.time():.6f}",
+        **headers,
     }
     return lambda: trace_task("id-1", (), {}, dict(message))
 

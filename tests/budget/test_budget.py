@@ -18,16 +18,28 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from taskobs import semconv
+from taskobs.internal import span_ids
 from taskobs.observers.sentry import SentryObserver
 from taskobs.otel.fast_spans import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor
+from taskobs.otel.provider import ChosenIds
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.sentry.pipeline import SentryPipeline
-from tests.budget.counting import Job, calls, floor, garbage, publishing, running
+from tests.budget.counting import (
+    Job,
+    calls,
+    changes,
+    floor,
+    garbage,
+    our_calls,
+    publishing,
+    running,
+)
 from tests.support.recording import PrivateApp
 from tests.support.sentry import Settings, user_init
 
@@ -134,20 +146,20 @@ def test_spans_and_errors_are_within_their_budget(app: Celery, what: str) -> Non
 
 
 @contextmanager
-def told_a_relay() -> Generator[None]:
+def told_a_relay(*, errors: bool = False) -> Generator[None]:
     """Observe as in a worker, up to the memory that is shared with its relay."""
     memory = SharedMemory.create()
     if memory is None:
         pytest.skip("this platform has no memfd_create(2)")
     client = RelayClient("/nowhere", dict[str, object], memory=memory)
     spans, records = RelayProcessor(client, SpanProcessor()), RunMetricObserver(client)
-    to = FastSpanProvider(resource=Resource({}), shutdown_on_exit=False)
+    to = FastSpanProvider(resource=Resource({}), id_generator=ChosenIds(), shutdown_on_exit=False)
     to.add_span_processor(spans)
     to.route_to(spans)
     with ExitStack() as undo:
         undo.callback(memory.close)
         undo.callback(client.close)
-        undo.enter_context(observed(to=to))
+        undo.enter_context(observed(to=to, errors=errors))
         shared_task_signals().attach(records)
         undo.callback(shared_task_signals().detach, records)
         yield
@@ -159,6 +171,19 @@ def test_what_a_relay_is_told_is_within_its_budget(app: Celery, what: str) -> No
     with told_a_relay():
         found = calls(job(app, what))
     hold(app, what, found, TOLD_BUDGETS[what])
+
+
+CALLS, CHANGES = 86, 55
+"""How many functions of ours a succeeding run calls in a pool child, and into how many modules."""
+
+
+def test_a_reader_can_follow_a_run(app: Celery) -> None:
+    """I read what happens to my run in a pool child, and it is few functions in few places."""
+    headers = {semconv.HEADER_RUN_SPAN: span_ids.choose()}
+    with told_a_relay(errors=True):
+        modules = our_calls(running(app, "noop", headers=headers))
+    assert len(modules) <= CALLS, modules
+    assert changes(modules) <= CHANGES, modules
 
 
 @pytest.mark.parametrize("what", ["run", "failing run"])

@@ -168,7 +168,7 @@ def test_a_backend_that_keeps_no_link_loses_no_span(
     def refuse(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("taskobs.celery.adapter.chord_links.BackendChordLinks.put", refuse)
+    monkeypatch.setattr("taskobs.celery.adapter.chord_links.BackendChordLinks.save", refuse)
     add, total = app.tasks["add"], app.tasks["total"]
     assert result_of(chord([add.s(1, 1), add.s(2, 2)])(total.s())) == 6
     spans.wait("run total", *["run add"] * 2)

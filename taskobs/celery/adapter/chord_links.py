@@ -1,8 +1,8 @@
-"""Where the runs of a chord's header leave their span's address for the chord's callback.
+"""Where the runs of a chord's header save their span's address for the chord's callback.
 
-Whoever publishes the callback knows the group, not the spans of its runs, so they are kept
-beside the group's own counters in the result backend, under keys of the backend's making,
-which expire as those do. Only key-value backends (Redis, Memcached, file system, ...) can.
+Whoever publishes the callback knows the group, but not the spans of its runs, so their addresses
+are saved beside the group's own counters in the result backend, under keys that the backend makes,
+which expire as those do. Only key-value backends (Redis, Memcached, file system, ...) can do that.
 """
 
 # What Celery hands out has no types worth the name.
@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
+from taskobs.celery import _compat
+from taskobs.celery._types import Context, Task
 from taskobs.model import ChordLinkStore
 
 _CHUNK: Final = 32
@@ -25,7 +27,7 @@ UNLOCK: Final = "celery.chord_unlock"
 
 
 class BackendChordLinks:
-    """A chord's shelf in a key-value result backend."""
+    """The span addresses of a chord's header, in a key-value result backend."""
 
     def __init__(self, backend: Any, group_id: str, index: int | None, body: Any) -> None:
         self._backend = backend
@@ -37,14 +39,12 @@ class BackendChordLinks:
         """Tell whether ``task_id`` is the chord's callback, or begins it."""
         return task_id in _first_ids(self._body)
 
-    def put(self, address: str) -> None:
-        """Leave the address of this run's span; a later attempt's replaces it."""
+    def save(self, address: str) -> None:
+        """Save the address of this run's span; a later attempt's replaces it."""
         if self._index is not None and self._index < _MOST:
-            # Redis' `set` tries for 20 s in an outage, which a task would wait for; `_set` once.
-            store = getattr(self._backend, "_set", self._backend.set)
-            store(self._key(self._index), address)
+            _compat.store_once(self._backend, self._key(self._index), address)
 
-    def get(self) -> Sequence[str]:
+    def load(self) -> Sequence[str]:
         """Return the addresses of the header's runs, at most 128."""
         return list(takewhile(bool, self._read()))
 
@@ -60,8 +60,8 @@ class BackendChordLinks:
         return self._backend.get_key_for_group(self._group_id, f".taskobs.{index}")
 
 
-def chord_links_of(task: Any, name: str, request: Any) -> ChordLinkStore | None:
-    """Return the shelf of the chord that a run belongs to, as header or as its poll."""
+def chord_links_of(task: Task, name: str, request: Context) -> ChordLinkStore | None:
+    """Return the store of the chord that a run belongs to, as one of its header or as its poll."""
     if name == UNLOCK:
         group_id, body = [*(request.args or ()), None, None][:2]
         index = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, beat, signals
 
-from taskobs.celery.adapter.adapter import schedule_of
+from taskobs.celery.adapter.schedules import schedule_of
 from tests.support.recording import Recorder, attribute, instrumented
 
 

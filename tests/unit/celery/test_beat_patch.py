@@ -20,7 +20,7 @@ from celery.utils import time as celery_time
 from opentelemetry import baggage, context, trace
 
 from taskobs import semconv
-from taskobs.celery.adapter.adapter import schedule_of
+from taskobs.celery.adapter.schedules import schedule_of
 from taskobs.model import Schedule
 from tests.support.paths import ROOT
 from tests.support.recording import Recorder, attribute, context_of
@@ -182,7 +182,7 @@ from redbeat import RedBeatSchedulerEntry
 from redbeat.schedulers import RedBeatScheduler
 from redbeat.schedules import rrule
 from celery.beat import Scheduler
-from taskobs.celery.adapter.adapter import schedule_of
+from taskobs.celery.adapter.schedules import schedule_of
 
 assert RedBeatScheduler.apply_async is Scheduler.apply_async
 app = Celery(broker="redis://127.0.0.1:9/0", timezone="Asia/Tokyo")

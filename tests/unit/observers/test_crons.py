@@ -77,10 +77,8 @@ def attempt(observer: CronObserver, publish: Publish, outcome: Outcome, **record
     """Run what was published, to that outcome."""
     entry = publish.schedule.entry if publish.schedule else "hourly"
 
-    def header(name: str) -> str | None:
-        return str(publish.headers[name]) if name in publish.headers else None
-
-    run = make_run(task_id=publish.task_id, header=header, schedule_entry=entry, **records)
+    headers = {name: str(value) for name, value in publish.headers.items()}
+    run = make_run(task_id=publish.task_id, headers=headers, schedule_entry=entry, **records)
     with observer.run(run):
         run.outcome = outcome
     return run

@@ -23,7 +23,7 @@ def test_what_is_injected_is_extracted() -> None:
     propagation.inject(headers, context_with(tenant="acme"))
     assert headers == {"traceparent": TRACEPARENT, "baggage": "tenant=acme"}
     texts = {name: str(value) for name, value in headers.items()}
-    found, parent = propagation.extract(texts.get)
+    found, parent = propagation.extract(texts)
     assert trace.get_current_span(found).get_span_context() == parent == PARENT
     assert baggage.get_all(found) == {"tenant": "acme"}
 
@@ -48,7 +48,7 @@ TRACEPARENTS = [
 def test_the_short_way_reads_as_the_propagator_does(traceparent: str, more: dict[str, str]) -> None:
     """Whatever a message carries, I get the parent that OpenTelemetry's own propagator reads."""
     headers = {"traceparent": traceparent, **more}
-    ours, parent = propagation.extract(headers.get)
+    ours, parent = propagation.extract(headers)
     theirs = propagate.extract(headers, context=Context())
     found, expected = (trace.get_current_span(one).get_span_context() for one in (ours, theirs))
     assert found == parent == expected

@@ -94,7 +94,7 @@ def test_a_run(observer: SpanObserver, recorder: Recorder) -> None:
     headers = {"traceparent": f"00-{7:032x}-{8:016x}-01"}
     run = a_run(
         broker=BROKER,
-        header=headers.get,
+        headers=headers,
         queue_latency=0.25,
         hostname="celery@w1",
         origin="gen1@web",
@@ -182,7 +182,7 @@ def test_an_expected_failure_is_noted_and_not_red(
 def test_polls_of_a_chord_are_no_spans(observer: SpanObserver, recorder: Recorder) -> None:
     """Celery's polling for the end of a chord is not in my traces, and passes them on."""
     headers = {"traceparent": f"00-{7:032x}-{8:016x}-01"}
-    poll = a_run(task="celery.chord_unlock", name="celery.chord_unlock", header=headers.get)
+    poll = a_run(task="celery.chord_unlock", name="celery.chord_unlock", headers=headers)
     publish = Publish(task="celery.chord_unlock", name="celery.chord_unlock", within=poll)
     with observer.run(poll), observer.publish(publish):
         observer.sending(publish)

@@ -1,0 +1,191 @@
+"""Private names of Celery, kombu and billiard: the only module that uses them.
+
+Each name is declared in ``NAMES``, with what is done without it. Functions here fall back by
+themselves, so their callers need no check.
+"""
+
+# What Celery hands out has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from taskobs.celery._types import App, WorkerRequest
+from taskobs.internal.private_names import PrivateName
+
+_REQUEST: Final = "celery.worker.request"
+_CURRENT_APP: Final = PrivateName(
+    package="celery",
+    module="celery._state",
+    path="_tls",
+    use="the service is not named after the app, unless it is the process's default one",
+)
+_CRONTAB_FIELDS: Final = tuple(
+    PrivateName(
+        package="celery",
+        module="celery.schedules",
+        path=f"crontab._orig_{name}",
+        use="a crontab is shown with all of its values in the place of what was written",
+        of_instances=True,
+    )
+    for name in ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+)
+_ANNOUNCE_REVOKED: Final = PrivateName(
+    package="celery",
+    module=_REQUEST,
+    path="Request._announce_revoked",
+    use="revoked and expired tasks are reported after the result backend has stored that",
+)
+_ANNOUNCE_CANCELLED: Final = PrivateName(
+    package="celery",
+    module=_REQUEST,
+    path="Request._announce_cancelled",
+    use="runs that Celery cancels are reported as lost",
+)
+_ALREADY_REVOKED: Final = PrivateName(
+    package="celery",
+    module=_REQUEST,
+    path="Request._already_revoked",
+    use="a run that is revoked while it runs may be reported as lost",
+)
+_ALREADY_CANCELLED: Final = PrivateName(
+    package="celery",
+    module=_REQUEST,
+    path="Request._already_cancelled",
+    use="a run that Celery cancels may be reported as lost",
+)
+_SUCCESS_STORED: Final = PrivateName(
+    package="celery",
+    module=_REQUEST,
+    path="Request._success_was_stored",
+    use="a run that had succeeded when its process died is reported as lost",
+    since="5.7",
+)
+_SET_ONCE: Final = PrivateName(
+    package="celery",
+    module="celery.backends.redis",
+    path="RedisBackend._set",
+    use="runs of a chord's header may wait for Redis during an outage",
+)
+
+NAMES: Final = (
+    _CURRENT_APP,
+    *_CRONTAB_FIELDS,
+    _ANNOUNCE_REVOKED,
+    _ANNOUNCE_CANCELLED,
+    _ALREADY_REVOKED,
+    _ALREADY_CANCELLED,
+    _SUCCESS_STORED,
+    _SET_ONCE,
+)
+
+
+def current_app() -> App | None:
+    """Return the current app, without making one as ``get_current_app()`` would."""
+    state = sys.modules.get(_CURRENT_APP.module)
+    found = getattr(_CURRENT_APP.find(), "current_app", None)
+    app: App | None = found or getattr(state, "default_app", None)
+    return app
+
+
+_PARTS: Final = (
+    ("minute", range(60)),
+    ("hour", range(24)),
+    ("day_of_month", range(1, 32)),
+    ("month_of_year", range(1, 13)),
+    ("day_of_week", range(7)),
+)
+
+
+def crontab_fields(due: object) -> list[tuple[object, Any]] | None:
+    """Return what was written for each of a crontab's five fields, and what it stands for.
+
+    None if ``due`` is no crontab.
+    """
+    fields: list[tuple[object, Any]] = []
+    for private, (name, every) in zip(_CRONTAB_FIELDS, _PARTS, strict=True):
+        values = getattr(due, name, None)
+        if values is None:
+            return None
+        written = private.read(due)
+        if written is None:
+            written = "*" if {*values} == {*every} else ",".join(map(str, sorted(values)))
+        fields.append((written, values))
+    return fields
+
+
+def store_once(backend: Any, key: Any, value: str) -> None:
+    """Store a value in a key-value result backend, without trying again for long.
+
+    ``set`` of the Redis backend tries for 20 s in an outage (seen in Celery 5.3 to 5.7), and a task
+    would wait for that; ``_set`` tries once.
+    """
+    store = _SET_ONCE.read(backend) or backend.set
+    store(key, value)
+
+
+def was_ended(request: WorkerRequest) -> bool:
+    """Whether Celery has revoked or cancelled the run of a request, and has said so."""
+    ended = _ALREADY_REVOKED.read(request) or _ALREADY_CANCELLED.read(request)
+    return bool(ended)
+
+
+def announces_revoked() -> bool:
+    """Whether requests announce what is revoked; without that, ``task_revoked`` is all there is."""
+    return not _ANNOUNCE_REVOKED.missing
+
+
+def checks_stored_success(request: object) -> bool:
+    """Whether this release asks the result backend if a run whose process died had succeeded."""
+    return _SUCCESS_STORED.read(request) is not None
+
+
+class RequestHooks:
+    """What `with_hooks` calls, where Celery calls private methods of a request."""
+
+    def before_revoked(self, reason: Any, terminated: Any, signum: Any, expired: Any) -> None:
+        """Celery is about to say that a request is revoked or expired."""
+
+    def before_cancelled(self, *, retried: bool) -> None:
+        """Celery is about to say that it cancels a run; ``retried``, if as a retry."""
+
+    def success_checked(self, *, stored: bool) -> None:
+        """Celery has looked up whether a run whose process died had succeeded."""
+
+
+def with_hooks(base: type[Any]) -> type[Any]:
+    """Extend Celery's class of requests, to be mixed with `RequestHooks`.
+
+    Celery stores the outcome in the first two methods, which may take long: the hooks come before.
+    """
+    methods: dict[str, Callable[..., Any]] = {}
+
+    def announce_revoked(
+        request: Any, reason: Any, terminated: Any, signum: Any, expired: Any
+    ) -> Any:
+        request.before_revoked(reason, terminated, signum, expired)
+        return base._announce_revoked(request, reason, terminated, signum, expired)
+
+    def announce_cancelled(request: Any, **kwargs: Any) -> Any:
+        request.before_cancelled(retried=kwargs.get("emit_retry", True))  # before 5.6, always
+        return base._announce_cancelled(request, **kwargs)
+
+    def success_was_stored(request: Any) -> Any:
+        stored = base._success_was_stored(request)
+        request.success_checked(stored=bool(stored))
+        return stored
+
+    for name, method in (
+        (_ANNOUNCE_REVOKED, announce_revoked),
+        (_ANNOUNCE_CANCELLED, announce_cancelled),
+        (_SUCCESS_STORED, success_was_stored),
+    ):
+        attribute = name.path.rpartition(".")[2]
+        if hasattr(base, attribute):  # else nobody would call it
+            methods[attribute] = method
+    return type("HookedRequest", (base,), methods)

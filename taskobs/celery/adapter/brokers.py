@@ -1,0 +1,125 @@
+"""Which broker a message goes to or comes from: its kind, address and port, never how to log in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+from weakref import ref
+
+from taskobs.celery._types import App
+from taskobs.model import NOWHERE, Broker
+
+# As OpenTelemetry's messaging conventions name them; others are called what kombu calls them.
+# https://opentelemetry.io/docs/specs/semconv/registry/attributes/messaging/
+_SYSTEMS: Final = {
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+    "pyamqp": "rabbitmq",
+    "librabbitmq": "rabbitmq",
+    "azureservicebus": "servicebus",
+    "confluentkafka": "kafka",
+    "gcpubsub": "gcp_pubsub",
+    "sqs": "aws_sqs",
+}
+_NO_SERVER: Final = frozenset({"filesystem", "memory"})
+# kombu gives `localhost` for each transport whose URL names no host: for these it is not the host.
+_NO_DEFAULT_HOST: Final = frozenset(
+    {*_NO_SERVER, "aws_sqs", "azurestoragequeues", "gcp_pubsub", "servicebus", "slmq"}
+)
+_UNNAMED: Final = "N/A"
+"""What a transport of kombu's says that does not say which driver it has."""
+_MOST: Final = 100
+_ADDRESS_CHARS: Final = 255
+
+_of_connections: Final[dict[tuple[object, ...], Broker]] = {}
+_of_apps: Final[dict[int, tuple[ref[Any], Broker, Broker]]] = {}
+
+
+def published_to(app: App) -> Broker:
+    """Return where an app publishes by default; no connection is opened."""
+    return _of_app(app)[1]
+
+
+def consumed_from(app: App) -> Broker:
+    """Return where workers of an app consume from by default; no connection is opened."""
+    return _of_app(app)[2]
+
+
+def of_connection(connection: Any) -> Broker:
+    """Return the broker that a connection of kombu's is to.
+
+    With a list of brokers to fail over to, it is the one that the connection was last opened to, or
+    will be next.
+    """
+    key = connection.transport_cls, connection.hostname, connection.port, bool(connection.ssl)
+    found = _of_connections.get(key)
+    if found is None:
+        if len(_of_connections) >= _MOST:
+            _of_connections.clear()
+        found = _of_connections[key] = _describe(connection)
+    return found
+
+
+def _of_app(app: App) -> tuple[ref[Any], Broker, Broker]:
+    """Look up an app's two brokers once: it takes longer than a publish."""
+    known = _of_apps.get(id(app))
+    if known is None or known[0]() is not app:
+        write, read = _first(app, "connection_for_write"), _first(app, "connection_for_read")
+        known = _of_apps[id(app)] = ref(app, partial(_forget, id(app))), write, read
+    return known
+
+
+def _first(app: App, method: str) -> Broker:
+    try:
+        with getattr(app, method)() as connection:
+            return of_connection(connection)
+    except Exception:  # noqa: BLE001  # a URL that kombu refuses too: the publish will say so
+        return NOWHERE
+
+
+def _forget(number: int, dead: object) -> None:
+    known = _of_apps.get(number)
+    if known is not None and known[0] is dead:  # not of a later app at the same address
+        del _of_apps[number]
+
+
+def _describe(connection: Any) -> Broker:
+    """Describe a connection; what can't be worked out is left out alone."""
+    named = connection.transport_cls
+    defaults: Mapping[str, Any] = {}
+    with suppress(Exception):  # a transport whose library is not installed, or of the app's own
+        transport = connection.transport
+        driver = transport.driver_type
+        named = driver if driver and driver != _UNNAMED else named
+        defaults = transport.default_connection_params
+    named = str(named).rpartition(":")[2].lower() if isinstance(named, str) else ""
+    system = _SYSTEMS.get(named, named)
+    host = connection.hostname
+    if not host and system not in _NO_DEFAULT_HOST:
+        host = defaults.get("hostname")
+    address, port = _address(str(host or ""), system)
+    if address and not port and not address.startswith("/"):
+        with suppress(ValueError, TypeError):
+            port = int(connection.port or defaults.get("port") or 0)
+    return Broker(system=system, address=address, port=port)
+
+
+def _address(host: str, system: str) -> tuple[str, int]:
+    """Return the host and port, or the path of a socket, of what a transport calls its host.
+
+    Transports such as ``sqla+postgresql`` have all of the URL there, the password too.
+    """
+    if system in _NO_SERVER or system == "gcp_pubsub":  # the URL of that names a project
+        return "", 0
+    if "://" not in host:
+        return ("" if "@" in host or "/" in host else host[:_ADDRESS_CHARS]), 0
+    try:
+        parts = urlsplit(host)
+        if parts.scheme == "socket":
+            return parts.path[:_ADDRESS_CHARS], 0
+        return (parts.hostname or "")[:_ADDRESS_CHARS], parts.port or 0
+    except ValueError:  # such as a `[` in a password
+        return "", 0

@@ -1,0 +1,83 @@
+"""A message's headers, as the receiver of a message may trust them: text of a sane length."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, Final, cast
+
+from celery.app.task import Context
+from celery.utils.time import maybe_iso8601
+
+from taskobs import semconv
+
+# No propagator's header is longer: W3C Baggage allows 8192 bytes, trace context far less.
+_CHARS: Final = 8192
+# As many links as a span can hold are longer: 128 of a chord's header, 69 characters each.
+_LONGER: Final = {semconv.HEADER_LINKS: 16_384}
+# Celery puts a message's headers among its own fields of the request, by their names.
+_FIELDS: Final = frozenset(
+    {
+        *(name for name in vars(Context) if not name.startswith("_")),
+        *("lang", "task", "argsrepr", "kwargsrepr", "compression", "embed"),
+    }
+)
+# What `float` takes beside this, such as spaces and the digits of other scripts, is not ours.
+_SECONDS: Final = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?")
+_LONGEST_WAIT: Final = 366 * 86_400.0
+"""Seconds: a clock that is further off than this is no clock."""
+
+
+def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
+    """Return the headers of a message that are text of a sane length.
+
+    ``fields`` are those of a request, with the message's flat headers among them; a flat header
+    goes before one that is ``nested``. Lone surrogates are not printable, and propagators that
+    encode a header would raise on one.
+    """
+    found: dict[str, str] = {}
+    for name in fields.keys() - _FIELDS:
+        value = fields[name]
+        if (
+            isinstance(value, str)
+            and len(value) <= _LONGER.get(name, _CHARS)
+            and (value.isascii() or value.isprintable())
+        ):
+            found[name] = value
+    if nested and isinstance(nested, Mapping):
+        more = cast("Mapping[object, object]", nested)
+        missing = {
+            name: more[name] for name in more if isinstance(name, str) and name not in fields
+        }
+        if missing:
+            return {**texts_of(missing, None), **found}
+    return found
+
+
+def queue_latency(headers: Mapping[str, str], eta: object, now: float) -> float | None:
+    """Return the seconds from the publish, or the ETA if later, to ``now``.
+
+    Never below 0, as the clocks of two machines differ; None for what is no time of a publish.
+    """
+    text = headers.get(semconv.HEADER_PUBLISHED_AT)
+    if text is None or not _SECONDS.fullmatch(text):
+        return None
+    published = float(text)
+    if not published:
+        return None
+    if eta is not None:
+        try:
+            published = max(published, _epoch(eta))
+        except (ValueError, TypeError, OverflowError):
+            return None
+    waited = now - published
+    return None if waited > _LONGEST_WAIT else max(0.0, waited)
+
+
+def _epoch(eta: object) -> float:
+    moment: datetime | None = maybe_iso8601(cast("Any", eta))
+    if moment is None:
+        return -math.inf
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

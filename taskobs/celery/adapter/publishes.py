@@ -1,0 +1,75 @@
+"""The arguments and the message of a publish as its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from taskobs import semconv
+from taskobs.celery._types import App, Routed
+from taskobs.celery.adapter import brokers, stock_attributes
+from taskobs.celery.adapter.names import attempt_of, name_of, text_of
+from taskobs.model import Publish, Run
+
+
+def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | None) -> Publish:
+    """Make the record of a publish from the arguments of ``send_task``."""
+    again = (
+        within is not None
+        and options.get("task_id") == within.task_id
+        and attempt_of(options.get("retries")) == within.attempt + 1
+    )
+    return Publish(
+        task=task,
+        name=task,
+        within=within,
+        retries=within if again else None,
+        broker=brokers.published_to(app),
+    )
+
+
+def complete(publish: Publish, message: Routed) -> None:
+    """Add what is known once Celery has routed the message: what ``before_task_publish`` tells."""
+    headers, exchange = message["headers"], message["exchange"]
+    body: Any = message["body"]
+    # Protocol 1 has everything in the body and no headers of its own.
+    task = headers if "id" in headers else body
+    kwargs = body[1] if isinstance(message["body"], tuple) else body.get("kwargs")
+    publish.name = name_of(publish.task, kwargs)
+    publish.task_id = task.get("id") or ""
+    publish.root_id = task.get("root_id")
+    publish.parent_id = task.get("parent_id")
+    publish.group_id = task.get("group")
+    retries = task.get("retries")
+    publish.attempt = attempt_of(retries) if retries else 1
+    publish.exchange = getattr(exchange, "name", exchange) or ""
+    publish.routing_key = message["routing_key"]
+    direct = None if publish.exchange else publish.routing_key
+    publish.queue = _declared(message["declare"]) or direct
+    publish.eta = text_of(task.get("eta"))
+    publish.expires = text_of(task.get("expires"))
+    publish.priority = message["properties"].get("priority")
+    publish.headers = headers
+    _note_schedule(publish)
+    chord_links = publish.within.chord_links if publish.within else None
+    publish.header_runs = (
+        chord_links if chord_links and chord_links.belongs_to(publish.task_id) else None
+    )
+    publish.stock = partial(
+        stock_attributes.of_publish, publish.exchange, publish.routing_key, message["declare"]
+    )
+
+
+def _note_schedule(publish: Publish) -> None:
+    """Say in the message which entry it is for; what a task hands on of its own is dropped."""
+    again = publish.retries.schedule_entry if publish.retries else None
+    entry = publish.schedule.entry if publish.schedule else again
+    if entry is not None:
+        publish.headers[semconv.HEADER_SCHEDULE] = entry
+    else:
+        publish.headers.pop(semconv.HEADER_SCHEDULE, None)
+
+
+def _declared(declare: Any) -> str | None:
+    return next((queue.name for queue in declare or () if getattr(queue, "name", None)), None)

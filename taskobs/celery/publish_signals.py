@@ -1,0 +1,107 @@
+"""From Celery's sends to observers: what opens a publish, completes it, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+from celery import signals
+
+from taskobs.celery._types import App, Entry
+from taskobs.celery.adapter import publishes
+from taskobs.celery.adapter.schedules import schedule_of
+from taskobs.celery.context_stack import ContextStack
+from taskobs.celery.observer_calls import ObserverCalls, call_each
+from taskobs.celery.patches.beat import BeatPatch
+from taskobs.celery.patches.send import SendPatch
+from taskobs.celery.run_signals import current_run
+from taskobs.internal.guard import Guard
+from taskobs.model import Publish, Schedule
+
+_active_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
+
+
+class ActivePublish(ContextStack):
+    """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
+
+    __slots__ = ("_token", "publish")
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(guard)
+        self.publish: Publish | None = None
+
+    def __enter__(self) -> None:
+        self._token = _active_publish.set(self.publish)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _active_publish.reset(self._token)
+        if self.publish is not None:
+            self.publish.error = error
+        self.close()
+
+
+class PublishSignals:
+    """Shows observers each publish of each app in the process, while connected."""
+
+    def __init__(self, guard: Guard, calls: ObserverCalls) -> None:
+        self._guard = guard
+        self._calls = calls
+        self._send_patch = SendPatch(self._publishing, self._canvas)
+        self._beat_patch = BeatPatch(self._schedule_of)
+        self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.beat_init, self._beat_starts),
+            (signals.before_task_publish, self._publish_routed),
+        )
+
+    def install(self) -> None:
+        """Wrap the sends of all apps."""
+        self._send_patch.install()
+
+    def remove(self) -> None:
+        """Unwrap them."""
+        self._send_patch.remove()
+        self._beat_patch.remove()
+
+    def _publishing(self, app: App, task: str, options: Mapping[str, Any]) -> ActivePublish:
+        sending = ActivePublish(self._guard)
+        try:
+            publish = publishes.publish_of(app, task, options, current_run())
+            publish.schedule = self._beat_patch.take()
+            sending.publish = publish
+            sending.open(self._calls.publish, publish)
+        except BaseException as error:
+            if not self._guard.swallows(error):
+                sending.close()
+                raise
+        return sending
+
+    def _beat_starts(self, **_: Any) -> None:
+        self._beat_patch.install()
+
+    def _schedule_of(self, entry: Entry) -> Schedule | None:
+        with self._guard:
+            return schedule_of(entry)
+        return None
+
+    def _publish_routed(self, **message: Any) -> None:
+        publish = _active_publish.get()
+        if publish is None:
+            return
+        try:
+            publishes.complete(publish, message)
+        except Exception as error:
+            if not self._guard.swallows(error):
+                raise
+        call_each(self._guard, self._calls.sending, publish)
+
+    def _canvas(self, kind: str) -> ActivePublish:
+        sending = ActivePublish(self._guard)
+        sending.open(self._calls.canvas, kind)
+        return sending

@@ -1,0 +1,213 @@
+"""From Celery's signals to observers: what opens a run, and what closes it.
+
+One record in one context variable holds the run that is open; it is restored, not cleared, so eager
+runs nest, and threads and greenlets don't see each other's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.app.task import Context
+
+from taskobs.celery._types import Task
+from taskobs.celery.adapter import outcomes
+from taskobs.celery.adapter.runs import run_of
+from taskobs.celery.context_stack import ContextStack
+from taskobs.celery.observer_calls import ObserverCalls, call_each
+from taskobs.celery.patches.hook_errors import HookErrors
+from taskobs.internal.guard import Guard
+from taskobs.model import ExternalOutcome, Outcome, Run
+
+if TYPE_CHECKING:
+    from taskobs.celery.patches.request import RequestPatch
+
+
+class ActiveRun(ContextStack):
+    """A run that is open, and the one to restore at its end.
+
+    ``handling`` is what the caller was handling already: not what ended the run.
+    """
+
+    __slots__ = ("handling", "outer", "reported", "run", "task")
+
+    def __init__(self, guard: Guard, run: Run, task: Task, outer: ActiveRun | None) -> None:
+        self._guard, self._open = guard, []  # what the base does, without the call
+        self.run = run
+        self.task = task
+        self.outer = outer
+        self.handling = sys.exc_info()[1]
+        self.reported: tuple[BaseException, ...] = ()
+
+
+_active_run: ContextVar[ActiveRun | None] = ContextVar("taskobs_run", default=None)
+_last_failure: ContextVar[str | None] = ContextVar("taskobs_failure", default=None)
+
+
+def current_run() -> Run | None:
+    """Return the run that this thread or greenlet is in."""
+    found = _active_run.get()
+    return found.run if found else None
+
+
+class RunSignals:
+    """Shows observers each run of this process, and in a worker's main process those that died."""
+
+    def __init__(self, guard: Guard, calls: ObserverCalls, clock: Callable[[], float]) -> None:
+        self._guard = guard
+        self._calls = calls
+        self._clock = clock
+        self._hook_errors = HookErrors(self._hook_failed)
+        self._request_patch: RequestPatch | None = None
+        self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.worker_init, self._worker_starts),
+            (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
+            (signals.task_prerun, self._run_started),
+            (signals.task_failure, self._run_failed),
+            (signals.task_retry, self._run_retried),
+            (signals.task_postrun, self._run_ended),
+            (signals.task_internal_error, self._run_broken),
+        )
+
+    def install(self) -> None:
+        """Listen to what no signal tells."""
+        self._hook_errors.install()
+        if self._request_patch is not None:  # of a worker that runs on
+            self._request_patch.install()
+
+    def remove(self) -> None:
+        """Listen no more."""
+        self._hook_errors.remove()
+        if self._request_patch is not None:
+            self._request_patch.remove()
+
+    def _worker_starts(self, **_: Any) -> None:
+        from taskobs.celery.patches.request import RequestPatch  # it imports the worker's modules
+
+        if self._request_patch is None:
+            self._request_patch = RequestPatch(self._external_outcome)
+            self._request_patch.install()
+
+    # The start.
+
+    def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
+        try:
+            self._begin(task, run_of(task, task.request, args, kwargs, self._clock()))
+        except Exception as error:
+            if not self._guard.swallows(error):
+                raise
+
+    def _begin(self, task: Task, run: Run) -> ActiveRun:
+        opened = ActiveRun(self._guard, run, task, _active_run.get())
+        _active_run.set(opened)
+        opened.open(self._calls.run, run)
+        if run.chord_links is not None and run.span is not None and run.span.sampled:
+            with self._guard:  # the backend may fail; the run is open all the same
+                run.chord_links.save(run.span.traceparent)
+        return opened
+
+    # The end.
+
+    def _run_failed(
+        self, *, task_id: str, exception: BaseException, einfo: Any = None, **_: Any
+    ) -> None:
+        opened = self._opened(task_id)
+        if opened is None:
+            return
+        # Celery is in its `except` block: there is the exception itself, with its frames,
+        # where the signal has a copy that can be pickled.
+        handled = sys.exc_info()[1]
+        written = einfo.traceback if einfo is not None and handled is exception else None
+        self._fail(opened, exception if handled is None else handled, written)
+
+    def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
+        opened = self._opened(request.id)
+        # A worker that stops cold sends this for each task it gives up, without a reason.
+        if opened is not None and reason is not None:
+            with self._guard:
+                outcomes.apply_exception(opened.task, opened.run, reason)
+
+    def _run_ended(self, *, task_id: str, state: str | None, retval: Any, **_: Any) -> None:
+        opened = self._opened(task_id)
+        if opened is None:
+            return
+        run, error = opened.run, sys.exc_info()[1]
+        try:
+            if state == "SUCCESS" and error is None and run.outcome is None:  # as nearly always
+                run.outcome = Outcome.SUCCEEDED
+            else:
+                self._conclude(opened, state, retval, error)
+        finally:
+            self._finish(opened)
+
+    def _conclude(
+        self, opened: ActiveRun, state: str | None, result: Any, error: BaseException | None
+    ) -> None:
+        if error is not None and (state is None or error is not opened.handling):
+            # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
+            self._fail(opened, error)
+        elif opened.run.outcome is None:
+            with self._guard:
+                outcomes.apply_state(opened.task, opened.run, state, result)
+
+    def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
+        """Celery failed outside the task's body, before the run could be seen."""
+        if _last_failure.get() == task_id:
+            return  # The run saw it, on its way out; a raising on_failure is called once more.
+        with self._guard:
+            request: Any = Context(call.get("request") or {}, id=task_id)
+            args, kwargs = call.get("args"), call.get("kwargs")
+            opened = self._begin(sender, run_of(sender, request, args, kwargs, self._clock()))
+            self._fail(opened, exception)
+            self._finish(opened)
+
+    def _hook_failed(self, error: BaseException) -> None:
+        """A hook of the task raised, and Celery kept the outcome: report it beside."""
+        opened = _active_run.get()
+        if opened is not None:
+            outcome = opened.run.outcome or Outcome.SUCCEEDED
+            self._fail(opened, error)
+            opened.run.outcome = outcome
+
+    def _fail(self, opened: ActiveRun, error: BaseException, traceback: str | None = None) -> None:
+        # By identity: an exception of the task's own may not be comparable.
+        if any(error is reported for reported in opened.reported):
+            return
+        opened.reported += (error,)
+        opened.run.traceback = traceback
+        with self._guard:
+            outcomes.apply_exception(opened.task, opened.run, error)
+        if opened.run.outcome is not Outcome.FAILED or opened.run.expected:
+            return
+        if not isinstance(error, Exception):
+            reported_here = outcomes.apply_process_death(opened.run, error)
+            if not reported_here:
+                return
+        call_each(self._guard, self._calls.failed, opened.run)
+        _last_failure.set(opened.run.task_id)
+
+    def _external_outcome(self, task: Any, request: Any, external: ExternalOutcome) -> None:
+        """The worker reports a run that died, or a message that never became one."""
+        with self._guard:
+            now = external.started or self._clock()
+            run = run_of(task, request, request.args, request.kwargs, now)
+            outcomes.apply_external_outcome(run, external)
+            opened = self._begin(task, run)
+            if run.exception is not None:
+                call_each(self._guard, self._calls.failed, run)
+            self._finish(opened)
+
+    def _finish(self, opened: ActiveRun) -> None:
+        _active_run.set(opened.outer)
+        try:
+            call_each(self._guard, self._calls.ended, opened.run)
+        finally:
+            opened.close()
+
+    def _opened(self, task_id: str) -> ActiveRun | None:
+        opened = _active_run.get()
+        return opened if opened is not None and opened.run.task_id == task_id else None
