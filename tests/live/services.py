@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -137,6 +138,93 @@ def redis(folder: Path, port: int | None = None) -> Generator[Redis]:
     ) as server:
         server.wait_ready(lambda: listens(port))
         yield Redis(port)
+
+
+@dataclass
+class Sentinel:
+    """A Redis master with a replica, and the sentinel that watches them."""
+
+    port: int
+    client: str
+    """The program ``redis-cli``."""
+
+    def ask(self, *words: str) -> str:
+        """Give the sentinel a command."""
+        command = [self.client, "-h", HOST, "-p", str(self.port), *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
+        return done.stdout
+
+    def master_port(self) -> int:
+        """Give the port of the server that is the master now."""
+        return int(self.ask("sentinel", "get-master-addr-by-name", "shop").split()[1])
+
+    def fail_over(self) -> None:
+        """Have the replica become the master, and wait until it is."""
+        before = self.master_port()
+        self.ask("sentinel", "failover", "shop")
+        assert wait_until(lambda: self.master_port() != before, timeout=LIMIT)
+
+
+SENTINEL_CONFIG = """
+port {port}
+bind {host}
+dir {folder}
+sentinel monitor shop {host} {master} 1
+sentinel down-after-milliseconds shop 2000
+sentinel failover-timeout shop 10000
+"""
+
+
+@contextlib.contextmanager
+def sentinel(folder: Path) -> Generator[Sentinel]:
+    """Run a Redis master, its replica and one sentinel."""
+    install = "apt-get install redis-server"
+    program = find_program("redis-server", variable="TASKOBS_REDIS", install=install)
+    client = find_program("redis-cli", variable="TASKOBS_REDIS_CLI", install=install)
+    port = free_port()
+    config = folder / "sentinel.conf"
+    with contextlib.ExitStack() as stack:
+        for name in ("master", "replica"):
+            (folder / name).mkdir()
+        master = stack.enter_context(redis(folder / "master"))
+        replica = stack.enter_context(redis(folder / "replica"))
+        follow = [client, "-h", HOST, "-p", str(replica.port), "replicaof", HOST]
+        subprocess.run([*follow, str(master.port)], check=True, capture_output=True, timeout=LIMIT)
+        config.write_text(
+            SENTINEL_CONFIG.format(port=port, host=HOST, folder=folder, master=master.port)
+        )
+        command = [program, str(config), "--sentinel"]
+        log, env = folder / "sentinel.log", plain_environment()
+        server = stack.enter_context(Program(command, log=log, env=env, lasting=True))
+        server.wait_ready(lambda: listens(port))
+        found = Sentinel(port, client)
+        # A failover needs a replica that the sentinel knows and that is in sync.
+        known = "master-link-status\nok"
+        assert wait_until(lambda: known in found.ask("sentinel", "replicas", "shop"), timeout=LIMIT)
+        yield found
+
+
+@contextlib.contextmanager
+def memcached() -> Generator[int]:
+    """Run memcached; gives its port."""
+    program = find_program(
+        "memcached", variable="TASKOBS_MEMCACHED", install="apt-get install memcached"
+    )
+    port = free_port()
+    command = [program, "-l", HOST, "-p", str(port), "-U", "0", "-m", "16", "-u", "nobody"]
+    with Program(command, log=Path(os.devnull), env=plain_environment(), lasting=True) as server:
+        server.wait_ready(lambda: listens(port))
+        yield port
+
+
+@contextlib.contextmanager
+def sqs(folder: Path) -> Generator[int]:
+    """Run a server that speaks the protocol of Amazon SQS; gives its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
+    with Program(command, log=folder / "sqs.log", env=plain_environment(), lasting=True) as server:
+        server.wait_ready(lambda: listens(port))
+        yield port
 
 
 @dataclass
