@@ -6,7 +6,7 @@ import gzip
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from taskobs.protocol import frames, span_encoder
 from taskobs.relay.counters import Counters
-from taskobs.relay.export import sender
+from taskobs.relay.export import responses
 from taskobs.relay.export.otlp import SpanSender
 from taskobs.relay.export.sender import Sender
 from taskobs.relay.storage.base import Item, Store
@@ -58,12 +58,18 @@ class Request:
         return [span.name for span in wire.spans(self.body)]
 
 
-class Backend:
-    """Answers each request with the next reply, then with 200; keeps them all."""
+Answer = Callable[[Request], Reply]
 
-    def __init__(self, *replies: Reply) -> None:
+
+class Backend:
+    """Answers each request with the next reply, then as ``answer`` says; keeps them all."""
+
+    def __init__(self, *replies: Reply, answer: Answer = lambda _: Reply()) -> None:
         self.replies = deque(replies)
+        self.answer = answer
         self.requests: list[Request] = []
+        self.under_way = self.most_at_once = 0
+        self.connections = 0
         self.changed = threading.Condition()
         self.closing = threading.Event()
         self.server = _Server(self)
@@ -91,8 +97,14 @@ class Backend:
     def take(self, request: Request) -> Reply:
         with self.changed:
             self.requests.append(request)
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
             self.changed.notify_all()
-            return self.replies.popleft() if self.replies else Reply()
+            return self.replies.popleft() if self.replies else self.answer(request)
+
+    def replied(self) -> None:
+        with self.changed:
+            self.under_way -= 1
 
     def close(self) -> None:
         self.closing.set()
@@ -117,6 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        super().setup()
+        cast("_Server", self.server).backend.connections += 1
+
     def do_POST(self) -> None:
         backend = cast("_Server", self.server).backend
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -124,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         reply = backend.take(Request(self.path, dict(self.headers), body, time.monotonic()))
         backend.closing.wait(None if reply.hang else reply.delay)
+        backend.replied()
         if reply.hang:
             self.close_connection = True
             return
@@ -139,9 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def backend(*replies: Reply) -> Generator[Backend]:
+def backend(*replies: Reply, answer: Answer = lambda _: Reply()) -> Generator[Backend]:
     """Have a backend for the length of a block."""
-    made = Backend(*replies)
+    made = Backend(*replies, answer=answer)
     try:
         yield made
     finally:
@@ -164,6 +181,14 @@ def exporter(backend: Backend, **more: object) -> dict[str, Any]:
     return {"protocol": "http/protobuf", "endpoint": backend.endpoint, "headers": None, **more}
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Look until it is true; fail after a while."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)
+
+
 def wait_out(store: Store) -> None:
     """Wait until the store is empty."""
     end = time.monotonic() + PATIENCE
@@ -181,7 +206,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, wait: float = 0.01) -> list[int]:
         failed.append(attempt)
         return wait
 
-    monkeypatch.setattr(sender, "backoff", backoff)
+    monkeypatch.setattr(responses, "backoff", backoff)
     return failed
 
 

@@ -15,8 +15,8 @@ from taskobs.relay.agent.settings import RelaySettings
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
 from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
+from taskobs.relay.export.envelopes import EnvelopeSender
 from taskobs.relay.export.otlp import SpanSender, quieten
-from taskobs.relay.export.sentry import EnvelopeSender
 from taskobs.relay.metrics.exporter import Stoppable, start_metrics
 from taskobs.relay.metrics.run_statistics import RunStatistics
 from taskobs.relay.storage.base import ITEM_KINDS, ItemKind
@@ -116,9 +116,10 @@ class Relay:
         self._event_loop.run()
         for sender in self._senders:
             sender.stop(0.0)
+        for sender in self._senders:
+            sender.join(_LAST_SENDER)
+        # After the senders, which count at their end what was not sent.
         if self._metrics is not None:
             self._metrics.stop(_LAST_METRICS)
         self._store.close()
-        for sender in self._senders:
-            sender.join(_LAST_SENDER)
         self._wakeup_pipe.close()

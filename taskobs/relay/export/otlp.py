@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 from taskobs.relay.counters import Counters
+from taskobs.relay.export.batch_sender import BatchSender, Limits
 from taskobs.relay.export.responses import ExportResult, ExportStatus
-from taskobs.relay.export.sender import MALFORMED, UNSENDABLE, Limits, Sender
+from taskobs.relay.export.sender import MALFORMED, UNSENDABLE
 from taskobs.relay.storage.base import ItemKind, Store, Stored
 
 GRPC: Final = "grpc"
@@ -63,7 +64,7 @@ def quieten() -> None:
     logging.getLogger(_EXPORTERS).setLevel(logging.CRITICAL)
 
 
-class SpanSender(Sender):
+class SpanSender(BatchSender):
     """Exports spans in batches."""
 
     kind: ClassVar[ItemKind] = "span"
@@ -76,7 +77,7 @@ class SpanSender(Sender):
         self._adapter = make_exporter_adapter("TRACES", exporter)
         self._spans: dict[int, ReadableSpan] = {}
 
-    def _sift(self, batch: list[Stored]) -> list[Stored]:
+    def _decode(self, batch: list[Stored]) -> list[Stored]:
         return [one for one in batch if self._rebuilt(one)]
 
     def _rebuilt(self, one: Stored) -> bool:
@@ -98,7 +99,7 @@ class SpanSender(Sender):
     def _forget(self) -> None:
         self._spans.clear()
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         self._adapter.close()
 
 

@@ -1,6 +1,7 @@
-"""What a backend answers, and what is to be done about it.
+"""What a backend's response means for the telemetry that was sent to it.
 
-https://opentelemetry.io/docs/specs/otlp/#failures and, beside it, 408: the stock exporters'.
+https://opentelemetry.io/docs/specs/otlp/#failures and, in addition, 408, as OpenTelemetry's own
+exporters have it.
 """
 
 from __future__ import annotations
@@ -15,24 +16,31 @@ from typing import Final, NamedTuple
 
 RETRIED: Final = frozenset({408, 429, 502, 503, 504})
 TOO_LARGE: Final = 413
+NO_RESPONSE: Final = "no response"
 _FIRST: Final = 1.0
 _LONGEST: Final = 30.0
 _JITTER: Final = 0.25
-_PATIENCE: Final = 600.0
-"""Seconds: whoever asks to be left alone for longer is asked again after these."""
+_LONGEST_RETRY_AFTER: Final = 600.0
+"""Seconds: upper bound for Retry-After."""
 _OK: Final = 200
 _REDIRECTED: Final = 300
+_CAUSES: Final = 10
+"""How deep an error's causes are followed: they may form a circle."""
 
 
 class ExportStatus(Enum):
-    """What becomes of what was sent."""
+    """What to do with a batch after an attempt to send it."""
 
-    SUCCESS = "out"
-    RETRY = "later"
-    """To be tried again."""
+    SUCCESS = "success"
+    RETRY = "retry"
+    """Send it again later, and nothing else until then: the backend takes nothing now."""
+    FAILED = "failed"
+    """Send it again a few times: the backend failed on it, but may take others."""
     SPLIT = "split"
-    """To be tried again in smaller pieces."""
-    DROP = "never"
+    """Send it again in halves: something in it can't be sent."""
+    TOO_LARGE = "too large"
+    """Send it again in halves, and no batch of this size any more."""
+    DROP = "drop"
 
 
 class ExportResult(NamedTuple):
@@ -46,35 +54,52 @@ class ExportResult(NamedTuple):
     wait: float | None = None
     """Seconds that the backend asked for."""
     rejected: int = 0
-    """How many of what was accepted the backend has thrown away."""
-    tries: int | None = None
-    """So many such answers, and it is given up; None: as long as the store keeps it."""
+    """How many items of an accepted batch the backend has dropped."""
+
+    @property
+    def text(self) -> str:
+        """Reason and detail, for the log."""
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
 def of_status(status: int, retry_after: str | None, detail: str = "") -> ExportResult:
-    """Judge a status of HTTP."""
+    """Judge the status of an HTTP response."""
     reason = f"HTTP {status}"
     if _OK <= status < _REDIRECTED:
         return ExportResult(ExportStatus.SUCCESS)
     if status in RETRIED:
         return ExportResult(ExportStatus.RETRY, reason, detail, seconds(retry_after))
     if status == TOO_LARGE:
-        return ExportResult(ExportStatus.SPLIT, reason, detail)
+        return ExportResult(ExportStatus.TOO_LARGE, reason, detail)
     return ExportResult(ExportStatus.DROP, reason, detail)
 
 
-def of_error(error: BaseException) -> ExportResult:
-    """Judge a request that had no answer; the error's innermost cause says why."""
-    inner: BaseException = error
-    for _ in range(10):
+def of_error(error: BaseException, hint: str = "") -> ExportResult:
+    """Judge a request without a response; the error's innermost cause says why."""
+    detail = describe(innermost(error))
+    return ExportResult(ExportStatus.RETRY, NO_RESPONSE, f"{detail}: {hint}" if hint else detail)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the first cause of an error."""
+    inner = error
+    for _ in range(_CAUSES):
+        # urllib3 and requests have the cause in an attribute, sometimes in the only argument.
         below = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
         if not isinstance(below, BaseException):
             break
         inner = below
-    detail = type(inner).__name__
-    if isinstance(inner, OSError) and inner.strerror:
-        detail = f"{detail}: {inner.strerror}"  # the rest of its text may hold a URL with a secret
-    return ExportResult(ExportStatus.RETRY, "no answer", detail)
+    return inner
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's type, and what the system says of it.
+
+    Never the rest of its text, which may contain a URL with a secret.
+    """
+    name = type(error).__name__
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"{name}: {said}" if said else name
 
 
 def seconds(retry_after: str | None) -> float | None:
@@ -91,10 +116,11 @@ def seconds(retry_after: str | None) -> float | None:
         if until.tzinfo is None:
             until = until.replace(tzinfo=timezone.utc)
         wait = until.timestamp() - time.time()
-    return min(max(wait, 0.0), _PATIENCE) if math.isfinite(wait) else None
+    return min(max(wait, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(wait) else None
 
 
 def backoff(attempt: int) -> float:
     """Return how long to wait after the failure number ``attempt`` (from 0), in seconds."""
+    # Bounded before the power is taken: 2.0 ** 1024 raises OverflowError.
     wait = min(_LONGEST, _FIRST * 2.0 ** min(attempt, 10))
     return wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret

@@ -94,7 +94,7 @@ class Store(ABC):
         """Destinations on hold. The value is an id: nothing older of that destination waits."""
         self._changes = 0
         """Rises with whatever may give a taker that found all on hold something to take."""
-        self._interrupts = 0
+        self._signals: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self._due = 0.0
         self._closed = False
 
@@ -111,35 +111,34 @@ class Store(ABC):
         that they have ended, all in one commit: it is safe when this returns. Raises nothing.
         """
 
-    def take(
+    def take(  # noqa: PLR0913  # the last two are for who has something else to do meanwhile
         self,
         kind: ItemKind,
         max_items: int,
         max_bytes: int,
         max_delay: float,
-        timeout: float | None = None,
+        *,
+        signal: int | None = None,
+        timeout: float = math.inf,
     ) -> list[Stored]:
         """Wait for an item, then at most ``max_delay`` seconds more for a full batch.
 
         A taken item is not given again, unless it is put back; it stays in the store until
         ``done``. At least one item is given, however large. Returns nothing once the store is
-        closed, after ``interrupt``, and, with a ``timeout``, after so many seconds without an
-        item or when a flush was requested.
+        closed, after ``timeout`` seconds, and when ``signals(kind)`` is no longer ``signal``.
         """
         with self._lock:
-            end = math.inf if timeout is None else time.monotonic() + timeout
-            interrupts, flushes = self._interrupts, self._flush_count
-            while not self._closed and self._interrupts == interrupts:
+            end = time.monotonic() + timeout
+            while not self._closed:
                 self._tend_when_due()
-                changes = self._changes
-                left = max(0.0, end - time.monotonic())
-                if self._wait_for(kind, 1, 0, min(_TEND, left)):
-                    self._wait_for(kind, max_items, max_bytes, max_delay)
+                changes, left = self._changes, max(0.0, end - time.monotonic())
+                if self._wait_for(kind, 1, 0, min(_TEND, left), signal):
+                    self._wait_for(kind, max_items, max_bytes, max_delay, signal)
                     batch = [] if self._closed else self._take(kind, max_items, max_bytes)
                     if batch or not self._held:
                         return batch
-                    self._await_change(kind, changes, min(_TEND, left))
-                if timeout is not None and (left <= 0 or self._flush_count != flushes):
+                    self._await_change(kind, changes, min(_TEND, left), signal)
+                if left <= 0 or self._signalled(kind, signal):
                     break
             return []
 
@@ -162,11 +161,18 @@ class Store(ABC):
                 self._resume_from(first)
                 self._changed()
 
-    def interrupt(self) -> None:
-        """Have every ``take`` that waits now return nothing."""
+    def signals(self, kind: ItemKind) -> int:
+        """Return what each flush and interrupt makes larger, to be given to ``take``.
+
+        Read it before deciding to wait there, so that none that comes in between is missed.
+        """
+        return self._signals[kind]
+
+    def interrupt(self, kind: ItemKind) -> None:
+        """Have a ``take`` that was given a ``signal`` return, with what there is."""
         with self._lock:
-            self._interrupts += 1
-            self._changed()
+            self._signals[kind] += 1
+            self._ready[kind].notify_all()
 
     @abstractmethod
     def done(self, stored: Sequence[Stored]) -> None:
@@ -184,9 +190,15 @@ class Store(ABC):
             self._flush_up_to = dict.fromkeys(ITEM_KINDS, last)
             self._flush_count += 1
             self._rushed.notify_all()
-            self._wake()
-            self._changed()
+            for kind in ITEM_KINDS:
+                self._signals[kind] += 1
+                self._ready[kind].notify_all()
             return last
+
+    @property
+    def flushes(self) -> int:
+        """How often a flush was requested."""
+        return self._flush_count
 
     def pause(self, seconds: float, *, ignore_flush: bool) -> bool:
         """Wait; unless ``polite``, not longer than until somebody is in a hurry: then True."""
@@ -260,26 +272,28 @@ class Store(ABC):
         self._wake()
 
     def _changed(self) -> None:
-        """Wake takers that found all on hold, or may be interrupted; the lock is held."""
+        """Wake a taker that found all envelopes on hold; the lock is held."""
         self._changes += 1
-        for waiting in self._ready.values():
-            waiting.notify_all()
+        self._ready["envelope"].notify_all()
 
-    def _await_change(self, kind: ItemKind, changes: int, timeout: float) -> None:
-        self._ready[kind].wait_for(lambda: self._closed or self._changes != changes, timeout)
+    def _await_change(
+        self, kind: ItemKind, changes: int, timeout: float, signal: int | None
+    ) -> None:
+        self._ready[kind].wait_for(
+            lambda: self._closed or self._changes != changes or self._signalled(kind, signal),
+            timeout,
+        )
 
-    def _wait_for(self, kind: ItemKind, items: int, size: int, timeout: float) -> bool:
-        """Wait until so much is to be taken, or somebody is in a hurry for what there is."""
-        interrupts, flushes = self._interrupts, self._flush_count
+    def _signalled(self, kind: ItemKind, signal: int | None) -> bool:
+        return signal is not None and self._signals[kind] != signal
+
+    def _wait_for(
+        self, kind: ItemKind, items: int, size: int, timeout: float, signal: int | None
+    ) -> bool:
+        """Wait until so much is to be taken, or a flush was requested for what there is."""
         self._wanted[kind] = items, size
         self._ready[kind].wait_for(
-            lambda: (
-                self._closed
-                or self._enough(kind)
-                or self._interrupts != interrupts
-                or self._flush_count != flushes
-            ),
-            timeout,
+            lambda: self._closed or self._enough(kind) or self._signalled(kind, signal), timeout
         )
         found = not self._closed and self._enough(kind)
         del self._wanted[kind]

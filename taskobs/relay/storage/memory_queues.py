@@ -13,6 +13,7 @@ LOOSE: Final = 1024 * 1024
 """Bytes of a queue that wait as they came; of what is beyond, the oldest is compressed."""
 _BLOCK: Final = 128
 _BLOCK_BYTES: Final = 128 * 1024
+Destinations = Container[bytes]
 
 
 class Queue:
@@ -127,7 +128,7 @@ class DestinationQueues:
     on hold.
     """
 
-    def __init__(self, held: Container[bytes] = ()) -> None:
+    def __init__(self, held: Destinations = ()) -> None:
         self._held = held
         self._queues: dict[bytes, Queue] = {}
 
@@ -187,7 +188,7 @@ class DestinationQueues:
         self._remove_empty()
         return dropped
 
-    def _oldest(self, but: Container[object]) -> Queue | None:
+    def _oldest(self, but: Destinations) -> Queue | None:
         queues = [queue for name, queue in self._queues.items() if name not in but]
         return min(queues, key=lambda queue: queue.first or 0, default=None)
 

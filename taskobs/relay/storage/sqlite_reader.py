@@ -141,12 +141,13 @@ class SpoolReader:
     def _first_untaken(self, kind: ItemKind) -> int | None:
         if not self.count[kind]:
             return self._writes.waiting(kind).first
-        number: int | None = self._cursor[kind]
+        number = self._cursor[kind]
         if kind == "envelope":
             number = min([self._cursor[kind], *self._held.values()])
         with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
-            while number is not None:
-                number = self._rows.first_after(kind, number)
-                if number is None or not self._unavailable(kind, number):
-                    return number
+            while True:
+                found = self._rows.first_after(kind, number)
+                if found is None or not self._unavailable(kind, found):
+                    return found
+                number = found
         return None

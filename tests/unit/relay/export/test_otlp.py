@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
@@ -17,11 +17,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
-from taskobs.relay.export import responses, sender
+from taskobs.relay.export import batch_sender, batch_size, responses
+from taskobs.relay.export.batch_sender import Limits
 from taskobs.relay.export.otlp import SpanSender
 from taskobs.relay.export.otlp_http import HttpExporterAdapter
 from taskobs.relay.export.responses import ExportStatus
-from taskobs.relay.export.sender import AT_THE_END, MALFORMED, Limits
+from taskobs.relay.export.sender import AT_THE_END, MALFORMED
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
@@ -31,6 +32,7 @@ from tests.support.export import (
     RESOURCE_BLOB,
     Backend,
     Reply,
+    Request,
     backend,
     exporter,
     items,
@@ -216,6 +218,76 @@ def test_a_batch_that_is_too_large_is_sent_in_pieces(caplog: pytest.LogCaptureFi
         assert counters.counts()[DROPPED] == {("span", "HTTP 413"): 1}
 
 
+def refuses_beyond(size: int) -> Callable[[Request], Reply]:
+    """Return what answers 413 to requests of more bytes than ``size``."""
+    return lambda request: Reply(413 if len(request.body) > size else 200)
+
+
+def test_the_size_that_a_backend_accepts_is_remembered() -> None:
+    """A gateway takes 4 KB at a time: after the first batch, no request of mine is refused."""
+    with backend(answer=refuses_beyond(4_096)) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store):
+            refused: list[int] = []
+            for _ in range(5):
+                store.append(items(*(["x" * 100] * 100)))
+                wait_out(store)
+                refused.append(sum(len(request.body) > 4_096 for request in there.requests))
+        assert refused == [refused[0]] * 5
+        assert refused[0] > 0
+        assert len(there.requests) < 200
+        assert counters.total(EXPORTED) == 500
+        assert counters.total(DROPPED) == 0
+
+
+def test_a_backend_that_refuses_every_size_is_asked_for_few_spans(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A gateway answers 413 to all: 250 spans don't become 500 requests, and I read why."""
+    with backend(answer=refuses_beyond(0)) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+            store.append(items(*[f"span {number:03}" for number in range(250)]))
+            wait_out(store)
+            store.append(items(*[f"span {number:03}" for number in range(250)]))
+            wait_out(store)
+        assert len(there.requests) < 25
+        assert counters.counts()[DROPPED] == {("span", "HTTP 413"): 500}
+
+
+def test_a_backend_that_refuses_one_large_span_gets_the_others() -> None:
+    """One span is too large: it costs itself, and what is sent later goes out in full batches."""
+    with backend(answer=refuses_beyond(20_000)) as there:
+        store, counters, spans = sent(there)
+        with running(spans, store):
+            store.append(items("a", "b", "x" * 30_000, "c"))
+            wait_out(store)
+            before = len(there.requests)
+            store.append(items(*"defghijk"))
+            wait_out(store)
+        assert len(there.requests) == before + 1
+        assert counters.total(EXPORTED) == 11
+        assert counters.counts()[DROPPED] == {("span", "HTTP 413"): 1}
+
+
+def test_a_size_that_was_refused_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody raises the gateway's limit: my relay uses it, though not at once."""
+    monkeypatch.setattr(batch_size, "REMEMBERED", 0.0)
+    with backend(Reply(413)) as there:
+        store, _, spans = sent(there)
+        with running(spans, store):
+            store.append(items("a", "b"))
+            wait_out(store)
+            store.append(items("c", "d"))
+            wait_out(store)
+        assert [request.names for request in there.requests] == [
+            ["a", "b"],
+            ["a"],
+            ["b"],
+            ["c", "d"],
+        ]
+
+
 def test_a_backend_that_is_not_there_yet(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,7 +311,7 @@ def test_a_backend_that_is_not_there_yet(
     assert counters.total(DROPPED) == 0
     outage, over = [one.getMessage() for one in caplog.records if one.name == "taskobs.relay"]
     assert "Connection refused" in outage
-    assert "go out again" in over
+    assert "works again" in over
     assert "secret" not in caplog.text
 
 
@@ -399,7 +471,7 @@ def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_exporter_that_raises_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong with one batch, the next one goes out."""
-    monkeypatch.setattr(sender, "_PAUSE", 0.01)
+    monkeypatch.setattr(batch_sender, "_PAUSE", 0.01)
     with backend() as there:
         store, counters, spans = sent(there)
 
@@ -413,7 +485,7 @@ def test_an_exporter_that_raises_does_not_end_the_thread(monkeypatch: pytest.Mon
             wait_out(store)
             store.append(items("b"))
             wait_out(store)
-        assert counters.counts()[DROPPED] == {("span", "the exporter refused them"): 1}
+        assert counters.counts()[DROPPED] == {("span", "refused by the exporter"): 1}
         assert names(there) == ["b"]
 
 

@@ -102,14 +102,16 @@ def test_a_taker_returns_when_something_else_is_to_be_done(store: Store, event: 
     """A sender that waits for its destination's pause to end hears that the worker stops."""
     store.append([envelope(1, A)])
     store.hold(A)
-    assert woken(store, getattr(store, event)) == []
+    ends = {"flush": store.flush, "close": store.close}
+    assert woken(store, ends.get(event, lambda: store.interrupt("envelope"))) == []
 
 
 def woken(store: Store, wake: Callable[[], object]) -> list[int]:
     """Give what a taker gets that waits while ``wake`` is called."""
     found: list[list[Stored]] = []
+    signal = store.signals("envelope")
     taker = threading.Thread(
-        target=lambda: found.append(store.take("envelope", 1, 1, 0, timeout=PATIENCE * 2))
+        target=lambda: found.append(store.take("envelope", 1, 1, 0, signal=signal))
     )
     taker.start()
     taker.join(0.1)
