@@ -1,9 +1,5 @@
 """What spans say of publishes, runs and exceptions."""
 
-# The SDK has no public way to set what needs no check.
-# pyright: reportPrivateUsage=false
-# ruff: noqa: SLF001
-
 from __future__ import annotations
 
 import os
@@ -12,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, cast
 
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
 
@@ -24,6 +19,12 @@ _STACKTRACE_CHARS: Final = 32_768
 _PLAIN: Final = frozenset({str, bool, int, float})
 
 Attributes = dict[str, AttributeValue]
+SetUnchecked = Callable[[Span, Attributes], bool]
+"""Sets attributes that need no check; returns False, and has done nothing, where it can't.
+
+The SDK checks and copies each attribute, which takes longer than all else about a span; it has no
+public way to leave that out.
+"""
 
 _RARE: Final = {
     semconv.CELERY_PARENT_ID: "parent_id",
@@ -166,25 +167,15 @@ def _plain(value: object) -> AttributeValue:
     return str(value)
 
 
-def add(span: Span, attributes: Attributes) -> None:
-    """Set attributes that are plain already, as all of this module are.
+def never(span: Span, attributes: Attributes) -> bool:  # noqa: ARG001  # as ``SetUnchecked``
+    """Set nothing."""
+    return False
 
-    The SDK checks each once more, which takes longer than all else about a span: where its
-    spans keep them as they do now, and within their limits, they are put there at once.
-    """
-    take: Callable[[Attributes], bool] | None = getattr(span, "try_set_attributes", None)
-    if take is not None and take(attributes):  # of a light span
-        return
-    kept = getattr(span, "_attributes", None)
-    try:
-        if type(kept) is BoundedAttributes and not kept._immutable and kept.max_value_len is None:
-            held = kept._dict
-            if len(held) + len(attributes) <= (kept.maxlen or 0):
-                held.update(attributes)  # in one step, so it takes no lock
-                return
-    except AttributeError:
-        pass  # another release of the SDK
-    span.set_attributes(attributes)
+
+def add(span: Span, attributes: Attributes, set_unchecked: SetUnchecked = never) -> None:
+    """Set attributes that are plain already, as all of this module are."""
+    if not set_unchecked(span, attributes):
+        span.set_attributes(attributes)
 
 
 def record_error(span: Span, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Attributes that a span gets when it is known to be recorded, all at once."""
+"""Attributes that a span gets once it is known to be recorded, all at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
-from taskobs.observers.attributes import Attributes, add
+from taskobs.observers.attributes import Attributes, SetUnchecked, add, never
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Tracer as SdkTracer
 
 Describe = Callable[[], Attributes]
-StartFast = Callable[
+StartDescribed = Callable[
     [str, "Context | None", SpanContext, SpanKind, Describe, "int | None"],
     "Span | None",
 ]
@@ -32,31 +32,34 @@ class DeferredAttributes:
 
     The SDK checks and copies each attribute that it is given for a new span, which takes longer
     than the span itself; and what no sampler records need not be worked out. So this stands
-    before the tracer's processors, until ``remove``. They see the same span as without it. Where
-    the relay is all there is to see it, it is a light one.
+    in front of the tracer's processors, until ``remove``. They see the same span as without it.
     """
 
-    def __init__(self, tracer: SdkTracer) -> None:
+    def __init__(self, tracer: SdkTracer, set_unchecked: SetUnchecked) -> None:
         self._tracer = tracer
         self._processors = tracer.span_processor
-        # The SDK calls these too; some releases have only one of them.
-        self.on_end = self._processors.on_end
-        self._on_ending = getattr(self._processors, "_on_ending", None)
-        self._start_fast: StartFast | None = getattr(tracer, "start_described", None)
+        self._set_unchecked = set_unchecked
         self._start: Callable[..., Span] = getattr(tracer, "start_sdk_span", tracer.start_span)
+        self._start_described: StartDescribed | None = getattr(tracer, "start_described", None)
 
     @classmethod
-    def install(cls, tracer: Tracer) -> DeferredAttributes | None:
-        """Begin, if the tracer is the SDK's and its sampler decides by ids and parents alone."""
+    def install(
+        cls, tracer: Tracer, set_unchecked: SetUnchecked = never
+    ) -> DeferredAttributes | None:
+        """Begin, if the tracer is the SDK's and its sampler decides by ids and parents alone.
+
+        A tracer with a ``start_described`` does so by itself where it can; otherwise its
+        ``start_sdk_span`` is called.
+        """
         sdk = sys.modules.get(_SDK)
-        ours = hasattr(tracer, "start_described")
-        if sdk is None or not (ours or type(tracer) is sdk.Tracer):
+        fast = hasattr(tracer, "start_described")
+        if sdk is None or not (fast or type(tracer) is sdk.Tracer):
             return None
-        known = cast("SdkTracer", tracer)
-        if not _is_blind(known.sampler):
+        found = cast("SdkTracer", tracer)
+        if not _is_blind(found.sampler):
             return None
-        made = cls(known)
-        known.span_processor = cast("Any", made)
+        made = cls(found, set_unchecked)
+        found.span_processor = cast("Any", made)
         return made
 
     def remove(self) -> None:
@@ -76,24 +79,32 @@ class DeferredAttributes:
         start_time: int | None = None,
     ) -> Span:
         """Start a span below its ``context``'s, the ``parent``; describe it if it is recorded."""
-        if self._start_fast is not None and not links:
-            span = self._start_fast(name, context, parent, kind, describe, start_time)
+        if self._start_described is not None and not links:
+            span = self._start_described(name, context, parent, kind, describe, start_time)
             if span is not None:
                 return span
         given = [describe]
-        _given.set(given)
+        token = _given.set(given)
         try:
-            return self._start(name, context, kind, None, links, start_time)
+            span = self._start(name, context, kind, None, links, start_time)
         finally:
-            given.clear()
+            _given.reset(token)
+        # The SDK has not called this object's ``on_start`` if the span is of another provider,
+        # to which the tracer leads since ours was replaced.
+        if given and span.is_recording():
+            add(span, describe(), self._set_unchecked)
+        return span
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
-        """Describe a span that starts, then tell the processors."""
+        """Describe a span that starts, then show it to the processors."""
         given = _given.get()
         if given:
             describe = given.pop()  # not for a span that a processor starts
-            add(span, describe())
+            add(span, describe(), self._set_unchecked)
         self._processors.on_start(span, parent_context=parent_context)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the SDK's, in each release others
+        return getattr(self._processors, name)
 
 
 def _is_blind(sampler: object) -> bool:

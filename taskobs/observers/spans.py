@@ -29,9 +29,11 @@ from taskobs.observers import propagation
 from taskobs.observers.attributes import (
     MESSAGE_CHARS,
     Attributes,
+    SetUnchecked,
     add,
     encodable,
     message_of,
+    never,
     of_message,
     of_publish,
     of_run,
@@ -65,10 +67,12 @@ class SpanObserver(Observer):
         stock_attributes: bool = True,
         use_span_links: bool = False,
         deferred: DeferredAttributes | None = None,
+        set_unchecked: SetUnchecked = never,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tracer = tracer
         self._deferred = deferred
+        self._set_unchecked = set_unchecked
         self._histogram = histogram
         self._stock = stock_attributes
         self._use_links = use_span_links
@@ -111,7 +115,8 @@ class SpanObserver(Observer):
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(semconv.PUBLISH_SPAN + encodable(publish.name))
-            add(span, of_message(publish, publish.stock() if self._stock else {}))
+            found = of_message(publish, publish.stock() if self._stock else {})
+            add(span, found, self._set_unchecked)
         self._write_headers(publish, span)
 
     def _write_headers(self, publish: Publish, span: Span) -> None:
@@ -188,7 +193,7 @@ class SpanObserver(Observer):
         attributes = of_sampling(run) if dropped else self._run_attributes(run)
         span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, started)
         if dropped and span.is_recording():
-            add(span, self._run_attributes(run))
+            add(span, self._run_attributes(run), self._set_unchecked)
         return span
 
     def _run_attributes(self, run: Run) -> Attributes:
@@ -209,7 +214,7 @@ class SpanObserver(Observer):
     def _tell_end(self, run: Run, span: Span) -> None:
         outcome = run.outcome or Outcome.SUCCEEDED
         if outcome is Outcome.SUCCEEDED and run.event_id is None and run.exception is None:
-            add(span, _SUCCESS)  # as nearly always
+            add(span, _SUCCESS, self._set_unchecked)  # as nearly always
             return
         attributes = self._end_attributes(run, outcome)
         failed = outcome in _ERRORS and not run.expected
@@ -219,7 +224,7 @@ class SpanObserver(Observer):
             record_exception(span, run.exception, run.traceback)
             if failed:
                 attributes[semconv.ERROR_TYPE] = type_of(run.exception)
-        add(span, attributes)
+        add(span, attributes, self._set_unchecked)
 
     def _end_attributes(self, run: Run, outcome: Outcome) -> Attributes:
         attributes: Attributes = {semconv.CELERY_OUTCOME: outcome._value_}

@@ -20,7 +20,8 @@ from taskobs.internal.guard import Guard
 from taskobs.otel._sdk_compat import unset_provider
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
 from taskobs.otel.exporter import ExporterFactory
-from taskobs.otel.fast_spans import FastSpanProvider, SpanSink
+from taskobs.otel.fast_provider import FastSpanProvider
+from taskobs.otel.fast_spans import SpanSink
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.relay_client.client import RelayClient
 

@@ -8,15 +8,17 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from taskobs.internal.guard import Guard
-from taskobs.otel.fast_spans import FastSpan, readable
+from taskobs.otel._sdk_compat import quick_fields
+from taskobs.otel.fast_spans import FastSpan
 from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.span_encoder import (
     KEY_BYTES,
+    MAX_SPAN,
+    MAX_START,
     key_of,
     pack_end,
-    pack_fast_end,
-    pack_fast_start,
+    pack_row,
     pack_start,
     split,
 )
@@ -49,7 +51,7 @@ class RelayProcessor(SpanProcessor):
         client = self._client
         try:
             if _is_sampled(span) and not client.unavailable:
-                payload = pack_start(span)
+                payload = pack_start(span, quick_fields)
                 client.started(payload[:KEY_BYTES], payload)
         except UNEXPECTED:
             with self._guard:
@@ -67,7 +69,7 @@ class RelayProcessor(SpanProcessor):
             if client.unavailable:
                 self._direct.on_end(span)
             else:
-                payload = pack_end(span)
+                payload = pack_end(span, quick_fields)
                 client.ended(payload[:KEY_BYTES], payload)
             if client.unavailable:
                 self._hand_over()
@@ -76,7 +78,7 @@ class RelayProcessor(SpanProcessor):
                 raise
         except BaseException:  # a time limit struck: rather told twice than not at all
             if not client.unavailable:
-                payload = pack_end(span)
+                payload = pack_end(span, quick_fields)
                 client.ended(payload[:KEY_BYTES], payload)
             raise
 
@@ -87,7 +89,8 @@ class RelayProcessor(SpanProcessor):
         client = self._client
         try:
             if not client.unavailable:
-                client.started(span.fast_key, pack_fast_start(span))
+                payload = pack_row(span.fast_key, span.fast_row, MAX_START)
+                client.started(span.fast_key, payload or pack_start(span))
         except UNEXPECTED:
             with self._guard:
                 raise
@@ -101,9 +104,10 @@ class RelayProcessor(SpanProcessor):
         try:
             if client.unavailable:
                 if not again:
-                    self._direct.on_end(readable(span))
+                    self._direct.on_end(span.as_sdk_span())
             else:
-                client.ended(span.fast_key, pack_fast_end(span))
+                payload = pack_row(span.fast_key, span.fast_row, MAX_SPAN)
+                client.ended(span.fast_key, payload or pack_end(span))
             if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:

@@ -16,6 +16,7 @@ from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
 from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.observers.spans import SpanObserver
+from taskobs.otel._sdk_compat import set_unchecked
 
 _STOCK: Final = "opentelemetry-instrumentation-celery"
 
@@ -64,13 +65,14 @@ class TaskSpans:
         histogram = meter.create_histogram(
             semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
         )
-        deferred = DeferredAttributes.install(tracer)
+        deferred = DeferredAttributes.install(tracer, set_unchecked)
         observer = SpanObserver(
             tracer,
             histogram,
             stock_attributes=stock_attributes,
             use_span_links=use_span_links,
             deferred=deferred,
+            set_unchecked=set_unchecked,
         )
         shared_task_signals().attach(observer, first=True)
         return cls(observer, histogram, deferred)

@@ -1,24 +1,22 @@
-"""A span as the payload of a frame: its key, then msgpack.
+"""A span as the payload of a frame: its key, then a msgpack list of fields.
 
-The SDK's private fields are read, which costs a third of what its properties do; a span that
-lacks one of them, or holds what msgpack doesn't know, takes the slower way through its
-properties and arrives as well. ``rebuild`` is the way back.
+``SpanDecoder`` is the way back. A span's fields are read by a function that is given, since
+the quickest one uses private names of the SDK. A span that this one can't read, or that holds what
+msgpack doesn't know, is read through its public properties and cleaned.
 """
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
 from taskobs.protocol.frames import pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
-
-if TYPE_CHECKING:
-    from taskobs.otel.fast_spans import FastSpan
 
 KEY_BYTES: Final = 24
 """A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
@@ -58,57 +56,41 @@ _DROPPED_AT: Final = {
     LINKS: DROPPED_LINKS,
 }
 
-_fast: Final = attrgetter(
-    "_name",
-    "_context",
-    "_parent",
-    "_kind._value_",
-    "_start_time",
-    "_end_time",
-    "_attributes._dict",
-    "_events._dq",
-    "_links._dq",
-    "_status._status_code._value_",
-    "_status._description",
-    "_instrumentation_scope",
-    "_attributes.dropped",
-    "_events.dropped",
-    "_links.dropped",
-)
+_UNSET: Final = ReadableSpan("", resource=Resource({})).status
+"""The status of all spans that nobody has given one. Its fields take long to read."""
+
+Fields = Callable[[ReadableSpan], "tuple[Any, ...]"]
+"""Reads a span as ``public_fields`` does."""
 
 
-def pack_start(span: ReadableSpan) -> bytes:
+def public_fields(span: ReadableSpan) -> tuple[Any, ...]:
+    """Return what a span holds: its attributes as a dict, its events and links as they are."""
+    attributes: Mapping[str, Any] = span.attributes or {}
+    return (
+        *(span.name, span.get_span_context(), span.parent, span.kind.value),
+        *(span.start_time, span.end_time, dict(attributes), span.events, span.links),
+        *(span.status, span.instrumentation_scope),
+        *(span.dropped_attributes, span.dropped_events, span.dropped_links),
+    )
+
+
+def pack_start(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
     """Return the payload of a START frame; never raises for a span of the SDK's."""
-    return _packed(span, MAX_START)
+    return _packed(span, MAX_START, fields)
 
 
-def pack_end(span: ReadableSpan) -> bytes:
+def pack_end(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
     """Return the payload of an END frame; never raises for a span of the SDK's."""
-    return _packed(span, MAX_SPAN)
+    return _packed(span, MAX_SPAN, fields)
 
 
-def pack_fast_start(span: FastSpan) -> bytes:
-    """Return the payload of a light span's START frame."""
+def pack_row(key: bytes, row: list[Any], limit: int) -> bytes | None:
+    """Return the payload of a span whose fields stand in a row already; None if it is unfit."""
     try:
-        payload = span.fast_key + pack(span.fast_row)
+        payload = key + pack(row)
     except UNEXPECTED:
-        return _carefully(span, MAX_START)
-    return payload if len(payload) <= MAX_START else _carefully(span, MAX_START)
-
-
-def pack_fast_end(span: FastSpan) -> bytes:
-    """Return the payload of a light span's END frame, with what has come since its start."""
-    row, held = span.fast_row, span.__dict__
-    try:
-        row[NAME], row[START_NS] = held["_name"], held["_start_time"]
-        row[END_NS] = held["_end_time"]
-        kept = held.get("_attributes")
-        if kept is not None:
-            row[ATTRIBUTES], row[DROPPED_ATTRIBUTES] = kept._dict, kept.dropped  # noqa: SLF001
-        payload = span.fast_key + pack(row)
-    except UNEXPECTED:
-        return _carefully(span, MAX_SPAN)
-    return payload if len(payload) <= MAX_SPAN else _carefully(span, MAX_SPAN)
+        return None
+    return payload if len(payload) <= limit else None
 
 
 def split(payload: bytes) -> tuple[bytes, bytes]:
@@ -121,15 +103,15 @@ def key_of(context: SpanContext) -> bytes:
     return context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
 
 
-def _packed(span: ReadableSpan, limit: int) -> bytes:
+def _packed(span: ReadableSpan, limit: int, fields: Fields) -> bytes:
     try:
-        payload = _quickly(span)
+        payload = _quickly(fields(span))
     except UNEXPECTED:
         return _carefully(span, limit)
     return payload if len(payload) <= limit else _carefully(span, limit)
 
 
-def _quickly(span: ReadableSpan) -> bytes:
+def _quickly(fields: tuple[Any, ...]) -> bytes:
     (
         name,
         (trace_id, span_id, _, flags, state, _),
@@ -141,12 +123,11 @@ def _quickly(span: ReadableSpan) -> bytes:
         events,
         links,
         status,
-        description,
         scope,
         dropped_attributes,
         dropped_events,
         dropped_links,
-    ) = _fast(span)
+    ) = fields
     trace = trace_id.to_bytes(16, "big")
     this = span_id.to_bytes(8, "big")
     known = _scopes.get(id(scope))
@@ -164,8 +145,8 @@ def _quickly(span: ReadableSpan) -> bytes:
         attributes,
         [_event(event) for event in events] if events else (),
         [_link(link) for link in links] if links else (),
-        status,
-        description,
+        0 if status is _UNSET else status.status_code.value,
+        None if status is _UNSET else status.description,
         known[1] if known is not None and known[0] is scope else scope_row(scope),
         dropped_attributes,
         dropped_events,
@@ -187,14 +168,14 @@ def _link(link: Link) -> list[object]:
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
         context.trace_flags,
-        state_text(context.trace_state),
+        _state_text(context.trace_state),
         dict(attributes or ()),
         getattr(attributes, "dropped", 0),
         context.is_remote,
     ]
 
 
-def state_text(state: TraceState | None) -> str:
+def _state_text(state: TraceState | None) -> str:
     """Return a trace state as it is packed."""
     return state.to_header() if state else ""
 
@@ -250,7 +231,7 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         None if parent is None else parent.span_id.to_bytes(8, "big"),
         False if parent is None else bool(parent.is_remote),
         int(context.trace_flags),
-        state_text(context.trace_state),
+        _state_text(context.trace_state),
         span.kind.value,
         sanitize(span.start_time),
         sanitize(span.end_time),

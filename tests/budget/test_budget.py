@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from taskobs import semconv
 from taskobs.internal import span_ids
 from taskobs.observers.sentry import SentryObserver
-from taskobs.otel.fast_spans import FastSpanProvider
+from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor
 from taskobs.otel.provider import ChosenIds
 from taskobs.otel.relay_processor import RelayProcessor

@@ -26,6 +26,7 @@ from opentelemetry.trace import SpanKind
 
 from taskobs.observers import deferred_attributes
 from taskobs.observers.deferred_attributes import DeferredAttributes
+from taskobs.otel._sdk_compat import set_unchecked
 from taskobs.otel.instrumentor import TaskInstrumentor
 from tests.support.recording import Recorder
 
@@ -143,7 +144,7 @@ def test_the_limits_of_my_provider_are_kept() -> None:
         made.add_span_processor(recorder)
         tracer = made.get_tracer("test")
         attributes: Any = {"a": "long enough", "b": 2, "c": 3, "d": ("long enough",)}
-        found = DeferredAttributes.install(tracer)
+        found = DeferredAttributes.install(tracer, set_unchecked)
         assert found is not None
         found.start_span("x", None, NOBODY, SpanKind.CONSUMER, lambda: attributes).end()  # noqa: B023  # now
         found.remove()

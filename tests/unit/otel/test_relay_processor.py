@@ -5,14 +5,14 @@ from typing import Any, Protocol
 
 import pytest
 import sentry_sdk
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from sentry_sdk.envelope import Envelope, Item
 from sentry_sdk.transport import Transport
 
 from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, SpanAddress
-from taskobs.otel.fast_spans import FastSpanProvider
+from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol.frames import MAX_FRAME, FrameKind, unpack
 from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
@@ -176,12 +176,12 @@ def test_a_time_limit_that_strikes_is_not_swallowed(
     class SoftTimeLimitExceededError(Exception):
         pass
 
-    def strike(_: Span) -> bytes:
+    def strike(*_: object) -> bytes:
         raise SoftTimeLimitExceededError
 
-    monkeypatch.setattr("taskobs.otel.relay_processor.pack_end", strike)
-    monkeypatch.setattr("taskobs.otel.relay_processor.pack_fast_end", strike)
     span = tracing(RelayProcessor(client, Direct())).get_tracer("shop").start_span("x")
+    monkeypatch.setattr("taskobs.otel.relay_processor.pack_end", strike)
+    monkeypatch.setattr("taskobs.otel.relay_processor.pack_row", strike)
     with pytest.raises(SoftTimeLimitExceededError):
         span.end()
 

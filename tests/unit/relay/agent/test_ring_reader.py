@@ -16,7 +16,8 @@ import pytest
 from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.sdk.trace import SpanProcessor
 
-from taskobs.otel.fast_spans import FastSpan, FastSpanProvider
+from taskobs.otel.fast_provider import FastSpanProvider
+from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import shared_memory, span_encoder
 from taskobs.protocol.frames import FrameKind, pack

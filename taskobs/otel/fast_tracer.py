@@ -1,0 +1,177 @@
+"""A tracer that starts ``FastSpan``s where they say all that the SDK's spans would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import SpanLimits, Tracer
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+)
+
+from taskobs.otel._sdk_compat import is_switched_off
+from taskobs.otel.fast_spans import Attributes, FastSpan, clean
+from taskobs.protocol.span_encoder import ATTRIBUTES, START_NS
+
+if TYPE_CHECKING:
+    from taskobs.otel.fast_provider import FastSpanProvider, WatchedProcessors
+
+_SAMPLED: Final = 0x01
+_RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
+_FLAGS: Final = tuple(map(TraceFlags, range(4)))
+_STATE: Final = 4
+"""Where a span's context, a tuple, has its trace state."""
+_DESCRIBED: Final = 64
+"""Attributes that a span must be allowed to have, to be described: those of tasks have fewer."""
+BOTH: Final = (True, True)
+
+
+class FastSpanTracer(Tracer):
+    """A tracer that starts fast spans where they say all that the SDK's would.
+
+    It is made of one of the SDK's, which stays the one that the SDK knows.
+    """
+
+    fast_provider: FastSpanProvider
+    fast_processors: WatchedProcessors
+    fast_scope: InstrumentationScope
+    fast_scope_row: object
+    fast_limits: SpanLimits
+    fast_room: int
+    """How many attributes a span may have; 0 if they may be cut."""
+    fast_event_room: int
+    fast_event_attribute_room: int
+    fast_sampler: Sampler
+    """The sampler whose decisions are known to be one of two: drop, or record and sample."""
+    fast_follows_parents: bool
+    fast_can_be_off: bool
+    fast_root: int | None
+    """What is decided for a span without a parent, whatever it is; None if it depends."""
+
+    def start_span(  # noqa: PLR0913, PLR0917  # as the SDK's
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Any = None,  # noqa: ANN401  # its type has another name in each release
+        links: Sequence[Link] | None = (),
+        start_time: int | None = None,
+        record_exception: bool = True,  # noqa: FBT001, FBT002
+        set_status_on_exception: bool = True,  # noqa: FBT001, FBT002
+        **more: Any,  # noqa: ANN401  # of a later release
+    ) -> trace.Span:
+        """Start a span."""
+        span_sink = None if links or more else self.fast_processors.span_sink
+        span = None
+        if span_sink is not None:
+            parent = trace.get_current_span(context).get_span_context()
+            span = self._start_fast(name, context, parent, kind, attributes)
+        if span_sink is None or span is None:
+            flags = record_exception, set_status_on_exception
+            return self.start_sdk_span(
+                name, context, kind, attributes, links, start_time, *flags, **more
+            )
+        if type(span) is FastSpan:
+            span.fast_row[START_NS] = time.time_ns() if start_time is None else start_time
+            if not (record_exception and set_status_on_exception):
+                span.fast_flags = record_exception, set_status_on_exception
+            cleaned = clean(attributes, self.fast_limits) if attributes else None
+            if cleaned is None and attributes:
+                span.complete(attributes)
+                self.fast_processors.on_start(span, context)
+                return span
+            if cleaned is not None:
+                span.fast_row[ATTRIBUTES] = cleaned
+            span_sink.fast_span_started(span)
+        return span
+
+    def start_described(  # noqa: PLR0913, PLR0917  # as the SDK's, and the parent
+        self,
+        name: str,
+        context: Context | None,
+        parent: SpanContext,
+        kind: SpanKind,
+        describe: Callable[[], Attributes],
+        start_time: int | None,
+    ) -> trace.Span | None:
+        """Start a span and describe it, unchecked, if it is sampled; None if it can't be fast.
+
+        ``parent`` is the span of the ``context``.
+        """
+        span_sink = self.fast_processors.span_sink
+        if span_sink is None or self.fast_room < _DESCRIBED:
+            return None
+        span = self._start_fast(name, context, parent, kind, None)
+        if type(span) is FastSpan:
+            span.fast_row[ATTRIBUTES] = describe()
+            span.fast_row[START_NS] = time.time_ns() if start_time is None else start_time
+            span_sink.fast_span_started(span)
+        return span
+
+    def start_sdk_span(self, *args: Any, **named: Any) -> trace.Span:  # noqa: ANN401  # the SDK's
+        """Start a span as the SDK does."""
+        # Once another provider has replaced ours, each of our tracers has its ``start_span``.
+        start = vars(self).get("start_span", super().start_span)
+        span: trace.Span = start(*args, **named)
+        return span
+
+    def _start_fast(
+        self,
+        name: str,
+        context: Context | None,
+        parent: SpanContext,
+        kind: SpanKind,
+        attributes: Any,  # noqa: ANN401  # see above
+    ) -> trace.Span | None:
+        """Return a span that has not started, or one that is not recorded; None: the SDK must."""
+        if (
+            type(parent) is not SpanContext
+            or type(parent[_STATE]) is not TraceState
+            or type(kind) is not SpanKind
+            or self.sampler is not self.fast_sampler
+            or (self.fast_can_be_off and is_switched_off(self))
+        ):
+            return None
+        # In the order of the SDK's, whose id generators and samplers may count.
+        ids: Any = self.id_generator
+        state: TraceState | None
+        trace_id, parent_id, remote, flags, state, valid = parent
+        if valid:
+            sampled = flags & _SAMPLED if self.fast_follows_parents else None
+        else:
+            state, sampled = None, self.fast_root
+            trace_id = ids.generate_trace_id()
+            flags = _FLAGS[_RANDOM if getattr(ids, "is_trace_id_random", bool)() else 0]
+        if sampled is None:
+            result: Any = self.sampler.should_sample(context, trace_id, name, kind, attributes, ())
+            sampled, state = int(result.decision.is_sampled()), result.trace_state
+        span_id = ids.generate_span_id()
+        flags = _FLAGS[sampled | flags & _RANDOM]
+        own = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+        if not sampled:
+            return NonRecordingSpan(own)
+        span = object.__new__(FastSpan)
+        span.fast_tracer = self
+        span.fast_context = own
+        span.fast_parent = parent if valid else None
+        span.fast_flags = BOTH
+        address = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
+        span.fast_key = address[0] + address[1]
+        above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
+        header = state.to_header() if state else ""
+        span.fast_row = [
+            *(name, *address, *above, flags, header, kind.value, 0, None),
+            *({}, [], (), 0, None, self.fast_scope_row, 0, 0, 0),
+        ]
+        return span
