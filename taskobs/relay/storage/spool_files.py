@@ -1,192 +1,292 @@
-"""The spool's files: whose each is, who may use it, and what is done with a broken one.
+"""The files of a spool: locking them, and keeping off those that are not ours.
 
-Beside each ``NAME.spool`` is a ``NAME.lock``, which its relay holds locked and in which it says
-for which worker: so another relay can tell a file that was left from one whose relay is being
-restarted.
+Beside each ``NAME.spool`` is a ``NAME.lock``. The relay that uses the spool holds a lock on both,
+so that removing the lock file takes nothing from it. No file is opened that is a link, or that
+another user owns or may write to.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
+import logging
 import os
 import re
-import socket
+import stat
+import struct
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-_SUFFIX: Final = ".spool"
+from taskobs.relay.storage.spool_owner import Owner
+
+SUFFIX: Final = ".spool"
 _COMPANIONS: Final = ("-wal", "-shm")
-_STRANGERS_AGE: Final = 120.0
-"""Seconds without a change after which a file of another host counts as left."""
 _MANY: Final = 1_000
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_LOCKED_BYTE: Final = 1 << 62
+"""SQLite locks bytes from 1 GiB on; this one is far beyond them."""
+_log: Final = logging.getLogger("taskobs.relay")
+
+
+class UntrustedFileError(OSError):
+    """A file is not ours alone: a link, no regular file, or another user can write to it."""
 
 
 class SpoolFile:
-    """A file that this process may use until ``unlock``."""
+    """A spool that this process alone may use, until ``unlock``."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, data: int) -> None:
         self.path = path
-        self._lock = lock
+        self._lock, self._data = lock, data
+        self._files = {path: _identity(os.fstat(data))}
 
     @property
     def locked(self) -> bool:
-        """Whether it is ours still."""
+        """Whether it is still ours."""
         return self._lock >= 0
 
+    @property
+    def missing(self) -> bool:
+        """Whether one of its files was removed or replaced: what is written now would be lost."""
+        return any(_identity_of(path) != known for path, known in self._files.items())
+
+    @property
+    def removed(self) -> bool:
+        """Whether the data file itself was removed or replaced."""
+        return _identity_of(self.path) != self._files[self.path]
+
+    def opened(self) -> None:
+        """Note which files SQLite has beside it, now that it has opened it."""
+        found = {path: _identity_of(path) for path in (self.path, *companions(self.path))}
+        self._files.update({path: known for path, known in found.items() if known is not None})
+
+    def claim(self, owner: Owner) -> None:
+        """Say whose it is, or that it is still in use; make the lock file again if it is gone."""
+        path = lock_path(self.path)
+        if _identity_of(path) == _identity(os.fstat(self._lock)):
+            os.utime(self._lock)  # the sign of life that relays of other hosts look for
+            if not os.fstat(self._lock).st_size:
+                os.write(self._lock, owner.dumps().encode())
+            return
+        lock = _open_ours(path, os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another relay looks at it; the lock on the data keeps it off
+            os.close(lock)
+            return
+        os.close(self._lock)
+        self._lock = lock
+        os.write(lock, owner.dumps().encode())
+        _log.warning("taskobs relay: the lock file %s was removed, and is made again", path)
+
+    def set_aside(self) -> Path:
+        """Rename it, with what SQLite has beside it, so that it is in nobody's way.
+
+        Only when it is not open in SQLite.
+        """
+        aside = _free_name(self.path)
+        self.path.rename(aside)
+        for companion in companions(self.path):
+            with suppress(FileNotFoundError):
+                companion.rename(
+                    aside.with_name(companion.name.replace(self.path.name, aside.name))
+                )
+        return aside
+
     def make(self) -> None:
-        """Make it, for this user alone, if it isn't there."""
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        """Make an empty file where the old one was set aside."""
+        data = _open_ours(self.path, os.O_CREAT)
+        _lock_byte(data)
+        os.close(self._data)
+        self._data = data
+        self._files = {self.path: _identity(os.fstat(data))}
 
     def remove(self) -> None:
-        """Delete it, and let it go."""
-        for path in (self.path, *_companions(self.path), _lock_path(self.path)):
+        """Delete it.
+
+        Raises:
+            OSError: the directory doesn't allow it.
+        """
+        for path in (self.path, *companions(self.path), lock_path(self.path)):
             path.unlink(missing_ok=True)
-        self.unlock()
 
     def unlock(self) -> None:
-        """Let others have it; twice is once."""
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
+        """Let others have it; twice is once. Only when it is not open in SQLite."""
+        held, self._lock, self._data = (self._lock, self._data), -1, -1
+        for descriptor in held:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
-def lock_one(directory: Path, worker: str, worker_pid: int) -> SpoolFile:
-    """Lock the file of ``worker``, or, while an earlier relay has it, one more beside it.
+def lock_one(directory: Path, worker: str, owner: Owner) -> SpoolFile:
+    """Lock the spool of ``worker``; one more beside it while an earlier relay still has that.
 
-    ``owner`` is the process id of the worker. Raises ``OSError``.
+    Raises ``OSError``.
     """
     name = re.sub(r"[^A-Za-z0-9._@-]", "_", worker)[:100].lstrip(".") or "worker"
-    for number in count(1):
-        path = directory / f"{name}{'' if number == 1 else f'+{number}'}{_SUFFIX}"
-        locked = _lock(path, create=True)
-        if locked is not None:
-            _say_whose(locked, worker_pid)
-            locked.make()
-            return locked
-        if number == _MANY:
-            break
+    for number in range(1, _MANY + 1):
+        path = directory / f"{name}{'' if number == 1 else f'+{number}'}{SUFFIX}"
+        try:
+            file = lock(path, create=True)
+        except UntrustedFileError as error:
+            _log.warning("taskobs relay: %s; another file is used", error)
+            continue
+        if file is not None:
+            _overwrite_owner(file, owner)
+            return file
     raise OSError(f"{_MANY} spools of {name} are in use in {directory}")
 
 
-def abandoned(directory: Path, mine: Path, worker_pid: int) -> Iterator[SpoolFile]:
-    """Lock and give each other file of which neither relay nor worker is there any more.
+def lock(path: Path, *, create: bool = False) -> SpoolFile | None:
+    """Lock a spool; None if another relay has it.
 
-    So is one beside ``mine`` of the same worker, whose process id is ``owner``: a worker has one
-    relay at a time.
+    Raises:
+        UntrustedFileError: it is not ours alone.
+        FileNotFoundError: there is none, and ``create`` is not set.
+        OSError: it can't be opened.
     """
-    for path in sorted(directory.glob(f"*{_SUFFIX}")):
-        beside = _name_of(path) == _name_of(mine) and _is_of(path, worker_pid)
-        if path == mine or (_owned(path) and not beside):
-            continue
-        locked = _lock(path, create=True)
-        if locked is not None:
-            try:
-                yield locked
-            finally:
-                locked.unlock()
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a file, with what SQLite has beside it, so that it is in nobody's way."""
-    aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%dT%H%M%S')}")
-    for number in count(1):
-        if not aside.exists():
-            break
-        aside = aside.with_name(f"{aside.name.partition('.again')[0]}.again-{number}")
-    path.rename(aside)
-    for companion in _companions(path):
+    if not create:
+        _close(_open_ours(path))  # nothing is made beside a file that is not ours
+    for companion in companions(path):
         with suppress(FileNotFoundError):
-            companion.rename(companion.with_name(companion.name.replace(path.name, aside.name)))
-    return aside
+            _check(companion, companion.lstat())
+    while True:
+        held = _open_ours(lock_path(path), os.O_CREAT)
+        data = -1
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            data = _open_ours(path, os.O_CREAT if create else 0)
+            _lock_byte(data)
+            # Whoever had it may have removed both files between the two calls on each.
+            if _leads_to(lock_path(path), held) and _leads_to(path, data):
+                return SpoolFile(path, held, data)
+        except BlockingIOError:
+            _close(held, data)
+            return None
+        except BaseException:
+            _close(held, data)
+            raise
+        _close(held, data)
 
 
-def _companions(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
-
-
-def _lock_path(path: Path) -> Path:
+def lock_path(path: Path) -> Path:
+    """Return the lock file of a spool."""
     return path.with_suffix(".lock")
 
 
-def _lock(path: Path, *, create: bool) -> SpoolFile | None:
-    """Lock a file, or return None: it is another's."""
-    name = _lock_path(path)
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    while True:
-        lock = os.open(name, flags, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_ino == name.stat().st_ino:
-                return SpoolFile(path, lock)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        except FileNotFoundError:
-            pass  # whoever had it has removed it with its spool meanwhile
-        os.close(lock)
+def companions(path: Path) -> list[Path]:
+    """Return the files that SQLite has beside a spool while it is open."""
+    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
 
 
-def _say_whose(file: SpoolFile, worker_pid: int) -> None:
-    _lock_path(file.path).write_text(json.dumps(_whose(worker_pid)))
-
-
-def _whose(worker_pid: int) -> dict[str, object]:
-    return {"host": socket.gethostname(), "pid": worker_pid, "started": _started(worker_pid)}
-
-
-def _read_whose(path: Path) -> Any:  # noqa: ANN401  # whatever is written there
-    """Read whose a file is; raises ``OSError`` or ``ValueError``."""
-    return json.loads(_lock_path(path).read_text())
-
-
-def _name_of(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """Return the worker's part of a spool's name."""
     return path.stem.partition("+")[0]  # no name has a "+" of its own
 
 
-def _is_of(path: Path, worker_pid: int) -> bool:
+def read_owner(path: Path) -> Owner:
+    """Return whose a spool is.
+
+    Raises:
+        OSError: its lock file is not there, or not ours alone.
+        ValueError: it does not say.
+    """
+    descriptor = _open_ours(lock_path(path), flags=os.O_RDONLY)
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        return Owner.parse(file.read(_MANY))
+
+
+def _overwrite_owner(file: SpoolFile, owner: Owner) -> None:
+    descriptor = _open_ours(lock_path(file.path))
     try:
-        return bool(_read_whose(path) == _whose(worker_pid))
-    except (OSError, ValueError):
-        return False
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, owner.dumps().encode())
+    finally:
+        os.close(descriptor)
 
 
-def _owned(path: Path) -> bool:
-    """Tell whether the worker of a file may be alive, and its relay about to be restarted."""
+def _free_name(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%dT%H%M%S')}")
+    names = (aside, *(aside.with_name(f"{aside.name}.again-{n}") for n in range(1, _MANY)))
+    return next((name for name in names if _identity_of(name) is None), aside)
+
+
+def _open_ours(path: Path, create: int = 0, *, flags: int = os.O_RDWR) -> int:
+    """Open a file that is ours alone.
+
+    Raises:
+        UntrustedFileError: it isn't.
+        OSError: it can't be opened.
+    """
+    # O_NONBLOCK: a FIFO that somebody put there would block.
+    always = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        whose = _read_whose(path)
-        if whose["host"] == socket.gethostname():
-            return _alive(int(whose["pid"])) and _started(int(whose["pid"])) == whose["started"]
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # nobody says whose it is
-    return time.time() - _changed(path) < _STRANGERS_AGE
-
-
-def _changed(path: Path) -> float:
-    times = [0.0]
-    for one in (path, *_companions(path)):
-        with suppress(FileNotFoundError):
-            times.append(one.stat().st_mtime)
-    return max(times)
-
-
-def _alive(pid: int) -> bool:
+        descriptor = os.open(path, flags | create | always, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UntrustedFileError(f"{path} is a link") from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENXIO}:
+            raise UntrustedFileError(f"{path} can't be opened: {error.strerror}") from error
+        raise
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        _check(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def _started(pid: int) -> str:
-    """Return what tells a process from a later one of the same id; "" where nothing does."""
+def _check(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UntrustedFileError(f"{path} is not a regular file")
+    if found.st_uid != os.geteuid():
+        raise UntrustedFileError(f"{path} belongs to user {found.st_uid}")
+    if found.st_mode & _OTHERS_WRITE:
+        raise UntrustedFileError(f"{path} may be written to by other users")
+    if found.st_nlink > 1:
+        raise UntrustedFileError(f"{path} has a second name")
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock a byte of the data, where there are locks of open files; elsewhere do nothing.
+
+    ``flock`` on the data would be the same as SQLite's own locks on NFS, and ``lockf`` is undone by
+    SQLite's closing of the file.
+
+    Raises:
+        BlockingIOError: another relay has it.
+    """
+    number: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+    if number is None:
+        return
+    # struct flock: type, whence, start, length, pid (which has to be 0).
+    wanted = struct.pack("@hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        fcntl.fcntl(descriptor, number, wanted)
+    except BlockingIOError:
+        raise
+    except OSError:  # the file system has no such locks
+        _log.debug("taskobs relay: the spool's data can't be locked", exc_info=True)
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    return _identity_of(path) == _identity(os.fstat(descriptor))
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        return _identity(path.lstat())
+    except OSError:
+        return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

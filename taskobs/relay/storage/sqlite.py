@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
@@ -31,9 +31,12 @@ from taskobs.relay.storage.base import (
     Stored,
     nobody,
 )
-from taskobs.relay.storage.spool_files import SpoolFile, abandoned, lock_one, set_aside
+from taskobs.relay.storage.spool_directory import private_directory
+from taskobs.relay.storage.spool_files import SpoolFile, lock_one
+from taskobs.relay.storage.spool_owner import Owner
 from taskobs.relay.storage.sqlite_reader import SpoolReader
 from taskobs.relay.storage.sqlite_writes import Writes
+from taskobs.relay.storage.take_over import AbandonedSpools
 
 _log = logging.getLogger("taskobs.relay")
 BYTES: Final = 256 * 1024 * 1024
@@ -66,17 +69,21 @@ class Spool(Store):
     durable: ClassVar[bool] = True
 
     def __init__(
-        self, counters: Counters, config: SpoolConfig, released: Released = nobody
+        self,
+        counters: Counters,
+        config: SpoolConfig,
+        released: Released = nobody,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(counters, released)
         self.age = config.age
         self._limit = config.bytes
-        self._directory = config.directory
-        config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._worker_pid = config.worker_pid or os.getppid()
+        self._owner = Owner.of(config.worker_pid or os.getppid())
+        self._abandoned = AbandonedSpools(self._owner, clock)
         self._writes = Writes(counters, self._wrote, self._held)
         self._inherited: list[Start] = []
-        self._file: SpoolFile = lock_one(config.directory, config.worker, self._worker_pid)
+        directory = private_directory(config.directory)
+        self._file: SpoolFile = lock_one(directory, config.worker, self._owner)
         try:
             self._open()
         except BaseException:
@@ -157,21 +164,22 @@ class Spool(Store):
     def _open(self) -> None:
         try:
             self._rows = self._writes.use(self.path)
-        except sqlite3.OperationalError:
-            raise
-        except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
+        except (tables.NotASpoolError, sqlite3.Error) as error:
+            if not tables.is_damage(error):
+                raise
             self._set_aside(error)
             self._file.make()
             self._rows = self._writes.use(self.path)
+        self._file.opened()
         self._reader = SpoolReader(self._rows, self._writes, self._held)
 
     def _wrote(self, stored: Sequence[Stored]) -> None:
         self._reader.add(stored)
 
     def _set_aside(self, error: Exception) -> None:
-        aside = set_aside(self.path)
+        aside = self._file.set_aside()
         _log.warning(
-            "taskobs relay: %s is no spool that can be used (%s), and is set aside as %s",
+            "taskobs relay: %s is not a spool that can be used (%s); set aside as %s",
             *(self.path, error, aside.name),
         )
 
@@ -187,7 +195,7 @@ class Spool(Store):
 
     def _trouble(self, error: sqlite3.Error) -> None:
         """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
-        if self._closed or isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError)):
+        if self._closed or not tables.is_damage(error):
             return
         waited = dict(self._reader.count)
         with suppress(sqlite3.Error):
@@ -237,27 +245,48 @@ class Spool(Store):
             self._rows.trim()
             if self._writes.behind:
                 return  # what is taken over would be newer, and read first
-            for left in abandoned(self._directory, self.path, self._worker_pid):
-                self._take_over(left)
+            self._file.claim(self._owner)
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
+            return
+        for left in self._abandoned.find(self.path):
+            self._try_to_take_over(left)
 
-    def _take_over(self, left: SpoolFile) -> None:
-        """Move what another worker's relay has left into our own file."""
+    def _try_to_take_over(self, left: SpoolFile) -> None:
         try:
             tables.connect(left.path).close()
-        except (tables.NotASpoolError, sqlite3.DatabaseError) as error:
-            if not isinstance(error, sqlite3.OperationalError):
-                aside = set_aside(left.path)
-                _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside, error)
-            return
+            self._take_over(left)
+        except (OSError, sqlite3.Error, tables.NotASpoolError) as error:
+            if tables.is_damage(error):
+                self._set_aside_left(left, error)
+            else:
+                self._abandoned.skip(left.path, error)
+
+    def _take_over(self, left: SpoolFile) -> None:
+        """Move what another worker's relay has left into our own file.
+
+        Raises:
+            OSError, sqlite3.Error: that can't be done, or the file can't be removed.
+        """
         newest = self._writes.newest
-        moved, starts = self._rows.take_over(left.path, newest)
-        left.remove()
+        try:
+            moved, starts = self._rows.take_over(left.path, newest)
+        finally:
+            # Also after an error: ids that are in the file must not be given again.
+            self._reader.add_newer_than(newest)
         self._inherited += starts
-        self._reader.add_newer_than(newest)
         self._changed()
-        _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
+        if moved or starts:
+            _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
+        left.remove()
+
+    def _set_aside_left(self, left: SpoolFile, error: Exception) -> None:
+        try:
+            aside = left.set_aside()
+        except OSError as refused:
+            self._abandoned.skip(left.path, refused)
+        else:
+            _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside.name, error)
 
     # Reading. The lock is held.
 

@@ -105,17 +105,21 @@ class Rows:
             self._db.execute(tables.SWEEP_ABOUTS)
 
     def take_over(self, path: Path, newest: int) -> tuple[int, list[Start]]:
-        """Add all that another file holds, its items with ids above ``newest``.
+        """Move all that another file holds here, its items with ids above ``newest``.
 
         Returns how many items these are, and the open spans.
         """
         self._db.execute("ATTACH ? AS old", (str(path),))
         try:
-            with self._commit():
+            with self._commit():  # begins a write in both files, so it fails before anything moves
                 for copy in tables.TAKE_OVER:
                     self._db.execute(copy)
                 moved = self._db.execute(tables.TAKE_OVER_ITEMS, (newest,)).rowcount
-            starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
+                starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
+                # The file may have to stay where it is. With WAL, the two files are not committed
+                # at one instant: ours is first, so a kill in between doubles and loses nothing.
+                for emptied in tables.TAKEN_OVER:
+                    self._db.execute(emptied)
         finally:
             self._db.execute("DETACH old")
         self._resource_blobs.clear()

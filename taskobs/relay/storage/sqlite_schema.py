@@ -68,6 +68,13 @@ TAKE_OVER_ITEMS: Final = f"""
 INSERT INTO main.item
 SELECT it.id + ?, it.kind, it.since, {_OURS}, it.payload FROM old.item it ORDER BY it.id
 """  # noqa: S608  # same
+TAKEN_OVER: Final = (
+    "DELETE FROM old.item",
+    "DELETE FROM old.start",
+    "DELETE FROM old.ended",
+    "DELETE FROM old.about",
+)
+"""Empties the attached file."""
 THEIR_STARTS: Final = """
 SELECT it.key, it.payload, theirs.value, it.client
 FROM old.start it JOIN old.about theirs ON theirs.id = it.about
@@ -78,11 +85,17 @@ class NotASpoolError(Exception):
     """A file is a database of somebody else's, or of a later release, or is damaged."""
 
 
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error says that a file is no spool, or a damaged one."""
+    # SQLITE_CORRUPT and SQLITE_NOTADB are of this class itself; errors of a class below it say
+    # nothing about the file: a full disk, a lock, a mistake of ours.
+    return isinstance(error, NotASpoolError) or type(error) is sqlite3.DatabaseError
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open a spool, or make one of an empty file.
 
-    Raises ``NotASpoolError``, or ``sqlite3.Error``; of these ``OperationalError`` tells of the
-    disk or of permissions, others of the file.
+    Raises ``NotASpoolError`` or ``sqlite3.Error``; ``is_damage`` says whose fault it is.
     """
     db = sqlite3.connect(
         path, timeout=_PAUSE, isolation_level=None, check_same_thread=False, cached_statements=32

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
-from taskobs.relay.storage import spool_files
 from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
+from taskobs.relay.storage.spool_owner import Owner
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from taskobs.relay.storage.sqlite_writes import UNWRITABLE
 
@@ -33,6 +31,7 @@ WRITER = """
 import sys, itertools
 from pathlib import Path
 from taskobs.relay.counters import Counters
+from taskobs.relay.storage.spool_owner import Owner
 from taskobs.relay.storage.sqlite import SpoolConfig, Spool
 from taskobs.relay.storage.base import Item, Start
 spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
@@ -289,28 +288,12 @@ def test_a_file_whose_worker_lives_is_left_to_it(config: SpoolConfig) -> None:
         assert taken(other) == [b"1"]
 
 
-def test_a_file_of_another_host_is_taken_over_when_nobody_has_touched_it_for_a_while(
-    config: SpoolConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A volume goes from one pod to the next, whose process ids say nothing here."""
-    with closing(Spool(Counters(), config._replace(worker="other"))) as other:
-        other.append([item(b"1")])
-    lock = config.directory / "other.lock"
-    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere"}))
-    with closing(Spool(Counters(), config)) as spool:
-        assert spool.pending("span").items == 0
-    monkeypatch.setattr(spool_files, "_STRANGERS_AGE", -1.0)
-    with closing(Spool(Counters(), config)) as spool:
-        assert taken(spool) == [b"1"]
-    assert socket.gethostname() != "elsewhere"
-
-
 def test_a_broken_file_of_a_dead_worker_is_set_aside(config: SpoolConfig) -> None:
     """One broken file does not keep a relay from its own."""
     config.directory.mkdir()
     left = config.directory / "old.spool"
     left.write_bytes(b"nonsense" * 1000)
-    os.utime(left, (1, 1))
+    left.with_suffix(".lock").write_text(Owner.of(dead_pid()).dumps())
     with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
     assert [path.name.partition("-2")[0] for path in config.directory.glob("old.spool*")] == [

@@ -1,0 +1,375 @@
+"""The spool's directory as hostile ground: other owners, links, foreign files, removed locks."""
+
+# A few tests look inside.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from taskobs.relay.counters import Counters
+from taskobs.relay.storage.base import Item
+from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.storage.opening import open_store
+from taskobs.relay.storage.spool_owner import UNCHANGED_FOR, Owner
+from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from tests.support.as_user import NOBODY, needs_root, run_as
+
+SMALL = 1024 * 1024
+OTHER_USER = 12_345
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def item(payload: bytes) -> Item:
+    return Item("span", payload, b"about")
+
+
+def taken(spool: Spool) -> list[bytes]:
+    """Take and forget all spans that wait."""
+    found: list[bytes] = []
+    while spool.pending("span").items:
+        batch = spool.take("span", 100, SMALL, 0)
+        found += [one.item.payload for one in batch]
+        spool.done(batch)
+    return found
+
+
+def look(spool: Spool) -> None:
+    """Have it look for abandoned spools now, as it does every half minute."""
+    with spool._lock:
+        spool._tend()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SpoolConfig:
+    return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
+
+
+@pytest.fixture
+def dead() -> int:
+    """Give the id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def leave(config: SpoolConfig, worker: str, pid: int, *payloads: bytes) -> Path:
+    """Leave a spool behind as a worker with this pid; return its path."""
+    with closing(Spool(Counters(), config._replace(worker=worker, worker_pid=pid))) as spool:
+        spool.append([item(payload) for payload in payloads])
+        return spool.path
+
+
+# The lock.
+
+
+def test_a_live_spool_is_not_taken_over_though_its_lock_file_was_removed(
+    config: SpoolConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cleaner removes old files, and nothing changes for two minutes: no span is sent twice."""
+    clock = Clock()
+    with (
+        closing(Spool(Counters(), config._replace(worker="other"))) as owner,
+        closing(Spool(Counters(), config, clock=clock)) as spool,
+    ):
+        owner.append([item(b"1")])
+        owner.path.with_suffix(".lock").unlink()
+        for _ in range(3):
+            clock.now += UNCHANGED_FOR
+            look(spool)
+        assert spool.pending("span").items == 0
+        look(owner)
+        assert owner.path.with_suffix(".lock").read_text() == Owner.of(os.getpid()).dumps()
+        look(owner)
+        assert taken(owner) == [b"1"]
+    assert len([line for line in caplog.messages if "lock file" in line]) == 1
+
+
+def test_a_spool_of_another_host_is_taken_over_once_nothing_changes(config: SpoolConfig) -> None:
+    """A volume goes from one pod to the next, whose process ids say nothing here."""
+    path = leave(config, "other", os.getpid(), b"1")
+    owner = Owner.of(os.getpid())._replace(host="elsewhere")
+    path.with_suffix(".lock").write_text(owner.dumps())
+    clock = Clock()
+    with closing(Spool(Counters(), config, clock=clock)) as spool:
+        clock.now += UNCHANGED_FOR - 1
+        os.utime(path.with_suffix(".lock"))  # its relay lives
+        look(spool)
+        clock.now += UNCHANGED_FOR - 1
+        look(spool)
+        assert spool.pending("span").items == 0
+        clock.now += 1
+        look(spool)
+        assert taken(spool) == [b"1"]
+
+
+@pytest.mark.parametrize("seconds", [-86_400.0 * 3, 86_400.0 * 3])
+def test_a_clock_that_is_set_makes_no_spool_look_abandoned(
+    config: SpoolConfig, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Another host writes to the volume too, and the clock here is set by days."""
+    path = leave(config, "other", os.getpid(), b"1")
+    owner = Owner.of(os.getpid())._replace(host="elsewhere")
+    path.with_suffix(".lock").write_text(owner.dumps())
+    now = path.stat().st_mtime + seconds
+    monkeypatch.setattr("time.time", lambda: now)
+    with closing(Spool(Counters(), config)) as spool:
+        look(spool)
+        assert spool.pending("span").items == 0
+
+
+def test_the_worker_of_a_live_spool_is_known_by_more_than_its_pid(config: SpoolConfig) -> None:
+    """Its process id was given to another process: the spool is abandoned."""
+    path = leave(config, "other", os.getpid(), b"1")
+    owner = Owner.of(os.getpid())
+    path.with_suffix(".lock").write_text(owner._replace(started=owner.started + 1).dumps())
+    with closing(Spool(Counters(), config)) as spool:
+        assert taken(spool) == [b"1"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_zombie_is_a_dead_worker(config: SpoolConfig) -> None:
+    """My worker ended and nobody waits for it: what it left is sent by another one."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        leave(config, "other", process.pid, b"1")
+        with closing(Spool(Counters(), config)) as spool:
+            assert spool.pending("span").items == 0
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+            look(spool)
+            assert taken(spool) == [b"1"]
+    finally:
+        process.stdin.close()
+        process.kill()
+        process.wait()
+
+
+# Files that are not ours.
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def of_everybody(path: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+
+def with_two_names(path: Path) -> None:
+    path.touch(0o600)
+    path.with_name("second").hardlink_to(path)
+
+
+FOREIGN: list[Callable[[Path], None]] = [*(a_link, a_fifo, a_folder, of_everybody, with_two_names)]
+
+
+@pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("suffix", [".spool", ".lock", ".spool-wal"])
+def test_a_foreign_file_stops_no_take_over(
+    config: SpoolConfig,
+    dead: int,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Path], None],
+    suffix: str,
+) -> None:
+    """Something else lies among the spools: it is skipped, once said, and the others are sent."""
+    first = leave(config, "a-first", dead, b"1")
+    foreign = first.with_name(f"foreign{suffix}")
+    if suffix != ".spool":
+        first.with_name("foreign.spool").touch(0o600)
+    make(foreign)
+    leave(config, "z-last", dead, b"2")
+    before = os.lstat(foreign)
+    clock = Clock()
+    with closing(Spool(Counters(), config, clock=clock)) as spool:
+        for _ in range(3):
+            clock.now += UNCHANGED_FOR
+            look(spool)
+        assert taken(spool) == [b"1", b"2"]
+    assert os.lstat(foreign)[:4] == before[:4]
+    assert len([line for line in caplog.messages if "skipped" in line]) == 1
+
+
+@needs_root
+def test_a_file_of_another_user_stops_no_take_over(shared_path: Path, dead: int) -> None:
+    """I once ran the worker as root: the file it left is mine to remove, and keeps nothing up."""
+    config = SpoolConfig(shared_path / "spool", "celery@a")
+    leave(config, "a-root", dead, b"root's")
+    os.chown(config.directory, NOBODY, NOBODY)
+
+    def start() -> None:
+        leave(config, "z-mine", dead, b"mine")
+        with closing(Spool(Counters(), config)) as spool:
+            look(spool)
+            assert taken(spool) == [b"mine"]
+
+    run_as(NOBODY, start)
+    assert (config.directory / "a-root.spool").exists()
+
+
+@pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("suffix", [".spool", ".lock", ".spool-wal"])
+def test_a_foreign_file_in_place_of_ours_is_not_touched(
+    config: SpoolConfig,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Path], None],
+    suffix: str,
+) -> None:
+    """`celery@a.lock` is a link to my notes: they are as they were, and the spool works."""
+    config.directory.mkdir(mode=0o700)
+    notes = config.directory / "elsewhere"
+    notes.write_text("my notes")
+    notes.chmod(0o600)
+    planted = config.directory / f"celery@a{suffix}"
+    make(planted)
+    before = os.lstat(planted)
+    with closing(Spool(Counters(), config)) as spool:
+        spool.append([item(b"1")])
+        assert spool.path.name == "celery@a+2.spool"
+        assert taken(spool) == [b"1"]
+    assert notes.read_text() == "my notes"
+    assert os.lstat(planted)[:4] == before[:4]
+    assert "another file is used" in caplog.text
+
+
+def test_what_can_not_be_removed_is_not_sent_again_and_harms_nothing(
+    config: SpoolConfig,
+    dead: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The directory lets me write files and remove none: each span once, my spool as it was."""
+    with closing(Spool(Counters(), config)) as spool:
+        spool.append([item(b"mine")])
+        leave(config, "other", dead, b"theirs")
+
+        def refuse(_path: Path, *, missing_ok: bool = False) -> None:
+            del missing_ok
+            raise PermissionError(1, "Operation not permitted")
+
+        with monkeypatch.context() as sticky:
+            sticky.setattr(Path, "unlink", refuse)
+            for number in range(3):
+                look(spool)
+                spool.append([item(b"%d" % number)])
+        assert taken(spool) == [b"mine", b"theirs", b"0", b"1", b"2"]
+        assert spool.path.name == "celery@a.spool"
+    assert not list(config.directory.glob("*.set-aside-*"))
+    assert len([line for line in caplog.messages if "skipped" in line]) == 1
+
+
+def test_a_mistake_of_ours_does_not_set_a_good_spool_aside(config: SpoolConfig) -> None:
+    """Only a damaged file is put away, whatever else a database may say."""
+    with closing(Spool(Counters(), config)) as spool:
+        spool.append([item(b"1")])
+        with spool._lock:
+            spool._trouble(sqlite3.IntegrityError("UNIQUE constraint failed"))
+        assert taken(spool) == [b"1"]
+
+
+# The directory.
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o755])
+def test_a_directory_that_is_shared_gets_a_private_one_inside(shared_path: Path, mode: int) -> None:
+    """An emptyDir belongs to root, and everybody may write there: my spool is mine alone."""
+    shared = shared_path / "spool"
+    shared.mkdir()
+    private = shared / f"taskobs-{NOBODY}"
+    if mode == 0o755:
+        private.mkdir()
+        os.chown(private, NOBODY, NOBODY)
+    shared.chmod(mode)
+
+    def start() -> None:
+        with closing(Spool(Counters(), SpoolConfig(shared, "celery@a"))) as spool:
+            assert spool.path.parent == private
+            assert stat.S_IMODE(private.stat().st_mode) == 0o700
+            spool.append([item(b"1")])
+            assert taken(spool) == [b"1"]
+
+    run_as(NOBODY, start)
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["directory", "link", "file"])
+def test_a_directory_that_another_user_has_planted_is_not_used(
+    shared_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Somebody was there before me: the relay keeps what waits in memory, and says why."""
+    shared = shared_path / "spool"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    planted = shared / f"taskobs-{NOBODY}"
+    if kind == "directory":
+        planted.mkdir()
+    elif kind == "file":
+        planted.touch()
+    else:
+        planted.symlink_to(shared_path)
+    os.chown(planted, OTHER_USER, OTHER_USER, follow_symlinks=False)
+
+    def start() -> None:
+        with caplog.at_level(logging.WARNING):
+            store = open_store({"directory": str(shared)}, "celery@a", Counters())
+        assert isinstance(store, MemoryStore)
+        assert str(planted) in caplog.text
+
+    run_as(NOBODY, start)
+    assert list(shared.iterdir()) == [planted]
+    assert list(shared_path.iterdir()) == [shared]
+
+
+@needs_root
+def test_a_link_that_another_user_has_made_is_not_followed(shared_path: Path) -> None:
+    """What I take for my spool is somebody's link into my home: nothing is written there."""
+    home = shared_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, NOBODY, NOBODY)
+    link = shared_path / "spool"
+    link.symlink_to(home)
+    os.chown(link, OTHER_USER, OTHER_USER, follow_symlinks=False)
+
+    def start() -> None:
+        store = open_store({"directory": str(link)}, "celery@a", Counters())
+        assert isinstance(store, MemoryStore)
+
+    run_as(NOBODY, start)
+    assert not list(home.iterdir())
+
+
+def test_my_own_link_is_followed(tmp_path: Path) -> None:
+    """/var/spool/taskobs is my link to a larger disk."""
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "spool").symlink_to(tmp_path / "disk")
+    with closing(Spool(Counters(), SpoolConfig(tmp_path / "spool", "celery@a"))) as spool:
+        spool.append([item(b"1")])
+    assert (tmp_path / "disk" / "celery@a.spool").exists()
