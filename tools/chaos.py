@@ -1,4 +1,4 @@
-"""A longer chaos test: thousands of tasks, children and relay killed, the backend gone and slow.
+"""A longer chaos test: thousands of tasks, children and relay killed, the backend away and slow.
 
 Runs the same plan without the relay and with it, several seeds, and prints both figures. Needs
 Redis. Exit status: 0 if with the relay all that was promised arrived, 1 if not.
@@ -25,7 +25,7 @@ LONG: Final = chaos.Plan(
     tasks=6000,
     seconds=120.0,
     kills=80,
-    gone=((10.0, 20.0), (50.0, 75.0)),
+    away=((10.0, 20.0), (50.0, 75.0)),
     slow=((20.0, 35.0, 0.5), (90.0, 110.0, 0.3)),
     relay_kills=(15.0, 30.0, 60.0, 85.0),
 )

@@ -111,7 +111,7 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     told: Mapping[str, str] = field(default_factory=dict[str, str])
     """By the name of a ring: pytest's last line."""
-    passed: bool = False
+    succeeded: bool = False
     missing: bool = False
 
 
@@ -149,11 +149,11 @@ def floors() -> dict[str, str]:
 def interpreter(version: str) -> str | None:
     """Find a Python: on the PATH, or among pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    known = [str(path) for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
-    for place in (shutil.which(f"python{version}"), *known):
+    installed = [str(path) for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
+    for path in (shutil.which(f"python{version}"), *installed):
         # pyenv puts programs on the PATH that refuse to run.
-        if place and _works(place):
-            return place
+        if path and _works(path):
+            return path
     return None
 
 
@@ -220,13 +220,13 @@ def run(combination: Combination) -> Result:
     except subprocess.CalledProcessError:
         say("pip could not make the environment", ok=False)
         return Result(combination.label)
-    versions, told, passed = versions_in(binary), dict[str, str](), True
+    versions, told, succeeded = versions_in(binary), dict[str, str](), True
     for ring in combination.rings:
         started = time.monotonic()
         ok, told[ring] = run_ring(binary, ring, oldest=combination.oldest)
-        passed = passed and ok
+        succeeded = succeeded and ok
         say(f"{ring}: {told[ring]} ({time.monotonic() - started:.0f} s)", ok=ok)
-    return Result(combination.label, versions, told, passed)
+    return Result(combination.label, versions, told, succeeded)
 
 
 def say(text: str, *, ok: bool) -> None:
@@ -278,12 +278,12 @@ def remember(result: Result) -> dict[str, Result]:
     """Keep a result in the cache, and return the last one of each combination there is."""
     file = CACHE / "results.json"
     text = file.read_text(encoding="utf-8") if file.exists() else "{}"
-    known: dict[str, dict[str, Any]] = json.loads(text)
-    known[result.combination] = asdict(result)
+    by_label: dict[str, dict[str, Any]] = json.loads(text)
+    by_label[result.combination] = asdict(result)
     CACHE.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    file.write_text(json.dumps(by_label, indent=1), encoding="utf-8")
     labels = [one.label for one in COMBINATIONS]
-    return {label: Result(**known[label]) for label in labels if label in known}
+    return {label: Result(**by_label[label]) for label in labels if label in by_label}
 
 
 def main() -> int:
@@ -301,9 +301,9 @@ def main() -> int:
         results.append(run(one))
         last = remember(results[-1])
     print(table(results))
-    if len(last) == len(COMBINATIONS) and all(result.passed for result in last.values()):
+    if len(last) == len(COMBINATIONS) and all(result.succeeded for result in last.values()):
         write(table(list(last.values())))
-    if any(not result.passed and not result.missing for result in results):
+    if any(not result.succeeded and not result.missing for result in results):
         return 1
     return 2 if any(result.missing for result in results) else 0
 

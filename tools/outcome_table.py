@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.live.rows import CASES, PLACES, PRODUCER, ROWS, Case, Record, Row
+from tests.live.rows import CASES, COLUMNS, PRODUCER, ROWS, Case, Record, Row
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "outcomes.md"
@@ -79,7 +79,7 @@ def cells() -> Cells:
     grouped: defaultdict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for told in last.values():
         if (told.row, told.case) in CASES:  # it may have had another name when --merge began
-            grouped[told.row, told.case, told.place].append(told)
+            grouped[told.row, told.case, told.column].append(told)
     return {key: merged(CASES[key[0], key[1]], told) for key, told in grouped.items()}
 
 
@@ -101,13 +101,13 @@ def released(versions: Mapping[str, str]) -> str:
 
 def missing(found: Cells) -> list[str]:
     """List the cells that are empty, or lack something that the row promises."""
-    wanted = [(*key, place) for key, case in CASES.items() for place in case.places]
+    wanted = [(*key, column) for key, case in CASES.items() for column in case.columns]
     gaps: list[str] = []
-    for row, case, place in wanted:
-        cell = found.get((row, case, place))
+    for row, case, column in wanted:
+        cell = found.get((row, case, column))
         lacking = set(CASES[row, case].shapes) - set(cell.arrived if cell else ())
         if lacking:
-            gaps.append(f"{row} / {case} on {place}: {'; '.join(sorted(lacking))}")
+            gaps.append(f"{row} / {case} on {column}: {'; '.join(sorted(lacking))}")
     return gaps
 
 
@@ -130,24 +130,24 @@ def letter(runs: Sequence[str], run: str) -> str:
 
 def matrix(found: Cells, reasons: Sequence[str]) -> Iterator[str]:
     """Give the lines of the table of rows and pools."""
-    heads = ["situation", "what arrives of a task", *PLACES]
+    heads = ["situation", "what arrives of a task", *COLUMNS]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in ROWS:
         for case in row.cases:
             name = row.situation if len(row.cases) == 1 else f"{row.situation}: **{case.name}**"
             told = [name, "<br>".join(case.shapes)]
-            told += [mark(row, case, place, found, reasons) for place in PLACES]
+            told += [mark(row, case, column, found, reasons) for column in COLUMNS]
             yield f"| {' | '.join(told)} |"
 
 
-def mark(row: Row, case: Case, place: str, found: Cells, reasons: Sequence[str]) -> str:
+def mark(row: Row, case: Case, column: str, found: Cells, reasons: Sequence[str]) -> str:
     """Give one cell of the table."""
-    if place in case.places:
-        return f"✓ {found[row.key, case.name, place].over}"
-    if place == PRODUCER:
+    if column in case.columns:
+        return f"✓ {found[row.key, case.name, column].over}"
+    if column == PRODUCER:
         return ""
-    return f"no ({reasons.index(case.elsewhere[place]) + 1})"
+    return f"no ({reasons.index(case.elsewhere[column]) + 1})"
 
 
 def details(row: Row, found: Cells, runs: Sequence[str]) -> Iterator[str]:
@@ -160,13 +160,13 @@ def details(row: Row, found: Cells, runs: Sequence[str]) -> Iterator[str]:
     yield "| case | pool | broker | what arrived | with | tests |"
     yield "|---|---|---|---|---|---|"
     for case in row.cases:
-        for place in case.places:
-            cell = found[row.key, case.name, place]
+        for column in case.columns:
+            cell = found[row.key, case.name, column]
             tests = " ".join(f"`{test}`" for test in cell.tests).replace("|", "\\|")
             labels = ", ".join(letter(runs, run) for run in cell.versions)
             ends = "<br>".join(cell.arrived)
             over = ", ".join(cell.brokers)
-            yield f"| {case.name} | {place} | {over} | {ends} | {labels} | {tests} |"
+            yield f"| {case.name} | {column} | {over} | {ends} | {labels} | {tests} |"
 
 
 def main() -> int:

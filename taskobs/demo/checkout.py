@@ -20,7 +20,7 @@ ORDERS = (
 )
 
 
-def place(order: int, items: list[str], card: str) -> tuple[str, AsyncResult[object]]:
+def place_order(order: int, items: list[str], card: str) -> tuple[str, AsyncResult[object]]:
     """Place an order as a web request would; give the request's trace id and the result."""
     tracer = trace.get_tracer("shop")
     with tracer.start_as_current_span("POST /orders", kind=trace.SpanKind.SERVER) as span:
@@ -44,7 +44,7 @@ def outcome(result: AsyncResult[object]) -> str:
 
 def main() -> None:
     """Place all orders at once, then report each on a line of its own."""
-    placed = [(order, *place(order, items, card)) for order, items, card in ORDERS]
+    placed = [(order, *place_order(order, items, card)) for order, items, card in ORDERS]
     for order, trace_id, result in placed:
         report = {"order": order, "trace_id": trace_id, "outcome": outcome(result)}
         sys.stdout.write(json.dumps(report) + "\n")

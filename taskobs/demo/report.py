@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from taskobs.demo import page, tree
-from taskobs.demo.target import place_of
+from taskobs.demo.target import address_in
 from taskobs.demo.traces import Issue, Trace, assemble, issue
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def show(
 
 def _show_traces(target: Target, orders: Sequence[Order], traces: Sequence[Trace]) -> None:
     if target.otlp is not None:
-        host = (place_of(target.otlp) or ("the OTLP endpoint", 0))[0]
+        host = (address_in(target.otlp) or ("the OTLP endpoint", 0))[0]
         heading(f"The traces are with the backend at {host}: look for these ids")
         for order in orders:
             click.echo(f"  {order.trace_id}  order {order.order}: {tree.printable(order.outcome)}")

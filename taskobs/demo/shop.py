@@ -73,7 +73,7 @@ def place_order(order: int, items: list[str], card: str) -> object:
 
 @app.task(name="shop.reserve_stock")
 def reserve_stock(order: int, items: list[str]) -> None:
-    """Take the items from the shelf."""
+    """Take the items out of the stock."""
     work(0.03)
     logger.info("order %s: reserved %s", order, ", ".join(items))
 

@@ -36,18 +36,18 @@ class Target:
 def warn_of_silence(target: Target) -> None:
     """Say at once when nothing listens where the user's variables point."""
     for variable, address in ((OTLP_VARIABLES[0], target.otlp), ("SENTRY_DSN", target.sentry)):
-        place = place_of(address or "")
-        if place is None:
+        server = address_in(address or "")
+        if server is None:
             continue
         try:
-            socket.create_connection(place, timeout=REACH_TIMEOUT).close()
+            socket.create_connection(server, timeout=REACH_TIMEOUT).close()
         except OSError:
-            where = f"{place[0]}:{place[1]}"  # no more of it: it may hold a password
+            where = f"{server[0]}:{server[1]}"  # no more of it: it may hold a password
             text = f"  ! nothing answers at {where} ({variable}); unset it to see all of it here"
             click.echo(click.style(text, fg="yellow"))
 
 
-def place_of(address: str) -> tuple[str, int] | None:
+def address_in(address: str) -> tuple[str, int] | None:
     """Host and port of an address; None where it does not say, which is for init() to refuse."""
     try:
         parts = urlsplit(address)

@@ -39,10 +39,10 @@ class Node:
     @property
     def outcome(self) -> str:
         """The run's outcome; ``failed`` or nothing for other spans."""
-        known = self.span.attributes.get(semconv.CELERY_OUTCOME)
-        if known is None:
+        outcome = self.span.attributes.get(semconv.CELERY_OUTCOME)
+        if outcome is None:
             return "failed" if self.span.status == "error" else ""
-        return str(known)
+        return str(outcome)
 
     @property
     def queue_latency(self) -> float | None:

@@ -150,8 +150,8 @@ class Receiver:
     def manner(self, path: str) -> Manner:
         """How to answer a request for ``path``."""
         with self._changed:
-            known = [prefix for prefix in self._manners if path.startswith(prefix)]
-            return self._manners[max(known, key=len)] if known else Manner()
+            prefixes = [prefix for prefix in self._manners if path.startswith(prefix)]
+            return self._manners[max(prefixes, key=len)] if prefixes else Manner()
 
     def wait_for(self, predicate: Callable[[Receiver], bool], timeout: float) -> bool:
         """Wait until ``predicate(self)`` is true, at most ``timeout`` seconds; say whether it is.

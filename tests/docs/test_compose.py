@@ -56,8 +56,8 @@ def test_ports_are_on_the_loopback(service: str) -> None:
 def test_variables(broker: str) -> None:
     """I load the env file, and each variable is read, and leads to a server that is there."""
     found = variables(broker)
-    known = {setting.variable for _, setting in declared()}
-    assert set(found) <= known | READ_BY_CELERY
+    variables_read = {setting.variable for _, setting in declared()}
+    assert set(found) <= variables_read | READ_BY_CELERY
     assert misspelt(found) == []
     settings = resolve({}, found)
     assert settings.traces

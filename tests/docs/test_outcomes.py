@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.live.rows import CASES, PLACES, PRODUCER, ROWS, Case, Row
+from tests.live.rows import CASES, COLUMNS, PRODUCER, ROWS, Case, Row
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/outcomes.md"
@@ -40,20 +40,20 @@ def test_the_table_has_a_mark_for_each_pool(row: Row, case: Case) -> None:
     table = tables()["Every outcome, on every pool"]
     [(_, arrives, *marks)] = [cells for cells in table if cells[0] == titled(row, case)]
     assert arrives.split("<br>") == list(case.shapes)
-    for place, mark in zip(PLACES, marks, strict=True):
-        if place in case.places:
-            assert re.fullmatch(r"✓ \w[\w, ]*", mark), place
-        elif place != PRODUCER:
+    for column, mark in zip(COLUMNS, marks, strict=True):
+        if column in case.columns:
+            assert re.fullmatch(r"✓ \w[\w, ]*", mark), column
+        elif column != PRODUCER:
             number = re.fullmatch(r"no \((\d+)\)", mark)
-            assert number, place
-            assert f"\n{number[1]}. {case.elsewhere[place]}\n" in page
+            assert number, column
+            assert f"\n{number[1]}. {case.elsewhere[column]}\n" in page
 
 
 @pytest.mark.parametrize(("row", "case"), EVERY)
 def test_each_mark_has_its_tests(row: Row, case: Case) -> None:
     """I want to know what a mark rests on: the tests, their broker, and what arrived."""
     told = {cells[1]: cells[2:] for cells in tables()[row.situation] if cells[0] == case.name}
-    assert tuple(told) == case.places
+    assert tuple(told) == case.columns
     for broker, arrived, runs, tests in told.values():
         assert broker
         assert re.fullmatch(r"[A-Z](, [A-Z])*", runs)

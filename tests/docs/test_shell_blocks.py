@@ -157,10 +157,10 @@ def test_blocks_that_are_not_run_say_why() -> None:
 
 def test_every_block_is_of_a_known_language() -> None:
     """I find no block that is passed over because its language is misspelt or missing."""
-    strangers = [
+    unexpected = [
         block
         for page in pages()
         for block in blocks(page)
         if block.language not in ("python", "bash", "text") and page.name != "architecture.md"
     ]
-    assert [str(block) for block in strangers] == []
+    assert [str(block) for block in unexpected] == []

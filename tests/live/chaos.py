@@ -1,4 +1,4 @@
-"""A worker in a bad world: children killed, the backend gone and slow, the relay killed.
+"""A worker in a bad world: children killed, the backend away and slow, the relay killed.
 
 `misuse` runs a plan and gives the `Verdict`. What is random comes from the plan's seed; which
 process is hit at that moment does not, so a seed repeats the weather and not each drop.
@@ -67,7 +67,7 @@ class Plan:
     seconds: float = 25.0
     """How long tasks are published."""
     kills: int = 14
-    gone: tuple[tuple[float, float], ...] = ((4.0, 14.0),)
+    away: tuple[tuple[float, float], ...] = ((4.0, 14.0),)
     """From when to when nobody listens at the backend's port."""
     slow: tuple[tuple[float, float, float], ...] = ((14.0, 21.0, 0.4),)
     """From when to when the backend takes so long for each answer."""
@@ -159,7 +159,7 @@ class Mischief:
         for _ in range(plan.kills):
             when = self._random.uniform(1.0, plan.seconds)
             acts.append((when, "a child is killed", self._kill_child))
-        for begin, end in plan.gone:
+        for begin, end in plan.away:
             acts.append((begin, "the backend goes away", self._backend.go_away))
             acts.append((end, "the backend is back", self._come_back))
         for begin, end, delay in plan.slow:

@@ -19,10 +19,10 @@ PATIENCE = {"/v1/traces": 10.0, "/api/": 2.0}
 """Seconds that a sender may take to ask again: there are always spans, but not always events."""
 
 
-def _refused(receiver: Receiver, known: int, path: str) -> bool:
+def _refused(receiver: Receiver, already: int, path: str) -> bool:
     return any(
         request.status != HTTPStatus.OK and request.path.startswith(path)
-        for request in receiver.requests[known:]
+        for request in receiver.requests[already:]
     )
 
 
@@ -60,12 +60,12 @@ class Backend:
     def refuse(self) -> None:
         """Take nothing from now on; what was taken before this returns has been answered."""
         if self._receiver is not None:
-            known = len(self._receiver.requests)
+            already = len(self._receiver.requests)
             self._receiver.behave(status=503)
             # Those that began before, slow ones too.
             assert self._receiver.wait_for(lambda receiver: not receiver.busy, 60)
             for path, patience in PATIENCE.items():  # who asks again has seen the answer before
-                self._receiver.wait_for(partial(_refused, known=known, path=path), patience)
+                self._receiver.wait_for(partial(_refused, already=already, path=path), patience)
 
     @property
     def spans(self) -> list[ReceivedSpan]:

@@ -129,7 +129,7 @@ class Program:
         return self.wait(timeout=timeout)
 
     def end(self) -> None:
-        """End it and whatever else is left of its group: politely, then by force."""
+        """End it and whatever else is left of its group: first by SIGTERM, then by SIGKILL."""
         if self.running and self.patience:
             self.signal("TERM")
             with contextlib.suppress(subprocess.TimeoutExpired):

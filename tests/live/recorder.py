@@ -58,14 +58,14 @@ def recording(item: pytest.Function, file: Path | None) -> Generator[None]:
     whole = any(mark.kwargs.get("whole", False) for mark in marks)
     before = [] if whole else arrived_at(receivers)
     yield
-    known = set(map(id, before))
-    arrived = shapes_of([one for one in arrived_at(receivers) if id(one) not in known])
+    seen_before = set(map(id, before))
+    arrived = shapes_of([one for one in arrived_at(receivers) if id(one) not in seen_before])
     for mark in marks:
         row, case = rows.case_of(*mark.args)
         hold(row, case, arrived)
         if file is not None:
-            place, broker = place_of(item)
-            record = rows.Record(row, case, place, broker, item.nodeid, arrived, versions())
+            column, broker = column_of(item)
+            record = rows.Record(row, case, column, broker, item.nodeid, arrived, versions())
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(record)) + "\n")
 
@@ -78,12 +78,12 @@ def found(item: pytest.Function, kind: type[T], of_shop: Callable[[Shop], T]) ->
     return list({id(one): one for one in own}.values())
 
 
-def place_of(item: pytest.Function) -> tuple[str, str]:
+def column_of(item: pytest.Function) -> tuple[str, str]:
     """Give the pool of the test's first worker, and the broker's name."""
     started = [one for live in found(item, LiveApp, lambda shop: shop.live) for one in live.started]
     workers = [one for one in started if one[0] in rows.POOLS]
-    place, kind = [*workers, *started][0]
-    return place if workers else rows.PRODUCER, BROKERS[kind]
+    column, kind = [*workers, *started][0]
+    return column if workers else rows.PRODUCER, BROKERS[kind]
 
 
 def arrived_at(receivers: Sequence[Receiver]) -> list[ReceivedSpan | ReceivedEvent]:

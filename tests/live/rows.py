@@ -22,7 +22,7 @@ FORK, SPAWN, SOLO, THREADS, GEVENT, EVENTLET = (
 POOLS: Final = (FORK, SPAWN, SOLO, THREADS, GEVENT, EVENTLET)
 PRODUCER: Final = "no worker"
 """Where no worker takes part."""
-PLACES: Final = (*POOLS, PRODUCER)
+COLUMNS: Final = (*POOLS, PRODUCER)
 
 
 def shape(publishes: int | str, runs: str | Sequence[str], events: int) -> str:
@@ -67,7 +67,7 @@ class Case:
     """What must arrive, each at least once on each pool."""
     also: tuple[str, ...] = ()
     """What may arrive beside it, of tasks that only help."""
-    places: tuple[str, ...] = POOLS
+    columns: tuple[str, ...] = POOLS
     """Where it can happen."""
     elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
     """The reasons why it can't happen on the other pools."""
@@ -91,7 +91,7 @@ class Record:
 
     row: str
     case: str
-    place: str
+    column: str
     broker: str
     test: str
     arrived: Mapping[str, int]
@@ -100,9 +100,9 @@ class Record:
     """The releases that it ran with, by name."""
 
 
-def only_on(places: Sequence[str], reason: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+def only_on(columns: Sequence[str], reason: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Give where something can happen, and for all other pools why not."""
-    return tuple(places), {pool: reason for pool in POOLS if pool not in places}
+    return tuple(columns), {pool: reason for pool in POOLS if pool not in columns}
 
 
 def case(
@@ -112,8 +112,8 @@ def case(
     only: tuple[tuple[str, ...], Mapping[str, str]] = (POOLS, {}),
 ) -> Case:
     """Make a case; ``only`` comes from `only_on`."""
-    places, elsewhere = only
-    return Case(name=name, shapes=shapes, also=tuple(also), places=places, elsewhere=elsewhere)
+    columns, elsewhere = only
+    return Case(name=name, shapes=shapes, also=tuple(also), columns=columns, elsewhere=elsewhere)
 
 
 PREFORK: Final = (FORK, SPAWN)

@@ -64,12 +64,12 @@ def free_port() -> int:
                 return port
 
 
-def find_program(name: str, *, variable: str, places: tuple[Path, ...] = (), install: str) -> str:
-    """Find a program by its variable, in ``places``, or on the PATH; raises `Missing`."""
+def find_program(name: str, *, variable: str, paths: tuple[Path, ...] = (), install: str) -> str:
+    """Find a program by its variable, in ``paths``, or on the PATH; raises `Missing`."""
     named = ENVIRONMENT.get(variable)
-    for place in (Path(named),) if named else places:
-        if os.access(place, os.X_OK):
-            return str(place)
+    for path in (Path(named),) if named else paths:
+        if os.access(path, os.X_OK):
+            return str(path)
     found = None if named else shutil.which(name)
     if found is None:
         msg = f"{name} is not on this machine: {install} (or set {variable})"
@@ -199,8 +199,10 @@ def sentinel(folder: Path) -> Generator[Sentinel]:
         server.wait_ready(lambda: listens(port))
         found = Sentinel(port, client)
         # A failover needs a replica that the sentinel knows and that is in sync.
-        known = "master-link-status\nok"
-        assert wait_until(lambda: known in found.ask("sentinel", "replicas", "shop"), timeout=LIMIT)
+        in_sync = "master-link-status\nok"
+        assert wait_until(
+            lambda: in_sync in found.ask("sentinel", "replicas", "shop"), timeout=LIMIT
+        )
         yield found
 
 
@@ -280,9 +282,9 @@ def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
     """Run a RabbitMQ server with a port mapper (epmd) of its own, as whoever runs the tests."""
     install = "apt-get install rabbitmq-server"
     # Debian's program on the PATH changes the user; the one behind it runs as anybody.
-    places = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),)
+    paths = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),)
     program = find_program(
-        "rabbitmq-server", variable="TASKOBS_RABBITMQ", places=places, install=install
+        "rabbitmq-server", variable="TASKOBS_RABBITMQ", paths=paths, install=install
     )
     mapper = find_program("epmd", variable="TASKOBS_EPMD", install=install)
     ports = {name: free_port() for name in ("amqp", "management", "dist", "epmd")}
@@ -359,7 +361,7 @@ def jaeger(folder: Path) -> Generator[Jaeger]:
     program = find_program(
         "jaeger",
         variable="TASKOBS_JAEGER",
-        places=(CACHE / "jaeger",),
+        paths=(CACHE / "jaeger",),
         install="run .ci/services jaeger",
     )
     ports = {name: str(free_port()) for name in ("QUERY_GRPC", "QUERY", "GRPC", "HTTP")}
@@ -462,7 +464,7 @@ def bugsink(folder: Path) -> Generator[Bugsink]:
     manage = find_program(
         "bugsink-manage",
         variable="TASKOBS_BUGSINK",
-        places=(CACHE / "bugsink/bin/bugsink-manage",),
+        paths=(CACHE / "bugsink/bin/bugsink-manage",),
         install="run .ci/services bugsink",
     )
     port = free_port()

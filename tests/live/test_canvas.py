@@ -69,8 +69,8 @@ def trace_of(shop: Shop, source: str, expected: Sequence[str], *, value: Any = N
     short = Counter(span.name.replace(f"{APP.rpartition('.')[0]}.", "") for span in spans)
     assert arrived and short == Counter(expected), short  # noqa: PT018  # both say it together
     assert len({span.trace_id for span in spans}) == 1
-    known = {span.span_id for span in spans}
-    [root] = [span for span in spans if span.parent_id not in known]
+    ids_in_trace = {span.span_id for span in spans}
+    [root] = [span for span in spans if span.parent_id not in ids_in_trace]
     assert root.parent_id == ""
     assert all(s.status != "error" for s in spans if s.name.startswith(semconv.PUBLISH_SPAN))
     return Spans(spans)

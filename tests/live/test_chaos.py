@@ -13,7 +13,7 @@ from tests.live.diary import table
 if TYPE_CHECKING:
     from tests.live.celery_process import Broker
 
-CALM = Plan(seed=5, tasks=400, seconds=8.0, kills=8, gone=((2.0, 5.0),), slow=(), relay_kills=())
+CALM = Plan(seed=5, tasks=400, seconds=8.0, kills=8, away=((2.0, 5.0),), slow=(), relay_kills=())
 
 
 def tell(name: str, report: Report) -> None:

@@ -24,7 +24,7 @@ HEX = "[0-9a-f]"
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """A user's environment, with temporary files where the test can look for leftovers."""
+    """A user's environment, with temporary files where the test can look for remains."""
     (folder / "tmp").mkdir()
     return dict(os.environ) | {"TMPDIR": str(folder / "tmp")} | more
 
@@ -43,7 +43,7 @@ def demo(folder: Path, variables: Mapping[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def leftovers(folder: Path) -> list[str]:
+def remains(folder: Path) -> list[str]:
     """Name the processes and files that were started and made under the test's folder."""
     found = [str(path) for path in (folder / "tmp").iterdir()]
     for entry in Path("/proc").glob("[0-9]*/environ"):
@@ -78,7 +78,7 @@ def test_the_demo_shows_one_order_in_traces_errors_and_logs(tmp_path: Path) -> N
     assert "\x1b" not in output
     page = (tmp_path / "taskobs-demo.html").read_text(encoding="utf-8")
     assert trace_id in page
-    assert not leftovers(tmp_path)
+    assert not remains(tmp_path)
 
 
 def test_telemetry_goes_where_the_variables_say(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_telemetry_goes_where_the_variables_say(tmp_path: Path) -> None:
     assert trace_id in str(events[0].data["contexts"])
     assert len({(span.trace_id, span.span_id) for span in spans}) == len(spans)
     assert not (tmp_path / "taskobs-demo.html").exists()
-    assert not leftovers(tmp_path)
+    assert not remains(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -121,4 +121,4 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
         rest = output.read()
         assert running.wait(BOUND) != 0
     assert "Traceback" not in rest
-    assert not leftovers(tmp_path)
+    assert not remains(tmp_path)

@@ -1,4 +1,4 @@
-"""Messages of strangers: whatever is in their headers, the task runs and its run is seen."""
+"""Messages from anybody: whatever is in their headers, the task runs and its run is seen."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def send(
 ) -> str:
     """Publish as a program does that knows Celery's protocol and nothing of taskobs."""
     task_id = str(uuid4())
-    known = {"id": task_id, "task": task, "lang": "py", "root_id": task_id}
+    task_headers = {"id": task_id, "task": task, "lang": "py", "root_id": task_id}
     with Connection(shop.broker.url) as connection:
         connection.Producer().publish(
             [args, kwargs, {}],
             serializer="json",
-            headers={**known, **headers},
+            headers={**task_headers, **headers},
             exchange="",
             routing_key="celery",
             correlation_id=task_id,

@@ -105,12 +105,12 @@ def changing(
 
 def test_autoscale(changing: AuditedShop) -> None:
     """I let the pool grow and shrink: what its processes did is there when they are gone."""
-    place = changing.live.folder / "held"
-    place.mkdir()
-    sent = changing.run(f"result = [app.hold.delay({str(place)!r}).id for _ in range(3)]")
-    together = wait_until(lambda: len(list(place.iterdir())) == len(sent), timeout=LIMIT)
+    folder = changing.live.folder / "held"
+    folder.mkdir()
+    sent = changing.run(f"result = [app.hold.delay({str(folder)!r}).id for _ in range(3)]")
+    together = wait_until(lambda: len(list(folder.iterdir())) == len(sent), timeout=LIMIT)
     assert together, changing.worker.tail()
-    (place / "go").touch()
+    (folder / "go").touch()
     changing.worker.wait_log("Scaling down")
     failed = changing.call("fail.delay()")
     assert changing.producer.close() == 0

@@ -243,9 +243,9 @@ def test_a_run_that_celery_cancels_is_told(
     """My worker loses its broker and ends what it runs: I see that run, and the next delivery."""
     env = {**env, "APP_CONFIG": json.dumps(CANCELS)}
     worker, producer = begin(live, redis_broker, env)
-    place = live.folder / "place"
-    task_id = producer.run(f"given = app.stay.delay({str(place)!r}); result = given.id")
-    assert wait_until(place.exists, timeout=LIMIT)
+    folder = live.folder / "place"
+    task_id = producer.run(f"given = app.stay.delay({str(folder)!r}); result = given.id")
+    assert wait_until(folder.exists, timeout=LIMIT)
     assert producer.run(HANG_UP) == "done"
     assert receiver.wait_for(lambda _: len(runs(receiver, task_id)) == 2, LIMIT)
     producer.close()

@@ -49,7 +49,7 @@ __all__ = [
     "test_task_protocol_1",
 ]
 CROWD = "tests.live.apps.crowd"
-# pytest groups tests by a pool's place in the list: what a test leaves out must come last.
+# pytest groups tests by a pool's position in the list: what a test leaves out must come last.
 POOLS = [f"redis-{pool}" for pool in ("prefork", "spawn", "gevent", "eventlet", "threads", "solo")]
 GARBLED = """
 from kombu import Producer
@@ -374,16 +374,16 @@ def test_terminated_while_it_waits_for_a_thread(
 ) -> None:
     """I terminate a task that waits in the worker for a thread, and see that it never ran."""
     shop = open_audited(live, redis_broker, receiver, pool_of(parameter))
-    place = live.folder / "held"
-    place.mkdir()
+    folder = live.folder / "held"
+    folder.mkdir()
     *running, task_id = shop.run(
-        f"given = *(app.hold.delay({str(place)!r}) for _ in range(2)), app.add.delay(1, 2)\n"
+        f"given = *(app.hold.delay({str(folder)!r}) for _ in range(2)), app.add.delay(1, 2)\n"
         "result = [sent.id for sent in given]"
     )
     shop.worker.wait_received(task_id)
     revoke = "app.app.control.revoke(given[-1].id, terminate=True, reply=True, timeout=90, limit=1)"
     assert "ok" in str(shop.run(f"result = {revoke}"))
-    (place / "go").touch()
+    (folder / "go").touch()
     for other in running:
         assert outcome(one_run(shop, other)) == "succeeded"
     never_ran(shop, task_id, "revoked")

@@ -57,7 +57,7 @@ def relay_of(worker: Worker) -> int:
     return next(filter(is_relay, children(worker.pid)))
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
@@ -155,7 +155,7 @@ result = [one.id for one in sent]
     # Not equal: gevent's resolver has threads that come and go.
     assert wait_until(lambda: threads(worker.pid) <= without, timeout=LIMIT), threads(worker.pid)
     assert worker.stop() == 0
-    assert wait_until(lambda: gone(relay), timeout=LIMIT)
+    assert wait_until(lambda: has_ended(relay), timeout=LIMIT)
     assert len(receiver.events) == 1
     assert NO_RELAY not in worker.log
 
@@ -314,7 +314,7 @@ def test_a_worker_that_is_restarted_in_place_loses_nothing(
     ids = producer.run(MANY)
     worker.signal("HUP")
     assert wait_until(lambda: worker.log.count(" ready.") == 2, timeout=LIMIT)
-    assert wait_until(lambda: gone(relay), timeout=LIMIT)
+    assert wait_until(lambda: has_ended(relay), timeout=LIMIT)
     told_once(receiver, ids)
     again = producer.run("sent = app.add.delay(1, 2); sent.get(timeout=90); result = sent.id")
     one_run(receiver, again)

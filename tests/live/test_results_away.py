@@ -29,7 +29,7 @@ result = [one.id for one in sent]
 """
 CHORD = """
 from celery import chord
-header = [app.add.s(1, 1), app.hold.s(place)]
+header = [app.add.s(1, 1), app.hold.s(folder)]
 given = chord(header, app.total.s()).apply_async()
 result = [one.id for one in given.parent]
 """
@@ -41,17 +41,17 @@ def test_results_that_go_away_and_come_back(
 ) -> None:
     """My result backend stops while a chord is under way: each run is told, then and later."""
     port, env = free_port(), {**QUICK, "APP_CONFIG": json.dumps(CONFIG)}
-    places = [tmp_path / name for name in ("before", "after", "held")]
-    for place in places:
-        place.mkdir()
-    with services.redis(places[0], port) as results:
+    folders = [tmp_path / name for name in ("before", "after", "held")]
+    for folder in folders:
+        folder.mkdir()
+    with services.redis(folders[0], port) as results:
         broker = Broker("redis", redis_broker.url, results.url())
         worker = live.worker(broker, pool=pool, env=env)
         shop = AuditedShop(live, broker, receiver, worker, live.producer(broker, env=env))
-        quick, slow = shop.run(f"place = {str(places[2])!r}{CHORD}")
+        quick, slow = shop.run(f"folder = {str(folders[2])!r}{CHORD}")
         assert outcome(shop.spans(quick, 2)[1]) == "succeeded"
-        assert wait_until((places[2] / slow).exists, timeout=LIMIT)
-    (places[2] / "go").touch()
+        assert wait_until((folders[2] / slow).exists, timeout=LIMIT)
+    (folders[2] / "go").touch()
     *fine, failed = shop.run(BATCH)
     for task_id in fine:
         assert outcome(shop.spans(task_id, 2)[1]) == "succeeded"
@@ -61,7 +61,7 @@ def test_results_that_go_away_and_come_back(
     publish, run = shop.spans(slow, 2)
     assert (run.parent_id, run.status) == (publish.span_id, "error")  # its result is lost
     shop.events(slow, 1)
-    with services.redis(places[1], port):
+    with services.redis(folders[1], port):
         later = shop.call("add.delay(1, 2)")
         assert outcome(shop.spans(later, 2)[1]) == "succeeded"
         assert shop.producer.close() == 0

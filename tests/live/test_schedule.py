@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 ROUNDED = 0.001
 """Seconds: clocks are written down to the microsecond."""
-LATER = {
+DUE_LATER = {
     "countdown": "countdown=1",
     "eta": "eta=datetime.now(timezone.utc) + timedelta(seconds=1)",
     "elsewhere": "eta=datetime.now(timezone(timedelta(hours=5))) + timedelta(seconds=1)",
@@ -56,7 +56,7 @@ def test_queue_latency_counts_from_the_eta(each_shop: AuditedShop, when: str) ->
 import time
 from datetime import datetime, timedelta, timezone
 before = time.time()
-sent = app.add.apply_async((1, 2), {LATER[when]})
+sent = app.add.apply_async((1, 2), {DUE_LATER[when]})
 after = time.time()
 sent.get(timeout=90)
 result = [sent.id, before, after]

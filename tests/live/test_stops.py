@@ -100,13 +100,13 @@ def test_a_soft_stop_tells_of_what_it_waited_for(
     env = {"APP_CONFIG": json.dumps({"worker_soft_shutdown_timeout": 8})}
     worker = live.worker(redis_broker, pool=pool, env=env)
     producer = live.producer(redis_broker)
-    place = live.folder / "held"
-    place.mkdir()
-    running = producer.run(f"sent = [app.hold.delay({str(place)!r})]; result = sent[0].id")
+    folder = live.folder / "held"
+    folder.mkdir()
+    running = producer.run(f"sent = [app.hold.delay({str(folder)!r})]; result = sent[0].id")
     producer.wait_active(running)  # what is received only is not waited for
     worker.signal("QUIT")
     worker.wait_log("Initiating Soft Shutdown")
-    (place / "go").touch()
+    (folder / "go").touch()
     worker.wait()
     assert producer.run(STATES) == {running: "SUCCESS"}
     told(receiver, {running: "SUCCESS"})
@@ -138,14 +138,14 @@ def test_a_cold_stop_tells_of_what_has_ended(
     worker, producer = live.worker(redis_broker, pool=pool), live.producer(redis_broker)
     producer.run(BATCH.format(number=8, seconds=0) + GET)
     states = producer.run(STATES)
-    place = live.folder / "held"
-    place.mkdir()
-    running = producer.run(f"result = app.hold.delay({str(place)!r}).id")
-    assert wait_until((place / running).exists, timeout=LIMIT)
+    folder = live.folder / "held"
+    folder.mkdir()
+    running = producer.run(f"result = app.hold.delay({str(folder)!r}).id")
+    assert wait_until((folder / running).exists, timeout=LIMIT)
     worker.signal("QUIT")
     worker.wait_log("Hitting Ctrl+C again")
     if pool not in {"prefork", "spawn"}:  # nobody else can end what these run
-        (place / "go").touch()
+        (folder / "go").touch()
     worker.wait()
     runs = [run for run in receiver.spans if run.name.startswith(semconv.RUN_SPAN)]
     ended = Counter(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs)
@@ -176,9 +176,12 @@ def dead(receiver: Receiver, how: str) -> dict[str, str]:
         receiver.behave(hang=True)
     if how != "refuses":
         return {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "SENTRY_DSN": receiver.dsn}
-    gone = f"{HOST}:{free_port()}"
-    gone_too = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{gone}", "SENTRY_DSN": f"http://x@{gone}/1"}
-    return {**env, **gone_too}
+    nobody = f"{HOST}:{free_port()}"
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{nobody}",
+        "SENTRY_DSN": f"http://x@{nobody}/1",
+    }
+    return {**env, **settings}
 
 
 def work(producer: Producer, number: int) -> None:

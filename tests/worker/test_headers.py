@@ -1,4 +1,4 @@
-"""What travels in a message's headers: ours, the user's, and whatever strangers put there."""
+"""What travels in a message's headers: ours, the user's, and whatever others put there."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_task_protocol_1(app: Celery, spans: Recorder, result_of: Get) -> None:
 
 
 def send_raw(app: Celery, task: str, args: tuple[Any, ...], headers: dict[str, Any]) -> Any:
-    """Send a message as a stranger would: past the instrumentation."""
+    """Send a message as a somebody else would: past the instrumentation."""
     backend: Any = app.backend
     backend.delete(backend.get_key_for_task("raw-" + task))
     message = app.amqp.create_task_message("raw-" + task, task, args, {})
@@ -178,7 +178,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 def test_hostile_headers_break_nothing(
     app: Celery, spans: Recorder, result_of: Get, name: str
 ) -> None:
-    """Whatever a stranger writes into the headers, the task runs and has a span."""
+    """Whatever a somebody else writes into the headers, the task runs and has a span."""
     assert result_of(send_raw(app, "add", (1, 1), HOSTILE[name])) == 2
     spans.wait("run add")
     run = spans.one("run add")

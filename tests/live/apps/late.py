@@ -23,7 +23,7 @@ if os.environ.get("APP_OPENS") == "again":
 else:
 
     @signals.worker_init.connect(weak=False)
-    def _late(**_: Any) -> None:
+    def _add_sentry(**_: Any) -> None:
         taskobs.init()
 
 

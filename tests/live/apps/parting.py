@@ -61,10 +61,10 @@ def _die(task: Task[Any, Any], **_: Any) -> None:
 
 
 @app.task(bind=True, acks_late=True)
-def stay(self: Task[Any, Any], place: str) -> str:
+def stay(self: Task[Any, Any], mark: str) -> str:
     """Stay until the message comes again."""
     if (self.request.delivery_info or {}).get("redelivered"):
         return "done"
-    Path(place).touch()
+    Path(mark).touch()
     time.sleep(PATIENCE)
     return "stayed"

@@ -33,12 +33,12 @@ def die_once(self: Task[Any, Any]) -> str:
 
 
 @app.task(bind=True, acks_late=True)
-def meet_again(self: Task[Any, Any], place: str) -> str:
+def meet_again(self: Task[Any, Any], mark: str) -> str:
     """Take so long that the message comes again; the second run ends the first."""
     if comes_again(self):
-        Path(place).touch()
+        Path(mark).touch()
         return "second"
     deadline = time.monotonic() + PATIENCE
-    while not Path(place).exists() and time.monotonic() < deadline:
+    while not Path(mark).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return "first"

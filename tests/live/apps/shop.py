@@ -109,9 +109,9 @@ def slow(seconds: float) -> str:
 
 
 @app.task(bind=True)
-def hold(self: Task[Any, Any], place: str) -> str:
+def hold(self: Task[Any, Any], where: str) -> str:
     """Leave a file named by the id in a folder, and stay until there is one named ``go``."""
-    folder = Path(place)
+    folder = Path(where)
     (folder / str(self.request.id)).touch()
     deadline = time.monotonic() + PATIENCE
     while not (folder / "go").exists() and time.monotonic() < deadline:

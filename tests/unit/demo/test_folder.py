@@ -17,10 +17,10 @@ def test_a_message_is_found_only_when_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that looks while a message is written takes nothing, and then all of it."""
-    places = ("data_folder_in", "data_folder_out", "control_folder")
+    paths = ("data_folder_in", "data_folder_out", "control_folder")
     folder.register()
     with Connection(
-        f"{folder.SCHEME}://", transport_options=dict.fromkeys(places, str(tmp_path))
+        f"{folder.SCHEME}://", transport_options=dict.fromkeys(paths, str(tmp_path))
     ) as connection:
         channel: Any = connection.default_channel
         written: list[object] = []
