@@ -58,6 +58,7 @@ HEADER_LINKS: Final = "taskobs-links"
 HEADER_SCHEDULE: Final = "taskobs-schedule"
 HEADER_CHECK_IN: Final = "taskobs-check-in"
 HEADER_RUN_SPAN: Final = "taskobs-run-span"
+HEADER_SENTRY_TRACE: Final = "sentry-trace"
 
 # Sentry.
 TAG_TASK: Final = "celery.task"
@@ -69,6 +70,7 @@ TAG_ROOT_ID: Final = "celery.root_id"
 TAG_HOSTNAME: Final = "celery.hostname"
 TAG_STOCK_TASK_ID: Final = "celery_task_id"
 SENTRY_CONTEXT: Final = "celery"
+SENTRY_JOB: Final = "celery-job"
 
 # Log records. The trace fields are those of OpenTelemetry for plain logs.
 # https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/

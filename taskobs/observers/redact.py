@@ -1,7 +1,7 @@
-"""What is left out of events, or cut short in them, before they leave the process.
+"""Removes from Sentry's events what must not leave the process, and cuts arguments short.
 
-Works on Sentry's event dicts and on task arguments; imports neither Sentry nor Celery, and
-calls no code of the objects it is given: no ``__repr__``, ``__len__`` or ``__iter__`` of theirs.
+Works on event dicts and on task arguments; imports neither Sentry nor Celery, and calls no code
+of the objects that it is given: no ``__repr__``, ``__len__`` or ``__iter__`` of theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from itertools import islice
 from typing import Final, cast
 from uuid import UUID
 
-FILTERED: Final = "[Filtered]"
+from taskobs.observers.celery_texts import (
+    FILTERED,
+    is_celery_logger,
+    safe_message,
+    without_arguments,
+)
+
 MAX_DEPTH: Final = 5
 MAX_ITEMS: Final = 50
 MAX_TEXT: Final = 1024
@@ -52,30 +58,82 @@ def drop_variables(event: dict[str, object], *, everywhere: bool) -> None:
             frame.pop("vars", None)
 
 
-def drop_celery_crumbs(event: dict[str, object]) -> None:
-    """Take out the breadcrumbs that Celery's loggers left: they carry arguments and results."""
-    crumbs = event.get("breadcrumbs")
-    values = table(crumbs).get("values")
+def drop_arguments(event: dict[str, object]) -> None:
+    """Remove the arguments and results that Celery's own code has put into an event."""
+    _drop_celery_breadcrumbs(event)
+    _drop_celery_record(event)
+    _scrub(event, "message")
+    _scrub(table(event.get("logentry")), "message", "formatted")
+    for part, texts in (("exception", ("value",)), ("breadcrumbs", ("message",))):
+        for row in rows(table(event.get(part)).get("values")):
+            _scrub(row, *texts)
+    for span in rows(event.get("spans")):
+        _scrub(span, "description")
+
+
+def _drop_celery_breadcrumbs(event: dict[str, object]) -> None:
+    """Remove the breadcrumbs of Celery's loggers, which carry arguments and results."""
+    crumbs = table(event.get("breadcrumbs"))
+    values = crumbs.get("values")
     if isinstance(values, list):
-        kept = [row for row in rows(cast("object", values)) if not _celery_logger(row, "category")]
-        table(crumbs)["values"] = kept
+        kept = rows(cast("object", values))
+        crumbs["values"] = [row for row in kept if not is_celery_logger(row.get("category"))]
 
 
-def drop_celery_message(event: dict[str, object]) -> None:
-    """Take the arguments out of an event that one of Celery's own log records became."""
-    if not _celery_logger(event, "logger"):
+def _drop_celery_record(event: dict[str, object]) -> None:
+    """Remove the arguments from an event that one of Celery's own log records became."""
+    if not is_celery_logger(event.get("logger")):
         return
     table(event.get("extra")).pop("data", None)
     drop_variables(event, everywhere=True)
     entry = table(event.get("logentry"))
-    if "body" in str(entry.get("message")):  # Celery shows the whole message
-        entry.pop("params", None)
-        entry.pop("formatted", None)
+    safe = safe_message(entry.get("message"), entry.get("params"))
+    if safe is not None:
+        entry["formatted"], entry["params"] = safe
+
+
+def _scrub(row: dict[str, object], *names: str) -> None:
+    for name in names:
+        text = row.get(name)
+        if isinstance(text, str):
+            row[name] = without_arguments(text)
+
+
+def set_tags(event: dict[str, object], tags: Mapping[str, object]) -> None:
+    """Set tags of an event; None takes one away.
+
+    Sentry takes a dict or a list of pairs, and a processor of the app's may have made either.
+    """
+    found: object = event.get("tags")
+    if isinstance(found, list):
+        pairs = [pair for pair in cast("list[object]", found) if _name_of(pair) not in tags]
+        pairs += [[name, value] for name, value in tags.items() if value is not None]
+        event["tags"] = pairs
+        return
+    kept = event["tags"] = found if isinstance(found, dict) else {}
+    for name, value in tags.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = value
+
+
+def _name_of(pair: object) -> str | None:
+    name = cast("list[object]", pair)[0] if isinstance(pair, (list, tuple)) and pair else None
+    return name if isinstance(name, str) else None
 
 
 def table(value: object) -> dict[str, object]:
     """Read a part of an event as a dict; an empty one stands for anything else."""
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def part(event: dict[str, object], name: str) -> dict[str, object]:
+    """Return a part of an event to write to; a part that is no dict is replaced."""
+    found = event.get(name)
+    if not isinstance(found, dict):
+        found = event[name] = dict[str, object]()
+    return cast("dict[str, object]", found)
 
 
 def rows(value: object) -> list[dict[str, object]]:
@@ -87,11 +145,6 @@ def rows(value: object) -> list[dict[str, object]]:
 def belongs_to_celery(module: object) -> bool:
     """Tell whether a module is Celery's, of its libraries, or ours."""
     return isinstance(module, str) and module.partition(".")[0] in _CELERY_CODE
-
-
-def _celery_logger(record: dict[str, object], key: str) -> bool:
-    name = record.get(key)
-    return isinstance(name, str) and (name == "celery" or name.startswith("celery."))
 
 
 def frames(event: Mapping[str, object]) -> Iterator[dict[str, object]]:

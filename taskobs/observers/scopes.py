@@ -1,17 +1,13 @@
 """Forks of Sentry's scopes that are made when somebody looks: most runs leave Sentry alone."""
 
-# Sentry's scopes keep all that they have in private names.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from sentry_sdk.scope import Scope
 
-_FIELDS: Final[frozenset[str]] = frozenset(getattr(Scope, "__slots__", ()))
+_OWN: Final = ("origin", "prepare", "made")
 
 
 def fork(scope: Scope, prepare: Callable[[Scope], object] | None = None) -> Scope:
@@ -19,43 +15,47 @@ def fork(scope: Scope, prepare: Callable[[Scope], object] | None = None) -> Scop
 
     It is made at once for scopes of another class, such as those of Sentry 3.
     """
-    if type(scope) not in (Scope, _Fork) or not _FIELDS:
+    if type(scope) not in (Scope, DeferredFork):
         made = scope.fork()
         if prepare is not None:
             prepare(made)
         return made
-    deferred = object.__new__(_Fork)
-    deferred._origin = scope
-    deferred._prepare = prepare
+    deferred = object.__new__(DeferredFork)
+    deferred.origin, deferred.prepare, deferred.made = scope, prepare, None
     deferred.client = scope.client  # which is looked at wherever something may be sent
     return deferred
 
 
-class _Fork(Scope):
-    """A scope that is as empty as its creation left it, until one of its fields is asked for."""
+class DeferredFork(Scope):
+    """A scope without any of its attributes, until one is asked for; then it has a fork's.
 
-    __slots__ = ("_origin", "_prepare")
+    Python calls ``__getattr__`` only for what an object lacks. What is written to this scope is
+    kept here; all else is the fork's, which nobody else sees.
+    """
 
-    _origin: Scope
-    _prepare: Callable[[Scope], object] | None
+    __slots__ = _OWN
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of a field that has nothing in it
-        if name not in _FIELDS:
+    origin: Scope
+    prepare: Callable[[Scope], object] | None
+    made: Scope | None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of an attribute that is not here
+        if name in _OWN:  # of a copy, which has all other attributes
             raise AttributeError(name)
-        made, prepare = self._origin.fork(), self._prepare
-        for field in _FIELDS:
-            if not _has(self, field):  # what was written since then stays
-                with suppress(AttributeError):
-                    setattr(self, field, getattr(made, field))
-        if prepare is not None:
-            self._prepare = None
-            prepare(self)
-        return object.__getattribute__(self, name)
+        return getattr(self.made or _make(self), name)
 
 
-def _has(scope: Scope, field: str) -> bool:
-    try:
-        object.__getattribute__(scope, field)
-    except AttributeError:
-        return False
-    return True
+def _make(deferred: DeferredFork) -> Scope:
+    """Make a fork, and before it those that it is a fork of: in a loop, as they may be many."""
+    chain: list[DeferredFork] = []
+    scope: Scope = deferred
+    while isinstance(scope, DeferredFork) and getattr(scope, "made", scope) is None:
+        chain.append(scope)
+        scope = scope.origin
+    for one in reversed(chain):
+        scope = one.origin.fork()
+        one.made = one.origin = scope
+        if one.prepare is not None:
+            one.prepare(one)
+            one.prepare = None
+    return scope

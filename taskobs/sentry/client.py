@@ -1,11 +1,8 @@
-"""What is done to one Sentry client: made, drained, made fit for a forked child.
-
-Sentry's attributes without an underscore are used as they are; the few private ones are read
-with a default, so that a release that renames them costs a comfort and not an error.
-"""
+"""Makes a Sentry client, flushes and closes it in bounded time, and renews it in a forked child."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -17,13 +14,14 @@ from typing import Any, Final, Protocol, cast
 import sentry_sdk
 from sentry_sdk.client import BaseClient
 from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations import DidNotEnable, Integration
 from sentry_sdk.monitor import Monitor
 from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
 from taskobs.internal.hidden_modules import hidden_modules
-from taskobs.sentry import integrations
+from taskobs.sentry import _compat, integrations
 from taskobs.sentry.relay_transport import RelayTransport
 
 _GRACE: Final = 0.1
@@ -70,7 +68,7 @@ def make_client(settings: SentrySettings) -> BaseClient:
         "dsn": settings.sentry_dsn,
         "environment": settings.environment,
         "release": settings.release,
-        "auto_enabling_integrations": not integrations.AVAILABLE,
+        "auto_enabling_integrations": not integrations.available(),
         "shutdown_timeout": 0,  # draining is bounded here, not by Sentry's atexit hook
         "transport_queue_size": _QUEUE,
         "enable_backpressure_handling": False,  # serves tracing only, with a thread
@@ -85,7 +83,7 @@ def make_client(settings: SentrySettings) -> BaseClient:
             "http_bodies": [],
         }
     known: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
-    if not integrations.AVAILABLE:  # whatever there is, but two for each failure
+    if not integrations.available():  # whatever there is, but two for each failure
         known["disabled_integrations"] = _stock_integration()
     with _without_spotlights_django():
         return sentry_sdk.Client(**known)
@@ -99,14 +97,14 @@ def drain(client: BaseClient, timeout: float) -> bool:
     if _idle(client):
         return True
     flushed = _bounded(lambda: client.flush(timeout=timeout), timeout + _GRACE)
-    return flushed and _pending(client) == 0
+    return flushed and _compat.pending(_sender(client)) == 0
 
 
 def shut(client: BaseClient, timeout: float) -> bool:
     """Drain a client as ``drain`` does, close it, and see its thread end, all within the time."""
     end = time.monotonic() + timeout + _GRACE
     drained = drain(client, timeout)
-    sender = _thread(client)
+    sender = _compat.sender_thread(_sender(client))
     closed = _bounded(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
     if sender is not None:
         sender.join(max(0.0, end - time.monotonic()))
@@ -115,8 +113,7 @@ def shut(client: BaseClient, timeout: float) -> bool:
 
 def retire(transport: Transport) -> None:
     """Let a transport of Sentry's own send what it has and end its thread, without waiting."""
-    if getattr(getattr(transport, "_worker", None), "_thread", None) is not None:
-        transport.kill()
+    transport.kill()
 
 
 def renew(client: BaseClient) -> None:
@@ -136,18 +133,26 @@ def renew(client: BaseClient) -> None:
     if isinstance(flusher, SessionFlusher):
         cast("Any", client).session_flusher = SessionFlusher(capture_func=flusher.capture_func)
     for name in _BATCHERS:
-        batcher: Any = getattr(client, name, None)
-        # Releases that have this method do the same by themselves.
-        if batcher is not None and not hasattr(batcher, "_reset_thread_state"):
-            with suppress(AttributeError, TypeError):
-                setattr(client, name, _again(batcher))
+        batcher: object = getattr(client, name, None)
+        if batcher is not None:
+            with suppress(AttributeError, TypeError):  # of a release that makes them otherwise
+                setattr(client, name, _new_batcher(client, type(batcher)))
 
 
-def _again(batcher: Any) -> object:  # noqa: ANN401  # one of three classes, some releases lack two
-    arguments: dict[str, object] = {"capture_func": batcher._capture_func}  # noqa: SLF001
-    if hasattr(batcher, "_record_lost_func"):
-        arguments["record_lost_func"] = batcher._record_lost_func  # noqa: SLF001
-    return type(batcher)(**arguments)
+def _new_batcher(client: BaseClient, kind: Callable[..., object]) -> object:
+    """Make what gathers logs, metrics or spans; its lock may be held by a thread of the parent."""
+
+    def capture(envelope: Envelope) -> None:
+        if client.transport is not None:
+            client.transport.capture_envelope(envelope)
+
+    def record_lost(*arguments: Any, **named: Any) -> None:  # noqa: ANN401  # as Sentry has them
+        if client.transport is not None:
+            client.transport.record_lost_event(*arguments, **named)
+
+    given: dict[str, object] = {"capture_func": capture, "record_lost_func": record_lost}
+    taken = inspect.signature(kind).parameters
+    return kind(**{name: function for name, function in given.items() if name in taken})
 
 
 @contextmanager
@@ -192,29 +197,23 @@ def _bounded(action: Callable[[], object], seconds: float) -> bool:
     return bool(done)
 
 
-def _worker(client: BaseClient) -> object:
+def _sender(client: BaseClient) -> Transport | None:
+    """Return the transport that sends from this process, None if that is the relay's."""
     transport = client.transport
-    sender = transport.stock if isinstance(transport, RelayTransport) else transport
-    return getattr(sender, "_worker", None)
-
-
-def _thread(client: BaseClient) -> Thread | None:
-    found: object = getattr(_worker(client), "_thread", None)
-    return found if isinstance(found, Thread) else None
-
-
-def _pending(client: BaseClient) -> int:
-    return int(getattr(getattr(_worker(client), "_queue", None), "unfinished_tasks", 0))
+    return transport.stock if isinstance(transport, RelayTransport) else transport
 
 
 def _idle(client: BaseClient) -> bool:
-    """Tell whether the client has nothing to send; starting its thread to say so is avoided."""
+    """Tell whether the client has nothing to send: a flush would start its thread to say so."""
+    for name in (*_BATCHERS, "session_flusher"):
+        gathered: Any = getattr(client, name, None)
+        if gathered is not None:
+            with suppress(Exception):  # whatever Sentry cannot send, a flush can't either
+                gathered.flush()  # to the transport
     if isinstance(client.transport, RelayTransport):
         if client.transport.unavailable:
             return False
-    elif _worker(client) is None:  # not Sentry's own transport, or none at all
+    elif not _compat.has_sender(client.transport):  # not Sentry's own transport, or none at all
         return client.transport is None
-    buffers = [getattr(getattr(client, name, None), "_buffer", ()) for name in _BATCHERS]
-    flusher = getattr(client, "session_flusher", None)
-    buffers += [getattr(flusher, "pending_" + kind, ()) for kind in ("sessions", "aggregates")]
-    return _thread(client) is None and _pending(client) == 0 and not any(buffers)
+    sender = _sender(client)
+    return _compat.sender_thread(sender) is None and _compat.pending(sender) == 0

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import sentry_sdk
 from sentry_sdk import client as sentry_client
-from sentry_sdk import integrations as sentry_integrations
 from sentry_sdk.client import BaseClient
 from sentry_sdk.integrations import DidNotEnable, setup_integrations
 from sentry_sdk.utils import get_sdk_name
@@ -24,13 +23,10 @@ from sentry_sdk.utils import get_sdk_name
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_hooks import when_imported
 from taskobs.internal.wrapping import Patches
+from taskobs.sentry import _compat
 
 _log: Final = logging.getLogger("taskobs")
-_KNOWN: Final[list[str] | None] = getattr(sentry_integrations, "_AUTO_ENABLING_INTEGRATIONS", None)
-"""Where Sentry has those that it enables by itself, such as
-``sentry_sdk.integrations.flask.FlaskIntegration``."""
-_OUTDONE: Final[dict[str, set[str]]] = getattr(sentry_integrations, "_INTEGRATION_DEACTIVATES", {})
-_NOT_WANTED: Final = "celery"
+_EXCLUDED: Final = "celery"
 """Tasks are reported by taskobs; that one would leave wrappers in Celery which fall through."""
 # fmt: off
 _CALLED_AS_THEIRS: Final = (
@@ -54,8 +50,10 @@ _SIGN_OF_USE: Final = {_DJANGO: "django.conf"}
 """Celery itself imports a little of Django where it is installed. Whoever uses Django has
 ``django.setup()`` called, when its modules are whole, as they aren't at the import of this one."""
 
-AVAILABLE: Final = _KNOWN is not None
-"""Whether this release of Sentry tells which there are; else they are left to Sentry."""
+
+def available() -> bool:
+    """Tell whether this release of Sentry lists its integrations; else they are left to Sentry."""
+    return _compat.integrations() is not None
 
 
 class Integrations:
@@ -75,11 +73,11 @@ class Integrations:
 
     def enable(self) -> None:
         """Enable those whose library is in use; the others, when theirs is."""
-        for path in _KNOWN or ():
+        for path in _compat.integrations() or ():
             name = path.split(".")[2]
             library = _LIBRARIES.get(name)
             if library is None or _SIGN_OF_USE.get(library, library) in sys.modules:
-                if name != _NOT_WANTED:
+                if name != _EXCLUDED:
                     self._enable(path)
             else:
                 self._waiting[library] = path
@@ -135,7 +133,7 @@ class Integrations:
     def _add(self, found: dict[str, Any]) -> None:
         """Put a new dict in the place of the client's: another thread may be reading it."""
         enabled = {**self._client.integrations, **found}
-        for winner, losers in _OUTDONE.items():
+        for winner, losers in _compat.deactivated().items():
             if winner in enabled:
                 enabled = {name: one for name, one in enabled.items() if name not in losers}
         self._client.integrations = enabled

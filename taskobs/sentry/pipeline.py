@@ -1,34 +1,37 @@
-"""The Sentry side of a process: whose client it is, and what is laid over it for a while."""
+"""Sentry in one process: the client in use, what is added to it, and where its envelopes go."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Final, cast
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 import sentry_sdk
-from opentelemetry import trace
-from sentry_sdk import scope as sentry_scope
 from sentry_sdk.client import BaseClient
 from sentry_sdk.integrations import Integration
-from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.transport import Transport
 from sentry_sdk.types import Event, Hint
 
+from taskobs import semconv
 from taskobs.internal.guard import Guard
+from taskobs.internal.private_names import warn_of_missing
 from taskobs.observers import redact
+from taskobs.observers.reported import exception_of
 from taskobs.relay_client.client import RelayClient
+from taskobs.sentry import _compat, trace_ids
 from taskobs.sentry.client import SentrySettings, drain, make_client, renew, retire, shut
+from taskobs.sentry.duplicates import is_duplicate
 from taskobs.sentry.integrations import Integrations
+from taskobs.sentry.outgoing import OutgoingEnvelopes
 from taskobs.sentry.relay_transport import RelayTransport
+from taskobs.sentry.sentry_logs import LogFilter
 
 logger = logging.getLogger("taskobs")
 
 STOCK_INTEGRATION: Final = "celery"
-_STOCK_JOB: Final = "celery-job"
 _REDIS_INTEGRATION: Final = "redis"
 IGNORED_LOGGERS: Final = (
     "celery.app.trace",
@@ -37,29 +40,18 @@ IGNORED_LOGGERS: Final = (
     "celery.worker.request",
     "opentelemetry.*",
     "taskobs",
+    "taskobs.*",
 )
-"""Loggers that tell of a failed run in other words, so that each failure would come twice or
-more, or of a collector that doesn't answer, which is no error of the app."""
+"""Loggers whose records say again that a run failed, or that a collector does not answer, which is
+no error of the app. ``duplicates`` recognises the records that come by another logger."""
 
-_TOLD_OTHERWISE: Final = {
-    "multiprocessing": ("exited with",),
-    "celery.worker.consumer.consumer": (
-        "Received unregistered task",
-        "Received invalid task",
-        "Can't decode message",
-        "Received and deleted unknown message",
-    ),
-}
-"""What Celery and billiard log of runs and messages that are reported with their tags."""
-_CHORD_FAILED: Final = "Chord %r raised: %r"
-_CHORD_BROKE: Final = frozenset({"TimeoutError", "OperationalError"})
-"""What breaks a chord itself; whatever else Celery logs of one is a header task's failure."""
+Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
 
 class SentryPipeline:
-    """Carries events out of this process, through the user's client or one of our own.
+    """Sends the events of this process through the app's client, or through one of our own.
 
-    Made by ``start``; ``close`` changes everything back. Thread-safe.
+    Made by ``start``; ``close`` undoes everything. Thread-safe.
     """
 
     def __init__(
@@ -77,10 +69,12 @@ class SentryPipeline:
         self._relay: tuple[RelayClient, Guard] | None = None
         self._integrations: Integrations | None = None
         self._ignores_broker = False
-        self._not_here: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
+        self._redis_disabled: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._set_aside: WeakKeyDictionary[BaseClient, Integration] = WeakKeyDictionary()
         self._silenced: list[str] = []
-        self._linked = False
+        self._suppressed: list[Suppressed] = []
+        self._outgoing = OutgoingEnvelopes()
+        self._logs = LogFilter(send_arguments=send_arguments)
         self._closed = False
         self._lock = Lock()
 
@@ -96,6 +90,7 @@ class SentryPipeline:
         With neither, nothing is sent until the app calls ``sentry_sdk.init()``, which may be at
         any later time. Raises ``sentry_sdk.utils.BadDsn`` for a DSN that is none.
         """
+        warn_of_missing(_compat.NAMES)
         own = None
         if settings.sentry_dsn and not sentry_sdk.get_client().is_active():
             own = make_client(settings)
@@ -126,6 +121,10 @@ class SentryPipeline:
             self._adopt(client)
         return client
 
+    def suppress(self, suppressed: Suppressed) -> None:
+        """Drop the events outside of runs of which this function says so."""
+        self._suppressed.append(suppressed)
+
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds for events to leave; False if some are left behind."""
         end = time.monotonic() + timeout
@@ -149,7 +148,7 @@ class SentryPipeline:
         self._own = self._client = None
 
     def route_to(self, relay: RelayClient, guard: Guard) -> None:
-        """Hand what is sent to a relay; a client with a transport of the user's own keeps it."""
+        """Hand envelopes to a relay; a client with a transport of the user's own keeps it."""
         self._relay = relay, guard
         for client in self._clients():
             self._route_to_relay(client)
@@ -170,32 +169,41 @@ class SentryPipeline:
         if client.options.get("transport") is None:
             self._routed[client] = stock
             client.transport = RelayTransport(self._relay[0], client.options, guard=self._relay[1])
+            self._prepare_envelopes(client)
             retire(stock)
 
-    def ignore_broker_commands(self) -> None:
-        """Have Sentry take no note of this process's Redis commands: they are the broker's.
+    def _prepare_envelopes(self, client: BaseClient) -> None:
+        transport = client.transport
+        # A RelayTransport may be called by a finalizer, others may hold a lock at that moment.
+        self._outgoing.install(transport, soon=isinstance(transport, RelayTransport))
 
-        It costs a worker a tenth of its time to note each. Forked children, which run the tasks,
-        have it back.
+    def ignore_broker_commands(self) -> None:
+        """Disable Sentry's Redis integration in this process, whose commands are the broker's.
+
+        To record each of them costs a worker a tenth of its time. Forked children, which run the
+        tasks, enable it again.
         """
         self._ignores_broker = True
         for client in self._clients():
             redis = client.integrations.pop(_REDIS_INTEGRATION, None)
             if redis is not None:
-                self._not_here[client] = redis
+                self._redis_disabled[client] = redis
 
-    def _mind_redis(self) -> None:
-        for client, redis in list(self._not_here.items()):
+    def _enable_redis(self) -> None:
+        for client, redis in list(self._redis_disabled.items()):
             client.integrations.setdefault(_REDIS_INTEGRATION, redis)
-        self._not_here.clear()
+        self._redis_disabled.clear()
         self._ignores_broker = False
 
     def after_fork(self) -> None:
         """Make the clients of a forked child independent of its parent's."""
         self._lock = Lock()  # another thread may have held it at the fork
-        self._mind_redis()
+        self._enable_redis()
         for client in self._clients():
             renew(client)
+            self._prepare_envelopes(client)
+        # A process that the parent's trace has nothing to do with.
+        sentry_sdk.get_isolation_scope().set_new_propagation_context()
 
     def _clients(self) -> list[BaseClient]:
         current = sentry_sdk.get_client()
@@ -204,12 +212,14 @@ class SentryPipeline:
 
     def _adopt(self, client: BaseClient) -> None:
         with self._lock:
-            # Every hook of the stock integration asks the client for it first, and falls
-            # through if it is not there.
+            # Every patch of Sentry's integration asks the client for it first, and does nothing
+            # if it is not there: seen in 2.45 to 2.75.
             stock = client.integrations.pop(STOCK_INTEGRATION, None)
             if stock is not None:
                 self._set_aside[client] = stock
             self._client = client
+            self._logs.install(client)
+        self._prepare_envelopes(client)
         self._route_to_relay(client)
         if stock is None:
             return
@@ -221,93 +231,55 @@ class SentryPipeline:
             )
 
     def _install(self) -> None:
-        ignored = _ignored_loggers()
-        self._silenced = [name for name in IGNORED_LOGGERS if name not in ignored]
-        for name in self._silenced:
-            ignored.add(name)
-        register = getattr(sentry_scope, "register_external_propagation_context", None)
-        if register is not None and _slot() in (None, span_address):
-            register(span_address)
-            self._linked = True
+        self._silenced = _compat.silence(IGNORED_LOGGERS)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         self.client()
 
     def _uninstall(self) -> None:
         if self._integrations is not None:
             self._integrations.stop()
-        self._mind_redis()
+        self._enable_redis()
         for client, stock in list(self._set_aside.items()):
             client.integrations.setdefault(STOCK_INTEGRATION, stock)
         self._set_aside.clear()
-        for name in self._silenced:
-            _ignored_loggers().discard(name)
-        if self._linked and _slot() is span_address:
-            sentry_scope.remove_external_propagation_context()
+        self._logs.remove()
+        self._outgoing.remove()
+        _compat.unsilence(self._silenced)
         everywhere = sentry_sdk.get_global_scope()
-        processors: list[object] = getattr(everywhere, "_event_processors", [])
-        if self._process in processors:
-            processors.remove(self._process)
+        _compat.remove_event_processor(everywhere, self._process)
         if self._own is not None and everywhere.client is self._own:
             everywhere.set_client(None)
 
     def _process(self, event: Event, hint: Hint) -> Event | None:
-        """Look at every event of this process, in runs and outside of them."""
-        told = cast("dict[str, object]", event)
-        record = hint.get("log_record")
-        again = isinstance(record, logging.LogRecord) and self._repeats(record)
-        if again or _is_told_otherwise(told):
+        """Change every event of this process, in runs and outside of them; None drops it."""
+        if self._closed:
+            return event
+        fields = cast("dict[str, object]", event)
+        if self._is_reported(fields, hint):
             return None
-        told["extra"] = _Extra(redact.table(told.get("extra")))
+        fields["extra"] = _Extra(redact.table(fields.get("extra")))
         if not self._send_arguments:
-            redact.drop_celery_crumbs(told)
-            redact.drop_celery_message(told)
-        if not hasattr(sentry_scope, "register_external_propagation_context"):
-            _link(told)
+            redact.drop_variables(fields, everywhere=False)
+            redact.drop_arguments(fields)
+        trace_ids.link(fields, exception_of(hint))
         return event
+
+    def _is_reported(self, event: Mapping[str, object], hint: Mapping[str, Any]) -> bool:
+        record = hint.get("log_record")
+        if isinstance(record, logging.LogRecord) and self._repeats(record):
+            return True
+        return is_duplicate(event, hint) or any(
+            suppressed(event, hint) for suppressed in self._suppressed
+        )
 
 
 class _Extra(dict[str, object]):
-    """An event's ``extra``, to which Sentry's CeleryIntegration can't add a run's arguments.
+    """An event's ``extra`` in which Sentry's CeleryIntegration can't set a run's arguments.
 
-    It does so, after all processors of ours, in runs that have begun before it was set aside.
+    It does so in runs that had begun before it was set aside, by a processor that is called later
+    than all of ours.
     """
 
     def __setitem__(self, key: str, value: object) -> None:
-        if key != _STOCK_JOB:
+        if key != semconv.SENTRY_JOB:
             super().__setitem__(key, value)
-
-
-def span_address() -> tuple[str, str] | None:
-    """Return the trace id and the span id of OpenTelemetry's current span, if there is one."""
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
-
-
-def _slot() -> object:
-    return getattr(sentry_scope, "_external_propagation_context_fn", None)
-
-
-def _ignored_loggers() -> set[str]:
-    """Return Sentry's own set; in 3.x ``ignore_logger`` means another one."""
-    old: set[str] = getattr(sentry_logging, "_IGNORED_LOGGERS", set[str]())
-    return getattr(sentry_logging, "_IGNORED_LOGGERS_EVENTS", old)
-
-
-def _link(event: dict[str, object]) -> None:
-    """Do what the slot for other tracers does, for releases of Sentry that lack it."""
-    address = span_address()
-    if address is None or event.get("type") == "transaction" or sentry_sdk.get_current_span():
-        return
-    contexts = redact.table(event.setdefault("contexts", {}))
-    if "op" not in redact.table(contexts.get("trace")):  # one of our own has it
-        contexts["trace"] = {"trace_id": address[0], "span_id": address[1]}
-
-
-def _is_told_otherwise(event: dict[str, object]) -> bool:
-    message = str(redact.table(event.get("logentry")).get("message"))
-    if message == _CHORD_FAILED:
-        raised = redact.rows(redact.table(event.get("exception")).get("values"))
-        return not any(error.get("type") in _CHORD_BROKE for error in raised[-1:])
-    return any(words in message for words in _TOLD_OTHERWISE.get(str(event.get("logger")), ()))

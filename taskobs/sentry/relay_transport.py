@@ -13,6 +13,7 @@ from taskobs.internal.guard import Guard
 from taskobs.protocol.frames import MAX_FRAME, FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
+from taskobs.sentry._compat import EXPERIMENTS
 
 KEY_BYTES: Final = 8
 """An ENVELOPE begins with the key of the SENTRY frame that says where it goes."""
@@ -30,7 +31,6 @@ OPTIONS: Final = (
     "transport_queue_size",
 )
 """What a transport of Sentry reads of its client's options, beside the DSN and experiments."""
-_EXPERIMENTS: Final = "_experiments"
 _MAX_ENVELOPE: Final = MAX_FRAME - KEY_BYTES - 1
 
 
@@ -131,8 +131,8 @@ class RelayTransport(Transport):
 
 def _relevant(options: Mapping[str, Any]) -> dict[str, object]:
     told: dict[str, object] = {name: options[name] for name in OPTIONS if name in options}
-    experiments: Mapping[str, object] = options.get(_EXPERIMENTS) or {}
-    told[_EXPERIMENTS] = {
+    experiments: Mapping[str, object] = options.get(EXPERIMENTS) or {}
+    told[EXPERIMENTS] = {
         name: value for name, value in experiments.items() if name.startswith("transport_")
     }
     return told

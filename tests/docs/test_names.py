@@ -9,7 +9,7 @@ import pytest
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
-from taskobs.observers.sentry import _CONTEXT_FIELDS  # pyright: ignore[reportPrivateUsage]
+from taskobs.observers.run_events import CONTEXT_FIELDS
 from tests.docs.pages import first_column, section
 from tests.support.paths import ROOT
 
@@ -47,7 +47,17 @@ def test_spans_are_named_as_on_the_page() -> None:
 
 def test_no_name_was_forgotten() -> None:
     """I add a name to names.py, and this page's tests hear of it."""
-    kinds = ("LINK_", "HEADER_", "TAG_", "LOG_", "STOCK_", "SENTRY_CONTEXT", "METRIC_", "RELAY_")
+    kinds = (
+        "LINK_",
+        "HEADER_",
+        "TAG_",
+        "LOG_",
+        "STOCK_",
+        "SENTRY_CONTEXT",
+        "SENTRY_JOB",
+        "METRIC_",
+        "RELAY_",
+    )
     covered = (*ATTRIBUTES, *kinds)
     others = {name for name in vars(semconv) if name.isupper() and not name.startswith(covered)}
     assert others == {"PUBLISH_SPAN", "RUN_SPAN"}
@@ -70,8 +80,8 @@ def test_the_sentry_context_is_as_on_the_page() -> None:
     """I open the context of an event, and find the fields that the page lists."""
     text = section(PAGE, "Sentry tags").partition(f"The context `{semconv.SENTRY_CONTEXT}`")[2]
     listed = re.findall(r"`(\w+)`", text.partition("The context")[0])
-    assert set(listed) - {"send_arguments"} == {*_CONTEXT_FIELDS, "args", "kwargs"}
-    assert set(_CONTEXT_FIELDS) <= set(Run.__dataclass_fields__)
+    assert set(listed) - {"send_arguments"} == {*CONTEXT_FIELDS, "args", "kwargs"}
+    assert set(CONTEXT_FIELDS) <= set(Run.__dataclass_fields__)
 
 
 def test_stock_attributes_are_those_on_the_page() -> None:

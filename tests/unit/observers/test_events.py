@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import sentry_sdk
+from celery.exceptions import SoftTimeLimitExceeded
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.serializer import serialize
 from sentry_sdk.utils import event_from_exception
 
-from taskobs.observers.events import event_of, settle
+from taskobs.observers.events import event_of, spare_serializer
 from tests.support.sentry import DSN, raised
 
 pytestmark = pytest.mark.skipif(
     "include_local_variables" not in DEFAULT_OPTIONS, reason="Sentry 3 reads the source itself"
 )
-MECHANISM = {"type": "taskobs", "handled": False}
+MECHANISM = {"type": "celery", "handled": False}
 
 
 def client(**options: Any) -> sentry_sdk.Client:
@@ -81,7 +82,52 @@ def test_code_without_a_file_has_no_lines() -> None:
 def test_the_table_of_packages_arrives(modules: dict[str, Any]) -> None:
     """The packages of an event are shown as Sentry would show them."""
     event: dict[str, object] = {"modules": dict(modules)}
-    settle(event)
+    spare_serializer(event)
     assert wire(event)["modules"].keys() == modules.keys()
     if modules.get("celery"):
         assert wire(event) == {"modules": modules}
+
+
+def test_the_full_stack_is_added_where_the_client_asks_for_it() -> None:
+    """With `add_full_stack=True` my failures arrive, with the frames of the callers too."""
+    error = raised(ValueError("no"))
+    full = client(add_full_stack=True)
+    made, _ = event_of(error, full, variables=False)
+    options = {**full.options, "include_local_variables": False}
+    theirs, _ = event_from_exception(error, client_options=options, mechanism=MECHANISM)
+    named = [[frame["function"] for frame in frames(event)] for event in (made, theirs)]
+    assert named[0] == [name for name in named[1] if name in named[0]]
+    assert len(frames(made)) > len(frames(event_of(error, client(), variables=False)[0]))
+
+
+def frames(event: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = event["exception"]["values"][0]["stacktrace"]["frames"]
+    return found
+
+
+def test_an_event_is_sentrys_own_where_less_work_makes_it_raise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A release of Sentry that needs what we leave out still reports my failure."""
+
+    def strict(error: Any, client_options: Any = None, mechanism: Any = None) -> Any:
+        if not client_options["include_source_context"]:
+            raise KeyError("context_line")
+        return event_from_exception(error, client_options=client_options, mechanism=mechanism)
+
+    monkeypatch.setattr("taskobs.observers.events.event_from_exception", strict)
+    made, hint = event_of(raised(ValueError("no")), client(), variables=False)
+    assert last_frame(made)["context_line"]
+    assert "vars" not in last_frame(made)
+    assert isinstance(hint["exc_info"][1], ValueError)
+
+
+def test_a_time_limit_that_strikes_meanwhile_is_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soft time limit that strikes while the event is made is not swallowed."""
+
+    def struck(*_: Any, **__: Any) -> Any:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr("taskobs.observers.events.event_from_exception", struck)
+    with pytest.raises(SoftTimeLimitExceeded):
+        event_of(raised(ValueError("no")), client(), variables=False)

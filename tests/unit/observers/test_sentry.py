@@ -72,7 +72,7 @@ def test_a_failed_run_is_one_event_with_its_tags_and_context(start: Start) -> No
     assert (
         event["exception"]["values"][-1]["mechanism"].items()
         >= {
-            "type": "taskobs",
+            "type": "celery",
             "handled": False,
         }.items()
     )

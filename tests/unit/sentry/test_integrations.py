@@ -134,11 +134,12 @@ def test_trouble_does_not_reach_an_import(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An integration that breaks costs what it would have noted, not my import."""
-    from taskobs.sentry import integrations
+    from taskobs.sentry import _compat, integrations
 
     caplog.set_level("WARNING")  # whatever a worker in this process has set
     client: Any = SimpleNamespace(integrations={}, options={}, is_active=lambda: False)
-    monkeypatch.setattr(integrations, "_KNOWN", ["sentry_sdk.integrations.argv.broken.Missing"])
+    broken = ["sentry_sdk.integrations.argv.broken.Missing"]
+    monkeypatch.setattr(_compat, "integrations", lambda: broken)
     monkeypatch.setattr(integrations, "_LIBRARIES", {"argv": LATE})
     monkeypatch.delitem(sys.modules, LATE, raising=False)
     monkeypatch.setattr(sentry_sdk.get_global_scope(), "client", client)

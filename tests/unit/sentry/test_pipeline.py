@@ -29,7 +29,8 @@ from sentry_sdk.transport import HttpTransport
 import taskobs
 from taskobs.celery.roles import Role
 from taskobs.observers.sentry import SentryObserver
-from taskobs.sentry.pipeline import IGNORED_LOGGERS, SentryPipeline, span_address
+from taskobs.sentry.pipeline import IGNORED_LOGGERS, SentryPipeline
+from taskobs.sentry.trace_ids import current_span_ids
 from tests.support.recording import PrivateApp
 from tests.support.sentry import DSN, Kept, Settings, fail, make_run, user_init
 
@@ -167,7 +168,9 @@ def test_a_run_that_began_before_its_client_was_adopted_tells_no_arguments(
     assert len(kept.events) == 2
     assert kept.transactions, "Sentry's own integration has begun the first run"
     told = json.dumps([kept.events, kept.transactions])
-    assert "celery-job" not in told
+    jobs = [event["extra"]["celery-job"] for event in kept.events]
+    kwargs = {"card": "s3cret-argument"} if send_arguments else "[Filtered]"
+    assert [(job["task_name"], job["kwargs"]) for job in jobs] == [("shop.fail", kwargs)] * 2
     assert ("s3cret-argument" in told) is send_arguments  # among the variables of my frames
 
 
@@ -256,7 +259,7 @@ def test_no_span_means_no_link() -> None:
     """Outside of any span Sentry's own ids are used."""
     kept = user_init()
     with pipeline():
-        assert span_address() is None
+        assert current_span_ids() is None
         sentry_sdk.capture_message("alone")
     assert len(kept.events[0]["contexts"]["trace"]["trace_id"]) == 32
 

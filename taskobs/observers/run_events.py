@@ -1,0 +1,185 @@
+"""What each Sentry event of a run is given: tags, context, the run's trace, and no arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final, cast
+
+import sentry_sdk
+from sentry_sdk.client import BaseClient
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.scope import Scope
+from sentry_sdk.types import Event, Hint
+from sentry_sdk.utils import current_stacktrace
+
+from taskobs import semconv
+from taskobs.model import Outcome, Run
+from taskobs.observers import redact, sentry_trace
+from taskobs.observers.celery_texts import FILTERED
+from taskobs.observers.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
+from taskobs.observers.held_events import HeldEvents
+from taskobs.observers.reported import exception_of, repeats_handled_failure
+
+OPERATION: Final = "queue.task.celery"
+"""Sentry's name for the run of a Celery task."""
+
+_TRACE_FIELDS: Final = {"op": OPERATION, "status": "internal_error"}
+CONTEXT_FIELDS: Final = (
+    *("parent_id", "group_id", "exchange", "routing_key", "eta", "expires", "priority"),
+    *("redelivered", "eager", "origin", "queue_latency"),
+)
+_STACKS: Final = frozenset({"exception", "stacktrace", "threads"})
+_STACK_VARIABLES: Final = (
+    "include_local_variables" in inspect.signature(current_stacktrace).parameters
+)
+_reset_last_seen: Final[Any] = getattr(DedupeIntegration, "reset_last_seen", None)
+
+
+class RunEvents:
+    """Sentry's event processor of one run, and what is known of the run's events."""
+
+    __slots__ = (
+        *("_capturing", "outer", "_send_arguments", "failure", "failure_id", "held", "run"),
+    )
+
+    def __init__(self, run: Run, *, send_arguments: bool) -> None:
+        self.run = run
+        self.held: HeldEvents | None = None
+        self.failure: BaseException | None = None
+        """The exception that was last reported as the run's failure."""
+        self.failure_id: str | None = None
+        self._send_arguments = send_arguments
+        self._capturing: BaseException | None = None
+        self.outer = active.get()
+        """The run that this one, an eager run, is nested in."""
+
+    def prepare(self, scope: Scope) -> None:
+        """Make an isolation scope the run's; called when somebody first looks at it."""
+        scope.clear_breadcrumbs()
+        scope.set_transaction_name(self.run.name, source="task")
+        scope.add_event_processor(self)
+        sentry_trace.enter(scope, self.run)
+        # An exception object that failed an earlier run of this thread is reported again.
+        self._forget_last_seen()
+
+    def report(self, exception: BaseException, event_id: str | None) -> None:
+        """Note that an exception was reported; it may propagate through outer eager runs."""
+        events: RunEvents | None = self
+        while events is not None:
+            events.failure, events.failure_id = exception, event_id
+            events = events.outer
+
+    def __call__(self, event: Event, hint: Hint) -> Event | None:
+        """Change an event of the run; None drops it."""
+        current = active.get()
+        if current is not None and current is not self:
+            return event  # an eager run inside this one, which has a processor of its own
+        fields = cast("dict[str, object]", event)
+        if event.get("type") != "transaction":
+            if self._repeats(fields, hint):
+                return None
+            self._describe(fields)
+            self._add_stack(fields)
+            spare_serializer(fields)
+        redact.set_tags(fields, _tags(self.run))
+        return event
+
+    def capture(self, client: BaseClient, exception: BaseException) -> str | None:
+        """Report an exception as the run's failure; return the event's id."""
+        tags = {semconv.TAG_OUTCOME: (self.run.outcome or Outcome.FAILED).value}
+        held = self.held
+        event_id = None if held is None else held.send_as_failure(exception, tags)
+        if event_id is None:
+            event_id = self._capture(client, exception, tags)
+        self.report(exception, event_id)
+        return event_id
+
+    def _capture(
+        self, client: BaseClient, exception: BaseException, tags: Mapping[str, object]
+    ) -> str | None:
+        event, hint = event_of(exception, client, variables=self._send_arguments)
+        redact.set_tags(cast("dict[str, object]", event), tags)
+        if self.run.span is not None:
+            trace = {"trace_id": self.run.span.trace_id, "span_id": self.run.span.span_id}
+            event["contexts"] = {"trace": {**trace, **_TRACE_FIELDS}}
+        self._capturing = exception
+        try:
+            return sentry_sdk.capture_event(event, hint=hint)
+        finally:
+            self._capturing = None
+
+    def _repeats(self, event: dict[str, object], hint: Mapping[str, Any]) -> bool:
+        """Tell whether the failure's event says the same; hold an event that may become it."""
+        exception = exception_of(hint)
+        if exception is None:
+            return repeats_handled_failure(event, hint, self.run)
+        if is_soft_limit(exception):
+            event.setdefault("fingerprint", ["celery", SOFT_LIMIT, self.run.task])
+        if exception is self._capturing:
+            trace = redact.part(redact.part(event, "contexts"), "trace")
+            trace.update({**_TRACE_FIELDS, **trace})
+            return False
+        if self.held is None:
+            self.held = HeldEvents()
+        if exception is self.failure or self.held.has(exception):
+            return True
+        self.held.expect(str(event.get("event_id")), exception)
+        self._forget_last_seen()
+        return False
+
+    @staticmethod
+    def _forget_last_seen() -> None:
+        """Have Sentry forget the exception that it saw last, which it may keep alive."""
+        if _reset_last_seen is not None:
+            _reset_last_seen()
+
+    def _add_stack(self, event: dict[str, object]) -> None:
+        """Add the stack of a message, which Sentry would add later, with its variables."""
+        options = sentry_sdk.get_client().options
+        if options.get("attach_stacktrace") and not event.keys() & _STACKS:
+            event["threads"] = {"values": [_stack(variables=self._send_arguments)]}
+        redact.drop_variables(event, everywhere=not self._send_arguments)
+
+    def _describe(self, event: dict[str, object]) -> None:
+        context: dict[str, object] = {
+            name: value for name in CONTEXT_FIELDS if (value := getattr(self.run, name)) is not None
+        }
+        job: dict[str, object] = {"task_name": self.run.task, "args": FILTERED, "kwargs": FILTERED}
+        if self._send_arguments:
+            secret = _secret_keys(sentry_sdk.get_client().options)
+            context["args"] = job["args"] = redact.brief(self.run.args, secret)
+            context["kwargs"] = job["kwargs"] = redact.brief(self.run.kwargs, secret)
+        redact.part(event, "contexts")[semconv.SENTRY_CONTEXT] = context
+        # By `update`, as the pipeline's dict takes this key in no other way.
+        redact.part(event, "extra").update({semconv.SENTRY_JOB: job})
+
+
+active: Final[ContextVar[RunEvents | None]] = ContextVar("taskobs_sentry_run", default=None)
+
+
+def _tags(run: Run) -> dict[str, object]:
+    return {
+        semconv.TAG_TASK: run.task,
+        semconv.TAG_TASK_ID: run.task_id,
+        semconv.TAG_STOCK_TASK_ID: run.task_id,
+        semconv.TAG_QUEUE: run.queue,
+        semconv.TAG_ATTEMPT: run.attempt,
+        semconv.TAG_ROOT_ID: run.root_id,
+        semconv.TAG_HOSTNAME: run.hostname,
+    }
+
+
+def _stack(*, variables: bool) -> dict[str, object]:
+    options: dict[str, Any] = {"include_local_variables": variables} if _STACK_VARIABLES else {}
+    frames = redact.rows(current_stacktrace(**options)["frames"])
+    while frames and redact.belongs_to_celery(frames[-1].get("module")):
+        frames.pop()  # ours, below the call that captured
+    return {"stacktrace": {"frames": frames}, "crashed": False, "current": True}
+
+
+def _secret_keys(options: Mapping[str, object]) -> frozenset[str]:
+    """Return the keys that the client's own scrubber looks for, if it has one."""
+    scrubber = options.get("event_scrubber")
+    return frozenset(getattr(scrubber, "denylist", ()))

@@ -1,0 +1,111 @@
+"""Sentry's trace in message headers and in the scope of a run, as Sentry's own integration has it.
+
+A run's trace is that of its span; without spans it is the one that the message carries, in
+``sentry-trace`` or else in ``traceparent``; without either it is a new one. A message carries the
+trace of the current span, or else the trace that Sentry has at the moment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import sentry_sdk
+from opentelemetry import trace
+from sentry_sdk.scope import Scope
+
+from taskobs import semconv
+from taskobs.model import Publish, Run
+
+_BAGGAGE: Final = "baggage"
+_TRACEPARENT: Final = "traceparent"
+_PROPAGATE: Final = "sentry-propagate-traces"
+"""Sentry's way to leave one message without a trace: a header that is not sent."""
+_NESTED: Final = "headers"
+"""Where Sentry's own integration looks for headers: a dict in a message's headers."""
+_SENTRY_MEMBER: Final = "sentry-"
+_BAGGAGE_BYTES: Final = 8192
+_SENTRY_FORM: Final = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})(?:-[01])?")
+_W3C_FORM: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+def enter(scope: Scope, run: Run) -> None:
+    """Make a scope's trace that of a run; an eager run without a span stays in its caller's."""
+    if run.span is not None:
+        _continue(scope, run.span.trace_id, run.span.span_id)
+        # The run's own span, so that what a thread of the run captures is on it too.
+        current: Any = scope.get_active_propagation_context()
+        current.span_id, current.parent_span_id = run.span.span_id, None
+    elif not run.eager:
+        carried = _carried(run.header)
+        if carried is None:
+            scope.set_new_propagation_context()
+        else:
+            _continue(scope, *carried, baggage=run.header(_BAGGAGE))
+
+
+def write(publish: Publish) -> None:
+    """Write the trace into the headers of a message."""
+    headers = publish.headers
+    if _PROPAGATE in headers and not headers.pop(_PROPAGATE):
+        return
+    sentry_trace, baggage = _to_send(publish)
+    carried = {semconv.HEADER_SENTRY_TRACE: sentry_trace}
+    if baggage is not None or _BAGGAGE in headers:
+        members = _with_members(headers.pop(_BAGGAGE, None), baggage, sentry_trace[:32])
+        if members:
+            headers[_BAGGAGE] = carried[_BAGGAGE] = members
+    headers[semconv.HEADER_SENTRY_TRACE] = sentry_trace
+    if _NESTED not in headers:
+        headers[_NESTED] = carried
+    elif isinstance(nested := headers[_NESTED], dict):
+        headers[_NESTED] = {**cast("dict[str, object]", nested), **carried}
+
+
+def _continue(scope: Scope, trace_id: str, span_id: str, baggage: str | None = None) -> None:
+    incoming = {semconv.HEADER_SENTRY_TRACE: f"{trace_id}-{span_id}"}
+    if baggage:
+        incoming[_BAGGAGE] = baggage
+    scope.generate_propagation_context(incoming)
+
+
+def _carried(header: Callable[[str], str | None]) -> tuple[str, str] | None:
+    """Return the trace id and the span id that a message carries."""
+    for name, form in ((semconv.HEADER_SENTRY_TRACE, _SENTRY_FORM), (_TRACEPARENT, _W3C_FORM)):
+        found = form.fullmatch(header(name) or "")
+        if found is not None and int(found[1], 16) and int(found[2], 16):
+            return found[1], found[2]
+    return None
+
+
+def _to_send(publish: Publish) -> tuple[str, str | None]:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        return f"{span.trace_id:032x}-{span.span_id:016x}", None
+    if publish.schedule is not None:  # each tick of beat begins a trace
+        return f"{uuid4().hex}-{uuid4().hex[16:]}", None
+    return sentry_sdk.get_traceparent() or "", sentry_sdk.get_baggage()
+
+
+def _with_members(before: object, ours: str | None, trace_id: str) -> str | None:
+    """Return a ``baggage`` with our members of Sentry's, and all members of others.
+
+    Members of Sentry's that are there already stay if they are of the same trace.
+    """
+    if not isinstance(before, str):
+        return ours
+    if ours is None and (
+        _SENTRY_MEMBER not in before or f"{_SENTRY_MEMBER}trace_id={trace_id}" in before
+    ):
+        return before
+    others = [
+        member.strip()
+        for member in before.split(",")
+        if member.strip() and not member.strip().startswith(_SENTRY_MEMBER)
+    ]
+    members = ([ours] if ours else []) + others
+    while members and len(",".join(members)) > _BAGGAGE_BYTES:
+        members.pop()
+    return ",".join(members) or None

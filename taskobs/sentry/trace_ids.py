@@ -1,0 +1,63 @@
+"""The trace of Sentry's events: that of OpenTelemetry's span, so that each leads to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final
+
+import sentry_sdk
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanContext
+
+from taskobs.observers import redact
+
+_TRANSACTION: Final = "transaction"
+
+
+def current_span_ids() -> tuple[str, str] | None:
+    """Return the trace id and the span id of OpenTelemetry's current span, if there is one."""
+    return _ids(trace.get_current_span().get_span_context())
+
+
+def link(event: dict[str, object], error: BaseException | None) -> None:
+    """Put an event on OpenTelemetry's current span, or on the one that its exception has left."""
+    if event.get("type") == _TRANSACTION:
+        return
+    ids = current_span_ids() or _ids_of_left_span(error)
+    if ids is None:
+        return
+    context = redact.part(redact.part(event, "contexts"), "trace")
+    if context.get("trace_id") != ids[0]:
+        for name in ("parent_span_id", "dynamic_sampling_context"):  # of another trace
+            context.pop(name, None)
+    elif "op" in context or sentry_sdk.get_current_span() is not None:
+        return  # a span of the same trace already: our own capture's, or Sentry's
+    context["trace_id"], context["span_id"] = ids
+
+
+def _ids(context: SpanContext) -> tuple[str, str] | None:
+    if not context.is_valid:
+        return None
+    return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+
+
+def _ids_of_left_span(error: BaseException | None) -> tuple[str, str] | None:
+    """Return the ids of the outermost span whose code the exception has passed through.
+
+    Sentry's ASGI middleware is outside of OpenTelemetry's: when it sees the exception of a request,
+    the request's span is no longer current. But the frames of the traceback have it in a variable.
+    """
+    for span in _spans(None if error is None else error.__traceback__):
+        ids = _ids(span.get_span_context())
+        if ids is not None:
+            return ids
+    return None
+
+
+def _spans(traceback: TracebackType | None) -> Iterator[Span]:
+    while traceback is not None:
+        for value in list(traceback.tb_frame.f_locals.values()):
+            if isinstance(value, Span):
+                yield value
+        traceback = traceback.tb_next
