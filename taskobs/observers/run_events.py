@@ -1,4 +1,4 @@
-"""What each Sentry event of a run is given: tags, context, the run's trace, and no arguments."""
+"""Keeps the Sentry events of a run together: tags, context, the run's trace, and no arguments."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from taskobs.observers.celery_texts import FILTERED
 from taskobs.observers.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
 from taskobs.observers.held_events import HeldEvents
 from taskobs.observers.reported import exception_of, repeats_handled_failure
+from taskobs.observers.scopes import fork
 
 OPERATION: Final = "queue.task.celery"
 """Sentry's name for the run of a Celery task."""
@@ -154,6 +155,36 @@ class RunEvents:
         redact.part(event, "contexts")[semconv.SENTRY_CONTEXT] = context
         # By `update`, as the pipeline's dict takes this key in no other way.
         redact.part(event, "extra").update({semconv.SENTRY_JOB: job})
+
+
+class RunScope:
+    """Forks both of Sentry's scopes for a run, and puts back what was there before.
+
+    ``sentry_sdk.isolation_scope()`` does the same as a generator, which costs half as much again.
+    """
+
+    __slots__ = ("_current", "_events", "_isolation", "_token")
+
+    def __init__(self, run: Run, *, send_arguments: bool) -> None:
+        self._events = RunEvents(run, send_arguments=send_arguments)
+        self._current = Scope.get_current_scope()
+        self._isolation = Scope.get_isolation_scope()
+
+    def __enter__(self) -> RunEvents:
+        events = self._events
+        self._token = active.set(events)
+        Scope.set_current_scope(fork(self._current))
+        Scope.set_isolation_scope(fork(self._isolation, events.prepare))
+        return events
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._events.held is not None:
+                self._events.held.close()
+        finally:
+            Scope.set_isolation_scope(self._isolation)
+            Scope.set_current_scope(self._current)
+            active.reset(self._token)
 
 
 active: Final[ContextVar[RunEvents | None]] = ContextVar("taskobs_sentry_run", default=None)

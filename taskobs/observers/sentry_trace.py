@@ -8,7 +8,7 @@ trace of the current span, or else the trace that Sentry has at the moment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -39,11 +39,11 @@ def enter(scope: Scope, run: Run) -> None:
         current: Any = scope.get_active_propagation_context()
         current.span_id, current.parent_span_id = run.span.span_id, None
     elif not run.eager:
-        carried = _carried(run.header)
+        carried = _carried(run.headers)
         if carried is None:
             scope.set_new_propagation_context()
         else:
-            _continue(scope, *carried, baggage=run.header(_BAGGAGE))
+            _continue(scope, *carried, baggage=run.headers.get(_BAGGAGE))
 
 
 def write(publish: Publish) -> None:
@@ -71,10 +71,10 @@ def _continue(scope: Scope, trace_id: str, span_id: str, baggage: str | None = N
     scope.generate_propagation_context(incoming)
 
 
-def _carried(header: Callable[[str], str | None]) -> tuple[str, str] | None:
+def _carried(headers: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the trace id and the span id that a message carries."""
     for name, form in ((semconv.HEADER_SENTRY_TRACE, _SENTRY_FORM), (_TRACEPARENT, _W3C_FORM)):
-        found = form.fullmatch(header(name) or "")
+        found = form.fullmatch(headers.get(name, ""))
         if found is not None and int(found[1], 16) and int(found[2], 16):
             return found[1], found[2]
     return None
