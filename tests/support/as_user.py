@@ -24,7 +24,7 @@ def run_as(user: int, function: Callable[[], object]) -> None:
             os.setresuid(user, user, user)
             function()
             status = 0
-        except BaseException:  # noqa: BLE001 - told by the parent
+        except BaseException:  # noqa: BLE001  # told by the parent
             os.write(writer, traceback.format_exc()[-60_000:].encode())
         finally:
             os._exit(status)
