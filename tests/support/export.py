@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 from collections import deque
@@ -64,7 +65,14 @@ Answer = Callable[[Request], Reply]
 class Backend:
     """Answers each request with the next reply, then as ``answer`` says; keeps them all."""
 
-    def __init__(self, *replies: Reply, answer: Answer = lambda _: Reply()) -> None:
+    def __init__(
+        self,
+        *replies: Reply,
+        answer: Answer = lambda _: Reply(),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.scheme = "http" if tls is None else "https"
+        self.tls = tls
         self.replies = deque(replies)
         self.answer = answer
         self.requests: list[Request] = []
@@ -80,11 +88,15 @@ class Backend:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+        return f"{self.scheme}://{self.address}/v1/traces"
 
     @property
     def dsn(self) -> str:
-        return f"http://key@127.0.0.1:{self.server.server_port}/1"
+        return f"{self.scheme}://key@{self.address}/1"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.server_port}"
 
     def wait(self, number: int) -> list[Request]:
         """Give the requests once there are so many."""
@@ -130,8 +142,15 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
+        backend = cast("_Server", self.server).backend
+        backend.connections += 1
+        if backend.tls is not None:
+            self.request = backend.tls.wrap_socket(self.request, server_side=True)
         super().setup()
-        cast("_Server", self.server).backend.connections += 1
+
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()  # the server closes only what it has accepted, which is below it
 
     def do_POST(self) -> None:
         backend = cast("_Server", self.server).backend
@@ -156,9 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def backend(*replies: Reply, answer: Answer = lambda _: Reply()) -> Generator[Backend]:
+def backend(
+    *replies: Reply, answer: Answer = lambda _: Reply(), tls: ssl.SSLContext | None = None
+) -> Generator[Backend]:
     """Have a backend for the length of a block."""
-    made = Backend(*replies, answer=answer)
+    made = Backend(*replies, answer=answer, tls=tls)
     try:
         yield made
     finally:
