@@ -23,7 +23,8 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.export import responses
 from taskobs.relay.export.otlp import SpanSender
 from taskobs.relay.export.sender import Sender
-from taskobs.relay.storage.base import Item, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.testing import wire
 

@@ -19,7 +19,7 @@ from taskobs.relay.export.envelopes import EnvelopeSender
 from taskobs.relay.export.otlp import SpanSender, quieten
 from taskobs.relay.metrics.exporter import Stoppable, start_metrics
 from taskobs.relay.metrics.run_statistics import RunStatistics
-from taskobs.relay.storage.base import ITEM_KINDS, ItemKind
+from taskobs.relay.storage.items import ITEM_KINDS, ItemKind
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 

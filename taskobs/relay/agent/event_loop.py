@@ -16,7 +16,8 @@ from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
 from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import ITEM_KINDS, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 
 _log: Final = logging.getLogger("taskobs.relay")

@@ -19,7 +19,8 @@ from taskobs.relay.agent.connection import (
     HangUpError,
 )
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
-from taskobs.relay.storage.base import Item, ItemKind, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item, ItemKind
 from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 from taskobs.relay.tracking.process_state import ProcessState

@@ -15,7 +15,8 @@ from taskobs.relay.export.batch_size import BatchSize
 from taskobs.relay.export.outage import Outage
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import BROKEN, STOPPING_WAIT, Sender
-from taskobs.relay.storage.base import Store, Stored
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Stored
 
 _log = logging.getLogger("taskobs.relay")
 _PAUSE: Final = 1.0

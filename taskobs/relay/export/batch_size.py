@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from taskobs.relay.export.responses import ExportResult
-from taskobs.relay.storage.base import Stored, weight
+from taskobs.relay.storage.items import Stored, weight
 
 REMEMBERED: Final = 600.0
 """Seconds after which the full size is tried again: somebody may have raised the limit."""

@@ -16,7 +16,7 @@ from taskobs.relay.export import responses
 from taskobs.relay.export.outage import Outage
 from taskobs.relay.export.responses import ExportResult
 from taskobs.relay.export.sentry import SentryPoster
-from taskobs.relay.storage.base import Stored, weight
+from taskobs.relay.storage.items import Stored, weight
 
 WINDOW: Final = 16
 """Requests to one Sentry at a time, once it has answered some."""

@@ -20,7 +20,8 @@ from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import BROKEN, MALFORMED, STOPPING_WAIT, Sender
 from taskobs.relay.export.sentry import SentryPoster
 from taskobs.relay.export.sentry_dsn import DsnError
-from taskobs.relay.storage.base import ItemKind, Store, Stored
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import ItemKind, Stored
 
 _log = logging.getLogger("taskobs.relay")
 THREADS: Final = 24

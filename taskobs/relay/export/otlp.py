@@ -15,7 +15,8 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.export.batch_sender import BatchSender, Limits
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import MALFORMED, UNSENDABLE
-from taskobs.relay.storage.base import ItemKind, Store, Stored
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import ItemKind, Stored
 
 GRPC: Final = "grpc"
 _MODULES: Final = {

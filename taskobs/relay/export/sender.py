@@ -13,7 +13,8 @@ from threading import Event, Lock
 from typing import ClassVar, Final
 
 from taskobs.relay.counters import EXPORTED, RETRIED, Counters
-from taskobs.relay.storage.base import TOO_OLD, ItemKind, Store, Stored
+from taskobs.relay.storage.base import TOO_OLD, Store
+from taskobs.relay.storage.items import ItemKind, Stored
 
 AT_THE_END: Final = "not sent when the relay ended"
 MALFORMED: Final = "malformed"

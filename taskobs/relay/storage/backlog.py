@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
-from taskobs.relay.storage.base import ItemKind, Start, Stored
+from taskobs.relay.storage.items import ItemKind, Start, Stored
 from taskobs.relay.storage.memory import MEMORY
 from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 

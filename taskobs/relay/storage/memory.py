@@ -8,19 +8,8 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import (
-    ITEM_KINDS,
-    OVERFLOW,
-    Item,
-    ItemKind,
-    Pending,
-    Released,
-    Start,
-    Store,
-    Stored,
-    nobody,
-    weight,
-)
+from taskobs.relay.storage.base import OVERFLOW, Released, Store, nobody
+from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored, weight
 from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 
 MEMORY: Final = 7 * 1024 * 1024

@@ -18,19 +18,8 @@ from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage import sqlite_schema as tables
-from taskobs.relay.storage.base import (
-    ITEM_KINDS,
-    OVERFLOW,
-    TOO_OLD,
-    Item,
-    ItemKind,
-    Pending,
-    Released,
-    Start,
-    Store,
-    Stored,
-    nobody,
-)
+from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Released, Store, nobody
+from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored
 from taskobs.relay.storage.spool_directory import private_directory
 from taskobs.relay.storage.spool_files import SpoolFile, lock_one
 from taskobs.relay.storage.spool_owner import Owner
@@ -90,7 +79,7 @@ class Spool(Store):
             self._file.unlock()
             raise
         with self._lock:
-            self._tend()
+            self._maintain()
         self._inherited.clear()  # so far, ``starts`` gives them
 
     @property
@@ -234,7 +223,7 @@ class Spool(Store):
         if ids:
             self._rows.remove(ids)
 
-    def _tend(self) -> None:
+    def _maintain(self) -> None:
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
             with suppress(sqlite3.OperationalError):  # the disk is full still

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 
-from taskobs.relay.storage.base import ITEM_KINDS, ItemKind, Stored, weight
+from taskobs.relay.storage.items import ITEM_KINDS, ItemKind, Stored, weight
 from taskobs.relay.storage.sqlite_rows import Rows
 from taskobs.relay.storage.sqlite_writes import Writes
 

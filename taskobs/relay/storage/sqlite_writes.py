@@ -15,7 +15,7 @@ from typing import Final
 
 from taskobs.relay.counters import SPOOLED, Counters
 from taskobs.relay.storage.backlog import WriteBacklog
-from taskobs.relay.storage.base import ITEM_KINDS, Item, ItemKind, Start, Stored
+from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Start, Stored
 from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 from taskobs.relay.storage.sqlite_rows import Rows
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from taskobs.internal import pids
 from taskobs.protocol.frames import FrameError
 from taskobs.relay.counters import DUPLICATE, LOST, Counters
-from taskobs.relay.storage.base import Start
+from taskobs.relay.storage.items import Start
 from taskobs.relay.tracking import lost_spans, process_state
 from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.change_log import ChangeLog

@@ -28,7 +28,8 @@ from taskobs.relay.agent.ring_reader import RingReaders
 from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.storage import sqlite
-from taskobs.relay.storage.base import Item, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay_client.client import RelayClient

@@ -7,7 +7,8 @@ import json
 from taskobs.protocol import frames
 from taskobs.relay.counters import Counters
 from taskobs.relay.export.envelopes import EnvelopeSender
-from taskobs.relay.storage.base import Item, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from tests.support.export import Backend
 

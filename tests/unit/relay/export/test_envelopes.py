@@ -18,7 +18,8 @@ from sentry_sdk.transport import HttpTransport
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.export import destinations, envelopes
 from taskobs.relay.export.sender import AT_THE_END
-from taskobs.relay.storage.base import Item, Store
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from tests.support.export import (

@@ -23,7 +23,8 @@ from taskobs.relay.export.otlp import SpanSender
 from taskobs.relay.export.otlp_http import HttpExporterAdapter
 from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.export.sender import AT_THE_END, MALFORMED
-from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item
+from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from taskobs.testing import wire

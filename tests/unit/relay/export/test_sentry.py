@@ -13,7 +13,7 @@ from taskobs.protocol import frames
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED
 from taskobs.relay.export import envelopes, sentry
 from taskobs.relay.export.sender import MALFORMED
-from taskobs.relay.storage.base import Item
+from taskobs.relay.storage.items import Item
 from taskobs.testing.receiver import Receiver
 from tests.support.export import Reply, backend, quick, running, wait_out
 from tests.unit.relay.export.envelopes import bodies, envelope, item, sent

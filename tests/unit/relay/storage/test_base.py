@@ -9,7 +9,8 @@ import time
 import pytest
 
 from taskobs.relay.counters import DROPPED, Counters
-from taskobs.relay.storage.base import OVERFLOW, Item, ItemKind, Stored, weight
+from taskobs.relay.storage.base import OVERFLOW
+from taskobs.relay.storage.items import Item, ItemKind, Stored, weight
 from taskobs.relay.storage.memory import MemoryStore
 from tests.support.export import PATIENCE
 

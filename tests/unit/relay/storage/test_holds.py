@@ -12,7 +12,8 @@ import pytest
 
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.backlog import WriteBacklog
-from taskobs.relay.storage.base import Item, Store, Stored
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import Item, Stored
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
 from tests.support.export import PATIENCE

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import Item, Stored, weight
+from taskobs.relay.storage.items import Item, Stored, weight
 from taskobs.relay.storage.memory import MEMORY, MemoryStore
-from taskobs.relay.storage.memory_blocks import Block
-from taskobs.relay.storage.memory_queues import LOOSE
+from taskobs.relay.storage.memory_queues import LOOSE, Block
 from tests.support.paths import ROOT
 
 MANY = 3_000
@@ -79,7 +78,7 @@ from taskobs.relay.agent.connection import Connection
 from taskobs.relay.counters import Counters
 from taskobs.protocol.frames import pack
 from taskobs.relay.storage.memory import MEMORY, MemoryStore
-from taskobs.relay.storage.base import Item
+from taskobs.relay.storage.items import Item
 import socket
 
 connection = Connection(socket.socketpair()[0], 0.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import Item
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool_owner import UNCHANGED_FOR, Owner
@@ -53,7 +53,7 @@ def taken(spool: Spool) -> list[bytes]:
 def look(spool: Spool) -> None:
     """Have it look for abandoned spools now, as it does every half minute."""
     with spool._lock:
-        spool._tend()
+        spool._maintain()
 
 
 @pytest.fixture

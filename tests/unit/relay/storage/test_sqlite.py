@@ -19,7 +19,8 @@ import pytest
 
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.storage.backlog import WriteBacklog
-from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Item, ItemKind, Start, weight
+from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
+from taskobs.relay.storage.items import Item, ItemKind, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool_owner import Owner
@@ -33,7 +34,7 @@ from pathlib import Path
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.spool_owner import Owner
 from taskobs.relay.storage.sqlite import SpoolConfig, Spool
-from taskobs.relay.storage.base import Item, Start
+from taskobs.relay.storage.items import Item, Start
 spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
 for n in itertools.count():
     key = b"%024d" % n
@@ -259,7 +260,7 @@ def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> No
             opened = Start(b"k", b"open", b"theirs", b"client")
             old.append([item(b"theirs"), item(b"x", envelope=True)], starts=[opened])
         assert not spool.inherited()
-        spool._due = 0.0
+        spool._maintain_at = 0.0
         assert [one.item.payload for one in spool.take("span", 9, SMALL, 0)] == [b"theirs"]
         assert taken(spool, "envelope") == [b"x"]
         assert spool.inherited() == [opened]
@@ -412,10 +413,10 @@ def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(config: SpoolCo
             Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
         ) as old:
             old.append([item(b"theirs")])
-        spool._due = 0.0
+        spool._maintain_at = 0.0
         assert [one.item.payload[:4] for one in spool.take("span", 9, SMALL, 0)] == [b"mine"]
         empty(spool)
-        spool._due = 0.0
+        spool._maintain_at = 0.0
         spool.append([item(b"more")])
         found = [one.item.payload for one in spool.take("span", 9, SMALL, 0)]
         assert sorted(found) == [b"more", b"theirs"]
@@ -466,7 +467,7 @@ def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.M
     monkeypatch.setattr("taskobs.relay.storage.sqlite_rows._RESOURCES", 10)
     spool.append([item(b"1", b"%d" % n) for n in range(20)])
     assert len(taken(spool)) == 20
-    spool._due = 0.0
+    spool._maintain_at = 0.0
     spool.append([item(b"2", b"last")])
     assert [one.item.resource_blob for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
     assert spool._rows._db.execute("SELECT count(*) FROM about").fetchone() == (1,)

@@ -12,7 +12,7 @@ from taskobs.internal import pids
 from taskobs.protocol import frames, span_encoder
 from taskobs.protocol.frames import FrameError
 from taskobs.relay.counters import DROPPED, DUPLICATE, LOST, Counters
-from taskobs.relay.storage.base import Start
+from taskobs.relay.storage.items import Start
 from taskobs.relay.tracking import lost_spans, open_spans, process_state
 from taskobs.relay.tracking.change_log import ChangeLog
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
