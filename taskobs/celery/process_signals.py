@@ -12,6 +12,7 @@ from billiard.util import Finalize
 from celery import signals
 from celery.concurrency import get_implementation
 
+from taskobs.celery.connect import connect
 from taskobs.celery.roles import Role
 from taskobs.internal.termination import TerminationHook
 
@@ -38,6 +39,9 @@ class ProcessListener(Protocol):
     def worker_ended(self) -> None:
         """The worker in this process has stopped; it may be another program's from now on."""
 
+    def ready(self) -> None:
+        """The worker takes tasks from now on, or beat looks at its schedule."""
+
     def process_ending(self) -> None:
         """The process ends now; whatever isn't sent within a bound is lost."""
 
@@ -46,17 +50,19 @@ _listeners: list[ProcessListener] = []
 
 
 class ProcessSignals:
-    """Tells a passenger, from ``board`` to ``leave``, what becomes of this process."""
+    """Tells a listener, from ``subscribe`` to ``unsubscribe``, what becomes of this process."""
 
     def __init__(self, listener: ProcessListener) -> None:
         self._listener = listener
         self._worker_pid: int | None = None
         self._at_exit: Any = None
-        # Celery has handlers of its own in workers and beat: there the hook is removed.
         self._termination = TerminationHook(listener.process_ending)
+        self._is_celerys = False
+        """This is a worker, a child of its pool, or beat: Celery handles the signals."""
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_started),
             (signals.celeryd_after_setup, self._worker_set_up),
+            (signals.worker_ready, self._worker_ready),
             (signals.worker_shutdown, self._worker_stopped),
             (signals.worker_process_init, self._child_started),
             (signals.worker_process_shutdown, self._child_ending),
@@ -65,13 +71,18 @@ class ProcessSignals:
         )
 
     def subscribe(self) -> None:
-        """Connect to Celery's signals, to forks, and to the end of the interpreter."""
-        for signal, receiver in self._receivers:
-            signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
+        """Connect to Celery's signals, and to forks."""
         _watch_forks()
         _listeners.append(self._listener)
+        for signal, receiver in self._receivers:
+            connect(signal, receiver, _UID + receiver.__name__)
+
+    def watch_end(self) -> None:
+        """Hear of the end of the interpreter too, as there is something to send; twice is once."""
+        atexit.unregister(self._listener.process_ending)
         atexit.register(self._listener.process_ending)
-        self._termination.install()
+        if not self._is_celerys:
+            self._termination.install()
 
     def unsubscribe(self) -> None:
         """Disconnect from all of it."""
@@ -84,32 +95,59 @@ class ProcessSignals:
         if self._at_exit is not None:
             self._at_exit.cancel()
 
-    def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
+    def _celery_handles_signals(self) -> None:
+        self._is_celerys = True
         self._termination.remove()
+
+    def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
+        self._celery_handles_signals()
         self._worker_pid = os.getpid()
         self._listener.became(Role.WORKER, sender)
 
     def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
         self._listener.became(Role.WORKER, instance)
 
+    def _worker_ready(self, **_: Any) -> None:
+        self._listener.ready()
+
     def _worker_stopped(self, **_: Any) -> None:
         self._listener.worker_ended()
 
     def _child_started(self, **_: Any) -> None:
-        self._termination.remove()  # a spawned child has it
+        self._celery_handles_signals()  # a spawned child has no worker's start behind it
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
             self._listener.became(Role.POOL_CHILD)
 
     def _child_ending(self, **_: Any) -> None:
         self._listener.process_ending()
 
-    def _beat_started(self, **_: Any) -> None:
-        self._termination.remove()
+    def _beat_started(self, *, sender: Any = None, **_: Any) -> None:
+        self._celery_handles_signals()
         self._listener.became(Role.BEAT)
+        _at_first_tick(sender, self._listener.ready)
 
     def _embedded_beat_started(self, **_: Any) -> None:
         # A process of billiard's leaves through os._exit, and sends no signal of its end.
         self._at_exit = Finalize(None, self._listener.process_ending, exitpriority=0)
+
+
+def _at_first_tick(service: Any, action: Callable[[], object]) -> None:
+    """Have ``action`` called when beat first looks at its schedule.
+
+    Beat has no signal for that, and ``beat_init`` is too early: the app's own receivers of it,
+    which may set up Sentry, are called after ours.
+    """
+    scheduler: Any = getattr(service, "scheduler", None)
+
+    def tick(*args: Any, **kwargs: Any) -> Any:
+        del scheduler.tick  # the method of its class is behind this
+        action()
+        return scheduler.tick(*args, **kwargs)
+
+    try:
+        scheduler.tick = tick
+    except AttributeError:  # no service, or a scheduler with slots
+        action()
 
 
 def _forked() -> None:

@@ -64,6 +64,10 @@ class PublishSignals:
         """Wrap the sends of all apps."""
         self._send_patch.install()
 
+    def beat_runs(self) -> None:
+        """Watch the schedule of a beat that may have started before anybody observed."""
+        self._beat_starts()
+
     def remove(self) -> None:
         """Unwrap them."""
         self._send_patch.remove()

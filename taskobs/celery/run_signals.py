@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import current_task, signals
 from celery.app.task import Context
 
 from taskobs.celery._types import Task
 from taskobs.celery.adapter import outcomes
+from taskobs.celery.adapter.external_outcomes import lost
 from taskobs.celery.adapter.runs import run_of
 from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
@@ -92,6 +94,16 @@ class RunSignals:
             self._request_patch = RequestPatch(self._external_outcome)
             self._request_patch.install()
 
+    def worker_runs(self, worker: object) -> None:
+        """Watch the requests of a worker that may have started before anybody observed."""
+        patched = self._request_patch is not None
+        self._worker_starts()
+        consumer: Any = getattr(worker, "consumer", None)
+        if getattr(consumer, "strategies", None) and not patched:
+            # A consumer makes the request class of each task once, when it starts. It does this
+            # after each loss of its broker, too.
+            consumer.update_strategies()
+
     # The start.
 
     def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
@@ -113,10 +125,20 @@ class RunSignals:
     # The end.
 
     def _run_failed(
-        self, *, task_id: str, exception: BaseException, einfo: Any = None, **_: Any
+        self,
+        *,
+        sender: Any,
+        task_id: str,
+        exception: BaseException,
+        einfo: Any = None,
+        **call: Any,
     ) -> None:
         opened = self._opened(task_id)
         if opened is None:
+            # A worker's main process gets this signal, too, for runs that it has not run.
+            if _is_running(sender, task_id):
+                given = call.get("args"), call.get("kwargs")
+                self.failed_unobserved(sender, task_id, exception, *given)
             return
         # Celery is in its `except` block: there is the exception itself, with its frames,
         # where the signal has a copy that can be pickled.
@@ -201,6 +223,28 @@ class RunSignals:
                 call_each(self._guard, self._calls.failed, run)
             self._finish(opened)
 
+    def failed_unobserved(
+        self, task: Any, task_id: str, error: BaseException, args: Any, kwargs: Any
+    ) -> None:
+        """Report the failure of a run that began before anybody observed, as it is signalled."""
+        opened = self._opened(task_id)
+        if opened is not None:
+            if opened.reported:  # to those who observed already
+                call_each(self._guard, self._calls.failed, opened.run)
+            return
+        if _last_failure.get() == task_id:
+            return
+        request = task.request
+        if request.id != task_id:  # Celery before 5.7 doesn't set it in a worker's main process
+            request = Context(id=task_id, args=args, kwargs=kwargs)
+        if isinstance(error, (TimeLimitExceeded, WorkerLostError)):
+            self._external_outcome(task, request, lost(None, error))
+            return
+        with self._guard:
+            opened = self._begin(task, run_of(task, request, args, kwargs, self._clock()))
+            self._fail(opened, sys.exc_info()[1] or error)
+            self._finish(opened)
+
     def _finish(self, opened: ActiveRun) -> None:
         _active_run.set(opened.outer)
         try:
@@ -211,3 +255,9 @@ class RunSignals:
     def _opened(self, task_id: str) -> ActiveRun | None:
         opened = _active_run.get()
         return opened if opened is not None and opened.run.task_id == task_id else None
+
+
+def _is_running(task: Any, task_id: str) -> bool:
+    """Tell whether this thread or greenlet runs a task at this moment."""
+    running: Any = current_task  # a proxy, which is falsy outside of a task
+    return bool(running) and running.name == task.name and running.request.id == task_id

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from taskobs.celery.connect import connect
 from taskobs.celery.observer_calls import ObserverCalls
 from taskobs.celery.publish_signals import PublishSignals
 from taskobs.celery.run_signals import RunSignals
@@ -25,16 +26,16 @@ class TaskSignals:
         self.guard = guard
         self._observers: tuple[Observer, ...] = ()
         self._calls = ObserverCalls()
-        self._parts = (
-            PublishSignals(guard, self._calls),
-            RunSignals(guard, self._calls, clock),
-        )
+        self._publishes = PublishSignals(guard, self._calls)
+        self._runs = RunSignals(guard, self._calls, clock)
+        self._parts = (self._publishes, self._runs)
 
     def attach(self, observer: Observer, *, first: bool = False) -> None:
         """Show an observer all from now on; the first one opens first and closes last."""
-        if not self._observers:
-            self._connect()
+        had = bool(self._observers)
         self._use((observer, *self._observers) if first else (*self._observers, observer))
+        if not had:  # last: what is being sent at this moment is shown, too
+            self._connect()
 
     def detach(self, observer: Observer) -> None:
         """Show an observer nothing more; without any, nothing of ours is left in Celery."""
@@ -43,15 +44,29 @@ class TaskSignals:
         if had and not self._observers:
             self._disconnect()
 
+    def worker_runs(self, worker: object) -> None:
+        """Watch the requests of a worker, Celery's own object, that may have started before."""
+        self._runs.worker_runs(worker)
+
+    def beat_runs(self) -> None:
+        """Watch the schedule of a beat that may have started before."""
+        self._publishes.beat_runs()
+
+    def failed_unobserved(  # as the signal has them
+        self, task: Any, task_id: str, error: BaseException, args: Any, kwargs: Any
+    ) -> None:
+        """Report the failure of a run that began before anybody observed, as it is signalled."""
+        self._runs.failed_unobserved(task, task_id, error, args, kwargs)
+
     def _use(self, observers: tuple[Observer, ...]) -> None:
         self._observers = observers
         self._calls.use(observers)
 
     def _connect(self) -> None:
         for part in self._parts:
-            for signal, receiver in part.receivers:
-                signal.connect(receiver, weak=False, dispatch_uid=_UID + receiver.__name__)
             part.install()
+            for signal, receiver in part.receivers:
+                connect(signal, receiver, _UID + receiver.__name__)
 
     def _disconnect(self) -> None:
         for part in self._parts:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from taskobs.errors import SettingError
+
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _ON = ("1", "true", "yes", "on")
@@ -21,6 +23,8 @@ _LONGEST_SHOWN = 200
 _EXAMPLE_DSN = "https://<key>@<host>/<project>"
 _EXAMPLE_HEADERS = "name=value,other-name=value"
 _EXAMPLE_ENDPOINT = "http://localhost:4318"
+_EXAMPLE_GRPC = "http://localhost:4317"
+_EXAMPLE_RESOURCE = "name=value,other-name=value"
 
 
 class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a SettingError
@@ -37,6 +41,20 @@ class ValueCheck(NamedTuple):
 
     check: Callable[[object], object]
     show: Callable[[object], str]
+
+
+def checked(name: str, variable: str, value_check: ValueCheck, value: object, fix: str) -> object:
+    """Return a value as its setting has it; ``fix`` is a line that sets it, with ``{}`` in it.
+
+    Raises:
+        SettingError: the value cannot work.
+    """
+    try:
+        return value_check.check(value)
+    except Refused as refused:
+        problem, line = refused.problem, fix.format(refused.example)
+    # Outside of the except block: a chained exception could show what is masked here.
+    raise SettingError(name, variable, value_check.show(value), problem, line)
 
 
 def _text(value: object, example: str = "some-text") -> str:
@@ -132,15 +150,52 @@ def _url(text: str, example: str) -> SplitResult:
 
 
 def _endpoint(value: object) -> str:
+    """Take any text: what an endpoint must be depends on the protocol."""
+    return _text(value, _EXAMPLE_ENDPOINT)
+
+
+def _http_endpoint(value: object) -> str:
+    """Take the URL of an endpoint for OTLP over HTTP."""
     text = _text(value, _EXAMPLE_ENDPOINT)
     if "://" not in text:
         example = f"http://{text.rpartition('@')[2]}"
-        raise Refused("without http:// or https://, over grpc too", example)
+        raise Refused("without http:// or https://", example)
     scheme, _, rest = text.partition("://")
     host = rest.rpartition("@")[2]
-    known = scheme.lower() in ("http", "https")
-    _url(text, _EXAMPLE_ENDPOINT if known or not host else f"http://{host}")
+    is_http = scheme.lower() in ("http", "https")
+    _url(text, _EXAMPLE_ENDPOINT if is_http or not host else f"http://{host}")
     return text
+
+
+def _grpc_endpoint(value: object) -> str:
+    """Take an endpoint for OTLP over gRPC: a URL, or any other name that gRPC resolves.
+
+    ``host:port``, ``dns:///host:port``, ``unix:/path`` and ``grpc://host:port``, for some:
+    https://grpc.github.io/grpc/core/md_doc_naming.html
+    """
+    text = _text(value, _EXAMPLE_GRPC)
+    if any(character.isspace() for character in text):
+        raise Refused("an address with white space in it", _EXAMPLE_GRPC)
+    if text.lower().startswith(("http:", "https:")):
+        _url(text, _EXAMPLE_GRPC)
+    return text
+
+
+def _resource(value: object) -> Mapping[str, object]:
+    """Take attributes: a mapping, or text, of which OpenTelemetry reads what is well formed."""
+    if isinstance(value, str):
+        pairs = (entry.partition("=") for entry in value.split(","))
+        return {unquote(k.strip()): unquote(v.strip()) for k, equals, v in pairs if equals}
+    if not isinstance(value, Mapping):
+        raise Refused("neither a mapping nor name=value pairs", _EXAMPLE_RESOURCE)
+    items = list(cast("Mapping[object, object]", value).items())
+    for position, (name, one) in enumerate(items, start=1):
+        parts = cast("list[object]", list(one)) if isinstance(one, (list, tuple)) else [one]
+        known = all(isinstance(part, (str, bool, int, float)) for part in parts)
+        if not isinstance(name, str) or not name or not known:
+            problem = f"not text to text, numbers, booleans or lists of them in entry {position}"
+            raise Refused(problem, _EXAMPLE_RESOURCE)
+    return {str(name): one for name, one in items}
 
 
 def _dsn(value: object) -> str | None:
@@ -212,6 +267,11 @@ def _without_credentials(value: object) -> str:
     return shown(mask + re.split(r"[?#]", rest)[0])
 
 
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be logged, without quotes."""
+    return _without_credentials(url)[1:-1]
+
+
 def _dsn_without_key(value: object) -> str:
     """Show where a DSN points; nothing of it if it is not clear where its key stands."""
     clear = isinstance(value, str) and "@" in value
@@ -226,5 +286,8 @@ BYTES = ValueCheck(_bytes, shown)
 AGE = ValueCheck(_age, shown)
 PROTOCOL = ValueCheck(_protocol, shown)
 ENDPOINT = ValueCheck(_endpoint, _without_credentials)
+HTTP_ENDPOINT = ValueCheck(_http_endpoint, _without_credentials)
+GRPC_ENDPOINT = ValueCheck(_grpc_endpoint, _without_credentials)
+RESOURCE = ValueCheck(_resource, shown)
 DSN = ValueCheck(_dsn, _dsn_without_key)
 HEADERS = ValueCheck(_headers, _hidden)

@@ -11,22 +11,19 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from taskobs.config import checks, cron_checks
-from taskobs.errors import SettingError
+from taskobs.config import checks, cron_checks, otlp
+from taskobs.config.otlp import Source
 
-Source = Literal["argument", "variable", "default"]
 T = TypeVar("T")
 
-TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-TRACES_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
 TRACES_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+SAMPLER_ARG: Final = "OTEL_TRACES_SAMPLER_ARG"
+ID_GENERATOR: Final = "OTEL_PYTHON_ID_GENERATOR"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
 """Not a setting: a worker tells its spawned children by it where its relay listens."""
-_TRACES_PATH = "/v1/traces"
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
@@ -65,8 +62,9 @@ class Settings:
     otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
     sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
-    environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`.")
-    release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under.")
+    resource: Mapping[str, object] | None = setting("OTEL_RESOURCE_ATTRIBUTES", None, checks.RESOURCE, "More attributes of this service in traces: a mapping, or `name=value,name=value`. `release` and `environment` are there already, as `service.version` and `deployment.environment.name`.")
+    environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`; in traces `deployment.environment.name`.")
+    release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under; in traces `service.version`.")
     send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, value_check=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
     crons: bool = setting("TASKOBS_CRONS", default=False, value_check=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
     crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
@@ -74,6 +72,7 @@ class Settings:
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
+    relay_providers: bool = setting("TASKOBS_RELAY_PROVIDERS", default=True, value_check=checks.SWITCH, meaning="Send the spans of a `TracerProvider` of the app's own through that helper process too, to where its OTLP exporters send them. Off: the exporters send them.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
     relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
     relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
@@ -83,7 +82,13 @@ class Settings:
     # fmt: on
 
     traces_endpoint: str | None = None
-    """The whole URL that spans are sent to."""
+    """The whole URL that spans are sent to; None lets the exporter choose its default."""
+    metrics_endpoint: str | None = None
+    """Where a worker's metrics are sent over OTLP; None if they aren't."""
+    otlp: bool = False
+    """Spans are sent over OTLP."""
+    other_exporters: Sequence[str] = ()
+    """Other exporters of spans, by the names that their packages give them, such as ``console``."""
     traces: bool = False
     """Spans have somewhere to go and are not turned off."""
     errors: bool = False
@@ -96,6 +101,27 @@ class Settings:
             f"{name}={one.value_check.show(getattr(self, name))}" for name, one in declared()
         )
         return f"Settings({shown}, traces={self.traces}, errors={self.errors})"
+
+    @property
+    def shown_endpoint(self) -> str:
+        """Where spans go over OTLP, without secrets."""
+        return otlp.shown_endpoint(self.otlp_protocol, self.traces_endpoint)
+
+    @property
+    def shown_metrics_endpoint(self) -> str | None:
+        """Where a worker's relay sends metrics, without secrets; None if it sends none."""
+        endpoint = self.metrics_endpoint
+        return None if endpoint is None else checks.without_credentials(endpoint)
+
+    def given_as(self, name: str) -> str | None:
+        """Return how a setting was given: its argument or its variable; None if it was not."""
+        match self.given.get(name):
+            case "argument":
+                return f"{name}={dict(declared())[name].value_check.show(getattr(self, name))}"
+            case "variable":
+                return dict(declared())[name].variable
+            case _:
+                return None
 
 
 def declared() -> Iterator[tuple[str, Setting]]:
@@ -117,12 +143,33 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Sett
     if unknown:
         raise TypeError(f"taskobs has no setting {unknown[0]!r}")
     variables = {name: text.strip() for name, text in environ.items() if text.strip()}
-    values: dict[str, Any] = {}
-    given: dict[str, Source] = {}
+    values: dict[str, Any] = {name: one.default for name, one in settings.items()}
+    given: dict[str, Source] = dict.fromkeys(settings, "default")
+    for name in _read(settings, arguments, variables):
+        values[name], given[name] = _value(name, settings[name], arguments.get(name), variables)
+    if not values["enabled"]:
+        return Settings(enabled=False, given=given)
+    disabled = variables.get(SDK_DISABLED, "").lower() == "true"
+    derived = {} if disabled else otlp.derived(values, given, variables)
+    errors = values["sentry_dsn"] is not None
+    return Settings(**{**values, **derived}, errors=errors, given=given)
+
+
+def _read(
+    settings: Mapping[str, Setting], arguments: Mapping[str, object], variables: Mapping[str, str]
+) -> Iterator[str]:
+    """Give the names of the settings to read: what is switched off is not even looked at.
+
+    Only "true" disables the SDK, as OpenTelemetry's specification has it for its own switches.
+    """
+    enabled, _ = _value("enabled", settings["enabled"], arguments.get("enabled"), variables)
+    if not enabled:
+        yield "enabled"
+        return
+    disabled = variables.get(SDK_DISABLED, "").lower() == "true"
     for name, one in settings.items():
-        values[name], given[name] = _value(name, one, arguments.get(name), variables)
-    derived = _derived(values, given, variables)
-    return Settings(**values, **derived, given=given)
+        if not (disabled and one.variable.startswith("OTEL_")):
+            yield name
 
 
 def _value(
@@ -130,64 +177,19 @@ def _value(
 ) -> tuple[object, Source]:
     if argument is not None:
         fix = f"taskobs.init({name}={{!r}})"
-        return _checked(name, one.variable, one.value_check, argument, fix), "argument"
+        return checks.checked(name, one.variable, one.value_check, argument, fix), "argument"
     for variable in (one.traces_variable, one.variable):
         if variable in variables and _counts(variable, variables):
             text = variables[variable]
-            return _checked(name, variable, one.value_check, text, f"{variable}={{}}"), "variable"
+            fix = f"{variable}={{}}"
+            return checks.checked(name, variable, one.value_check, text, fix), "variable"
     return one.default, "default"
 
 
 def _counts(variable: str, variables: Mapping[str, str]) -> bool:
     """Tell whether a variable has the meaning of its setting: a sampler's may be of any kind."""
-    is_of_sampler = variable == "OTEL_TRACES_SAMPLER_ARG"
+    is_of_sampler = variable == SAMPLER_ARG
     return not is_of_sampler or variables.get(TRACES_SAMPLER, "").lower() in _RATIO_SAMPLERS
-
-
-def _checked(
-    name: str, variable: str, value_check: checks.ValueCheck, value: object, fix: str
-) -> object:
-    try:
-        return value_check.check(value)
-    except checks.Refused as refused:
-        problem, line = refused.problem, fix.format(refused.example)
-    # Outside of the except block: a chained exception could show what is masked here.
-    raise SettingError(name, variable, value_check.show(value), problem, line)
-
-
-def _derived(
-    values: Mapping[str, Any], given: Mapping[str, Source], variables: Mapping[str, str]
-) -> dict[str, Any]:
-    endpoint = _traces_endpoint(values, given, variables)
-    exporter = variables.get(TRACES_EXPORTER, "").lower()
-    # Only "true" disables, as OpenTelemetry's specification has it for its own switches.
-    disabled = variables.get(SDK_DISABLED, "").lower() == "true"
-    on = bool(values["enabled"])
-    return {
-        "traces_endpoint": endpoint,
-        "traces": on and endpoint is not None and exporter != "none" and not disabled,
-        "errors": on and values["sentry_dsn"] is not None,
-    }
-
-
-def _traces_endpoint(
-    values: Mapping[str, Any], given: Mapping[str, Source], variables: Mapping[str, str]
-) -> str | None:
-    """Find where spans go: over HTTP the general endpoint gets a path, that of the traces is whole."""
-    base = cast("str | None", values["otlp_endpoint"])
-    if given["otlp_endpoint"] != "argument" and TRACES_ENDPOINT in variables:
-        fix = f"{TRACES_ENDPOINT}={{}}"
-        return cast(
-            "str",
-            _checked(
-                "otlp_endpoint", TRACES_ENDPOINT, checks.ENDPOINT, variables[TRACES_ENDPOINT], fix
-            ),
-        )
-    if base is None or values["otlp_protocol"] == "grpc":
-        return base
-    url = urlsplit(base)
-    path = url.path.rstrip("/")
-    return url._replace(path=path if path.endswith(_TRACES_PATH) else path + _TRACES_PATH).geturl()
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
@@ -214,7 +216,10 @@ def _variables_read() -> frozenset[str]:
     of_settings = {
         name for _, one in declared() for name in (one.variable, one.traces_variable) if name
     }
-    return frozenset(of_settings | {TRACES_ENDPOINT, TRACES_EXPORTER, TRACES_SAMPLER, SDK_DISABLED})
+    return frozenset(
+        of_settings
+        | {otlp.TRACES_ENDPOINT, otlp.TRACES_EXPORTER, TRACES_SAMPLER, ID_GENERATOR, SDK_DISABLED}
+    )
 
 
 def _nearest(name: str, ours: list[str], theirs: list[str]) -> str | None:

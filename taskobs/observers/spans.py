@@ -78,6 +78,10 @@ class SpanObserver(Observer):
         self._use_links = use_span_links
         self._clock = clock
 
+    def use(self, tracer: Tracer, deferred: DeferredAttributes | None) -> None:
+        """Make spans with another tracer from now on."""
+        self._tracer, self._deferred = tracer, deferred
+
     # Publishes.
 
     def publish(self, publish: Publish) -> AbstractContextManager[object]:

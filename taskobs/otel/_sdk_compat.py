@@ -9,6 +9,7 @@ themselves, so their callers need no check.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Final
@@ -151,3 +152,11 @@ def set_unchecked(span: Any, attributes: dict[str, Any]) -> bool:  # noqa: ANN40
     except AttributeError:
         pass
     return False
+
+
+def logger_provider() -> object:
+    """Return the provider of OpenTelemetry's logs, if the process uses them."""
+    # The module's name begins with an underscore, as its API is not declared stable.
+    module = sys.modules.get("opentelemetry._logs")
+    get = getattr(module, "get_logger_provider", None)
+    return get() if get is not None else None

@@ -1,31 +1,29 @@
-"""The tracer provider of this process, and what it exports through."""
+"""The tracer provider of this process: one that the app has set, or ours."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from opentelemetry import trace
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 
-from taskobs.config.settings import TRACES_SAMPLER, Settings
-from taskobs.internal import span_ids
+from taskobs.config.settings import Settings
 from taskobs.internal.guard import Guard
+from taskobs.internal.timeouts import run_with_timeout
 from taskobs.otel._sdk_compat import unset_provider
+from taskobs.otel.chosen_ids import ChosenIds
+from taskobs.otel.components import exporter_of, id_generator, sampler_of
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
 from taskobs.otel.exporter import ExporterFactory
-from taskobs.otel.fast_provider import FastSpanProvider
-from taskobs.otel.fast_spans import SpanSink
+from taskobs.otel.own_provider import OwnProvider
 from taskobs.otel.relay_processor import RelayProcessor
+from taskobs.otel.resource import AppName, resource_of
 from taskobs.relay_client.client import RelayClient
 
-_log = logging.getLogger("taskobs")
+_MILLISECONDS: Final = 1000
 
 
 @runtime_checkable
@@ -33,149 +31,190 @@ class _Flushable(Protocol):
     def force_flush(self, timeout_millis: int = 30_000) -> bool: ...
 
 
-class ChosenIds(RandomIdGenerator):
-    """Gives a span the ids that were chosen for it, and random ones to all others."""
-
-    def generate_trace_id(self) -> int:
-        """Return the id of a new trace."""
-        chosen = span_ids.peek()
-        return chosen.trace_id if chosen else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        """Return the id of a new span; the SDK asks for it last."""
-        chosen = span_ids.take()
-        return chosen.span_id if chosen else super().generate_span_id()
-
-
 class TraceProvider:
-    """Exports spans from this process: through a provider of ours, or the one the user has set."""
+    """What a session does about a provider that the app has set: little, as it is the app's."""
 
-    def __init__(
-        self,
-        provider: object,
-        spans: PerProcessProcessor | None = None,
-        exporter: ExporterFactory | None = None,
-    ) -> None:
-        self._provider = provider
-        self._spans = spans
-        self._exporter = exporter
-        self._switch = None if spans is None else SwitchableProcessor(spans)
+    ours = False
+    """Whether the provider is ours."""
+
+    def __init__(self, provider: trace.TracerProvider) -> None:
+        self.provider = provider
 
     @property
-    def ours(self) -> bool:
-        """Whether the provider is ours, not the user's."""
-        return self._spans is not None
-
-    @classmethod
-    def start(
-        cls, settings: Settings, app_name: str, first_span: Callable[[], object]
-    ) -> TraceProvider:
-        """Use the provider that is set, or set one that exports over OTLP.
-
-        Nothing is connected to and no thread is started before the first span ends; then
-        ``first_span`` is called, once in each process.
-
-        Raises:
-            MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
-        """
-        found = trace.get_tracer_provider()
-        if not isinstance(found, trace.ProxyTracerProvider):
-            if settings.traces:
-                _log.info("taskobs: a TracerProvider is set already: spans go where it sends them")
-            return cls(found)
-        exporter = ExporterFactory(settings)
-
-        def make() -> BatchSpanProcessor:
-            first_span()
-            return BatchSpanProcessor(exporter.make())
-
-        spans = PerProcessProcessor(make)
-        provider = FastSpanProvider(
-            resource=_resource(settings, app_name),
-            sampler=_sampler(settings),
-            id_generator=ChosenIds(),
-            shutdown_on_exit=False,
-        )
-        trace.set_tracer_provider(provider)
-        made = cls(provider, spans, exporter)
-        provider.add_span_processor(made.processor)
-        return made
+    def destination(self) -> str:
+        """Say where spans go; no secrets."""
+        return "the app's TracerProvider"
 
     @property
-    def processor(self) -> SpanProcessor:
-        """What our provider hands spans to."""
-        assert self._switch is not None  # noqa: S101  # asked for our own provider alone
-        return self._switch
+    def replaceable(self) -> bool:
+        """Whether the app may still set another provider, without a trace in two halves."""
+        return False
+
+    @property
+    def relays(self) -> bool:
+        """Whether there are spans that a relay can send."""
+        return False
 
     def prepare(self) -> None:
         """Import what sending takes, if it is for us to send: before the first run and fork."""
-        if self._exporter is not None:
-            self._exporter.prepare()
 
     def route_to(self, client: RelayClient, guard: Guard) -> None:
-        """Hand spans to a relay, if the provider is ours; what has ended before is sent now."""
-        if self._spans is not None and self._switch is not None:
-            spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
-            self._route_fast_spans(spans)
-            self._spans.retire()
+        """Hand spans to a relay; what has ended before is sent from here."""
 
     def restore(self) -> None:
         """Send spans from this process again."""
-        if self._spans is not None and self._switch is not None:
-            self._route_fast_spans(None)
-            self._switch.to = self._spans
-
-    def _route_fast_spans(self, span_sink: SpanSink | None) -> None:
-        if isinstance(self._provider, FastSpanProvider):
-            self._provider.route_to(span_sink)
 
     def resource(self) -> dict[str, object]:
         """Return what a relay must know of all spans of this process."""
-        found = getattr(self._provider, "resource", None)
+        found = getattr(self.provider, "resource", None)
         if not isinstance(found, Resource):
             return {}
         return {"resource": dict(found.attributes), "schema_url": found.schema_url}
 
     def after_fork(self) -> None:
         """In a forked child: leave alone what the parent has started."""
-        if self._spans is not None:
-            self._spans.after_fork()
 
-    def flush(self) -> None:
-        """Export what has ended; blocks for as long as the exporter does."""
-        if isinstance(self._provider, _Flushable):
-            self._provider.force_flush()
+    def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
+        """Return what exports all that has ended: calls that may block, to be made side by side.
 
-    def stop(self) -> None:
-        """Export what has ended and, if the provider is ours, stop it; may block like ``flush``."""
-        if self._spans is not None:
-            self.restore()
-            self._spans.shutdown()
-        else:
-            self.flush()
+        What was ``relayed`` is not for this process to export.
+        """
+        del relayed
+        provider = self.provider
+        return [_flush_of(provider, timeout)] if isinstance(provider, _Flushable) else []
+
+    def stop(self, timeout: float) -> None:
+        """Stop what is ours, within ``timeout`` seconds."""
 
     def withdraw(self) -> None:
         """Take our provider away, so that another may be set."""
-        if self._spans is not None and trace.get_tracer_provider() is self._provider:
+
+
+class OwnTraceProvider(TraceProvider):
+    """Our provider, which exports over OTLP, and to what ``OTEL_TRACES_EXPORTER`` names.
+
+    Nothing is connected to and no thread is started before the first span ends; then
+    ``first_export`` is called, once in each process.
+    """
+
+    ours = True
+
+    def __init__(
+        self, settings: Settings, app_name: AppName, first_export: Callable[[], object]
+    ) -> None:
+        """Set no provider yet.
+
+        Raises:
+            MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
+        """
+        self._settings = settings
+        self._first_export = first_export
+        self._exporter = ExporterFactory(settings) if settings.otlp else None
+        self._spans = PerProcessProcessor(self._make)
+        self._switch = SwitchableProcessor(self._spans)
+        self._ids = ChosenIds(id_generator())
+        self._own = OwnProvider(
+            self._switch,
+            resource=resource_of(settings, app_name),
+            sampler=sampler_of(settings),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
+        )
+        for name in settings.other_exporters:
+            self._own.add_span_processor(PerProcessProcessor(self._maker(name)))
+        super().__init__(self._own)
+
+    def _make(self) -> SpanProcessor:
+        self._first_export()
+        if self._exporter is None:
+            return SpanProcessor()
+        return BatchSpanProcessor(self._exporter.make())
+
+    def _maker(self, name: str) -> Callable[[], SpanProcessor]:
+        def make() -> SpanProcessor:
+            self._first_export()
+            exporter = exporter_of(name)
+            return SpanProcessor() if exporter is None else BatchSpanProcessor(exporter)
+
+        return make
+
+    def set(self) -> None:
+        """Make it the provider of the process."""
+        trace.set_tracer_provider(self._own)
+
+    @property
+    def destination(self) -> str:
+        """Say where spans go; no secrets."""
+        shown = [self._settings.shown_endpoint] if self._exporter is not None else []
+        return " and ".join([*shown, *self._settings.other_exporters])
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether no span has begun in this process."""
+        return not self._ids.begun
+
+    @property
+    def relays(self) -> bool:
+        """Whether there are spans that a relay can send."""
+        return self._exporter is not None
+
+    def replace_by(self, provider: trace.TracerProvider) -> None:
+        """Give way to another provider: all tracers that were given out go on with it."""
+        self.restore()
+        self._own.replace_by(provider)
+
+    def prepare(self) -> None:
+        """Import what sending takes: before the first run and fork."""
+        if self._exporter is not None:
+            self._exporter.prepare()
+
+    def route_to(self, client: RelayClient, guard: Guard) -> None:
+        """Hand spans to a relay; what has ended before is sent now."""
+        if self._exporter is None:
+            return
+        spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
+        self._own.route_to(spans)
+        self._spans.retire()
+
+    def restore(self) -> None:
+        """Send spans from this process again."""
+        self._own.route_to(None)
+        self._switch.to = self._spans
+
+    def after_fork(self) -> None:
+        """In a forked child: leave alone what the parent has started."""
+        self._ids.after_fork()
+        self._spans.after_fork()
+        for one in self._own.added:
+            if isinstance(one, PerProcessProcessor):
+                one.after_fork()
+
+    def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
+        """Return what exports all that has ended.
+
+        There is a call for each processor: a collector of ours that is dead takes no time from
+        what the app has added.
+        """
+        ours = [] if relayed and self._exporter is not None else [self._spans]
+        return [_flush_of(one, timeout) for one in [*ours, *self._own.added]]
+
+    def stop(self, timeout: float) -> None:
+        """Stop our processors, which send what is left, within ``timeout`` seconds."""
+        self.restore()
+        others = [one for one in self._own.added if isinstance(one, PerProcessProcessor)]
+        run_with_timeout(timeout, *(one.shutdown for one in [self._spans, *others]))
+
+    def withdraw(self) -> None:
+        """Take the provider away, so that another may be set."""
+        if trace.get_tracer_provider() is self._own:
             unset_provider()
 
 
-def _resource(settings: Settings, app_name: str) -> Resource:
-    """Return the SDK's resource: named by the setting, by the variables, or as the app is."""
-    if settings.service_name:
-        return Resource.create({SERVICE_NAME: settings.service_name})
-    resource = Resource.create()
-    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        return resource.merge(Resource({SERVICE_NAME: app_name}))
-    return resource
+def _flush_of(flushed: _Flushable, timeout: float) -> Callable[[], object]:
+    return lambda: flushed.force_flush(int(timeout * _MILLISECONDS))
 
 
-def _sampler(settings: Settings) -> Sampler | None:
-    """Return the sampler of ``sample_rate``; None lets the SDK read ``OTEL_TRACES_SAMPLER``.
-
-    The SDK reads ``OTEL_TRACES_SAMPLER_ARG`` only beside that one; here it works alone too.
-    """
-    named = os.environ.get(TRACES_SAMPLER) and settings.given["sample_rate"] != "argument"
-    if settings.sample_rate is None or named:
-        return None
-    return ParentBasedTraceIdRatio(settings.sample_rate)
+def set_provider() -> trace.TracerProvider | None:
+    """Return the provider that somebody has set; None as long as nobody has."""
+    found = trace.get_tracer_provider()
+    return None if isinstance(found, trace.ProxyTracerProvider) else found

@@ -59,9 +59,8 @@ class TaskSpans:
     ) -> TaskSpans:
         """Begin; without providers, with the process's own."""
         scope = (semconv.STOCK_SCOPE, stock_version())
-        schema = semconv.STOCK_SCHEMA_URL
-        tracer = trace.get_tracer(*scope, tracer_provider, schema_url=schema)
-        meter = metrics.get_meter(*scope, meter_provider, schema_url=schema)
+        tracer = _tracer(tracer_provider)
+        meter = metrics.get_meter(*scope, meter_provider, schema_url=semconv.STOCK_SCHEMA_URL)
         histogram = meter.create_histogram(
             semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
         )
@@ -77,8 +76,22 @@ class TaskSpans:
         shared_task_signals().attach(observer, first=True)
         return cls(observer, histogram, deferred)
 
+    def use(self, tracer_provider: TracerProvider) -> None:
+        """Make spans through another provider from now on; those that are open stay as they are."""
+        if self._deferred is not None:
+            self._deferred.remove()
+        tracer = _tracer(tracer_provider)
+        self._deferred = DeferredAttributes.install(tracer, set_unchecked)
+        self._observer.use(tracer, self._deferred)
+
     def stop(self) -> None:
         """See no more publishes and runs."""
         shared_task_signals().detach(self._observer)
         if self._deferred is not None:
             self._deferred.remove()
+
+
+def _tracer(provider: TracerProvider | None) -> trace.Tracer:
+    return trace.get_tracer(
+        semconv.STOCK_SCOPE, stock_version(), provider, schema_url=semconv.STOCK_SCHEMA_URL
+    )

@@ -1,26 +1,42 @@
-"""What a session finds in its process: a provider, a Sentry client, an app."""
+"""What a session finds in its process: a Sentry client, apps."""
 
 from __future__ import annotations
 
 import sys
-
-from opentelemetry import trace
+from weakref import ref
 
 from taskobs.celery import _compat
-
-
-def has_provider() -> bool:
-    """Tell whether somebody has set a tracer provider."""
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+from taskobs.celery._types import App
 
 
 def sentry_is_active() -> bool:
     """Tell whether somebody has initialised Sentry; it is not imported to find out."""
     sdk = sys.modules.get("sentry_sdk")
-    return sdk is not None and bool(sdk.get_client().is_active())
+    # While the package is being imported, its module is there and its functions are not.
+    get_client = getattr(sdk, "get_client", None)
+    return get_client is not None and bool(get_client().is_active())
 
 
-def app_name() -> str:
-    """Return the name of the current app; none is made for it."""
-    app = _compat.current_app()
-    return (app.main if app is not None else None) or "celery"
+class AppName:
+    """The name of the Celery app that this process is of, as soon as it is known.
+
+    A worker's app is known; in other processes it is the one that was there when ``init()`` was
+    called, or else the first one that is there when somebody asks.
+    """
+
+    def __init__(self) -> None:
+        self._app: ref[App] | None = None
+        self.use(_compat.current_app())
+
+    def use(self, app: App | None) -> None:
+        """Take this app for the process's."""
+        if app is not None:
+            self._app = ref(app)
+
+    def __call__(self) -> str | None:
+        """Return the name; None as long as there is no app that has one."""
+        app = self._app() if self._app is not None else None
+        if app is None:
+            app = _compat.current_app()
+            self.use(app)
+        return app.main if app is not None else None

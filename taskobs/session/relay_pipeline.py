@@ -89,8 +89,8 @@ class RelayPipeline:
 
         Only now does the worker connect: what the relay is told first has the spans' resource.
         """
-        if traces is not None and self._traces is None:
-            self._traces = traces
+        if traces is not None and self._traces is not traces:
+            self._traces = traces  # the app may have set one of its own in the place of ours
             traces.route_to(self.client, guard)
         if sentry is not None and self._sentry is None:
             self._sentry = sentry

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from taskobs.celery.outages import Outages
+from opentelemetry.trace import TracerProvider
+
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.celery.run_signals import current_run
+from taskobs.celery.watches import FailureWatch
+from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings, misspelt, resolve
-from taskobs.internal.hidden_modules import hidden_modules
-from taskobs.internal.timeouts import run_with_timeout
 from taskobs.observers.logs import LogFields
-from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
-from taskobs.otel.provider import TraceProvider
-from taskobs.otel.task_spans import TaskSpans, shared_task_signals
-from taskobs.session.environment import app_name, has_provider, sentry_is_active
+from taskobs.otel.app_telemetry import flushes_of_app
+from taskobs.otel.task_spans import shared_task_signals
+from taskobs.session.announcement import Announcement, destinations, warn_of_crons
+from taskobs.session.delivery import Delivery
+from taskobs.session.environment import AppName
+from taskobs.session.errors import Errors
+from taskobs.session.late_setup import LateSetup
+from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from taskobs.sentry.pipeline import SentryPipeline
 
 _log = logging.getLogger("taskobs")
 
@@ -43,14 +46,21 @@ class Session:
 
     def __init__(self, settings: Settings, arguments: Mapping[str, object] | None = None) -> None:
         self.settings = settings
-        self._embedded = EmbeddedBeat(init, arguments or {})
         self.role = Role.PRODUCER
-        self._undo = ExitStack()
-        self._traces: TraceProvider | None = None
-        self._sentry: SentryPipeline | None = None
-        self._outages = Outages()
+        self._app_name = AppName()
+        self._spans = Spans(settings, self._app_name, lambda: at_process_end(self.process_ending))
+        self._errors = Errors(settings)
         self._relay = WorkerRelay(settings)
-        self._deadline: float | None = None
+        self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
+        self._embedded = EmbeddedBeat(init, arguments or {})
+        self._process = ProcessSignals(self)
+        self._announcement = Announcement(settings, self._where)
+        self._worker: object = None
+        self._timer: WorkerTimer | None = None
+        self._observing = False
+        self._looking = Lock()
+        self._look_again = False
+        self._undo = ExitStack()
 
     def __repr__(self) -> str:
         return f"<taskobs.Session of a {self.role.value}: {self.describe()}>"
@@ -68,39 +78,14 @@ class Session:
 
     def describe(self) -> str:
         """Say in a few words where telemetry goes; no secrets."""
-        traces = "on" if self._traces else "off"
-        errors = "on" if self._sentry else "off"
-        return f"traces {traces}, errors {errors}"
+        return destinations(self.settings, self._spans, self._errors, self._relay)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Send what there is, for at most ``timeout`` seconds (``shutdown_timeout`` by default).
 
         Returns whether all was sent in time.
         """
-        timeout = self.settings.shutdown_timeout if timeout is None else timeout
-        return self._deliver(timeout, self._relay.flush)
-
-    def _deliver(self, timeout: float, hand_over: Callable[[float], bool]) -> bool:
-        """Send what this process sends itself, then have done what is to be done at the relay."""
-        end = time.monotonic() + timeout
-        carried = self._relay.carries
-        sent = self._send(timeout)
-        handed = hand_over(max(0.0, end - time.monotonic()))
-        if carried and not self._relay.carries:  # it has gone, and left all to this process
-            sent = self._send(max(0.0, end - time.monotonic()))
-        return sent and handed
-
-    def _send(self, timeout: float) -> bool:
-        """Send what goes to no relay."""
-        jobs: list[Callable[[], object]] = []
-        relayed, sentry = self._relay.carries, self._sentry
-        if self._traces is not None and not (relayed and self._traces.ours):
-            jobs.append(self._traces.flush)
-        if sentry is not None and not relayed:
-            jobs.append(lambda: sentry.flush(timeout))
-        elif sentry is not None:
-            sentry.flush(timeout)  # what Sentry itself has gathered goes to the relay
-        return run_with_timeout(timeout, *jobs) if jobs else True
+        return self._delivery.flush(timeout)
 
     def close(self) -> None:
         """Send what is left, within ``shutdown_timeout``, and undo what ``init()`` did."""
@@ -110,137 +95,173 @@ class Session:
         self.process_ending()
         self._undo.close()
 
+    def _flushes(self, timeout: float) -> list[Callable[[], object]]:
+        """Return the calls that export what does not go to a relay; each may block."""
+        relayed = self._relay.carries
+        traces, sentry = self._spans.provider, self._errors.pipeline
+        jobs = traces.flushes(timeout, relayed=relayed) if traces is not None else []
+        if sentry is not None and relayed:
+            sentry.flush(timeout)  # what Sentry has gathered goes to the relay, which takes no time
+        elif sentry is not None:
+            jobs.append(lambda: sentry.flush(timeout))
+        if self.role is Role.POOL_CHILD:
+            jobs += flushes_of_app(timeout)
+        return jobs
+
     # Set-up.
 
     def start(self) -> None:
         """Set up what is configured; ``init()`` calls it, as a constructor has no effect."""
-        with ExitStack() as undo:
-            self._start_pipelines(undo)
-            if self._traces is not None or self._sentry is not None:
-                self._observe(undo)
-            else:
-                _log.info(
-                    "taskobs: nothing is configured, so nothing is recorded: give init() an "
-                    "otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT "
-                    "or SENTRY_DSN"
-                )
-            self._undo = undo.pop_all()
+        undo, guard = self._undo, shared_task_signals().guard
+        failures, late = FailureWatch(shared_task_signals(), self._reports_now), LateSetup(self)
+        try:
+            undo.callback(setattr, guard, "strict", guard.strict)
+            guard.strict = self.settings.strict
+            undo.callback(lambda: self._spans.stop(self._delivery.left()))
+            undo.callback(self._errors.stop)
+            undo.callback(failures.remove)
+            failures.install()
+            undo.callback(self._announcement.remove)
+            self._announcement.install()
+            undo.callback(self._process.unsubscribe)
+            undo.callback(self._embedded.remove)
+            undo.callback(self._relay.close)
+            undo.callback(self._stop_timer)
+            self._look()
+            undo.callback(late.remove)
+            late.install()
+            self._process.subscribe()
+        except BaseException:
+            undo.close()
+            raise
 
-    def _start_pipelines(self, undo: ExitStack) -> None:
-        settings = self.settings
-        if settings.traces or has_provider():
-            traces = TraceProvider.start(
-                settings, app_name(), lambda: at_process_end(self.process_ending)
-            )
-            undo.callback(lambda: run_with_timeout(self._left(), traces.stop))
-            undo.callback(traces.withdraw)
-            self._traces = traces
-        if settings.errors or sentry_is_active():
-            self._start_errors(undo)
+    # What the app has set up: looked at whenever it sets something up; see LateSetup.
 
-    def _start_errors(self, undo: ExitStack) -> None:
-        with hidden_modules(
-            "gevent", "eventlet"
-        ):  # which Sentry asks whether they have patched anything
-            from taskobs.observers.sentry import SentryObserver
-            from taskobs.sentry.pipeline import SentryPipeline
+    def may_set(self, provider: TracerProvider) -> bool:
+        """Tell whether the app may set a provider now, in the place of ours."""
+        with shared_task_signals().guard:
+            return self._spans.may_set(provider)
+        return True
 
-        undo.callback(self._outages.close)
-        self._sentry = SentryPipeline.start(self.settings, self._outages.repeats)
-        undo.callback(self._sentry.close, 0.0)
-        errors = SentryObserver(self._sentry, send_arguments=self.settings.send_arguments)
-        shared_task_signals().attach(errors)
-        undo.callback(shared_task_signals().detach, errors)
-        if self.settings.crons:
-            self._start_crons(undo, self._sentry)
+    def look(self) -> None:
+        """Use what the app has set up meanwhile; our own trouble is none of the app's."""
+        with shared_task_signals().guard:
+            self._look()
 
-    def _start_crons(self, undo: ExitStack, sentry: SentryPipeline) -> None:
-        from taskobs.observers.crons import CronObserver
+    def _look(self) -> None:
+        # What is set up in here comes back to here, on this very thread, and another thread may
+        # set something up meanwhile. Both find the lock taken, and whoever holds it looks again.
+        self._look_again = True
+        while self._look_again and self._looking.acquire(blocking=False):
+            try:
+                self._look_again = False
+                self._adopt()
+            finally:
+                self._looking.release()
 
-        crons = CronObserver(
-            sentry,
-            exclude=self.settings.crons_exclude or (),
-            options=self.settings.crons_options,
-        )
-        shared_task_signals().attach(crons)
-        undo.callback(shared_task_signals().detach, crons)
+    def _adopt(self) -> None:
+        spans, errors = self._spans.look(), self._errors.look()
+        if spans or errors:
+            self._observe()
+            self._catch_up()
+        self._announcement.changed()
 
-    def _observe(self, undo: ExitStack) -> None:
-        guard = shared_task_signals().guard
-        undo.callback(setattr, guard, "strict", guard.strict)
-        guard.strict = self.settings.strict
-        if self._traces is not None and not is_instrumented():
-            spans = TaskSpans.start(stock_attributes=self.settings.stock_attributes)
-            undo.callback(spans.stop)
-            instrumentor_patch = InstrumentorPatch(spans, guard)
-            undo.callback(instrumentor_patch.remove)
-            instrumentor_patch.install()
+    def _observe(self) -> None:
+        if self._observing:
+            return
+        self._observing = True
+        self._process.watch_end()
         if self.settings.log_ids:
             logs = LogFields(current_run)
+            self._undo.callback(logs.remove)
             logs.install()
-            undo.callback(logs.remove)
-        process = ProcessSignals(self)
-        process.subscribe()
-        undo.callback(process.unsubscribe)
-        undo.callback(self._embedded.remove)
-        undo.callback(self._relay.close)
 
-    # What becomes of the process: see taskobs.processes.ProcessListener.
+    def _catch_up(self) -> None:
+        """Do what would have been done when Celery told the role of this process."""
+        if self._worker is not None:
+            shared_task_signals().worker_runs(self._worker)
+        elif self.role is Role.BEAT:
+            shared_task_signals().beat_runs()
+        traces = self._spans.provider
+        self._relay.became(self.role, self._worker, traces, self._errors.pipeline)
+        celerys = self.role in {Role.WORKER, Role.POOL_CHILD}
+        if celerys and traces is not None and not self._relay.carries:
+            traces.prepare()
+
+    def _reports_now(self) -> bool:
+        """Begin to report errors if that has become possible; tell whether it has just now."""
+        if self._errors.pipeline is not None:
+            return False
+        self.look()
+        return self._errors.pipeline is not None
+
+    def _where(self) -> str | None:
+        recorded = self._spans.provider is not None or self._errors.destination is not None
+        return self.describe() if recorded else None
+
+    # What becomes of the process: see taskobs.celery.process_signals.ProcessListener.
 
     def became(self, role: Role, worker: object = None) -> None:
         """Celery has told the role of this process."""
         self.role = role
-        if self._sentry is None and sentry_is_active():  # the app initialised it after us
-            self._start_errors(self._undo)
-        if self._sentry is not None:
-            self._sentry.client()  # the app's, before it sees a run
-            self._watch_outages(role)
-            if runs_no_tasks(worker):
-                self._sentry.ignore_broker_commands()
+        self._announcement.became(role)
         if role is Role.WORKER:
-            self._embedded.install()
-        self._relay.became(role, worker, self._traces, self._sentry)
-        if role in {Role.WORKER, Role.POOL_CHILD} and self._traces and not self._relay.carries:
-            self._traces.prepare()
+            self._became_worker(worker)
+        else:
+            self._worker = None
+        self._errors.became(role, forks=runs_no_tasks(worker))
+        self.look()
+        if self._observing:
+            with shared_task_signals().guard:
+                self._catch_up()
 
-    def _watch_outages(self, role: Role) -> None:
-        if role is Role.WORKER:
-            self._outages.watch_worker()
-        elif role is Role.BEAT:
-            self._outages.watch_beat()
+    def _became_worker(self, worker: object) -> None:
+        self._app_name.use(getattr(worker, "app", None))
+        self._embedded.install()
+        if self._timer is None and hasattr(worker, "app"):
+            self._timer = WorkerTimer(self._tick)
+            self._timer.install(worker)
+        self._worker = worker
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.remove()
+
+    def _tick(self) -> None:
+        """Look after what no signal tells of; once a second, in a worker's main process."""
+        self._relay.poll()
+        if self._errors.offered:
+            self.look()
+
+    def ready(self) -> None:
+        """Say where telemetry goes, now that logging and whatever the app has is set up."""
+        self.look()
+        self._announcement.say()
+        if self.role is Role.BEAT and self.settings.crons and self._errors.destination is None:
+            warn_of_crons()
 
     def forked(self) -> None:
         """Leave alone what the parent has started: this is a child."""
-        self._deadline = None
-        if self._traces is not None:
-            self._traces.after_fork()
-        if self._sentry is not None:
-            self._sentry.after_fork()
+        self._looking = Lock()  # another thread of the parent may have held it
+        self._look_again = False
+        self._worker = self._timer = None
+        self._delivery.restart()
+        self._spans.after_fork()
+        self._errors.after_fork()
         self._relay.after_fork()
-        self._outages.after_fork()
 
     def worker_ended(self) -> None:
         """Send what is left, and end the relay: a worker that got SIGHUP is executed anew next."""
         self.process_ending()
+        self._stop_timer()
         self._relay.close()
-        self._deadline = 0.0 if self._deadline == 0.0 else None
+        self._worker = None
+        self._delivery.go_on()
 
     def process_ending(self) -> None:
         """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
-        left = self._left()
-        if left > 0 and not self._deliver(left, self._relay.end):
-            self._deadline = 0.0  # a backend that is dead now gets no second wait
-            _log.warning(
-                "taskobs: process %d ends with telemetry unsent: no answer within %.1f s",
-                os.getpid(),
-                self.settings.shutdown_timeout,
-            )
-
-    def _left(self) -> float:
-        """Return how many seconds this process, which ends, may still spend on sending."""
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self.settings.shutdown_timeout
-        return max(0.0, self._deadline - time.monotonic())
+        self._delivery.end()
 
 
 def init(  # noqa: PLR0913  # one argument a setting, all keywords
@@ -251,6 +272,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     otlp_headers: object = None,
     sample_rate: float | None = None,
     sentry_dsn: str | None = None,
+    resource: object = None,
     environment: str | None = None,
     release: str | None = None,
     send_arguments: bool | None = None,
@@ -260,6 +282,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     relay: bool | None = None,
+    relay_providers: bool | None = None,
     relay_spool: str | None = None,
     relay_spool_bytes: int | None = None,
     relay_spool_age: float | None = None,
@@ -288,10 +311,10 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
             _log.warning("taskobs: init() was called before; its settings stay until close()")
         return _session
     settings = resolve(arguments, os.environ)
-    for warning in misspelt(os.environ):
-        _log.warning("taskobs: %s", warning)
     session = Session(settings, arguments)
     if settings.enabled:
+        for warning in misspelt(os.environ):
+            _log.warning("taskobs: %s", warning)
         session.start()
     _session = session
     return session

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from taskobs.celery.roles import Role
-from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings
 from taskobs.otel.provider import TraceProvider
 from taskobs.otel.task_spans import shared_task_signals
@@ -49,7 +48,7 @@ class WorkerRelay:
             self._pipeline.carry(traces, sentry, shared_task_signals().guard)
 
     def _wanted(self, traces: TraceProvider | None, sentry: SentryPipeline | None) -> bool:
-        return sentry is not None or (traces is not None and traces.ours)
+        return sentry is not None or (traces is not None and traces.relays)
 
     def _begin(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
         ours = traces is not None and traces.ours
@@ -64,11 +63,9 @@ class WorkerRelay:
             return
         with ExitStack() as undo:
             undo.callback(self._pipeline.close)
-            if hasattr(worker, "app"):
-                clock = WorkerTimer(self._pipeline.poll)
-                clock.install(worker)
-                undo.callback(clock.remove)
-            records = RunMetricObserver(self._pipeline.client, with_spans=ours)
+            records = RunMetricObserver(
+                self._pipeline.client, with_spans=traces is not None and traces.relays
+            )
             shared_task_signals().attach(records)
             undo.callback(shared_task_signals().detach, records)
             self._undo = undo.pop_all()
@@ -77,6 +74,15 @@ class WorkerRelay:
         """In a forked child: be one more client of the same relay."""
         if self._pipeline is not None:
             self._pipeline.after_fork()
+
+    def poll(self) -> None:
+        """Look after the relay; call it every second or so, in the worker. Returns at once."""
+        if self._pipeline is not None:
+            self._pipeline.poll()
+
+    def metrics_destination(self, settings: Settings) -> str | None:
+        """Say where the relay sends metrics; None if it sends none."""
+        return settings.shown_metrics_endpoint if self.carries else None
 
     def flush(self, timeout: float) -> bool:
         """See what the relay has got sent, within ``timeout`` seconds; True without a relay."""

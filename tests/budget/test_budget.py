@@ -21,9 +21,9 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from taskobs import semconv
 from taskobs.internal import span_ids
 from taskobs.observers.sentry import SentryObserver
+from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor
-from taskobs.otel.provider import ChosenIds
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.protocol.shared_memory import SharedMemory

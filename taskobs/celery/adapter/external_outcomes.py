@@ -19,15 +19,15 @@ _EXIT_CODE: Final = re.compile(r"\bexitcode (-?\d+)")
 _UNDECODABLE: Final = (DecodeError, ContentDisallowed)
 
 
-def lost(request: WorkerRequest, error: BaseException) -> ExternalOutcome:
-    """Return the end of a run whose process died with it."""
+def lost(request: WorkerRequest | None, error: BaseException) -> ExternalOutcome:
+    """Return the end of a run whose process died with it; its request may not be known."""
     text = str(error)
     signum, code = _SIGNAL.search(text), _EXIT_CODE.search(text)
     return ExternalOutcome(
         outcome=Outcome.LOST,
         error=error,
-        started=request.time_start,
-        pid=request.worker_pid,
+        started=None if request is None else request.time_start,
+        pid=None if request is None else request.worker_pid,
         signal=_signal_name(signum.group(1)) if signum else None,
         exit_code=int(code.group(1)) if code else None,
     )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ class ProcessListener:
     def worker_ended(self) -> None:
         self.told.append("worker ended")
 
+    def ready(self) -> None:
+        self.told.append("ready")
+
     def process_ending(self) -> None:
         self.told.append("ending")
 
@@ -99,13 +103,63 @@ def test_celery_tells_what_the_process_is() -> None:
     try:
         signals.worker_init.send(None)
         signals.worker_process_init.send(None)  # the solo pool: in the worker itself
+        signals.worker_ready.send(None)
         signals.beat_init.send(None)
         signals.worker_process_shutdown.send(None)
         signals.worker_shutdown.send(None)
     finally:
         process.unsubscribe()
     signals.beat_init.send(None)
-    assert listener.told == [Role.WORKER, Role.BEAT, "ending", "worker ended"]
+    assert listener.told == [Role.WORKER, "ready", Role.BEAT, "ready", "ending", "worker ended"]
+
+
+class Scheduler:
+    """What of beat's scheduler is looked at."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+    def tick(self) -> float:
+        self.ticks += 1
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What of beat's service is looked at."""
+
+    scheduler: Scheduler
+
+
+def test_beat_is_ready_when_it_looks_at_its_schedule() -> None:
+    """What I set up in a receiver of `beat_init` is there when taskobs says where all goes."""
+    listener = ProcessListener()
+    process, scheduler = ProcessSignals(listener), Scheduler()
+    process.subscribe()
+    try:
+        signals.beat_init.send(Beat(scheduler))
+        assert listener.told == [Role.BEAT]
+        assert [scheduler.tick(), scheduler.tick()] == [1.0, 1.0]
+        assert (listener.told, scheduler.ticks) == ([Role.BEAT, "ready"], 2)
+    finally:
+        process.unsubscribe()
+
+
+def test_a_session_that_begins_in_a_receiver_knows_its_process() -> None:
+    """I call `taskobs.init()` in a receiver of `worker_init`, and it knows of the worker."""
+    listener = ProcessListener()
+    process = ProcessSignals(listener)
+
+    def set_up(**_: object) -> None:
+        process.subscribe()
+
+    signals.worker_init.connect(set_up, weak=False)
+    try:
+        signals.worker_init.send(None)
+    finally:
+        signals.worker_init.disconnect(set_up)
+        process.unsubscribe()
+    assert listener.told == [Role.WORKER]
 
 
 # What an earlier test of this process has loaded or started may object to forks.

@@ -5,7 +5,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from taskobs.internal import span_ids
-from taskobs.otel.provider import ChosenIds
+from taskobs.otel.chosen_ids import ChosenIds
 
 TEXT = "0af7651916cd43dd8448eb211c80319cb7ad6b7169203331"
 

@@ -158,7 +158,7 @@ def test_trouble_does_not_reach_an_import(
 def test_redis_that_a_worker_imports_late_is_left_alone_too() -> None:
     """The broker's commands are no breadcrumbs, whenever the broker's client is imported."""
     source = """
-pipeline = taskobs.init()._sentry
+pipeline = taskobs.init()._errors.pipeline
 pipeline.ignore_broker_commands()
 import redis
 parent = enabled()

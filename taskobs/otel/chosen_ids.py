@@ -1,0 +1,37 @@
+"""The ids of our provider's spans."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+
+from taskobs.internal import span_ids
+
+
+class ChosenIds(RandomIdGenerator):
+    """Gives a span the ids that were chosen for it, and those of ``others`` to all others."""
+
+    def __init__(self, others: IdGenerator | None = None) -> None:
+        self._others = others or RandomIdGenerator()
+        self.begun = False
+        """Whether a span has begun in this process."""
+
+    def after_fork(self) -> None:
+        """In a forked child: no span has begun here."""
+        self.begun = False
+
+    def generate_trace_id(self) -> int:
+        """Return the id of a new trace."""
+        chosen = span_ids.peek()
+        return chosen.trace_id if chosen else self._others.generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        """Return the id of a new span; the SDK asks for it last, also if it is not sampled."""
+        self.begun = True
+        chosen = span_ids.take()
+        return chosen.span_id if chosen else self._others.generate_span_id()
+
+    def is_trace_id_random(self) -> bool:
+        """Tell whether the last 56 bits of a trace id are random, as W3C's flag says."""
+        # Releases of the SDK that don't know the flag have no such method, and don't ask.
+        tell = getattr(self._others, "is_trace_id_random", None)
+        return bool(tell is not None and tell())

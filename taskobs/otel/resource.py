@@ -1,0 +1,86 @@
+"""What our spans say of their process: the resource."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.util.types import AttributeValue
+
+from taskobs.config.settings import Settings
+
+_ENVIRONMENT: Final = "deployment.environment.name"
+_OLD_ENVIRONMENT: Final = "deployment.environment"
+_DEFAULT_NAME: Final = "celery"
+_UNNAMED: Final = "unknown_service"
+"""What the SDK's own name for a service that has none begins with."""
+
+AppName = Callable[[], "str | None"]
+
+
+def resource_of(settings: Settings, app_name: AppName) -> Resource:
+    """Return the resource of the settings and of ``OTEL_RESOURCE_ATTRIBUTES``.
+
+    Without a name for the service, it is called as the app is, once there is one.
+    """
+    found = Resource.create(_given(settings))
+    found = found.merge(Resource(_of_sentry(settings, found.attributes)))
+    if str(found.attributes.get(SERVICE_NAME, _UNNAMED)).startswith(_UNNAMED):
+        return LateResource(found, app_name)
+    return found
+
+
+def _given(settings: Settings) -> dict[str, AttributeValue]:
+    # The SDK reads the variable of the setting by itself.
+    by_argument = settings.given["resource"] == "argument"
+    given = dict(
+        cast("Mapping[str, AttributeValue]", settings.resource or {} if by_argument else {})
+    )
+    named_by_argument = settings.given["service_name"] == "argument"
+    if settings.service_name and (named_by_argument or SERVICE_NAME not in given):
+        given[SERVICE_NAME] = settings.service_name
+    return given
+
+
+def _of_sentry(settings: Settings, known: Mapping[str, object]) -> dict[str, AttributeValue]:
+    """Return what Sentry's events are filed under, where the resource says nothing of it."""
+    found: dict[str, AttributeValue] = {}
+    if settings.release and SERVICE_VERSION not in known:
+        found[SERVICE_VERSION] = settings.release
+    if settings.environment and not {_ENVIRONMENT, _OLD_ENVIRONMENT} & known.keys():
+        found[_ENVIRONMENT] = settings.environment
+    return found
+
+
+class LateResource(Resource):
+    """A resource whose service is named when somebody reads it: after the app has been made.
+
+    Spans hold the resource itself, so those that have ended before say the same. It is equal
+    to itself alone: an exporter groups spans by it, and the SDK's makes JSON for each hash.
+    """
+
+    def __init__(self, known: Resource, app_name: AppName) -> None:
+        super().__init__(known.attributes, known.schema_url)
+        self._app_name = app_name
+
+    @property
+    def attributes(self) -> Any:  # noqa: ANN401  # its type has another name in each release
+        """Return the attributes, with the app's name, or a default as long as there is no app."""
+        return {**super().attributes, SERVICE_NAME: self._app_name() or _DEFAULT_NAME}
+
+    def merge(self, other: Resource) -> Resource:
+        """Return this resource with another one's attributes, which may name the service."""
+        merged = Resource(super().attributes, self.schema_url).merge(other)
+        return merged if SERVICE_NAME in other.attributes else LateResource(merged, self._app_name)
+
+    def to_json(self, indent: int | None = 4) -> str:
+        """Return it as JSON."""
+        known = {"attributes": self.attributes, "schema_url": self.schema_url}
+        return json.dumps(known, indent=indent)
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other

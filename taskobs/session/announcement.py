@@ -1,0 +1,103 @@
+"""The line that says, at the start of a process, where its telemetry goes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+from taskobs.celery.roles import Role
+from taskobs.celery.watches import FirstPublish
+from taskobs.config.settings import Settings
+from taskobs.otel.app_telemetry import app_meters
+from taskobs.session.errors import Errors
+from taskobs.session.spans import Spans
+from taskobs.session.worker_relay import WorkerRelay
+
+_log: Final = logging.getLogger("taskobs")
+_NOT_TELEMETRY: Final = frozenset(
+    {"enabled", "strict", "log_ids", "relay", "relay_providers", "shutdown_timeout"}
+)
+"""Settings that don't say that somebody wants traces or errors."""
+_CURE: Final = (
+    "give init() an otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"
+)
+
+
+class Announcement:
+    """Says once in each worker, beat and producer what ``describe`` gives, and each change of it.
+
+    ``describe`` gives None when nothing is recorded.
+    """
+
+    def __init__(self, settings: Settings, describe: Callable[[], str | None]) -> None:
+        self._settings = settings
+        self._describe = describe
+        self._said: str | None = None
+        self._ready = False
+        self._first_publish = FirstPublish(self.say)
+
+    def install(self) -> None:
+        """Say it when this process publishes first, unless it turns out to be Celery's own.
+
+        Logging is set up by then, as it rarely is when ``init()`` is called.
+        """
+        self._first_publish.install()
+
+    def remove(self) -> None:
+        """Don't say it at the first publish any more."""
+        self._first_publish.remove()
+
+    def became(self, role: Role) -> None:
+        """Note that this is a process of Celery's, which says it at its start, or not at all."""
+        self.remove()
+        if role is Role.POOL_CHILD:
+            self._ready = False
+
+    def say(self) -> None:
+        """Say it."""
+        self._ready = True
+        self.changed()
+
+    def changed(self) -> None:
+        """Say it again if it is another than what was said; nothing before it was said first."""
+        if not self._ready:
+            return
+        text = self._describe()
+        if text is not None and text != self._said:
+            _log.info("taskobs: %s", text)
+        elif text is None and self._said is None:
+            self._say_nothing()
+        self._said = text or ""
+
+    def _say_nothing(self) -> None:
+        wanted = next(filter(None, map(self._settings.given_as, self._names())), None)
+        if wanted is None:
+            _log.info("taskobs: nothing is configured, so nothing is recorded: %s", _CURE)
+        else:
+            _log.warning("taskobs: %s is set, but nothing is recorded: %s", wanted, _CURE)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._settings.given if name not in _NOT_TELEMETRY]
+
+
+def destinations(settings: Settings, spans: Spans, errors: Errors, relay: WorkerRelay) -> str:
+    """Say where telemetry goes; no secrets."""
+    traces, dsn = spans.provider, errors.destination
+    metrics = relay.metrics_destination(settings) or app_meters()
+    parts = [
+        f"traces to {traces.destination}" if traces is not None else "traces off",
+        f"errors to {dsn}" if dsn is not None else "errors off",
+        f"metrics to {metrics}" if metrics is not None else "metrics off",
+    ]
+    return ", ".join(parts)
+
+
+def warn_of_crons() -> None:
+    """Say that check-ins are asked for and there is no Sentry to take them."""
+    _log.warning(
+        "taskobs: crons is on, and Sentry is not set up in beat (pid %d), so no check-ins are "
+        "sent: give init() a sentry_dsn, set SENTRY_DSN, or call sentry_sdk.init()",
+        os.getpid(),
+    )

@@ -1,0 +1,157 @@
+"""A session's errors: begun when there is a DSN, or when the app has initialised Sentry."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from taskobs.celery.outages import Outages
+from taskobs.celery.roles import Role
+from taskobs.config import checks
+from taskobs.config.settings import Settings
+from taskobs.internal.hidden_modules import hidden_modules
+from taskobs.internal.shared_page import SharedPage
+from taskobs.otel.task_spans import shared_task_signals
+from taskobs.session.environment import sentry_is_active
+
+if TYPE_CHECKING:
+    from sentry_sdk.client import BaseClient
+
+    from taskobs.sentry.pipeline import SentryPipeline
+
+_log: Final = logging.getLogger("taskobs")
+_NOT_SHARED: Final = 1
+"""Set in a worker's page when the warning of a client that can't be handed over has been logged."""
+
+
+class Errors:
+    """Reports failed runs to Sentry, from the first ``look`` that finds somewhere to report to."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._outages = Outages()
+        self._undo = ExitStack()
+        self._role = Role.PRODUCER
+        self._runs_no_tasks = False
+        self._page: SharedPage | None = None
+        self._offered: BaseClient | None = None
+        self.pipeline: SentryPipeline | None = None
+
+    @property
+    def destination(self) -> str | None:
+        """Say where errors go, without the key; None for nowhere."""
+        client = self.pipeline.client() if self.pipeline is not None else None
+        if client is None:
+            return None
+        dsn = str(client.options.get("dsn") or "")
+        return checks.without_credentials(dsn).replace("***@", "") if dsn else "the app's Sentry"
+
+    def look(self) -> bool:
+        """Begin if errors have somewhere to go; use a client that the app has made meanwhile.
+
+        Returns whether they begin now.
+        """
+        begins = False
+        if self.pipeline is None and (
+            self._settings.errors or sentry_is_active() or self._accept_client()
+        ):
+            self._start()
+            begins = True
+        client = self.pipeline.client() if self.pipeline is not None else None
+        if client is not None:
+            self._offer(client)
+        return begins
+
+    @property
+    def offered(self) -> bool:
+        """Whether there is a client in another process of the worker, and none in this one."""
+        return self.pipeline is None and self._page is not None and self._page.get() is not None
+
+    def became(self, role: Role, *, forks: bool) -> None:
+        """Note the role of this process; ``forks`` says that its pool children run all tasks."""
+        self._role, self._runs_no_tasks = role, forks
+        if role is Role.WORKER and forks and self._page is None:
+            self._page = SharedPage()
+        self._mind_role()
+
+    def after_fork(self) -> None:
+        """In a forked child: leave alone what the parent has started."""
+        self._runs_no_tasks = False
+        self._outages.after_fork()
+        if self.pipeline is not None:
+            self.pipeline.after_fork()
+            self._offered = self.pipeline.client()  # the parent has it, too
+
+    def stop(self) -> None:
+        """Report nothing any more."""
+        self._undo.close()
+        self.pipeline = self._offered = None
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def _start(self) -> None:
+        with hidden_modules("gevent", "eventlet"):  # Sentry asks whether they have patched anything
+            from taskobs.observers.sentry import SentryObserver
+            from taskobs.sentry.pipeline import SentryPipeline
+
+        with ExitStack() as undo:
+            undo.callback(self._outages.close)
+            pipeline = SentryPipeline.start(self._settings, self._outages.repeats)
+            undo.callback(pipeline.close, 0.0)
+            errors = SentryObserver(pipeline, send_arguments=self._settings.send_arguments)
+            shared_task_signals().attach(errors)
+            undo.callback(shared_task_signals().detach, errors)
+            if self._settings.crons:
+                self._start_crons(undo, pipeline)
+            self.pipeline = pipeline
+            self._undo = undo.pop_all()
+        self._mind_role()
+
+    def _start_crons(self, undo: ExitStack, pipeline: SentryPipeline) -> None:
+        from taskobs.observers.crons import CronObserver
+
+        crons = CronObserver(
+            pipeline,
+            exclude=self._settings.crons_exclude or (),
+            options=self._settings.crons_options,
+        )
+        shared_task_signals().attach(crons)
+        undo.callback(shared_task_signals().detach, crons)
+
+    def _mind_role(self) -> None:
+        if self.pipeline is None:
+            return
+        if self._runs_no_tasks:
+            self.pipeline.ignore_broker_commands()
+        if self._role is Role.WORKER:
+            self._outages.watch_worker()
+        elif self._role is Role.BEAT:
+            self._outages.watch_beat()
+
+    # Clients that the app has made in another process of the worker.
+
+    def _offer(self, client: BaseClient) -> None:
+        """Hand the app's client over to the worker's other processes, which may have none."""
+        if self._page is None or client is self._offered:
+            return
+        self._offered = client
+        from taskobs.sentry.shared_client import offer
+
+        in_child = self._role is Role.POOL_CHILD
+        if not offer(self._page, client) and in_child and self._page.is_first(_NOT_SHARED):
+            _log.warning(
+                "taskobs: sentry_sdk.init() is called in pool children alone, with an option that "
+                "can't be handed to their worker's main process, so runs whose process dies are "
+                "not reported: call it where the worker imports it, too (pid %d)",
+                os.getpid(),
+            )
+
+    def _accept_client(self) -> bool:
+        if self._page is None or self._page.get() is None:
+            return False
+        from taskobs.sentry.shared_client import accept
+
+        return accept(self._page) is not None

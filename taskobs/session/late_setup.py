@@ -1,0 +1,73 @@
+"""Hearing of what the app sets up after ``init()``: a TracerProvider, a Sentry client.
+
+Both are watched where they are set, so that a process in which nothing is set pays nothing for
+it: no publish and no run has to look.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final, Protocol
+
+from opentelemetry.trace import TracerProvider
+
+from taskobs.internal.import_hooks import when_imported
+from taskobs.internal.wrapping import Patches
+from taskobs.otel._sdk_compat import watch_set_provider
+
+_SENTRY: Final = "sentry_sdk.scope"
+
+
+class Listener(Protocol):
+    """What wants to hear of it."""
+
+    def may_set(self, provider: TracerProvider) -> bool:
+        """Tell whether the app may set a provider now, in the place of ours."""
+        ...
+
+    def look(self) -> object:
+        """Use what is there now."""
+
+
+class LateSetup:
+    """Calls a listener when the app sets something up, from ``install`` to ``remove``."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._patches = Patches()
+        self._undo = ExitStack()
+
+    def install(self) -> None:
+        """Watch from now on."""
+        watch_set_provider(self._patches, self._set_provider)
+        # Sentry is not imported to be watched: most processes without it never are.
+        self._undo.callback(when_imported(_SENTRY, self._sentry_is_here))
+
+    def remove(self) -> None:
+        """Watch no more."""
+        self._undo.close()
+        self._patches.remove()
+
+    def _set_provider(
+        self, set_it: Callable[..., object], _: object, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> object:
+        provider = args[0] if args else named.get("tracer_provider")
+        if isinstance(provider, TracerProvider) and not self._listener.may_set(provider):
+            return None
+        done = set_it(*args, **named)
+        self._listener.look()
+        return done
+
+    def _sentry_is_here(self) -> None:
+        scope = getattr(sys.modules[_SENTRY], "Scope", None)
+        if scope is not None and "set_client" in vars(scope):
+            self._patches.wrap(scope, "set_client", self._set_client)
+
+    def _set_client(
+        self, set_it: Callable[..., object], _: object, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> object:
+        done = set_it(*args, **named)
+        self._listener.look()
+        return done

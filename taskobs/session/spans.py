@@ -1,0 +1,106 @@
+"""A session's spans: begun when they have somewhere to go, or when the app has set a provider."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+from opentelemetry import trace
+
+from taskobs.config.settings import Settings
+from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
+from taskobs.otel.provider import OwnTraceProvider, TraceProvider, set_provider
+from taskobs.otel.resource import AppName
+from taskobs.otel.task_spans import TaskSpans, shared_task_signals
+
+_log: Final = logging.getLogger("taskobs")
+
+
+class Spans:
+    """Makes spans, from the first ``look`` that finds somewhere to send them."""
+
+    def __init__(
+        self, settings: Settings, app_name: AppName, first_export: Callable[[], object]
+    ) -> None:
+        self._settings = settings
+        self._app_name = app_name
+        self._first_export = first_export
+        self._task_spans: TaskSpans | None = None
+        self._undo = ExitStack()
+        self._refused = False
+        self.provider: TraceProvider | None = None
+
+    def look(self) -> bool:
+        """Use the provider that is set, or set ours; tell whether it is another than before."""
+        found, used = set_provider(), self.provider
+        if found is not None and (used is None or used.provider is not found):
+            self._use_of_app(found)
+        elif found is None and used is None and self._settings.traces:
+            ours = OwnTraceProvider(self._settings, self._app_name, self._first_export)
+            ours.set()
+            self._use(ours)
+        return self.provider is not used
+
+    def _use_of_app(self, provider: trace.TracerProvider) -> None:
+        if isinstance(self.provider, OwnTraceProvider):
+            self.provider.replace_by(provider)
+        if self._settings.otlp:
+            _log.info("taskobs: a TracerProvider is set: spans go where it sends them")
+        self._use(TraceProvider(provider))
+
+    def _use(self, provider: TraceProvider) -> None:
+        self.provider = provider
+        if self._task_spans is not None:
+            self._task_spans.use(provider.provider)
+        elif not is_instrumented():
+            self._make_task_spans(provider)
+
+    def _make_task_spans(self, provider: TraceProvider) -> None:
+        spans = TaskSpans.start(
+            tracer_provider=provider.provider, stock_attributes=self._settings.stock_attributes
+        )
+        self._undo.callback(spans.stop)
+        patch = InstrumentorPatch(spans, shared_task_signals().guard)
+        self._undo.callback(patch.remove)
+        patch.install()
+        self._task_spans = spans
+
+    def may_set(self, provider: trace.TracerProvider) -> bool:
+        """Make room for a provider of the app's, as long as no span of ours has begun.
+
+        Later it would cut traces in two, and tracers of ours may be open. False, with a warning,
+        then; OpenTelemetry refuses a second provider, too, with a warning that names no cure.
+        """
+        ours = self.provider
+        if ours is None or not ours.ours or provider is ours.provider:
+            return True
+        if set_provider() is not ours.provider:
+            return True
+        if ours.replaceable:
+            ours.withdraw()
+            return True
+        if not self._refused:
+            self._refused = True
+            _log.warning(
+                "taskobs: a TracerProvider of the app's is not used, as spans have begun with that "
+                "of taskobs: call trace.set_tracer_provider() before the first task is published "
+                "or run, or before taskobs.init()"
+            )
+        return False
+
+    def after_fork(self) -> None:
+        """In a forked child: leave alone what the parent has started."""
+        self._refused = False
+        if self.provider is not None:
+            self.provider.after_fork()
+
+    def stop(self, timeout: float) -> None:
+        """Make no more spans; send what is left of ours, within ``timeout`` seconds."""
+        self._undo.close()
+        provider, self.provider = self.provider, None
+        self._task_spans = None
+        if provider is not None:
+            provider.withdraw()
+            provider.stop(timeout)
