@@ -5,7 +5,9 @@ Seen in sentry-sdk 2.45 to 2.75 and 3.0.0b2.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import reload
 from threading import Thread
 from typing import Final
 
@@ -85,6 +87,16 @@ def integrations() -> list[str] | None:
     """
     found = _INTEGRATIONS.find()
     return None if found is None else list(found)
+
+
+def reload_wsgi_helpers() -> None:
+    """Have Sentry's helpers for WSGI look for Django again, which was hidden from their import.
+
+    Reloading keeps the module's namespace, so what others imported from it uses what is new.
+    """
+    module = sys.modules.get("sentry_sdk.integrations._wsgi_common")
+    if module is not None:
+        reload(module)
 
 
 def deactivated() -> Mapping[str, set[str]]:

@@ -21,6 +21,7 @@ from sentry_sdk.integrations import DidNotEnable, setup_integrations
 from sentry_sdk.utils import get_sdk_name
 
 from taskobs.internal.guard import Guard
+from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.internal.import_hooks import when_imported
 from taskobs.internal.wrapping import Patches
 from taskobs.sentry import _compat
@@ -49,6 +50,7 @@ _DJANGO: Final = "django"
 _SIGN_OF_USE: Final = {_DJANGO: "django.conf"}
 """Celery itself imports a little of Django where it is installed. Whoever uses Django has
 ``django.setup()`` called, when its modules are whole, as they aren't at the import of this one."""
+_DJANGO_REQUESTS: Final = ("django.conf", "django.http")
 
 
 def available() -> bool:
@@ -112,6 +114,8 @@ class Integrations:
     def _in_use(self, library: str) -> None:
         path = self._waiting.pop(library, None)
         if path is not None:
+            if library == _DJANGO:
+                _compat.reload_wsgi_helpers()
             self._enable(path)
             self._came()
 
@@ -119,7 +123,11 @@ class Integrations:
         module, name = path.rsplit(".", 1)
         if module in sys.modules and not hasattr(sys.modules[module], name):
             return  # whoever imports it now, such as Sentry for another client, has the library so
-        with self._guard:
+        # Sentry's helpers for WSGI import Django's requests where Django is installed. Django's
+        # settings, once loaded, raise at `isinstance()` unless the app configures them, and
+        # gevent asks that of all objects when it patches.
+        hidden = _DJANGO_REQUESTS if _DJANGO in self._waiting else ()
+        with self._guard, hidden_modules(*hidden):
             try:
                 made = getattr(import_module(module), name)()
                 found = setup_integrations(

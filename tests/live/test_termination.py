@@ -12,6 +12,7 @@ import pytest
 from tests.live.celery_process import ROOT, SHOP
 from tests.live.process import LIMIT, Program, wait_until
 from tests.live.services import HOST, free_port
+from tests.live.shop import QUICK
 from tests.live.test_web import APPS, GUNICORN, get, ids, publishes, serving
 
 if TYPE_CHECKING:
@@ -137,3 +138,14 @@ def test_a_handler_of_the_app_stays(
         script.wait_log("published")
         assert script.stop("TERM") == 7
     assert len(publishes(receiver)) == 100
+
+
+@pytest.mark.parametrize("patch", ["--gevent-monkey-patch", "--gevent-early-monkey-patch"])
+def test_uwsgi_patches_although_django_is_installed(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, patch: str
+) -> None:
+    """My Flask app on uWSGI's gevent loop has a DSN, and Django is installed: it serves."""
+    command = ("uwsgi", *UWSGI, *WSGI, "--gevent", "10", patch)
+    with serving(live, redis_broker, command, **QUICK) as (web, port):
+        assert len(json.loads(get(port, "buy-many"))) == 100
+        assert receiver.wait_for(lambda r: len(publishes(r)) >= 100, LIMIT), web.tail()

@@ -81,6 +81,33 @@ print(json.dumps([before, enabled(), hasattr(django.setup, "__wrapped__")]))
 
 
 @needs_web
+def test_flask_alone_loads_no_django() -> None:
+    """I use Flask and have Django installed: nothing of it is loaded, which may not be usable."""
+    source = """
+import flask
+loaded = [name in sys.modules for name in ("django.conf", "django.http")]
+print(json.dumps(["flask" in enabled(), *loaded]))
+"""
+    assert run(OURS + source) == [True, False, False]
+
+
+@needs_web
+def test_django_that_comes_after_flask_is_whole() -> None:
+    """I use Flask first and Django later: what Sentry knows of Django's requests is complete."""
+    source = """
+import flask
+import django
+from django.conf import settings
+settings.configure()
+django.setup()
+from django.http.request import RawPostDataException
+common = sys.modules["sentry_sdk.integrations._wsgi_common"]
+print(json.dumps(["django" in enabled(), common.RawPostDataException is RawPostDataException]))
+"""
+    assert run(OURS + source) == [True, True]
+
+
+@needs_web
 def test_a_library_that_is_in_use_has_its_integration_at_once() -> None:
     """I import Django and Flask before ``init()``, as most web apps do."""
     source = OURS.replace("import taskobs", "import django.conf, flask, taskobs")
