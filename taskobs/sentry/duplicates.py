@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from taskobs.observers import redact
-from taskobs.observers.reported import exception_of, said_by
+from taskobs.observers.sentry import redact
+from taskobs.observers.sentry.reported import exception_of, said_by
 
 _RECORDS: Final = re.compile(
     r"""

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import Transport
 
-from taskobs.observers import held_events
+from taskobs.observers.sentry import held_events
 
 _log: Final = logging.getLogger("taskobs")
 MAX_EVENT: Final = 1_000_000

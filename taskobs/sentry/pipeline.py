@@ -18,8 +18,8 @@ from sentry_sdk.types import Event, Hint
 from taskobs import semconv
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
-from taskobs.observers import redact
-from taskobs.observers.reported import exception_of
+from taskobs.observers.sentry import redact
+from taskobs.observers.sentry.reported import exception_of
 from taskobs.relay_client.client import RelayClient
 from taskobs.sentry import _compat, trace_ids
 from taskobs.sentry.client import SentrySettings, drain, make_client, renew, retire, shut

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sentry_sdk.client import BaseClient
 
-from taskobs.observers import redact
-from taskobs.observers.celery_texts import (
+from taskobs.observers.sentry import redact
+from taskobs.observers.sentry.celery_texts import (
     is_celery_logger,
     safe_message,
     without_arguments,

@@ -10,7 +10,7 @@ import sentry_sdk
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext
 
-from taskobs.observers import redact
+from taskobs.observers.sentry import redact
 
 _TRANSACTION: Final = "transaction"
 

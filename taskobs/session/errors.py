@@ -94,7 +94,7 @@ class Errors:
 
     def _start(self) -> None:
         with hidden_modules("gevent", "eventlet"):  # Sentry asks whether they have patched anything
-            from taskobs.observers.sentry import SentryObserver
+            from taskobs.observers.sentry.observer import SentryObserver
             from taskobs.sentry.pipeline import SentryPipeline
 
         with ExitStack() as undo:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from taskobs import semconv
 from taskobs.internal import span_ids
-from taskobs.observers.sentry import SentryObserver
+from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor

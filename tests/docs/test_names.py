@@ -9,7 +9,7 @@ import pytest
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
-from taskobs.observers.run_events import CONTEXT_FIELDS
+from taskobs.observers.sentry.run_events import CONTEXT_FIELDS
 from tests.docs.pages import first_column, section
 from tests.support.paths import ROOT
 

@@ -12,7 +12,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 from taskobs.model import Run, SpanAddress
-from taskobs.observers.sentry import SentryObserver
+from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 
 DSN = "http://key@127.0.0.1:9/1"

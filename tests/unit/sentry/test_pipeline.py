@@ -27,7 +27,7 @@ from sentry_sdk.integrations.redis import RedisIntegration
 from sentry_sdk.transport import HttpTransport
 
 import taskobs
-from taskobs.observers.sentry import SentryObserver
+from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import IGNORED_LOGGERS, SentryPipeline
 from taskobs.sentry.trace_ids import current_span_ids
 from tests.support.recording import PrivateApp

@@ -12,7 +12,7 @@ from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.serializer import serialize
 from sentry_sdk.utils import event_from_exception
 
-from taskobs.observers.events import event_of, spare_serializer
+from taskobs.observers.sentry.events import event_of, spare_serializer
 from tests.support.sentry import DSN, raised
 
 pytestmark = pytest.mark.skipif(
@@ -115,7 +115,7 @@ def test_an_event_is_sentrys_own_where_less_work_makes_it_raise(
             raise KeyError("context_line")
         return event_from_exception(error, client_options=client_options, mechanism=mechanism)
 
-    monkeypatch.setattr("taskobs.observers.events.event_from_exception", strict)
+    monkeypatch.setattr("taskobs.observers.sentry.events.event_from_exception", strict)
     made, hint = event_of(raised(ValueError("no")), client(), variables=False)
     assert last_frame(made)["context_line"]
     assert "vars" not in last_frame(made)
@@ -128,6 +128,6 @@ def test_a_time_limit_that_strikes_meanwhile_is_the_tasks(monkeypatch: pytest.Mo
     def struck(*_: Any, **__: Any) -> Any:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr("taskobs.observers.events.event_from_exception", struck)
+    monkeypatch.setattr("taskobs.observers.sentry.events.event_from_exception", struck)
     with pytest.raises(SoftTimeLimitExceeded):
         event_of(raised(ValueError("no")), client(), variables=False)

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from sentry_sdk.client import BaseClient
 
 from taskobs.model import Publish, Run
-from taskobs.observers import sentry_trace
 from taskobs.observers.base import NOTHING, Observer
-from taskobs.observers.reported import ReportedFailures
-from taskobs.observers.run_events import RunScope, active
+from taskobs.observers.sentry import trace as sentry_trace
+from taskobs.observers.sentry.reported import ReportedFailures
+from taskobs.observers.sentry.run_events import RunScope, active
 
 Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from sentry_sdk.integrations.logging import LoggingIntegration
 
 from taskobs.model import Outcome
-from taskobs.observers.sentry import SentryObserver
+from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.sentry import (
     SPAN_ID,

@@ -16,12 +16,13 @@ from sentry_sdk.utils import current_stacktrace
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
-from taskobs.observers import redact, sentry_trace
-from taskobs.observers.celery_texts import FILTERED
-from taskobs.observers.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
-from taskobs.observers.held_events import HeldEvents
-from taskobs.observers.reported import exception_of, repeats_handled_failure
-from taskobs.observers.scopes import fork
+from taskobs.observers.sentry import redact
+from taskobs.observers.sentry import trace as sentry_trace
+from taskobs.observers.sentry.celery_texts import FILTERED
+from taskobs.observers.sentry.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
+from taskobs.observers.sentry.held_events import HeldEvents
+from taskobs.observers.sentry.reported import exception_of, repeats_handled_failure
+from taskobs.observers.sentry.scopes import fork
 
 OPERATION: Final = "queue.task.celery"
 """Sentry's name for the run of a Celery task."""

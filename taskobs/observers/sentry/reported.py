@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from taskobs.model import Outcome, Run
-from taskobs.observers import redact, weak_exceptions
+from taskobs.observers.sentry import redact, weak_exceptions
 
 _HANDLER: Final = ("celery.app.trace", "handle_failure")
 """Celery's function in which hooks and receivers are told of a run's failure."""

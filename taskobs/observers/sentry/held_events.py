@@ -16,7 +16,7 @@ from typing import Final
 
 from sentry_sdk.envelope import Envelope, PayloadRef
 
-from taskobs.observers import redact, weak_exceptions
+from taskobs.observers.sentry import redact, weak_exceptions
 
 Send = Callable[[Envelope], object]
 

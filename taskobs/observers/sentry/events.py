@@ -13,7 +13,7 @@ from sentry_sdk.client import BaseClient
 from sentry_sdk.types import Event, Hint
 from sentry_sdk.utils import event_from_exception
 
-from taskobs.observers import redact
+from taskobs.observers.sentry import redact
 
 # With its first event Sentry reads the metadata of all packages, and its thread looks up a host.
 # Both import these modules, and a fork while another thread is importing leaves the child stuck.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sentry_sdk.scope import Scope
 
-from taskobs.observers.scopes import fork
+from taskobs.observers.sentry.scopes import fork
 
 FIELDS: tuple[str, ...] = tuple(getattr(Scope, "__slots__", ()))
 

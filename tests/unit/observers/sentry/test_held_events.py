@@ -15,7 +15,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.serialization import get_pickleable_exception
 
 from taskobs.model import Outcome, Run
-from taskobs.observers.sentry import SentryObserver
+from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.sentry import Kept, Settings, make_run, user_init
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final, cast
 from uuid import UUID
 
-from taskobs.observers.celery_texts import (
+from taskobs.observers.sentry.celery_texts import (
     FILTERED,
     is_celery_logger,
     safe_message,

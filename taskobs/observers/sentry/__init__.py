@@ -1,0 +1,1 @@
+"""Failed runs as Sentry events, and what every event of a run says."""
