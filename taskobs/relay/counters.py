@@ -1,4 +1,4 @@
-"""What the relay counts: what came in, what became of it, and how much is waiting."""
+"""What the relay counts: what came in, what became of it, and how much waits."""
 
 from __future__ import annotations
 
@@ -32,29 +32,42 @@ class Counters:
         self._lock = Lock()
         self._counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in COUNTED}
         self._gauges: dict[tuple[str, str], Gauge] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._details: dict[tuple[str, str], str] = {}
+        """By kind and reason, what else was known of the first drop."""
 
     def add(self, name: str, kind: str, number: int = 1, reason: str = "") -> None:
         """Add to one of ``COUNTED``; raises ``KeyError`` for another name."""
         with self._lock:
             self._counts[name][kind, reason] += number
 
-    def dropped(self, kind: str, number: int, reason: str, detail: str = "") -> None:
-        """Count what will never arrive, and say so in the log once for each kind and reason."""
+    def dropped(
+        self, kind: str, number: int, reason: str, detail: str = "", *, log: bool = True
+    ) -> None:
+        """Count what will never arrive, and log the first of each kind and reason."""
         if number <= 0:
             return
         with self._lock:
             self._counts[DROPPED][kind, reason] += number
-            first = (kind, reason) not in self._told
-            self._told.add((kind, reason))
-        if first:
+            first = (kind, reason) not in self._details
+            self._details.setdefault((kind, reason), detail)
+        if first and log:
             _log.warning(
-                "taskobs relay: %ss are dropped: %s%s. This is said once; all are counted",
-                *(kind, reason, f" ({detail})" if detail else ""),
+                "taskobs relay: %ss are dropped: %s. This is logged once; all are counted",
+                *(kind, _with(reason, detail)),
+            )
+
+    def losses(self) -> str:
+        """Return how many of each kind were dropped, and why, as a text; empty if none."""
+        with self._lock:
+            details = self._details
+            return "; ".join(
+                f"{number} {kind}{'s' * (number != 1)}: {_with(reason, details[kind, reason])}"
+                for (kind, reason), number in self._counts[DROPPED].items()
+                if (kind, reason) in details
             )
 
     def gauge(self, name: str, read: Gauge, kind: str = "") -> None:
-        """Have ``read`` asked for a figure of the moment; it is called from any thread."""
+        """Register a function that returns a current value; it is called from any thread."""
         with self._lock:
             self._gauges[name, kind] = read
 
@@ -70,28 +83,33 @@ class Counters:
             return {name: dict(counts) for name, counts in self._counts.items()}
 
     def gauges(self) -> dict[tuple[str, str], int | float]:
-        """Read all figures of the moment, by name and kind ("" for none)."""
+        """Read all gauges, by name and kind ("" for none)."""
         with self._lock:
             readers = dict(self._gauges)
+        # Without the lock: a reader takes its owner's lock, and that owner counts while it has it.
         return {which: read() for which, read in readers.items()}
 
     def snapshot(self) -> dict[str, object]:
-        """Give all as plain maps that JSON and msgpack carry.
+        """Return all of it as plain maps that JSON and msgpack carry.
 
         ``{"since": epoch seconds, "received": {"span": 3}, "dropped": {"span": {"overflow": 1}},
         "pending": {"span": 0}, "clients": 2, ...}``.
         """
-        told: dict[str, object] = {"since": self.since}
+        found: dict[str, object] = {"since": self.since}
         for name, counts in self.counts().items():
-            told[name] = _by_reason(counts) if name == DROPPED else _by_kind(counts)
+            found[name] = _by_reason(counts) if name == DROPPED else _by_kind(counts)
         for (name, kind), value in self.gauges().items():
             if kind:
-                of = told.setdefault(name, {})
+                of = found.setdefault(name, {})
                 assert isinstance(of, dict)  # noqa: S101  # a name has kinds or none
                 of[kind] = value
             else:
-                told[name] = value
-        return told
+                found[name] = value
+        return found
+
+
+def _with(reason: str, detail: str) -> str:
+    return f"{reason} ({detail})" if detail else reason
 
 
 def _by_kind(counts: dict[tuple[str, str], int]) -> dict[str, int]:
@@ -102,7 +120,7 @@ def _by_kind(counts: dict[tuple[str, str], int]) -> dict[str, int]:
 
 
 def _by_reason(counts: dict[tuple[str, str], int]) -> dict[str, dict[str, int]]:
-    told: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, int]] = {}
     for (kind, reason), number in counts.items():
-        told.setdefault(kind, {})[reason] = number
-    return told
+        found.setdefault(kind, {})[reason] = number
+    return found

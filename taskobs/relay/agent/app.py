@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from functools import partial
@@ -23,6 +24,7 @@ from taskobs.relay.storage.items import ITEM_KINDS, ItemKind
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 
+_log: Final = logging.getLogger("taskobs.relay")
 _LAST_SENDER: Final = 0.5
 _LAST_METRICS: Final = 2.0
 """Seconds that the last export of metrics may take."""
@@ -89,7 +91,13 @@ class Relay:
 
     def status(self) -> dict[str, object]:
         """Say what there is to say: whose relay it is, and what it counts."""
-        return {"worker": self._told.worker, "pid": os.getpid(), **self._counters.snapshot()}
+        failing = {sender.kind: sender.failing for sender in self._senders if sender.failing}
+        return {
+            "worker": self._told.worker,
+            "pid": os.getpid(),
+            "failing": failing,
+            **self._counters.snapshot(),
+        }
 
     def terminate(self) -> None:
         """End soon; see ``Server.terminate``."""
@@ -123,3 +131,5 @@ class Relay:
             self._metrics.stop(_LAST_METRICS)
         self._store.close()
         self._wakeup_pipe.close()
+        if losses := self._counters.losses():
+            _log.warning("taskobs relay: it ends, and has dropped in all: %s", losses)

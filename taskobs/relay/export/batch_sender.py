@@ -60,7 +60,9 @@ class BatchSender(Sender):
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _outage_reason(self) -> str:
+    @property
+    def failing(self) -> str:
+        """Why spans can't be sent at present; empty if nothing fails."""
         return self._outage.reason
 
     def _run(self) -> None:

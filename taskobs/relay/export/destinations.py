@@ -41,6 +41,7 @@ class Failure:
     tries: int = field(default=1, compare=False)
     others_passed: bool = field(default=False, compare=False)
     """Whether the server has accepted another envelope since the first try."""
+    reason: str = field(default="", compare=False)
     early: bool = field(default=False, compare=False)
     """Whether the next try is before its time, because of a flush: then it is not counted."""
 
@@ -83,6 +84,11 @@ class Destination:
     def idle(self) -> bool:
         """Whether nothing is under way, paused or to be retried, so that it may be forgotten."""
         return not (self.in_flight or self._failures or self._clock() < self._resume_at)
+
+    @property
+    def failing(self) -> str:
+        """Why the last request failed; empty if it didn't."""
+        return self.outage.reason or (self._failures[0].reason if self._failures else "")
 
     @property
     def next_at(self) -> float:

@@ -70,9 +70,11 @@ class EnvelopeSender(Sender):
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _outage_reason(self) -> str:
+    @property
+    def failing(self) -> str:
+        """Why envelopes can't be sent at present, to the first that fails; empty if none does."""
         with self._lock:
-            reasons = (one.outage.reason for one in self._destinations.values())
+            reasons = (one.failing for one in self._destinations.values())
             return next(filter(None, reasons), "")
 
     def _close(self) -> None:
@@ -233,6 +235,7 @@ class EnvelopeSender(Sender):
                 destination.unavailable(result, begun, longest)
                 return [], [failure.stored]
             case ExportStatus.FAILED:
+                failure.reason = result.text
                 try:
                     return [one.stored for one in destination.failed_on(failure, longest)], []
                 except ServerFailingError:

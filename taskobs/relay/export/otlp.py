@@ -61,8 +61,12 @@ def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterA
 
 
 def quieten() -> None:
-    """Keep the exporters' own lines on each attempt out of the log: the relay has its own."""
-    logging.getLogger(_EXPORTERS).setLevel(logging.CRITICAL)
+    """Keep what libraries log of each attempt out of the relay's log, which has lines of its own.
+
+    That is one when an outage begins, and one when it ends.
+    """
+    for name in (_EXPORTERS, "urllib3", "requests", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class SpanSender(BatchSender):

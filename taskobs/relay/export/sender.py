@@ -6,6 +6,7 @@ once: as exported, or as dropped with the reason.
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from taskobs.relay.counters import EXPORTED, RETRIED, Counters
 from taskobs.relay.storage.base import TOO_OLD, Store
 from taskobs.relay.storage.items import ItemKind, Stored
 
+_log = logging.getLogger("taskobs.relay")
 AT_THE_END: Final = "not sent when the relay ended"
 MALFORMED: Final = "malformed"
 UNSENDABLE: Final = "refused by the exporter"
@@ -72,16 +74,21 @@ class Sender(ABC):
             self._settled = True
             left = self._store.pending(self.kind).items
             if not self._store.durable:
-                self._counters.dropped(self.kind, left, AT_THE_END, self._outage_reason())
+                # Not logged here: the report at the relay's end has the number.
+                self._counters.dropped(self.kind, left, AT_THE_END, self.failing, log=False)
+            elif left:
+                reason = f": {self.failing}" if self.failing else ""
+                _log.warning("taskobs relay: %d %ss stay in the spool%s", left, self.kind, reason)
         return ended
+
+    @property
+    @abstractmethod
+    def failing(self) -> str:
+        """Why items can't be sent at present; empty if nothing fails."""
 
     @abstractmethod
     def _join(self, timeout: float) -> bool:
         """Wait for the threads; tell whether they have ended."""
-
-    @abstractmethod
-    def _outage_reason(self) -> str:
-        """Return why items could not be sent lately; empty if nothing failed."""
 
     def _close(self) -> None:  # noqa: B027  # not all have something open
         """Close what is open."""

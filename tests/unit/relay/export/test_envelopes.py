@@ -22,6 +22,7 @@ from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from tests.support.envelopes import client, envelope, item, numbers, sent
 from tests.support.export import (
     PATIENCE,
     Backend,
@@ -33,7 +34,6 @@ from tests.support.export import (
     until,
     wait_out,
 )
-from tests.unit.relay.export.envelopes import client, envelope, item, numbers, sent
 
 DELAY = 0.1
 HANG = Reply(hang=True)

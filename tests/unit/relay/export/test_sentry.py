@@ -15,8 +15,8 @@ from taskobs.relay.export import envelopes, sentry
 from taskobs.relay.export.sender import MALFORMED
 from taskobs.relay.storage.items import Item
 from taskobs.testing.receiver import Receiver
+from tests.support.envelopes import bodies, envelope, item, sent
 from tests.support.export import Reply, backend, quick, running, wait_out
-from tests.unit.relay.export.envelopes import bodies, envelope, item, sent
 
 LIMITS = "X-Sentry-Rate-Limits"
 LIGHT = """

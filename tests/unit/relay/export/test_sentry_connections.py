@@ -23,9 +23,9 @@ from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sentry import SentryPoster
 from taskobs.relay.export.sentry_connections import proxy_of
 from taskobs.relay.export.sentry_dsn import DsnError, parse_dsn
+from tests.support.envelopes import envelope
 from tests.support.export import PATIENCE, Backend, Reply, backend
 from tests.support.proxy import proxy
-from tests.unit.relay.export.envelopes import envelope
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CLIENT_CERT_FILE", "CLIENT_KEY_FILE")
