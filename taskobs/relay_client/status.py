@@ -73,6 +73,17 @@ def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
                     return _map(unpack(payload))
 
 
+def waiting(told: Mapping[str, Any]) -> str:
+    """Return what a relay has not sent yet, and why, in words: ``7 spans (no response)``."""
+    failing: Mapping[str, str] = told.get("failing") or {}
+    pending: Mapping[str, int] = told.get("pending") or {}
+    return ", ".join(
+        f"{number} {kind}{'s' * (number != 1)}" + (f" ({failing[kind]})" if kind in failing else "")
+        for kind, number in pending.items()
+        if number
+    )
+
+
 def _map(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FrameError("its answer is no map")
@@ -125,10 +136,12 @@ def _sum(value: object) -> int:
 def _notes(one: Status) -> list[str]:
     if one.problem:
         return [f"{one.address}: {one.problem}"]
+    failing: Mapping[str, object] = one.told.get("failing") or {}
+    fails = [f"{kind} export fails: {reason}" for kind, reason in failing.items()]
     dropped = one.told.get("dropped")
     if not isinstance(dropped, dict):
-        return []
-    return [
+        return fails
+    return fails + [
         f"dropped {number} {kind}(s): {reason or 'no reason given'}"
         for kind, reasons in cast("dict[str, object]", dropped).items()
         for reason, number in _reasons(reasons)

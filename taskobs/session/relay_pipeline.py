@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from taskobs.config.settings import RELAY_ADDRESS, Settings
 from taskobs.internal.guard import Guard
 from taskobs.otel.provider import TraceProvider
+from taskobs.protocol.frames import FrameError
 from taskobs.protocol.shared_memory import SharedMemory
-from taskobs.relay_client import socket_directory
+from taskobs.relay_client import socket_directory, status
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.launcher import Launcher
 
@@ -28,6 +29,8 @@ _FIRST_POLL: Final = 0.25
 """Seconds into a stop after which it is looked whether the relay is alive; then later and later."""
 _GRACE: Final = 10.0
 """Seconds that the relay may take to send what waits, once its worker has ended."""
+_STATUS_TIMEOUT: Final = 0.5
+_CLOSE_TIMEOUT: Final = 0.2
 
 
 class RelayPipeline:
@@ -134,7 +137,11 @@ class RelayPipeline:
             return self.client.close_gracefully(min(timeout, _GOODBYE)) or self.unavailable
         end = time.monotonic() + timeout
         done = self._flushed(self._launcher, end)
-        self.client.close_gracefully(max(0.0, end - time.monotonic()))
+        if not done and not self.unavailable:
+            _log_unsent(self._launcher.address)
+        # Some time in any case: the relay of a process that is executed anew would take it for
+        # alive without CLOSE, and never end.
+        self.client.close_gracefully(max(_CLOSE_TIMEOUT, end - time.monotonic()))
         self._launcher.close()
         self._launcher.wait(max(0.0, end - time.monotonic()))
         return done
@@ -174,6 +181,15 @@ class RelayPipeline:
 def supported() -> bool:
     """Tell whether this platform has what a relay needs."""
     return socket_directory.SUPPORTED
+
+
+def _log_unsent(address: str) -> None:
+    """Say in the worker's own log what its relay still has: the relay's end comes after ours."""
+    with suppress(OSError, FrameError):  # it hangs, or is gone
+        waiting = status.waiting(status.ask(address, _STATUS_TIMEOUT))
+        _log.warning(
+            "taskobs: the relay has not sent %s; it goes on for up to %.0f s", waiting, _GRACE
+        )
 
 
 def _warn(why: str) -> None:

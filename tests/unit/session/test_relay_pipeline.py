@@ -216,3 +216,15 @@ def test_a_spawned_child_finds_the_relay_of_its_parent_alone(
     assert not relay.carries
     assert session.flush(PATIENCE)
     assert names_of(receiver) == ["nobody listens"]
+
+
+def test_what_the_relay_has_not_sent_is_in_the_workers_log(
+    start: Callable[..., Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    """My collector is down when my worker stops: its own log says how much waits, and why."""
+    session = start(otlp_endpoint="http://127.0.0.1:9", shutdown_timeout=2.0)
+    for number in range(3):
+        span(f"span {number}")
+    session.process_ending()
+    [line] = [one.getMessage() for one in caplog.records if "has not sent" in one.getMessage()]
+    assert "3 spans (no response (ConnectionRefusedError: Connection refused))" in line
