@@ -114,6 +114,8 @@ class EventLoop:
         now = self._clock()
         lost = self._tick(now) if now >= self._due else []
         self._router.commit(lost)
+        self._touched.update(self._router.acknowledged)
+        self._router.acknowledged.clear()
         self._slots.acknowledge()
         self._answer()
         return self._ending.shutting_down and self._drained(now)
@@ -136,6 +138,7 @@ class EventLoop:
         self._bound_held()
         self._slots.read()
         self._slots.look()
+        self._store.check()
         ended = self._open_spans.main_process_ended = self._worker.ended
         if starts := self._store.inherited():
             self._open_spans.restore(starts, ())

@@ -66,6 +66,8 @@ class FrameRouter:
         self._event_ids = RecentKeys(EVENT_IDS)
         self._received: Counter[int] = Counter()
         self._bytes = 0
+        self.acknowledged: dict[Connection, None] = {}
+        """Connections of which frames became safe; who acknowledges them empties it."""
         self.wake_requested = False
         """Somebody has more to tell than what came over its connection; who looks resets it."""
 
@@ -212,9 +214,8 @@ class FrameRouter:
             _wrong("too many flushes at a time")
 
     def _keep(self, source: Source, kind: ItemKind, payload: bytes, resource_blob: bytes) -> None:
-        number = source.arrived(settled=self._store.durable)
-        origin = None if self._store.durable else (source, number)
-        self._items.append(Item(kind, payload, resource_blob, origin))
+        number = source.arrived(settled=False)
+        self._items.append(Item(kind, payload, resource_blob, (source, number)))
         self._size += len(payload)
         if self._size > MAX_TURN:
             self.commit()
@@ -241,7 +242,8 @@ class FrameRouter:
         changes = self._open_spans.change_log.take()
         if items or (self._store.durable and any(changes)):
             starts = [self._open_spans.start(key) for key in changes.opened]
-            self._store.append(items, starts, changes.ended)
+            settled = settle(self._store.append(items, starts, changes.ended))
+            self.acknowledged.update(dict.fromkeys(settled))
         forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
             self._store.start_del(list(forgotten))
@@ -276,7 +278,7 @@ class FrameRouter:
         return (number, self._store.flush()) if mark < 0 else flush
 
     def _flushed(self, connection: Connection, number: int, mark: int) -> bool:
-        done = self._store.durable or self._store.is_flushed(mark)
+        done = self._store.is_safe(mark)
         if done:
             connection.send(FrameKind.FLUSHED, frames.pack(number))
         return done

@@ -23,12 +23,12 @@ def nobody(_: Sequence[object]) -> None:
 class Store(Takers):
     """Keeps items until they are sent. Thread-safe.
 
-    ``released`` is given the sources (without the Nones) of items that are sent or given up, on
-    the thread that found so, while no lock of the store is held.
+    ``released`` is given the sources (without the Nones) of items that are sent, given up, or safe
+    later than when they came, on the thread that found so, while no lock of the store is held.
     """
 
     durable: ClassVar[bool]
-    """Whether what ``append`` has taken outlives this process."""
+    """Whether what ``append`` has taken outlives this process, unless it says otherwise."""
 
     def __init__(self, counters: Counters, released: Released = nobody) -> None:
         super().__init__()
@@ -41,12 +41,20 @@ class Store(Takers):
     @abstractmethod
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
-    ) -> None:
+    ) -> Sequence[object]:
         """Keep ``items``; what there is no room for is dropped, oldest first, and counted.
 
         A durable store also keeps ``starts``, forgets those with the keys ``ended`` and remembers
-        that they have ended, all in one commit: it is safe when this returns. Raises nothing.
+        that they have ended, all in one commit. Returns the sources of what outlives this process
+        from now on; ``released`` is given those of the others, later. Raises nothing.
         """
+
+    def check(self) -> None:  # the memory needs none
+        """Look whether what was kept is still there; call it a few times a second."""
+
+    def is_safe(self, mark: int) -> bool:
+        """Tell whether all that was there when ``mark`` was made outlives this process."""
+        return self.is_flushed(mark)
 
     @abstractmethod
     def done(self, stored: Sequence[Stored]) -> None:

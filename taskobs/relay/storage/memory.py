@@ -41,7 +41,7 @@ class MemoryStore(Store):
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
-    ) -> None:
+    ) -> Sequence[object]:
         """Keep ``items``; drop the oldest of all for which there is no room."""
         del starts, ended  # they are in the ledger, and end with this process
         now = time.time()
@@ -56,6 +56,7 @@ class MemoryStore(Store):
             number = sum(one.item.kind == kind for one in dropped)
             self._counters.dropped(kind, number, OVERFLOW)
         self._release(dropped)
+        return ()
 
     def done(self, stored: Sequence[Stored]) -> None:
         """Forget what is out, or given up and counted."""

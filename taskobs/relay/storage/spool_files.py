@@ -97,7 +97,7 @@ class SpoolFile:
 
     def make(self) -> None:
         """Make an empty file where the old one was set aside."""
-        data = _open_ours(self.path, os.O_CREAT)
+        data = _open_ours(self.path, os.O_CREAT | os.O_EXCL)
         _lock_byte(data)
         os.close(self._data)
         self._data = data
@@ -111,6 +111,16 @@ class SpoolFile:
         """
         for path in (self.path, *companions(self.path), lock_path(self.path)):
             path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Unlock it, and delete what of it is still at its path."""
+        with suppress(OSError):
+            if not self.removed:
+                for path in (self.path, *companions(self.path)):
+                    path.unlink(missing_ok=True)
+            if _leads_to(lock_path(self.path), self._lock):
+                lock_path(self.path).unlink()
+        self.unlock()
 
     def unlock(self) -> None:
         """Let others have it; twice is once. Only when it is not open in SQLite."""

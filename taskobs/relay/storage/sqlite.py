@@ -1,8 +1,8 @@
-"""The store on disk: what waits outlives the relay, its worker and an outage of any length.
+"""The store on disk: what waits outlives the relay, its worker, and an outage of any length.
 
 One SQLite file for each worker, locked by the relay that uses it. What is committed survives a
-kill of the process; the last commits may not survive a loss of power. While the file cannot be
-written, memory serves.
+kill of the process; a power failure may take the last commits. While the file can't be written,
+or somebody has removed it, nothing is acknowledged, so that the worker's processes keep it too.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.storage import sqlite_schema as tables
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Released, Store, nobody
 from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored
-from taskobs.relay.storage.spool_directory import private_directory
-from taskobs.relay.storage.spool_files import SpoolFile, lock_one
+from taskobs.relay.storage.spool_in_use import SpoolInUse
 from taskobs.relay.storage.spool_owner import Owner
 from taskobs.relay.storage.sqlite_reader import SpoolReader
 from taskobs.relay.storage.sqlite_writes import Writes
-from taskobs.relay.storage.take_over import AbandonedSpools
+from taskobs.relay.storage.take_over import TakeOver
+from taskobs.relay.storage.unsafe_sources import UnsafeSources
 
 _log = logging.getLogger("taskobs.relay")
 BYTES: Final = 256 * 1024 * 1024
 AGE: Final = 86_400.0
 DAMAGED: Final = "the spool was damaged"
+REMOVED: Final = "the spool was removed"
 _PAUSE: Final = 1.0
 
 
@@ -39,11 +40,11 @@ class SpoolConfig(NamedTuple):
 
     directory: Path
     worker: str
-    """The name of the worker, of which the file's is made."""
+    """The name of the worker, which the file is named after."""
     bytes: int = BYTES
     """About; the file can be a third larger."""
     age: float = AGE
-    """Seconds after which what waits is given up."""
+    """Seconds after which an item is dropped."""
     worker_pid: int | None = None
     """The process id of the worker; None for this process's parent."""
 
@@ -51,8 +52,8 @@ class SpoolConfig(NamedTuple):
 class Spool(Store):
     """Keeps items in an SQLite file.
 
-    Raises ``OSError`` or ``sqlite3.Error`` when the directory cannot be used. What workers that
-    are no more have left there is taken over, now and later.
+    Raises ``OSError`` or ``sqlite3.Error`` when the directory can't be used. What workers that
+    have ended left there is taken over, now and later.
     """
 
     durable: ClassVar[bool] = True
@@ -67,68 +68,83 @@ class Spool(Store):
         super().__init__(counters, released)
         self.age = config.age
         self._limit = config.bytes
-        self._owner = Owner.of(config.worker_pid or os.getppid())
-        self._abandoned = AbandonedSpools(self._owner, clock)
-        self._writes = Writes(counters, self._wrote, self._held)
+        owner = Owner.of(config.worker_pid or os.getppid())
+        self._in_use = SpoolInUse(config.directory, config.worker, owner, clock)
+        self._take_over = TakeOver(owner, clock)
+        self._sources = UnsafeSources()
+        self._rows = self._in_use.rows
+        self._writes = Writes(counters, self._rows, self._wrote, self._sources.discard, self._held)
+        self._reader = SpoolReader(self._rows, self._writes, self._held)
         self._inherited: list[Start] = []
-        directory = private_directory(config.directory)
-        self._file: SpoolFile = lock_one(directory, config.worker, self._owner)
-        try:
-            self._open()
-        except BaseException:
-            self._file.unlock()
-            raise
         with self._lock:
             self._maintain()
-        self._inherited.clear()  # so far, ``starts`` gives them
+        self._inherited.clear()  # until now, ``starts`` gives them
 
     @property
     def path(self) -> Path:
         """The file in use."""
-        return self._file.path
+        return self._in_use.path
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
-    ) -> None:
-        """Commit all of it; what cannot be written now is kept in memory until it can."""
+    ) -> Sequence[object]:
+        """Commit all of it; what can't be written now is kept in memory until it can."""
         if not (items or starts or ended):
-            return
-        with self._trying():
-            self._writes.append(items, starts, ended)
-            self._make_room()
-            self._arrived(items)
-        sources = [item.source for item in items if item.source is not None]
-        if sources:
-            self._released(sources)
+            return ()
+        with self._lock:
+            with self._handling_errors():
+                self._writes.append(items, starts, ended)
+                self._make_room()
+                self._arrived(items)
+            # After the commit: a file that somebody has removed takes one without an error.
+            return self._sources.take(safe=bool(self._sources) and self._in_use.is_intact())
+
+    def check(self) -> None:
+        """Look whether the file is still there; write it again if somebody removed it."""
+        with self._lock:
+            settled = self._sources.take(safe=self._in_use.is_intact())
+        if settled:
+            self._released(settled)
+
+    def is_safe(self, mark: int) -> bool:
+        """Tell whether all that was there when ``mark`` was made is on disk, or sent."""
+        with self._lock:
+            on_disk = self._in_use.is_intact() and not self._writes.behind
+        return on_disk or self.is_flushed(mark)
 
     def start_del(self, keys: Sequence[bytes]) -> None:
-        """Forget spans that are open no more, without remembering them as ended."""
-        with self._trying():
+        """Forget spans that are no longer open, without remembering them as ended."""
+        with self._lock, self._handling_errors():
             self._writes.delete_starts(keys)
 
     def starts(self) -> list[Start]:
-        """Give the open spans that an earlier relay has kept."""
-        with self._trying():
+        """Return the open spans that an earlier relay has kept."""
+        with self._lock, self._handling_errors():
             return self._rows.starts()
         return []
 
     def inherited(self) -> list[Start]:
-        """Give, once, the open spans of what was taken over since the start."""
+        """Return, once, the open spans of what was taken over since the start."""
         with self._lock:
             inherited, self._inherited = self._inherited, []
             return inherited
 
     def ended(self) -> list[bytes]:
-        """Give the keys of the spans that have ended last, oldest first."""
-        with self._trying():
+        """Return the keys of the spans that have ended last, oldest first."""
+        with self._lock, self._handling_errors():
             return self._rows.ended()
         return []
 
     def done(self, stored: Sequence[Stored]) -> None:
-        """Forget what is out, or given up and counted."""
-        with self._trying():
-            taken = [self._reader.taken[one.item.kind].pop(one.id, None) for one in stored]
-            self._writes.delete(one.id for one in taken if one is not None)
+        """Forget what was sent, or dropped and counted."""
+        with self._lock:
+            with self._handling_errors():
+                taken = [self._reader.taken[one.item.kind].pop(one.id, None) for one in stored]
+                self._writes.delete(one.id for one in taken if one is not None)
+            self._sources.discard(one for one in taken if one is not None)
+            settled = self._sources.take(safe=False)
+        if settled:
+            self._released(settled)
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
@@ -142,61 +158,42 @@ class Spool(Store):
         """Give nothing any more; what waits stays in the file, for the next relay."""
         super().close()
         with self._lock:
-            if self._file.locked:
-                self._writes.finish()
-                with suppress(sqlite3.Error):
-                    self._rows.close()
-                self._file.unlock()
+            if self._in_use.closed:
+                return
+            intact = self._in_use.is_intact(at_last=True)
+            self._writes.finish()
+            for kind in () if intact else ITEM_KINDS:
+                waiting = self._reader.count[kind] + len(self._reader.taken[kind])
+                self._counters.dropped(kind, waiting, REMOVED, str(self.path))
+            self._in_use.close()
 
-    # Opening, and what goes wrong.
-
-    def _open(self) -> None:
-        try:
-            self._rows = self._writes.use(self.path)
-        except (tables.NotASpoolError, sqlite3.Error) as error:
-            if not tables.is_damage(error):
-                raise
-            self._set_aside(error)
-            self._file.make()
-            self._rows = self._writes.use(self.path)
-        self._file.opened()
-        self._reader = SpoolReader(self._rows, self._writes, self._held)
-
-    def _wrote(self, stored: Sequence[Stored]) -> None:
-        self._reader.add(stored)
-
-    def _set_aside(self, error: Exception) -> None:
-        aside = self._file.set_aside()
-        _log.warning(
-            "taskobs relay: %s is not a spool that can be used (%s); set aside as %s",
-            *(self.path, error, aside.name),
-        )
+    # What goes wrong with the file. The lock is held.
 
     @contextmanager
-    def _trying(self) -> Generator[None]:
-        """Hold the lock; note what goes wrong with the file, and go on."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                self._trouble(error)
-            self._wake()
+    def _handling_errors(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._handle(error)
+        self._wake()
 
-    def _trouble(self, error: sqlite3.Error) -> None:
+    def _handle(self, error: sqlite3.Error) -> None:
         """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
         if self._closed or not tables.is_damage(error):
             return
         waited = dict(self._reader.count)
-        with suppress(sqlite3.Error):
-            self._rows.close()
         try:
-            self._set_aside(error)
-            self._file.make()
-            self._open()
+            self._in_use.replace(error)
         except (OSError, sqlite3.Error) as worse:
             _log.warning("taskobs relay: no spool can be made in its place: %s", worse)
+        self._writes.start_anew()
+        self._reader.start_anew()
         for kind, number in waited.items():
             self._counters.dropped(kind, number, DAMAGED, str(error))
+
+    def _wrote(self, stored: Sequence[Stored]) -> None:
+        self._reader.add(stored)
+        self._sources.add(stored)
 
     # Keeping within the bounds. The lock is held.
 
@@ -234,48 +231,12 @@ class Spool(Store):
             self._rows.trim()
             if self._writes.behind:
                 return  # what is taken over would be newer, and read first
-            self._file.claim(self._owner)
+            self._in_use.claim()
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
             return
-        for left in self._abandoned.find(self.path):
-            self._try_to_take_over(left)
-
-    def _try_to_take_over(self, left: SpoolFile) -> None:
-        try:
-            tables.connect(left.path).close()
-            self._take_over(left)
-        except (OSError, sqlite3.Error, tables.NotASpoolError) as error:
-            if tables.is_damage(error):
-                self._set_aside_left(left, error)
-            else:
-                self._abandoned.skip(left.path, error)
-
-    def _take_over(self, left: SpoolFile) -> None:
-        """Move what another worker's relay has left into our own file.
-
-        Raises:
-            OSError, sqlite3.Error: that can't be done, or the file can't be removed.
-        """
-        newest = self._writes.newest
-        try:
-            moved, starts = self._rows.take_over(left.path, newest)
-        finally:
-            # Also after an error: ids that are in the file must not be given again.
-            self._reader.add_newer_than(newest)
-        self._inherited += starts
+        self._inherited += self._take_over.run(self._rows, self._reader)
         self._changed()
-        if moved or starts:
-            _log.info("taskobs relay: %d items taken over from %s", moved, left.path.name)
-        left.remove()
-
-    def _set_aside_left(self, left: SpoolFile, error: Exception) -> None:
-        try:
-            aside = left.set_aside()
-        except OSError as refused:
-            self._abandoned.skip(left.path, refused)
-        else:
-            _log.warning("taskobs relay: %s is set aside as %s: %s", left.path, aside.name, error)
 
     # Reading. The lock is held.
 
@@ -283,7 +244,7 @@ class Spool(Store):
         try:
             return self._reader.take(kind, max_items, max_bytes)
         except sqlite3.Error as error:
-            self._trouble(error)
+            self._handle(error)
             self._changes += 1  # so that the caller tries again, also if something is on hold
             batch = self._reader.take_unwritten(kind, max_items, max_bytes)
             if not batch and not self._closed:
@@ -294,7 +255,7 @@ class Spool(Store):
         try:
             self._reader.put_back(stored)
         except sqlite3.Error as error:
-            self._trouble(error)
+            self._handle(error)
 
     def _hold_from(self, destination: bytes) -> int:
         del destination

@@ -22,14 +22,23 @@ class SpoolReader:
 
     def __init__(self, rows: Rows, writes: Writes, held: dict[bytes, int]) -> None:
         self._rows, self._writes, self._held = rows, writes, held
+        self.start_anew()
+        self.add_newer_than(0)
+
+    @property
+    def newest(self) -> int:
+        """The newest id that was given to an item."""
+        return self._writes.newest
+
+    def start_anew(self) -> None:
+        """Forget what the file held: an empty one takes its place."""
         self.count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self.bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """Of what waits untaken in the file."""
         self.taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
         self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """All that is older is taken or on hold; what is newer may be taken, too."""
-        held.update(dict.fromkeys(held, 0))
-        self.add_newer_than(0)
+        self._held.update(dict.fromkeys(self._held, 0))
 
     def add_newer_than(self, number: int) -> None:
         """Count rows that are in the file and were not written by us."""

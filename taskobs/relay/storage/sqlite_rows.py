@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Generator, Iterable, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -22,8 +23,28 @@ class Rows:
     """The rows of one file. Raises as ``spool_tables.connect`` does. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._db = tables.connect(path)
         self._resource_blobs: dict[bytes, int] = {}
+
+    def reopen(self, path: Path) -> None:
+        """Close the file and open it, or an empty one that took its place, again."""
+        # Closed first: SQLite shares the memory of two connections to a file, and that is about the
+        # write-ahead log that was removed.
+        self._db.close()
+        self._resource_blobs.clear()
+        self._db = tables.connect(path)
+
+    def move_to(self, path: Path) -> None:
+        """Copy everything to another file, which has to be empty, and go on there."""
+        with closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
+        old, self._db = self._db, tables.connect(path)
+        self.path = path
+        with suppress(sqlite3.Error), closing(old):
+            # It may have been moved to where another relay takes it over.
+            for emptied in tables.EMPTY:
+                old.execute(emptied.format(schema="main"))
 
     def close(self) -> None:
         """Close the file."""
@@ -118,8 +139,8 @@ class Rows:
                 starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
                 # The file may have to stay where it is. With WAL, the two files are not committed
                 # at one instant: ours is first, so a kill in between doubles and loses nothing.
-                for emptied in tables.TAKEN_OVER:
-                    self._db.execute(emptied)
+                for emptied in tables.EMPTY:
+                    self._db.execute(emptied.format(schema="old"))
         finally:
             self._db.execute("DETACH old")
         self._resource_blobs.clear()

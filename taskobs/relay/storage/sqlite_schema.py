@@ -68,13 +68,12 @@ TAKE_OVER_ITEMS: Final = f"""
 INSERT INTO main.item
 SELECT it.id + ?, it.kind, it.since, {_OURS}, it.payload FROM old.item it ORDER BY it.id
 """  # noqa: S608  # same
-TAKEN_OVER: Final = (
-    "DELETE FROM old.item",
-    "DELETE FROM old.start",
-    "DELETE FROM old.ended",
-    "DELETE FROM old.about",
+EMPTY: Final = (
+    "DELETE FROM {schema}.item",
+    "DELETE FROM {schema}.start",
+    "DELETE FROM {schema}.ended",
+    "DELETE FROM {schema}.about",
 )
-"""Empties the attached file."""
 THEIR_STARTS: Final = """
 SELECT it.key, it.payload, theirs.value, it.client
 FROM old.start it JOIN old.about theirs ON theirs.id = it.about

@@ -10,7 +10,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from taskobs.relay.counters import SPOOLED, Counters
@@ -24,19 +23,23 @@ UNWRITABLE: Final = "the spool cannot be written"
 
 
 class Writes:
-    """Writes to the file in use; ``wrote`` is told of the items that it holds from now on.
+    """Writes to the file in use. Not thread-safe.
 
-    Not thread-safe.
+    ``wrote`` is called with the items that the file holds from now on, ``dropped`` with those that
+    were given up and counted.
     """
 
     def __init__(
         self,
         counters: Counters,
+        rows: Rows,
         wrote: Callable[[Sequence[Stored]], None],
+        dropped: Callable[[Sequence[Stored]], None],
         held: Container[bytes] = (),
     ) -> None:
         self._counters = counters
-        self._wrote = wrote
+        self._rows = rows
+        self._wrote, self._dropped = wrote, dropped
         self._backlog = WriteBacklog(held=held)
         self.sent: set[int] = set()
         """What is out, and could not be deleted yet."""
@@ -45,12 +48,10 @@ class Writes:
         self.newest = 0
         """No number is given twice, also after another file was begun."""
 
-    def use(self, path: Path) -> Rows:
-        """Open a file, and write there from now on; raises as ``Rows`` does."""
-        self._path, self._rows = path, Rows(path)
+    def start_anew(self) -> None:
+        """Go on with an empty file."""
         self.sent.clear()
         self._backlog.failed(wait=False)
-        return self._rows
 
     @property
     def behind(self) -> bool:
@@ -88,7 +89,7 @@ class Writes:
         except sqlite3.Error as error:
             _log.warning(
                 "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
-                *(self._path, error),
+                *(self._rows.path, error),
             )
             self._defer(stored, starts, ended, str(error))
             self._backlog.failed(wait=True)
@@ -109,7 +110,7 @@ class Writes:
                 raise
             backlog.starts.clear()
             backlog.ended.clear()
-        _log.warning("taskobs relay: the spool %s is written again", self._path)
+        _log.warning("taskobs relay: the spool %s is written again", self._rows.path)
 
     def finish(self) -> None:
         """Try a last time; count what will be gone with this process. Raises nothing."""
@@ -160,3 +161,4 @@ class Writes:
         kinds = [one.item.kind for one in dropped]
         for kind in ITEM_KINDS:
             self._counters.dropped(kind, kinds.count(kind), UNWRITABLE, why)
+        self._dropped(dropped)

@@ -169,7 +169,7 @@ def test_a_spool_that_was_replaced_keeps_what_is_put_back(tmp_path: Path) -> Non
         spool.append([envelope(1, A)])
         first = take(spool)
         with spool._lock:  # pyright: ignore[reportPrivateUsage]  # what a damaged file brings about
-            spool._trouble(sqlite3.DatabaseError("malformed"))  # pyright: ignore[reportPrivateUsage]
+            spool._handle(sqlite3.DatabaseError("malformed"))  # pyright: ignore[reportPrivateUsage]
         spool.put_back(first)
         assert payloads(take(spool)) == [1]
 

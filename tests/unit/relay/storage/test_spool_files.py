@@ -290,7 +290,7 @@ def test_a_mistake_of_ours_does_not_set_a_good_spool_aside(config: SpoolConfig) 
     with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
         with spool._lock:
-            spool._trouble(sqlite3.IntegrityError("UNIQUE constraint failed"))
+            spool._handle(sqlite3.IntegrityError("UNIQUE constraint failed"))
         assert taken(spool) == [b"1"]
 
 

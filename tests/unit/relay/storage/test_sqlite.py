@@ -438,7 +438,7 @@ def test_a_new_file_takes_nothing_from_what_comes(spool: Spool) -> None:
     spool.append([item(b"%d" % n) for n in range(5)])
     batch = spool.take("span", 5, SMALL, 0)
     with spool._lock:
-        spool._trouble(sqlite3.DatabaseError("malformed"))
+        spool._handle(sqlite3.DatabaseError("malformed"))
     spool.append([item(b"new %d" % n) for n in range(5)])
     spool.done(batch)
     assert taken(spool) == [b"new %d" % n for n in range(5)]
@@ -452,7 +452,7 @@ def test_the_files_are_for_the_user_alone(spool: Spool) -> None:
         modes = [path.stat().st_mode & 0o077 for path in spool.path.parent.iterdir()]
         assert modes == [0] * len(modes)
         with spool._lock:
-            spool._trouble(sqlite3.DatabaseError("malformed"))
+            spool._handle(sqlite3.DatabaseError("malformed"))
         spool.append([item(b"2")])
 
 

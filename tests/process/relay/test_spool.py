@@ -1,0 +1,98 @@
+"""A relay with a spool, in bad company."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from taskobs.protocol.frames import FrameKind
+from taskobs.testing.receiver import Receiver
+from tests.support.relay_peer import PATIENCE
+from tests.support.relay_process import RelayProcess, Writer, wait_until_true
+from tests.support.relay_spans import end
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def relay(receiver: Receiver, directory: Path) -> Generator[RelayProcess]:
+    """Give a relay with a spool, whose backend is down."""
+    receiver.behave("/v1/traces", status=503)
+    spool = {"directory": str(directory), "bytes": 10_000_000, "age": 3600}
+    with RelayProcess(receiver, memory=True, spool=spool) as relay:
+        yield relay
+
+
+def removed(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def moved(directory: Path) -> None:
+    directory.rename(directory.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("change", [removed, moved])
+def test_a_spool_that_is_removed_before_a_kill_of_the_relay_costs_nothing(
+    receiver: Receiver,
+    relay: RelayProcess,
+    directory: Path,
+    change: Callable[[Path], None],
+) -> None:
+    """A clean-up removes the directory during an outage, then the relay is killed: all arrive."""
+    with closing(relay.worker()) as worker:
+        worker.raw(*end("over the socket"))
+        worker.acknowledged(1)
+    with Writer(relay) as child:
+        child.tell(end("in memory"))
+        wait_until_true(lambda: spooled(relay) == 2)
+        change(directory)
+        wait_until_true((directory / "celery@host.spool").exists)
+        wait_until_true(lambda: "was removed while in use" in relay.log)
+        child.tell(end("later"))
+        wait_until_true(lambda: spooled(relay) == 3)
+        relay.restart()
+        receiver.behave("/v1/traces")
+        assert receiver.wait_for(lambda r: len(r.spans) >= 3, PATIENCE)
+        child.tell((FrameKind.CLOSE, b""))
+    with closing(relay.worker()) as worker:
+        worker.close_gracefully()
+    assert relay.wait() == 0
+    names = sorted(one.name for one in receiver.spans)
+    assert names == ["in memory", "later", "over the socket"]
+    assert relay.log.count("was removed while in use") == 1
+
+
+def test_what_no_spool_can_take_stays_with_its_process(
+    receiver: Receiver, relay: RelayProcess, directory: Path
+) -> None:
+    """The directory can't be made again: what is told now is read again after a kill."""
+    with Writer(relay) as child:
+        child.tell(end("before"))
+        wait_until_true(lambda: spooled(relay) == 1)
+        shutil.rmtree(directory)
+        directory.write_text("in the way")
+        wait_until_true(lambda: "can't be written again" in relay.log)
+        child.tell(end("after"))
+        wait_until_true(lambda: spooled(relay) == 2)
+        relay.signal(signal.SIGKILL)
+        relay.wait()
+        directory.unlink()
+        relay.start()
+        receiver.behave("/v1/traces")
+        assert receiver.wait_for(lambda r: "after" in [one.name for one in r.spans], PATIENCE)
+
+
+def spooled(relay: RelayProcess) -> int:
+    with closing(relay.client()) as client:
+        return int(client.status()["spooled"].get("span", 0))
