@@ -30,7 +30,7 @@ def open_store(
         return MemoryStore(counters, released)
     import sqlite3  # 2 MB, which most relays have no use for
 
-    from taskobs.relay.storage.sqlite import AGE, BYTES, Spool, SpoolConfig
+    from taskobs.relay.storage.spool.store import AGE, BYTES, Spool, SpoolConfig
 
     try:
         config = SpoolConfig(

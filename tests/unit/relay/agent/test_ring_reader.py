@@ -27,10 +27,10 @@ from taskobs.relay.agent import ring_reader
 from taskobs.relay.agent.ring_reader import RingReaders
 from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.counters import DROPPED, LOST, Counters
-from taskobs.relay.storage import sqlite
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.storage.spool import store as spool_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.ring_writer import RingWriter
@@ -246,8 +246,8 @@ def test_a_span_that_another_process_ended_is_told_by_no_later_relay(shared: Sha
 
 def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_path: Path) -> None:
     """Its child is dead, the worker may still tell how the run ended, and all are killed now."""
-    store = sqlite.Spool(
-        Counters(), sqlite.SpoolConfig(tmp_path, "celery@host", worker_pid=os.getpid())
+    store = spool_store.Spool(
+        Counters(), spool_store.SpoolConfig(tmp_path, "celery@host", worker_pid=os.getpid())
     )
     side = Side(shared, store)
     owner = side.open_spans.joined(b"c" * 16, 7, b"")

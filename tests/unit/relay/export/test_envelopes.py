@@ -21,7 +21,7 @@ from taskobs.relay.export.sender import AT_THE_END
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.envelopes import client, envelope, item, numbers, sent
 from tests.support.export import (
     PATIENCE,

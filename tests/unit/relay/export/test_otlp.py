@@ -26,7 +26,7 @@ from taskobs.relay.export.sender import AT_THE_END, MALFORMED
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.testing import wire
 from tests.support.export import (
     PATIENCE,

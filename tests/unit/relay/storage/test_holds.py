@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, Stored
 from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from taskobs.relay.storage.spool.backlog import WriteBacklog
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.export import PATIENCE
 
 A, B = b"client a", b"client b"
@@ -138,7 +138,7 @@ def test_what_was_put_back_to_memory_is_not_passed_over_once_it_is_written(
         spool.append([envelope(1, A), envelope(2, A)])
         first = take(spool)
         monkeypatch.setattr(rows, "add", add)
-        monkeypatch.setattr("taskobs.relay.storage.backlog.AGAIN", 0.0)
+        monkeypatch.setattr("taskobs.relay.storage.spool.backlog.AGAIN", 0.0)
         monkeypatch.setattr(spool._writes._backlog, "_due", 0.0)  # pyright: ignore[reportPrivateUsage]
         spool.append([envelope(3, A)])
         assert payloads(take(spool, 9)) == [2, 3]

@@ -21,8 +21,8 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
-from taskobs.relay.storage.spool_owner import UNCHANGED_FOR, Owner
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from taskobs.relay.storage.spool.owner import UNCHANGED_FOR, Owner
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.as_user import NOBODY, needs_root, run_as
 
 SMALL = 1024 * 1024

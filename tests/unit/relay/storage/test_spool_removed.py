@@ -18,8 +18,8 @@ import pytest
 
 from taskobs.relay.counters import DROPPED, Counters
 from taskobs.relay.storage.items import Item, Start
-from taskobs.relay.storage.spool_in_use import RETRY
-from taskobs.relay.storage.sqlite import REMOVED, Spool, SpoolConfig
+from taskobs.relay.storage.spool.in_use import RETRY
+from taskobs.relay.storage.spool.store import REMOVED, Spool, SpoolConfig
 
 SMALL = 1024 * 1024
 OPEN = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(2)]
@@ -29,7 +29,7 @@ import os, sys
 from pathlib import Path
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
 spool.append([Item("span", b"before", b"about")])
 for path in spool.path.parent.iterdir():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from taskobs.relay.storage.items import Start
-from taskobs.relay.storage.spool_files import (
+from taskobs.relay.storage.spool.files import (
     SUFFIX,
     SpoolFile,
     UntrustedFileError,
@@ -20,10 +20,10 @@ from taskobs.relay.storage.spool_files import (
     name_of,
     read_owner,
 )
-from taskobs.relay.storage.spool_owner import UNCHANGED_FOR, ChangeWatch, Owner
-from taskobs.relay.storage.sqlite_reader import SpoolReader
-from taskobs.relay.storage.sqlite_rows import Rows
-from taskobs.relay.storage.sqlite_schema import NotASpoolError, connect, is_damage
+from taskobs.relay.storage.spool.owner import UNCHANGED_FOR, ChangeWatch, Owner
+from taskobs.relay.storage.spool.reader import SpoolReader
+from taskobs.relay.storage.spool.rows import Rows
+from taskobs.relay.storage.spool.schema import NotASpoolError, connect, is_damage
 
 _log: Final = logging.getLogger("taskobs.relay")
 _SKIPPED: Final = 1_000

@@ -18,22 +18,22 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
-from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
 from taskobs.relay.storage.items import Item, ItemKind, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
-from taskobs.relay.storage.spool_owner import Owner
-from taskobs.relay.storage.sqlite import Spool, SpoolConfig
-from taskobs.relay.storage.sqlite_writes import UNWRITABLE
+from taskobs.relay.storage.spool.backlog import WriteBacklog
+from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from taskobs.relay.storage.spool.writes import UNWRITABLE
 
 SMALL = 1024 * 1024
 WRITER = """
 import sys, itertools
 from pathlib import Path
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.spool_owner import Owner
-from taskobs.relay.storage.sqlite import SpoolConfig, Spool
+from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.store import SpoolConfig, Spool
 from taskobs.relay.storage.items import Item, Start
 spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
 for n in itertools.count():
@@ -464,7 +464,7 @@ def test_a_workers_name_makes_no_path(config: SpoolConfig) -> None:
 
 def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children come and go, each with a resource of its own: the file does not grow with them."""
-    monkeypatch.setattr("taskobs.relay.storage.sqlite_rows._RESOURCES", 10)
+    monkeypatch.setattr("taskobs.relay.storage.spool.rows._RESOURCES", 10)
     spool.append([item(b"1", b"%d" % n) for n in range(20)])
     assert len(taken(spool)) == 20
     spool._maintain_at = 0.0

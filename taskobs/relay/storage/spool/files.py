@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage.spool_owner import Owner
+from taskobs.relay.storage.spool.owner import Owner
 
 SUFFIX: Final = ".spool"
 _COMPANIONS: Final = ("-wal", "-shm")

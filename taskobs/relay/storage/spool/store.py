@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage import sqlite_schema as tables
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Released, Store, nobody
 from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored
-from taskobs.relay.storage.spool_in_use import SpoolInUse
-from taskobs.relay.storage.spool_owner import Owner
-from taskobs.relay.storage.sqlite_reader import SpoolReader
-from taskobs.relay.storage.sqlite_writes import Writes
-from taskobs.relay.storage.take_over import TakeOver
-from taskobs.relay.storage.unsafe_sources import UnsafeSources
+from taskobs.relay.storage.spool import schema as tables
+from taskobs.relay.storage.spool.in_use import SpoolInUse
+from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.reader import SpoolReader
+from taskobs.relay.storage.spool.take_over import TakeOver
+from taskobs.relay.storage.spool.unsafe_sources import UnsafeSources
+from taskobs.relay.storage.spool.writes import Writes
 
 _log = logging.getLogger("taskobs.relay")
 BYTES: Final = 256 * 1024 * 1024

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 
 from taskobs.relay.storage.items import ITEM_KINDS, ItemKind, Stored, weight
-from taskobs.relay.storage.sqlite_rows import Rows
-from taskobs.relay.storage.sqlite_writes import Writes
+from taskobs.relay.storage.spool.rows import Rows
+from taskobs.relay.storage.spool.writes import Writes
 
 
 class SpoolReader:

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage.spool_directory import private_directory
-from taskobs.relay.storage.spool_files import SpoolFile, lock_one
-from taskobs.relay.storage.spool_owner import Owner
-from taskobs.relay.storage.sqlite_rows import Rows
-from taskobs.relay.storage.sqlite_schema import NotASpoolError, is_damage
+from taskobs.relay.storage.spool.directory import private_directory
+from taskobs.relay.storage.spool.files import SpoolFile, lock_one
+from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.rows import Rows
+from taskobs.relay.storage.spool.schema import NotASpoolError, is_damage
 
 _log: Final = logging.getLogger("taskobs.relay")
 RETRY: Final = 5.0

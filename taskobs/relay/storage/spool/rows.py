@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage import sqlite_schema as tables
 from taskobs.relay.storage.items import ITEM_KINDS, OVERHEAD, Item, ItemKind, Start, Stored
+from taskobs.relay.storage.spool import schema as tables
 
 ENDED: Final = 50_000
 """Keys of ended spans that are remembered, so that one that is sent again is known."""

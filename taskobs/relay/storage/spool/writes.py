@@ -13,10 +13,10 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
 from taskobs.relay.counters import SPOOLED, Counters
-from taskobs.relay.storage.backlog import WriteBacklog
 from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Start, Stored
 from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
-from taskobs.relay.storage.sqlite_rows import Rows
+from taskobs.relay.storage.spool.backlog import WriteBacklog
+from taskobs.relay.storage.spool.rows import Rows
 
 _log = logging.getLogger("taskobs.relay")
 UNWRITABLE: Final = "the spool cannot be written"
