@@ -133,10 +133,22 @@ class Publish(TaskMessage):
     schedule: Schedule | None = None
     """Set on what beat publishes for an entry that is due."""
     headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
-    """The message's own headers: what an observer writes here travels."""
+    """The headers that the caller gives; once the message is routed, its own.
+
+    What an observer writes into those travels.
+    """
     header_runs: ChordLinkStore | None = None
     """Set on the callback of a chord."""
     error: BaseException | None = None
+
+
+class Canvas(NamedTuple):
+    """A group or chord that is about to be published, message by message."""
+
+    kind: str
+    """Its Celery task name."""
+    headers: Mapping[str, object]
+    """The headers that the caller gives to each of its messages."""
 
 
 @dataclass(slots=True, kw_only=True)

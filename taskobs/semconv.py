@@ -23,7 +23,9 @@ ERROR_TYPE: Final = "error.type"
 PROCESS_PID: Final = "process.pid"
 
 # Celery's own.
+CELERY_TASK_ID: Final = "celery.task_id"
 CELERY_TASK_NAME: Final = "celery.task_name"
+CELERY_QUEUE: Final = "celery.queue"
 CELERY_INNER_TASK: Final = "celery.inner_task_name"
 CELERY_ROOT_ID: Final = "celery.root_id"
 CELERY_PARENT_ID: Final = "celery.parent_id"

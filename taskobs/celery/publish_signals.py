@@ -18,7 +18,7 @@ from taskobs.celery.patches.beat import BeatPatch
 from taskobs.celery.patches.send import SendPatch
 from taskobs.celery.run_signals import current_run
 from taskobs.internal.guard import Guard
-from taskobs.model import Publish, Schedule
+from taskobs.model import Canvas, Publish, Schedule
 
 _active_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
 
@@ -105,7 +105,8 @@ class PublishSignals:
                 raise
         call_each(self._guard, self._calls.sending, publish)
 
-    def _canvas(self, kind: str) -> ActivePublish:
+    def _canvas(self, kind: str, options: Mapping[str, Any]) -> ActivePublish:
         sending = ActivePublish(self._guard)
-        sending.open(self._calls.canvas, kind)
+        with self._guard:
+            sending.open(self._calls.canvas, Canvas(kind, publishes.given_headers(options)))
         return sending

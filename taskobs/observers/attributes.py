@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from taskobs import semconv
-from taskobs.model import Broker, Publish, Run
+from taskobs.model import Broker, Publish, Run, TaskMessage
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
@@ -26,6 +26,7 @@ The SDK checks and copies each attribute, which takes longer than all else about
 public way to leave that out.
 """
 
+# Fields that nearly no message has: they are read in one call.
 _RARE: Final = {
     semconv.CELERY_PARENT_ID: "parent_id",
     semconv.CELERY_GROUP_ID: "group_id",
@@ -50,47 +51,77 @@ def of_publish(publish: Publish) -> Attributes:
     return found
 
 
-def of_message(publish: Publish, stock: Mapping[str, object]) -> Attributes:
+def of_message(publish: Publish, *, stock: bool) -> Attributes:
     """Describe a publish once its message is routed."""
-    found: dict[str, object] = {
-        **stock,
-        semconv.CELERY_ATTEMPT: publish.attempt,
-    }
-    _add_common(found, publish)
+    found = _of_task_message(publish, stock=stock)
     if publish.routing_key and publish.broker.system == "rabbitmq":
         found[semconv.MESSAGING_ROUTING_KEY] = publish.routing_key
-    return known(found)
+    return found if _PLAIN.issuperset(map(type, found.values())) else plain(found)
 
 
-def of_run(run: Run, stock: Mapping[str, object]) -> Attributes:
+def of_run(run: Run, *, stock: bool) -> Attributes:
     """Describe a run at its start."""
-    found: dict[str, object] = {**stock, semconv.CELERY_ATTEMPT: run.attempt}
-    _add_common(found, run)
-    _add_run(found, run)
-    return {**known(found), **_of_place(run)}
-
-
-_PLACES: Final = 500
-_places: Final[dict[str, tuple[tuple[Broker, str | None, int], Attributes]]] = {}
-
-
-def _of_place(run: Run) -> Attributes:
-    """Say what is the same for all runs of a task here, and worked out once."""
-    here = run.broker, run.hostname, run.pid
-    found: Attributes
-    place, found = _places.get(run.task) or (None, {})
-    if place != here:
-        added: dict[str, object] = {**of_sampling(run)}
-        if run.pid:
-            added[semconv.PROCESS_PID] = run.pid
-        if run.hostname:
-            added[semconv.CELERY_HOSTNAME] = run.hostname
-        _add_broker(added, run.broker)
-        found = known(added)
-        if len(_places) >= _PLACES:  # a stranger's names, perhaps
-            _places.clear()
-        _places[run.task] = here, found
+    found = _of_task_message(run, stock=stock)
+    if run.origin:
+        found[semconv.CELERY_ORIGIN] = run.origin
+    if run.schedule_entry:
+        found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
+    if run.queue_latency is not None:
+        found[semconv.CELERY_QUEUE_LATENCY] = run.queue_latency
+    if run.eager:
+        found[semconv.CELERY_EAGER] = True
+    if run.redelivered:
+        found[semconv.CELERY_REDELIVERED] = True
+    if not _PLAIN.issuperset(map(type, found.values())):
+        found = plain(found)
+    remembered = _of_task.get(run.task)
+    if remembered is None or remembered[0] != (run.broker, run.hostname, run.pid):
+        remembered = _describe_task(run)
+    found.update(remembered[1])
     return found
+
+
+def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {**record.stock()} if stock else {}
+    found[semconv.CELERY_ATTEMPT] = record.attempt
+    if record.task_id:
+        found[semconv.MESSAGING_MESSAGE_ID] = found[semconv.CELERY_TASK_ID] = record.task_id
+    queue = record.queue
+    if queue:
+        found[semconv.MESSAGING_DESTINATION_NAME] = found[semconv.CELERY_QUEUE] = queue
+    elif record.exchange:  # the conventions ask for ``exchange:routing_key``
+        destination, key = record.exchange, record.routing_key
+        found[semconv.MESSAGING_DESTINATION_NAME] = f"{destination}:{key}" if key else destination
+    if record.name != record.task:
+        found[semconv.CELERY_INNER_TASK] = record.name
+    if record.root_id:
+        found[semconv.CELERY_ROOT_ID] = record.root_id
+    if record.priority is not None:
+        found[semconv.CELERY_PRIORITY] = record.priority
+    rare = _rare(record)
+    if rare != _NONE_OF_THEM:
+        found.update(zip(_RARE, rare, strict=True))
+    return found
+
+
+# What is the same for all runs of a task in this process is worked out once. The names of tasks
+# come with messages, so their number is bounded.
+_TASKS: Final = 500
+_Described = tuple[tuple[Broker, "str | None", int], Attributes]
+_of_task: Final[dict[str, _Described]] = {}
+
+
+def _describe_task(run: Run) -> _Described:
+    found: dict[str, Any] = {**of_sampling(run)}
+    if run.pid:
+        found[semconv.PROCESS_PID] = run.pid
+    if run.hostname:
+        found[semconv.CELERY_HOSTNAME] = run.hostname
+    _add_broker(found, run.broker)
+    if len(_of_task) >= _TASKS:
+        _of_task.clear()
+    described = _of_task[run.task] = (run.broker, run.hostname, run.pid), plain(found)
+    return described
 
 
 def _add_broker(found: dict[str, Any], broker: Broker) -> None:
@@ -102,38 +133,8 @@ def _add_broker(found: dict[str, Any], broker: Broker) -> None:
         found[semconv.SERVER_PORT] = broker.port
 
 
-def _add_common(found: dict[str, object], record: Publish | Run) -> None:
-    if record.task_id:
-        found[semconv.MESSAGING_MESSAGE_ID] = record.task_id
-    destination = _destination(record)
-    if destination:
-        found[semconv.MESSAGING_DESTINATION_NAME] = destination
-    if record.name != record.task:
-        found[semconv.CELERY_INNER_TASK] = record.name
-    if record.root_id:
-        found[semconv.CELERY_ROOT_ID] = record.root_id
-    if record.priority is not None:
-        found[semconv.CELERY_PRIORITY] = record.priority
-    rare = _rare(record)
-    if rare != _NONE_OF_THEM:
-        found.update(zip(_RARE, rare, strict=True))
-
-
-def _add_run(found: dict[str, object], run: Run) -> None:
-    if run.origin:
-        found[semconv.CELERY_ORIGIN] = run.origin
-    if run.schedule_entry:
-        found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
-    if run.queue_latency is not None:
-        found[semconv.CELERY_QUEUE_LATENCY] = run.queue_latency
-    if run.eager:
-        found[semconv.CELERY_EAGER] = True
-    if run.redelivered:
-        found[semconv.CELERY_REDELIVERED] = True
-
-
 def of_sampling(run: Run) -> Attributes:
-    """Say of a run what a sampler may decide by, when it is not expected to be recorded."""
+    """Describe a run that will hardly be recorded by what a sampler may decide by."""
     return {
         semconv.MESSAGING_OPERATION_NAME: "run",
         semconv.MESSAGING_OPERATION_TYPE: "process",
@@ -141,17 +142,8 @@ def of_sampling(run: Run) -> Attributes:
     }
 
 
-def _destination(record: Publish | Run) -> str | None:
-    """Name the queue; of an exchange the conventions ask for ``exchange:routing_key``."""
-    if record.queue or not record.exchange:
-        return record.queue
-    return f"{record.exchange}:{record.routing_key}" if record.routing_key else record.exchange
-
-
-def known(found: dict[str, Any]) -> Attributes:
-    """Leave out what is not known; the rest in a form that a span takes."""
-    if _PLAIN.issuperset(map(type, found.values())):
-        return found  # as nearly always, and told without a loop
+def plain(found: dict[str, Any]) -> Attributes:
+    """Return attributes in a form that a span takes, without those that have no value."""
     return {
         key: value if type(value) in _PLAIN else _plain(value)
         for key, value in found.items()

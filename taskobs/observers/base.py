@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
-from taskobs.model import Publish, Run
+from taskobs.model import Canvas, Publish, Run
 
 NOTHING: Final[AbstractContextManager[object]] = nullcontext()
 """What to return when there is nothing to open."""
@@ -23,8 +23,8 @@ class Observer:
         """Open for a publish, of which only the task's name is known yet."""
         return NOTHING
 
-    def canvas(self, kind: str) -> AbstractContextManager[object]:
-        """Open for the publishes of one group or chord; ``kind`` is its Celery task name."""
+    def canvas(self, canvas: Canvas) -> AbstractContextManager[object]:
+        """Open for the publishes of one group or chord."""
         return NOTHING
 
     def sending(self, publish: Publish) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
-from functools import lru_cache
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Final, NamedTuple
 
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -31,89 +30,110 @@ _LINKS: Final = 128  # the SDK's default limit of links on a span
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
 
-Headers = Mapping[str, str]
+Headers = Mapping[str, object]
+"""A message's headers; only those that are text are read."""
+PartsOf = Callable[[object], Iterable[object]]
+"""Returns what a composite propagator consists of; nothing if that can't be told."""
 
 
-class _HeaderGetter(Getter[Headers]):
+class _TextGetter(Getter[Headers]):
     def get(self, carrier: Headers, key: str) -> list[str] | None:
         value = carrier.get(key)
-        return None if value is None else [value]
+        return [value] if isinstance(value, str) else None
 
     def keys(self, carrier: Headers) -> list[str]:
         return list(carrier)
 
 
-_getter = _HeaderGetter()
+_getter: Final = _TextGetter()
 
 
-def extract(headers: Headers) -> tuple[Context, SpanContext]:
-    """Return the context that the message carries, and the span in it.
+class _Judged(NamedTuple):
+    propagator: object
+    is_w3c: bool
+    """Whether it is OpenTelemetry's default, for which there are shorter ways here."""
+    fields: frozenset[str]
+    """The headers that it writes: the composite one works them out at each call."""
 
-    Nothing of this process's own leaks in.
+
+def _no_parts(propagator: object) -> Iterable[object]:  # noqa: ARG001  # as ``PartsOf``
+    return ()
+
+
+class HeaderPropagator:
+    """Trace context in and out of headers, through OpenTelemetry's global propagator.
+
+    That may be any object with a propagator's interface. What is known of it is remembered by
+    identity, since it may be neither hashable nor comparable.
     """
-    if _is_w3c(propagate.get_global_textmap()):
-        parent = _plain_parent(headers)
-        if parent is not None:
-            return trace.set_span_in_context(NonRecordingSpan(parent), Context()), parent
-    context = propagate.extract(headers, context=Context(), getter=_getter)
-    return context, trace.get_current_span(context).get_span_context()
 
+    def __init__(self, parts_of: PartsOf = _no_parts) -> None:
+        self._parts_of = parts_of
+        self._judged = _Judged(None, is_w3c=False, fields=frozenset())
 
-def _plain_parent(headers: Headers) -> SpanContext | None:
-    """Read a ``traceparent`` that is all there is, in half the time that a propagator takes.
+    def extract(
+        self, headers: Headers, within: Context | None = None
+    ) -> tuple[Context, SpanContext]:
+        """Return the context that the headers carry, and the span in it.
 
-    None for whatever else there is: that is for the propagator to judge.
-    """
-    found = _PLAIN_TRACEPARENT.fullmatch(headers.get(_TRACEPARENT, ""))
-    if found is None or _TRACESTATE in headers or _BAGGAGE in headers:
-        return None
-    trace_id, span_id = int(found[1], 16), int(found[2], 16)
-    if not (trace_id and span_id):
-        return None
-    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=_FLAGS[found[3]])
+        It is added to the context ``within``. Without that, nothing of this process's own is in it.
+        """
+        base = Context() if within is None else within
+        propagator = propagate.get_global_textmap()
+        judged = self._judged if self._judged.propagator is propagator else self._judge(propagator)
+        if judged.is_w3c and _TRACESTATE not in headers and _BAGGAGE not in headers:
+            # A ``traceparent`` that is all there is: read in half the time that a propagator takes.
+            found = _PLAIN_TRACEPARENT.fullmatch(str(headers.get(_TRACEPARENT, "")))
+            if found is not None:
+                trace_id, span_id = int(found[1], 16), int(found[2], 16)
+                if trace_id and span_id:
+                    flags = _FLAGS[found[3]]
+                    parent = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
+                    return trace.set_span_in_context(NonRecordingSpan(parent), base), parent
+        context = propagate.extract(headers, context=base, getter=_getter)
+        return context, trace.get_current_span(context).get_span_context()
 
+    def inject(self, headers: MutableMapping[str, object], context: Context) -> None:
+        """Write ``context`` into ``headers``.
 
-def inject(headers: MutableMapping[str, object], context: Context) -> None:
-    """Write ``context`` into ``headers``.
+        What an earlier attempt left there is replaced. Members of a ``baggage`` that is already
+        there are kept, unless the context has a member of the same name.
+        """
+        before = headers.get(_BAGGAGE)
+        propagator = propagate.get_global_textmap()
+        judged = self._judged if self._judged.propagator is propagator else self._judge(propagator)
+        if judged.is_w3c and before is None and _inject_plain(headers, context):
+            return
+        for name in judged.fields:
+            headers.pop(name, None)
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, context=context)
+        headers.update(carrier)
+        if isinstance(before, str) and before:
+            headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
 
-    What an earlier attempt left there is replaced. Members of a ``baggage`` that is already
-    there are kept, unless the context has a member of the same name.
-    """
-    before = headers.get(_BAGGAGE)
-    if before is None and _inject_plain(headers, context):
-        return
-    for name in _fields(propagate.get_global_textmap()):
-        headers.pop(name, None)
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier, context=context)
-    headers.update(carrier)
-    if isinstance(before, str) and before:
-        headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
+    def _judge(self, propagator: TextMapPropagator) -> _Judged:
+        is_w3c = (
+            type(propagator) is CompositePropagator
+            and {type(part) for part in self._parts_of(propagator)} == _W3C
+        )
+        self._judged = judged = _Judged(
+            propagator, is_w3c, frozenset(getattr(propagator, "fields", ()))
+        )
+        return judged
 
 
 def _inject_plain(headers: MutableMapping[str, object], context: Context) -> bool:
-    """Write a ``traceparent`` if a propagator would write no more than that."""
+    """Write a ``traceparent`` if OpenTelemetry's default would write no more than that."""
     span = trace.get_current_span(context).get_span_context()
-    plain = span.is_valid and not span.trace_state and _is_w3c(propagate.get_global_textmap())
-    if not plain or (len(context) > 1 and baggage.get_all(context)):  # 1 is the span
+    # A context of one entry holds the span and no baggage.
+    has_more = span.trace_state or (len(context) > 1 and baggage.get_all(context))
+    if not span.is_valid or has_more:
         return False
     headers.pop(_TRACESTATE, None)
     headers.pop(_BAGGAGE, None)
     headers[_TRACEPARENT] = address_of(span)
     return True
-
-
-@lru_cache(maxsize=8)
-def _is_w3c(propagator: TextMapPropagator) -> bool:
-    """Tell OpenTelemetry's default, which is what the short ways here stand for."""
-    parts: Iterable[object] = getattr(propagator, "_propagators", ())
-    return type(propagator) is CompositePropagator and {type(part) for part in parts} == _W3C
-
-
-@lru_cache(maxsize=8)
-def _fields(propagator: TextMapPropagator) -> frozenset[str]:
-    """Remember the headers of a propagator: the composite one works them out at each call."""
-    return frozenset(propagator.fields)
 
 
 def _merged(ours: str, theirs: str) -> str:

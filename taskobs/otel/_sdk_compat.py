@@ -10,7 +10,7 @@ themselves, so their callers need no check.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
 
@@ -38,6 +38,13 @@ _SET_ONCE: Final = PrivateName(
     module="opentelemetry.trace",
     path="_TRACER_PROVIDER_SET_ONCE",
     use="close() leaves its TracerProvider in place, and a later one of the app is refused",
+)
+_PARTS: Final = PrivateName(
+    package="opentelemetry-api",
+    module="opentelemetry.propagators.composite",
+    path="CompositePropagator._propagators",
+    use="headers are read and written by OpenTelemetry's propagator, not in half of its time",
+    of_instances=True,
 )
 _SDK: Final = "opentelemetry-sdk"
 _TRACE: Final = "opentelemetry.sdk.trace"
@@ -85,7 +92,7 @@ _TRACER_CONFIG: Final = PrivateName(
 )
 
 NAMES: Final = (
-    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE),
+    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS),
     *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
 )
 
@@ -110,6 +117,12 @@ def unset_provider() -> bool:
     api._TRACER_PROVIDER = None
     api._TRACER_PROVIDER_SET_ONCE = type(set_once)()
     return True
+
+
+def parts_of(propagator: object) -> Iterable[object]:
+    """Return what a composite propagator consists of; nothing if that can't be told."""
+    parts: Iterable[object] = _PARTS.read(propagator, ())
+    return parts
 
 
 def can_be_switched_off(tracer: object) -> bool:

@@ -15,8 +15,9 @@ from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
 from taskobs.observers.deferred_attributes import DeferredAttributes
+from taskobs.observers.propagation import HeaderPropagator
 from taskobs.observers.spans import SpanObserver
-from taskobs.otel._sdk_compat import set_unchecked
+from taskobs.otel._sdk_compat import parts_of, set_unchecked
 
 _STOCK: Final = "opentelemetry-instrumentation-celery"
 
@@ -71,6 +72,7 @@ class TaskSpans:
             stock_attributes=stock_attributes,
             use_span_links=use_span_links,
             deferred=deferred,
+            propagator=HeaderPropagator(parts_of),
             set_unchecked=set_unchecked,
         )
         shared_task_signals().attach(observer, first=True)

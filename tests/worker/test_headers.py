@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from celery import Celery, signals
+from celery import Celery, group, signals
 from celery.canvas import Signature, StampingVisitor  # type: ignore[attr-defined]  # celery-types lacks it
-from opentelemetry import baggage, context, propagate
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -96,6 +97,68 @@ def test_baggage_arrives_and_is_merged(app: Celery, spans: Recorder, result_of: 
         )
     assert seen["baggage"] == {"tenant": "acme", "both": "mine", "sentry-release": "1"}
     assert spans
+
+
+REMOTE = f"{0xABC:032x}-{0xDEF:016x}"
+GIVEN = {"traceparent": f"00-{REMOTE}-01", "tracestate": "vendor=x", "baggage": "tenant=acme"}
+
+
+def test_a_trace_in_the_headers_that_i_give_goes_on(
+    app: Celery, spans: Recorder, result_of: Get
+) -> None:
+    """I publish with the trace headers of a request that no span here stands for."""
+    with with_baggage(both="mine"):
+        seen = result_of(app.tasks["look"].apply_async(headers=dict(GIVEN)))
+    spans.wait("run look")
+    publish = spans.one("publish look")
+    assert publish.parent is not None
+    assert (publish.parent.trace_id, publish.parent.span_id) == (0xABC, 0xDEF)
+    run = spans.one("run look")
+    assert run.parent is not None
+    assert run.parent.span_id == context_of(publish).span_id
+    assert run.parent.trace_state.get("vendor") == "x"
+    assert seen["baggage"] == {"tenant": "acme", "both": "mine"}
+
+
+def test_a_current_span_goes_before_the_headers_that_i_give(app: Celery, spans: Recorder) -> None:
+    """The trace of the code that publishes is not left."""
+    mine = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
+    with trace.use_span(trace.NonRecordingSpan(mine)):
+        app.tasks["add"].apply_async((1, 1), headers=dict(GIVEN))
+    spans.wait("run add")
+    assert spans.one("publish add").parent == mine
+
+
+def test_a_trace_in_the_headers_of_a_group_goes_on(
+    app: Celery, spans: Recorder, result_of: Get
+) -> None:
+    """So do those that I give to all messages of a group."""
+    parts = [app.tasks["add"].s(n, n) for n in range(2)]
+    result_of(group(parts).apply_async(headers=dict(GIVEN)))
+    spans.wait("run add", "run add")
+    assert {context_of(span).trace_id for span in spans.spans} == {0xABC}
+    parent = spans.one("publish celery.group").parent
+    assert parent is not None
+    assert parent.span_id == 0xDEF
+
+
+def test_a_trace_in_the_headers_of_an_eager_run_goes_on(app: Celery, spans: Recorder) -> None:
+    """And those that I run a task with, without a broker."""
+    seen = app.tasks["look"].apply(headers=dict(GIVEN)).get()
+    run = spans.one("run look")
+    assert run.parent is not None
+    assert (run.parent.trace_id, run.parent.span_id) == (0xABC, 0xDEF)
+    assert context_of(run).trace_state.get("vendor") == "x"
+    assert seen["baggage"] == {"tenant": "acme"}
+
+
+@pytest.mark.parametrize("given", ["", "rubbish", 7, None, ["00"], b"00"])
+def test_headers_that_name_no_trace_begin_one(app: Celery, spans: Recorder, given: object) -> None:
+    """Whatever I pass under that name, my task is published and run."""
+    headers: Any = {"traceparent": given}
+    app.tasks["look"].apply_async(headers=headers)
+    spans.wait("run look")
+    assert spans.tree() == ["publish look", "  run look"]
 
 
 def test_baggage_arrives_with_span_links(app: Celery, result_of: Get) -> None:
@@ -193,3 +256,30 @@ def test_links_are_bounded(app: Celery, spans: Recorder, result_of: Get) -> None
     found = links(spans.one("run add"))
     assert set(found) == {("retry_of", 0xBBBBBBBBBBBBBBBB)}
     assert len(found) <= 128
+
+
+@dataclasses.dataclass
+class Wrapper:
+    """A propagator as Logfire sets by default: comparable, and so not hashable."""
+
+    wrapped: TextMapPropagator
+
+    @property
+    def fields(self) -> set[str]:
+        return self.wrapped.fields
+
+    def extract(self, *args: Any, **named: Any) -> context.Context:
+        return self.wrapped.extract(*args, **named)
+
+    def inject(self, *args: Any, **named: Any) -> None:
+        self.wrapped.inject(*args, **named)
+
+
+def test_a_propagator_that_cannot_be_hashed(app: Celery, spans: Recorder, result_of: Get) -> None:
+    """Whichever library sets the propagator, and whatever its class, the trace holds."""
+    wrapper: Any = Wrapper(propagate.get_global_textmap())
+    with propagator(wrapper), with_baggage(tenant="acme"):
+        seen = result_of(app.tasks["look"].delay())
+        spans.wait("run look")
+    assert spans.tree() == ["publish look", "  run look"]
+    assert seen["baggage"] == {"tenant": "acme"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from taskobs import semconv
 from taskobs.celery._types import App, Routed
@@ -26,7 +26,14 @@ def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | No
         within=within,
         retries=within if again else None,
         broker=brokers.published_to(app),
+        headers=given_headers(options),
     )
+
+
+def given_headers(options: Mapping[str, Any]) -> dict[str, object]:
+    """Return a copy of the headers among the arguments of a publish."""
+    given = options.get("headers")
+    return {**cast("Mapping[str, object]", given)} if isinstance(given, Mapping) else {}
 
 
 def complete(publish: Publish, message: Routed) -> None:

@@ -16,7 +16,7 @@ from celery import Celery, canvas
 from taskobs.internal.wrapping import Patches
 
 Publishing = Callable[[Any, str, Mapping[str, Any]], AbstractContextManager[object]]
-Canvas = Callable[[str], AbstractContextManager[object]]
+Canvas = Callable[[str, Mapping[str, Any]], AbstractContextManager[object]]
 
 
 class SendPatch:
@@ -51,5 +51,5 @@ class SendPatch:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        with self._canvas(signature.task):
+        with self._canvas(signature.task, kwargs):
             return send(*args, **kwargs)

@@ -27,7 +27,8 @@ class Told:
         yield
 
     @contextmanager
-    def canvas(self, kind: str) -> Generator[None]:
+    def canvas(self, kind: str, options: Mapping[str, Any]) -> Generator[None]:
+        assert options is not None
         self.tasks.append(kind)
         yield
 

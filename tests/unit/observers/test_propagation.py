@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
 
 from taskobs.observers import propagation
+from taskobs.observers.propagation import HeaderPropagator
+from taskobs.otel._sdk_compat import parts_of
 
 PARENT = trace.SpanContext(0xA, 0xB, is_remote=True, trace_flags=trace.TraceFlags(1))
 TRACEPARENT = f"00-{0xA:032x}-{0xB:016x}-01"
+
+
+@pytest.fixture(params=["short", "long"])
+def propagator(request: pytest.FixtureRequest) -> HeaderPropagator:
+    """Give one that may take the shorter ways, and one that can't."""
+    return HeaderPropagator(parts_of) if request.param == "short" else HeaderPropagator()
 
 
 def context_with(**members: str) -> Context:
@@ -17,13 +30,13 @@ def context_with(**members: str) -> Context:
     return context
 
 
-def test_what_is_injected_is_extracted() -> None:
+def test_what_is_injected_is_extracted(propagator: HeaderPropagator) -> None:
     """Trace and baggage come out of the headers as they went in."""
     headers: dict[str, object] = {}
-    propagation.inject(headers, context_with(tenant="acme"))
+    propagator.inject(headers, context_with(tenant="acme"))
     assert headers == {"traceparent": TRACEPARENT, "baggage": "tenant=acme"}
     texts = {name: str(value) for name, value in headers.items()}
-    found, parent = propagation.extract(texts)
+    found, parent = propagator.extract(texts)
     assert trace.get_current_span(found).get_span_context() == parent == PARENT
     assert baggage.get_all(found) == {"tenant": "acme"}
 
@@ -45,10 +58,12 @@ TRACEPARENTS = [
     "more", [{}, {"tracestate": "a=1"}, {"tracestate": ""}, {"baggage": "k=v"}]
 )
 @pytest.mark.parametrize("traceparent", TRACEPARENTS)
-def test_the_short_way_reads_as_the_propagator_does(traceparent: str, more: dict[str, str]) -> None:
+def test_the_short_way_reads_as_the_propagator_does(
+    propagator: HeaderPropagator, traceparent: str, more: dict[str, str]
+) -> None:
     """Whatever a message carries, I get the parent that OpenTelemetry's own propagator reads."""
     headers = {"traceparent": traceparent, **more}
-    ours, parent = propagation.extract(headers)
+    ours, parent = propagator.extract(headers)
     theirs = propagate.extract(headers, context=Context())
     found, expected = (trace.get_current_span(one).get_span_context() for one in (ours, theirs))
     assert found == parent == expected
@@ -61,7 +76,10 @@ def test_the_short_way_reads_as_the_propagator_does(traceparent: str, more: dict
 @pytest.mark.parametrize("members", [{}, {"tenant": "acme"}])
 @pytest.mark.parametrize("ids", [(0xA, 0xB), (0, 0xB), (0xA, 0), (0, 0)])
 def test_the_short_way_writes_as_the_propagator_does(
-    ids: tuple[int, int], members: dict[str, str], state: trace.TraceState | None
+    propagator: HeaderPropagator,
+    ids: tuple[int, int],
+    members: dict[str, str],
+    state: trace.TraceState | None,
 ) -> None:
     """Whatever is current, my messages carry what OpenTelemetry's own propagator writes."""
     parent = trace.SpanContext(
@@ -71,31 +89,99 @@ def test_the_short_way_writes_as_the_propagator_does(
     for name, value in members.items():
         context = baggage.set_baggage(name, value, context)
     headers: dict[str, object] = {"tracestate": "old=1", "traceparent": "old"}
-    propagation.inject(headers, context)
+    propagator.inject(headers, context)
     theirs: dict[str, str] = {}
     propagate.inject(theirs, context)
     assert headers == theirs
 
 
-def test_an_earlier_attempt_s_trace_is_replaced() -> None:
+@dataclass
+class Wrapper:
+    """A propagator as Logfire's: a dataclass, which is comparable and so not hashable."""
+
+    wrapped: TextMapPropagator
+
+    @property
+    def fields(self) -> set[str]:
+        return self.wrapped.fields
+
+    def extract(self, *args: Any, **named: Any) -> Context:
+        return self.wrapped.extract(*args, **named)
+
+    def inject(self, *args: Any, **named: Any) -> None:
+        self.wrapped.inject(*args, **named)
+
+
+class Bare:
+    """A propagator that writes one header, and says so to nobody."""
+
+    def extract(self, carrier: Any, context: Context, getter: Any) -> Context:
+        found = getter.get(carrier, "x-tenant")
+        return baggage.set_baggage("tenant", found[0], context) if found else context
+
+    def inject(self, carrier: Any, context: Context, setter: Any) -> None:
+        setter.set(carrier, "x-tenant", str(baggage.get_baggage("tenant", context)))
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("not to be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def as_global() -> Generator[Callable[[Any], None]]:
+    before = propagate.get_global_textmap()
+    yield propagate.set_global_textmap
+    propagate.set_global_textmap(before)
+
+
+def test_a_propagator_that_cannot_be_hashed_works(
+    propagator: HeaderPropagator, as_global: Callable[[Any], None]
+) -> None:
+    """I set a propagator of any class, as other libraries do for me, and traces go on."""
+    as_global(Wrapper(propagate.get_global_textmap()))
+    headers: dict[str, object] = {"tracestate": "old=1"}
+    for _ in range(2):
+        propagator.inject(headers, context_with(tenant="acme"))
+        assert headers == {"traceparent": TRACEPARENT, "baggage": "tenant=acme"}
+        found, parent = propagator.extract(headers)
+        assert parent == PARENT
+        assert baggage.get_all(found) == {"tenant": "acme"}
+
+
+def test_a_propagator_is_used_from_when_it_is_set(
+    propagator: HeaderPropagator, as_global: Callable[[Any], None]
+) -> None:
+    """I set it after the first task, and the next one already uses it."""
+    headers: dict[str, object] = {}
+    propagator.inject(headers, context_with(tenant="acme"))
+    as_global(Bare())
+    propagator.inject(headers, context_with(tenant="other"))
+    assert headers["x-tenant"] == "other"
+    assert baggage.get_all(propagator.extract(headers)[0]) == {"tenant": "other"}
+
+
+def test_an_earlier_attempt_s_trace_is_replaced(propagator: HeaderPropagator) -> None:
     """Headers that a retry inherits don't mix with the new ones."""
     headers: dict[str, object] = {"traceparent": "old", "tracestate": "old=1", "mine": 1}
-    propagation.inject(headers, context_with())
+    propagator.inject(headers, context_with())
     assert headers == {"traceparent": TRACEPARENT, "mine": 1}
 
 
 @pytest.mark.parametrize("before", [["a=1"], {"a": 1}, 7, None, ""])
-def test_a_baggage_that_is_no_text_is_replaced(before: object) -> None:
+def test_a_baggage_that_is_no_text_is_replaced(
+    propagator: HeaderPropagator, before: object
+) -> None:
     """A baggage header that is no text does no harm."""
     headers: dict[str, object] = {"baggage": before}
-    propagation.inject(headers, context_with(tenant="acme"))
+    propagator.inject(headers, context_with(tenant="acme"))
     assert headers["baggage"] == "tenant=acme"
 
 
-def test_merged_baggage_is_bounded() -> None:
+def test_merged_baggage_is_bounded(propagator: HeaderPropagator) -> None:
     """Merged baggage stays within the limits of W3C, and mine comes first."""
     headers: dict[str, object] = {"baggage": ",".join(f"k{i}={'v' * 50}" for i in range(1_000))}
-    propagation.inject(headers, context_with(tenant="acme"))
+    propagator.inject(headers, context_with(tenant="acme"))
     merged = str(headers["baggage"])
     assert merged.startswith("tenant=acme,k0=")
     assert len(merged) <= 8192
