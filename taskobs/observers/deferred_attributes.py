@@ -104,7 +104,9 @@ class DeferredAttributes:
         self._processors.on_start(span, parent_context=parent_context)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the SDK's, in each release others
-        return getattr(self._processors, name)
+        found = getattr(self._processors, name)
+        setattr(self, name, found)  # so that the next span finds it at once
+        return found
 
 
 def _is_blind(sampler: object) -> bool:

@@ -151,13 +151,16 @@ It raises AttributeError for a span without these names; the encoder uses ``publ
 
 
 def set_unchecked(span: Any, attributes: dict[str, Any]) -> bool:  # noqa: ANN401  # of any class
-    """Set attributes that need no check; False where only ``set_attributes`` can do it."""
+    """Set attributes that need no check on a span that records.
+
+    False where only ``set_attributes`` can do it; then nothing is set.
+    """
     try_set: Callable[[dict[str, Any]], bool] | None = getattr(span, "try_set_attributes", None)
     if try_set is not None:  # of a fast span
         return try_set(attributes)
     try:
         kept: Any = span._attributes
-        if type(kept) is BoundedAttributes and kept.max_value_len is None and span.is_recording():
+        if type(kept) is BoundedAttributes and kept.max_value_len is None:
             held = kept._dict
             if len(held) + len(attributes) <= (kept.maxlen or 0):
                 held.update(attributes)  # in one step, so that no lock is needed

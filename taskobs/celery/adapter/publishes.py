@@ -33,7 +33,9 @@ def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | No
 def given_headers(options: Mapping[str, Any]) -> dict[str, object]:
     """Return a copy of the headers among the arguments of a publish."""
     given = options.get("headers")
-    return {**cast("Mapping[str, object]", given)} if isinstance(given, Mapping) else {}
+    if not given or not isinstance(given, Mapping):
+        return {}
+    return {**cast("Mapping[str, object]", given)}
 
 
 def complete(publish: Publish, message: Routed) -> None:
