@@ -12,6 +12,8 @@ from importlib import import_module
 from struct import Struct
 from typing import Any, Final
 
+PROTOCOL: Final = 2
+"""What a HELLO says: a relay of another release, started after an upgrade, refuses it."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, its head not counted: whoever sends a longer one is hung up on."""
 MAX_CONTAINERS: Final = 20_000
@@ -31,7 +33,6 @@ class FrameKind(IntEnum):
     # From a process of the worker.
     HELLO = 1
     START = 2
-    SENTRY = 3
     END = 4
     ENVELOPE = 5
     RUN_METRIC = 6

@@ -7,41 +7,50 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-from taskobs.protocol.shared_memory import RING
+from taskobs.protocol.frames import MAX_FRAME
+from taskobs.protocol.shared_memory import RING, RING_AT, SharedMemory
 
 RING_HEADER: Final = Struct("=IIB")
-"""Before each frame of the ring: the length of its payload, that one's CRC-32, and its kind.
+"""Before each payload in the ring: its length, its CRC-32 and its kind.
 
-The checksum is for processors that may show another core the end of a write before its middle.
+The word that publishes a frame is written after the frame. A processor with weak memory ordering
+(ARM) may still let another core see the word first: the reader then finds a wrong checksum and
+reads again a little later.
 """
-MAX_PAYLOAD: Final = 64 * 1024
-"""Bytes of the longest payload; a longer one goes over the socket."""
+MAX_PAYLOAD: Final = MAX_FRAME - 1
+"""Bytes of the longest payload, which is that of the socket's longest frame."""
 CRC_BITS: Final = 32
 
 
 def stamp(payload: bytes) -> int:
-    """Return what a word says of a payload that has been written: its length and checksum."""
+    """Return the word that describes a payload once it is written: its length and checksum."""
     return len(payload) << CRC_BITS | crc32(payload)
 
 
 def length_of(word: int) -> int:
-    """Return the length of the payload that a stamp is of."""
+    """Return the length in a stamp."""
     return word >> CRC_BITS
 
 
-def unrolled(ring: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the frames between two positions of a ring that is given as a whole."""
-    return frames_of(ring[at % RING :] + ring[: at % RING], end - at)
+def read_ring(shared: SharedMemory, index: int, at: int, size: int) -> bytes:
+    """Return ``size`` bytes of a slot's ring, from a position that counts on at each turn."""
+    if size <= 0:
+        return b""
+    start = at % RING
+    first = shared.read(index, RING_AT + start, min(size, RING - start))
+    return first + shared.read(index, RING_AT, size - len(first))
 
 
 def frames_of(data: bytes, size: int) -> Iterator[tuple[int, bytes]]:
-    """Give the kind and payload of each frame in ``size`` bytes; stop at one that isn't whole."""
+    """Yield the kind and payload of each whole frame at the beginning of ``data[:size]``."""
     at = 0
     while at + RING_HEADER.size <= size:
         length, checksum, kind = RING_HEADER.unpack_from(data, at)
         start = at + RING_HEADER.size
+        if length > MAX_PAYLOAD or start + length > size:
+            return
         payload = data[start : start + length]
-        if length > MAX_PAYLOAD or start + length > size or crc32(payload) != checksum or not kind:
+        if crc32(payload) != checksum or not kind:
             return
         yield kind, payload
         at = start + length

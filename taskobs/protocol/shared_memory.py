@@ -1,10 +1,12 @@
-"""SharedMemory that the processes of a worker share with its relay, and that outlives either.
+"""Memory that the processes of a worker share with its relay, and that outlives each of them.
 
-A process writes what it has to tell into a slot of its own, which costs no system call; the
-relay reads it a few times a second. The worker's parent holds the memory: what a killed process
-wrote last is there for the relay, and what a killed relay has not sent yet for the next one.
+Each process writes its telemetry into a slot of its own, which takes no system call; the relay
+reads the slots several times a second. The worker's main process holds the memory open. So what a
+process wrote just before it was killed is still there for the relay, and what a killed relay has
+not sent yet is still there for the next one.
 
-Only where there is ``memfd_create(2)``, which is Linux; elsewhere all goes over the socket.
+The memory comes from ``memfd_create(2)``, which only Linux has. Elsewhere everything goes over the
+socket.
 """
 
 from __future__ import annotations
@@ -16,59 +18,89 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-SLOTS: Final = 256
-"""Processes at a time; those beyond use the socket alone."""
-PAGE: Final = 64 * 1024
-"""What everything begins at a multiple of: the largest page that Linux has."""
+from taskobs.internal import pids
 
-# Where things are in a slot, in bytes from its beginning.
+SLOTS: Final = 1_024
+"""Processes that can have a slot at a time, dead ones with unsent telemetry included."""
+PAGE: Final = 64 * 1024
+"""Everything is aligned to this: the largest page size that Linux has."""
+
+# Offsets in a slot, in bytes.
 HELLO_AT: Final = 4_096
 MAX_HELLO: Final = PAGE - HELLO_AT
 OPEN_AT: Final = PAGE
 OPEN: Final = 256
-"""Spans that can be open at a time; those beyond are told of over the socket."""
+"""Entries of the table of open spans."""
 OPEN_BYTES: Final = 2_048
-"""Bytes of the longest packed span in that table."""
+"""Bytes of the longest packed span in the table. Others go through the ring."""
 RING_AT: Final = OPEN_AT + OPEN * OPEN_BYTES
-RING: Final = 512 * 1024
-"""Bytes of frames that have been written and are not safe with the relay yet."""
+RING: Final = 8 * 1024 * 1024
+"""Bytes of frames that have been written and not been acknowledged yet.
+
+Pages take memory from their first write until ``discard``, so that a usual slot takes less than
+half a megabyte.
+"""
 SLOT_BYTES: Final = RING_AT + RING
 
-# The words of 64 bits that a slot begins with. One word is written at once: whatever else has
-# been written counts from then on.
+# A slot begins with these words of 64 bits. An aligned word is written by one instruction, so a
+# reader sees its old value or its new one. That makes a word the last step of each update:
+# what was written before it is valid from then on. Each word has one writer.
 WRITTEN: Final = 0
-"""Bytes that were ever written to the ring; by the process."""
+"""Bytes that were ever written to the ring. Set by the process."""
 RELEASED: Final = 1
-"""Bytes of these that are safe, and may be written over; by the relay."""
+"""Bytes of these that are safe: a relay that starts reads from here. Set by the relay."""
 UNAVAILABLE: Final = 2
-"""Whether there is no relay any more, nor will be; by the worker's parent."""
+"""Whether there is no relay and won't be one. Set by the worker's main process."""
 CLOSED: Final = 3
-"""Whether the process will write no more; by the process."""
+"""Whether the process will write no more. Set by the process."""
 PID: Final = 4
 STARTED: Final = 5
-"""See ``pids.start_time``."""
+"""The process's ``pids.start_time``."""
 HELLO: Final = 6
 """A ``stamp`` of the HELLO payload."""
 TAKER: Final = 7
-"""The id of the process that has taken the slot, and has not said yet who it is."""
+"""The id of the process that took the slot; ``PID`` is only set once the slot is filled in."""
+REUSABLE: Final = 8
+"""Bytes of the ring that may be overwritten: up to ``RELEASED``, in steps. Set by the relay."""
+DROPPED: Final = 9
+"""Numbered frames that were dropped, as the ring had no room for them. Set by the process."""
+DROPPED_COUNTED: Final = 10
+"""How many of these the relay has counted. Set by the relay."""
+DEFERRED: Final = 11
+"""Frames that the process holds in its own memory, while another of its threads writes.
+
+They are lost if the process is killed at this moment, so the relay counts them. Set by the process.
+"""
 OPEN_WORDS: Final = 64
-"""From here, a ``stamp`` for each place of the table of open spans; 0 when it is free."""
+"""From here on, one ``stamp`` for each entry of the table of open spans; 0 for a free entry."""
 WORDS: Final = OPEN_WORDS + OPEN
 WORD: Final = 8
 
 BYTE_ORDER: Final = sys.byteorder
 _WHOLE: Final = PAGE + SLOTS * SLOT_BYTES
-_UNAVAILABLE_AT: Final = SLOTS
 _USED: Final = b"\1"
 _FREE: Final = b"\0"
+
+# The first page: one byte for each slot, then what concerns all processes.
+_UNAVAILABLE_AT: Final = SLOTS
+_MAIN_AT: Final = 4_096
+_RELAY_AT: Final = _MAIN_AT + 2 * WORD
+_ADDRESS_AT: Final = 8_192
+_MAX_ADDRESS: Final = 255
+
 _LOWEST_FD: Final = 10
-"""Below are those that a process that is started gets its own at."""
+"""A new program gets its descriptors below this."""
+_SEALS: Final[int] = (
+    getattr(fcntl, "F_SEAL_SEAL", 0)
+    | getattr(fcntl, "F_SEAL_SHRINK", 0)
+    | getattr(fcntl, "F_SEAL_GROW", 0)
+)
 
 
 class SharedMemory:
     """Shared memory with a slot for each process; its first page says which are taken.
 
-    Nothing of it takes room before it is written to. Not thread-safe.
+    It is sparse: nothing takes memory before it is written to. Not thread-safe.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -76,22 +108,28 @@ class SharedMemory:
 
     @classmethod
     def create(cls) -> SharedMemory | None:
-        """Return new memory; None where it can't be had."""
+        """Return new memory that belongs to this process; None where there can't be any."""
         try:
-            low = os.memfd_create("taskobs")
+            low = os.memfd_create("taskobs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except (AttributeError, OSError):
             return None
         try:
-            # Never dup'ed again: closing a copy would let go of the lock that ``take`` holds.
+            # The only copy: closing any copy would release the lock that ``take`` holds, as POSIX
+            # has it for locks of a process.
             descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
         finally:
             os.close(low)
         try:
             os.ftruncate(descriptor, _WHOLE)
-        except OSError:  # a limit on the size of files
+            # Reading a mapped page beyond the end of a file kills the reader (SIGBUS). The seals
+            # keep every process of this user, through /proc too, from changing the size.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError:  # RLIMIT_FSIZE, or a kernel without seals
             os.close(descriptor)
             return None
-        return cls(descriptor)
+        made = cls(descriptor)
+        made._note(_MAIN_AT, os.getpid())
+        return made
 
     @classmethod
     def of(cls, pid: int, descriptor: int) -> SharedMemory | None:
@@ -107,16 +145,70 @@ class SharedMemory:
 
     @property
     def whole(self) -> bool:
-        """Whether it is as large as it has to be: what is not there can't be read or written."""
+        """Whether it has its full size for good, so that every part of it can be mapped."""
         try:
-            return os.fstat(self.descriptor).st_size == _WHOLE
+            sealed = fcntl.fcntl(self.descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+            return sealed and os.fstat(self.descriptor).st_size == _WHOLE
+        except OSError:
+            return False
+
+    # What concerns all processes.
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the main process has given up the relay."""
+        return os.pread(self.descriptor, 1, _UNAVAILABLE_AT) == _USED
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody reads this any more, nor will.
+
+        It is the main process that says so. A main process that was killed can't: then nobody
+        reads once the relay has ended too.
+        """
+        try:
+            return self.unavailable or not (self._lives(_MAIN_AT) or self._lives(_RELAY_AT))
         except OSError:
             return False
 
     @property
-    def unavailable(self) -> bool:
-        """Whether there is no relay any more."""
-        return os.pread(self.descriptor, 1, _UNAVAILABLE_AT) == _USED
+    def address(self) -> str:
+        """Where the relay listens now; empty if that has not been said."""
+        try:
+            length, *text = os.pread(self.descriptor, 1 + _MAX_ADDRESS, _ADDRESS_AT)
+        except (OSError, ValueError):
+            return ""
+        return os.fsdecode(bytes(text[:length]))
+
+    def set_address(self, address: str) -> None:
+        """Say where the relay listens, for processes that don't find it where it was."""
+        text = os.fsencode(address)[:_MAX_ADDRESS]
+        with suppress(OSError):
+            os.pwrite(self.descriptor, bytes([len(text)]) + text, _ADDRESS_AT)
+
+    def relay_started(self, pid: int) -> None:
+        """Note which process is the relay."""
+        with suppress(OSError):
+            self._note(_RELAY_AT, pid)
+
+    def abandon(self) -> None:
+        """Tell all processes, also those that start later, that there is no relay any more."""
+        with suppress(OSError):
+            os.pwrite(self.descriptor, _USED, _UNAVAILABLE_AT)
+            for index in self.taken():
+                self.write_word(index, UNAVAILABLE, 1)
+
+    def _note(self, at: int, pid: int) -> None:
+        words = (pid, pids.start_time(pid))
+        data = b"".join(word.to_bytes(WORD, BYTE_ORDER) for word in words)
+        os.pwrite(self.descriptor, data, at)
+
+    def _lives(self, at: int) -> bool:
+        data = os.pread(self.descriptor, 2 * WORD, at)
+        pid, started = (int.from_bytes(data[i : i + WORD], BYTE_ORDER) for i in (0, WORD))
+        return pid > 0 and pids.alive(pid, started)
+
+    # Slots.
 
     def taken(self) -> list[int]:
         """Return the numbers of the slots that are taken.
@@ -135,7 +227,7 @@ class SharedMemory:
         return mmap.mmap(self.descriptor, SLOT_BYTES, offset=_offset(index))
 
     def read(self, index: int, at: int, size: int) -> bytes:
-        """Return what is at a place in a slot, without mapping it."""
+        """Return a part of a slot, without mapping it."""
         return os.pread(self.descriptor, size, _offset(index) + at)
 
     def read_word(self, index: int, word: int) -> int:
@@ -150,7 +242,7 @@ class SharedMemory:
     def take(self) -> int | None:
         """Take a free slot; None if there is none.
 
-        The lock is held for microseconds, and by nobody who is dead.
+        The lock is held for microseconds, and the kernel releases it if its holder dies.
 
         Raises:
             OSError: there is something wrong with the memory.
@@ -166,25 +258,25 @@ class SharedMemory:
         return None if index < 0 else index
 
     def free(self, index: int) -> None:
-        """Give a slot's room back; whoever takes it next finds its words 0.
+        """Return a slot's memory to the system; whoever takes it next finds its words 0.
 
         Raises:
             OSError: there is something wrong with the memory.
         """
         os.pwrite(self.descriptor, bytes(WORDS * WORD), _offset(index))
-        with suppress(OSError, ValueError), self.map(index) as whole:  # else it is still in use
-            whole.madvise(mmap.MADV_REMOVE)
-        os.pwrite(self.descriptor, _FREE, index)
+        self.discard(index, 0, SLOT_BYTES)
+        os.pwrite(self.descriptor, _FREE, index)  # last: from now on it may be taken
 
-    def abandon(self) -> None:
-        """Tell all processes, also those that will be, that there is no relay any more."""
-        with suppress(OSError):
-            os.pwrite(self.descriptor, _USED, _UNAVAILABLE_AT)
-            for index in self.taken():
-                self.write_word(index, UNAVAILABLE, 1)
+    def discard(self, index: int, at: int, size: int) -> None:
+        """Return the pages of a part of a slot to the system; they read as zeros afterwards.
+
+        Where that can't be done, they stay in memory, and nothing else changes.
+        """
+        with suppress(OSError, ValueError), self.map(index) as whole:
+            whole.madvise(mmap.MADV_REMOVE, at, size)
 
     def close(self) -> None:
-        """Let go of the memory; slots that are mapped stay so."""
+        """Close the descriptor; slots that are mapped stay mapped."""
         with suppress(OSError):
             os.close(self.descriptor)
 

@@ -1,50 +1,50 @@
-"""A process's way to the relay: it never blocks a task and never raises into one.
+"""A process's end of the relay: it never makes a task wait and never raises into one.
 
-Spans and facts are written to memory that is shared with the relay (``slot``). What doesn't fit
-there, envelopes, and questions go over a socket.
+What a process records is written into its slot of the memory that it shares with the relay, and
+is safe there even if the process is killed the moment after. The socket serves to wake the relay
+and to ask it questions; it also takes the frames of a process that has no slot.
 
-There is no thread and no lock. Whoever sends adds a frame to the outbox and, if nobody else
-is at it, writes what is there to a non-blocking socket: so a frame may be sent from any thread,
-greenlet, signal handler or finalizer, also in the midst of another one's ``send``.
+There is no lock, as a soft time limit's signal may raise between any two calls. So anything may
+be sent from any thread, greenlet, signal handler or finalizer.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from taskobs.protocol.frames import FRAME_HEADER, FrameError, FrameKind, encode, pack
+from taskobs.protocol.frames import (
+    FRAME_HEADER,
+    NUMBERED,
+    PROTOCOL,
+    FrameError,
+    FrameKind,
+    encode,
+    pack,
+)
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.shared_memory import SharedMemory
-from taskobs.relay_client.connection import Connection
-from taskobs.relay_client.outbox import Outbox
+from taskobs.relay_client.channel import SocketChannel
+from taskobs.relay_client.idle_writer import IdleWriter
 from taskobs.relay_client.ring_writer import RUN_METRIC, RingWriter, orphaned_frames
+from taskobs.relay_client.undelivered import Undelivered
 
-PROTOCOL: Final = 1
-_SLICE: Final = 0.02
-_STUCK: Final = 5.0
-"""Seconds after which a writer that writes nothing is no more."""
 _WAITING_RUN_METRICS: Final = 64
-"""Facts that may wait for an END."""
-_WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
+"""RUN_METRIC payloads that may wait for an END."""
 _END: Final = int(FrameKind.END)
-
-
-def _nothing() -> None:
-    pass
+_START: Final = int(FrameKind.START)
 
 
 class RelayClient:
-    """Sends frames to the relay; one in each process, which connects at its first frame.
+    """Sends frames to the relay: one in each process.
 
-    ``hello`` tells of the process (role, name, resource) and is called for each connection.
-    When nobody listens at ``address``, nor ever will again, ``gone`` becomes true and
-    ``on_unavailable`` is called once; ``leftover`` returns what the relay may not have got.
-    Without ``memory``, everything goes over the socket. The ``heir``, the worker's parent, is also
-    given what was told in it by processes that have ended.
+    ``hello`` returns what describes the process (role, name, resource); it is called for the slot
+    and for each connection. Without ``memory``, everything goes over the socket. When the relay
+    has been given up, ``unavailable`` becomes true, and ``undelivered`` returns what it may not
+    have read: in the main process (``is_main_process``) also what dead processes left behind.
+    ``idle_thread`` lets a process without a slot write on while it is idle; see ``IdleWriter``.
     """
 
     def __init__(
@@ -54,48 +54,48 @@ class RelayClient:
         *,
         memory: SharedMemory | None = None,
         is_main_process: bool = False,
-        on_unavailable: Callable[[], object] = _nothing,
+        idle_thread: bool = True,
     ) -> None:
         self.address = address
         self._hello = hello
         self._memory, self._is_main_process = memory, is_main_process
-        self._on_unavailable = on_unavailable
-        self._announced: dict[bytes, bytes] = {}
-        self._reported_unavailable = False
-        self._closed = False
+        self._idle_thread = idle_thread
         self._begin()
 
     def _begin(self) -> None:
-        self._outbox = Outbox()
-        self._connection = Connection(self.address, self._outbox, self._greeting)
-        self._writer: dict[str, object] = {}
-        self._seen = (0, 0.0)
+        self._channel = SocketChannel(self.address, self._greeting, self._memory)
+        self._idle_writer = IdleWriter(self._channel.poll, self._channel.settled)
         self._id = os.urandom(16)
         self._asked = 0
-        self._left: dict[int, list[bytes]] = {}
+        self._undelivered = Undelivered()
         self._run_metrics: list[bytes] = []
         self._slot: RingWriter | None = None
-        # Whoever gets the one permit asks for a slot; the others use the socket until then.
+        # Whoever gets the one claim takes a slot; other threads use the socket until then.
         self._slot_claims = [] if self._memory is None else [self._memory]
 
     @property
     def unavailable(self) -> bool:
-        """Whether nobody listens at the address, nor ever will again."""
-        return self._connection.unavailable
+        """Whether the relay has been given up: this process sends its telemetry itself."""
+        return self._channel.connection.unavailable
 
     def hello(self) -> dict[str, object]:
-        """Return what the relay is told of this process."""
+        """Return what the relay is told about this process."""
         return self._hello()
 
     # Sending.
 
     def send(self, kind: FrameKind, payload: bytes = b"") -> None:
-        """Send a frame, now if possible; it is dropped and counted if too much waits."""
+        """Send a frame, now if possible; if there is no room for it, it is dropped and counted."""
+        if kind in NUMBERED:
+            slot = self._slot or self._taken()
+            if slot is not None and slot.append(kind, payload):
+                self._wake_if_needed(slot)
+                return
         self._queue(kind, payload)
         self._write()
 
     def send_run_metric(self, payload: bytes, *, soon: bool = True) -> None:
-        """Send a FACT; with the next END if it needs not be ``soon``, over the socket with any."""
+        """Send a RUN_METRIC frame; unless ``soon``, it leaves together with the next END."""
         slot = self._slot or self._taken()
         if slot is not None:
             if not soon and len(self._run_metrics) < _WAITING_RUN_METRICS:
@@ -108,266 +108,195 @@ class RelayClient:
             self._write()
 
     def _send_run_metrics(self) -> None:
-        """Send the facts that no END has taken along."""
-        while (run_metric := self._next_run_metric()) is not None:
+        """Send the RUN_METRIC payloads that no END has taken along."""
+        while (run_metric := _take(self._run_metrics)) is not None:
             self.send_run_metric(run_metric)
 
-    def _next_run_metric(self) -> bytes | None:
-        waiting = self._run_metrics
-        try:
-            run_metric = waiting[-1]
-            del waiting[-1]  # no call is made, so no other thread comes between
-        except IndexError:
-            return None
-        return run_metric
-
     def started(self, key: bytes, payload: bytes) -> None:
-        """Tell of a span that is open; any later relay hears of it too, until the span ends."""
+        """Report a span that is open, so that the relay ends it should this process die."""
         slot = self._slot or self._taken()
-        if slot is not None and slot.opened(key, payload):
+        if slot is not None and (slot.opened(key, payload) or slot.append(_START, payload)):
             return
         frame = encode(FrameKind.START, payload)
-        outbox = self._outbox
+        outbox = self._channel.outbox
         outbox.try_enqueue(frame)
         self._write()
-        outbox.opened(key, frame)  # last: a connection made now would have it twice
+        # Last: a connection made by the write above sends all that is noted as open, and would
+        # send this one twice.
+        outbox.opened(key, frame)
 
     def ended(self, key: bytes, payload: bytes) -> None:
-        """Tell of a span that has ended, and a fact that waits for it."""
+        """Report a span that has ended, and a RUN_METRIC payload that waits for it."""
         slot = self._slot or self._taken()
-        run_metric = self._next_run_metric() if self._run_metrics else None
+        run_metric = _take(self._run_metrics) if self._run_metrics else None
         try:
             written = slot is not None and slot.append(_END, payload, run_metric)
-        except BaseException:  # a time limit struck
+        except BaseException:  # a time limit's signal: the caller sends the span again
             if run_metric is not None and slot is not None and slot.written is not payload:
                 self._run_metrics.append(run_metric)
             raise
         if slot is None or not written:
             if run_metric is not None:
                 self._queue(FrameKind.RUN_METRIC, run_metric)
-            self._outbox.try_enqueue(encode(FrameKind.END, payload))
+            self._channel.outbox.try_enqueue(encode(FrameKind.END, payload))
             self._closed_span(slot, key)
             self._write()
             return
         if not slot.closed(key):
-            self._outbox.closed(key)
+            self._channel.outbox.closed(key)
         if slot.wake_needed:
-            slot.wake_needed = False
-            self.send(FrameKind.WAKE)
+            self._wake_if_needed(slot)
 
     def forget(self, key: bytes) -> None:
-        """Take back what was told of a span that nobody will ever have, nor end."""
+        """Take back the report of a span that nobody got, so that nobody will end it."""
         self._closed_span(self._slot, key)
 
     def _closed_span(self, slot: RingWriter | None, key: bytes) -> None:
         if slot is None or not slot.closed(key):
-            self._outbox.closed(key)
+            self._channel.outbox.closed(key)
+
+    def _wake_if_needed(self, slot: RingWriter) -> None:
+        if slot.wake_needed:
+            slot.wake_needed = False
+            if not self._channel.has_more:  # else the relay, which does not read, has one already
+                self.send(FrameKind.WAKE)
 
     def _queue(self, kind: FrameKind, payload: bytes) -> None:
         try:
             frame = encode(kind, payload)
         except FrameError:
-            self._outbox.dropped += 1
+            self._channel.outbox.dropped += 1
         else:
-            self._outbox.try_enqueue(frame)
+            self._channel.outbox.try_enqueue(frame)
 
     def _taken(self) -> RingWriter | None:
-        """Return this process's slot, taken at the first call."""
-        if not self._slot_claims or self._closed:
+        """Return this process's slot, which the first call takes."""
+        if not self._slot_claims or self._channel.closed:
             return self._slot
         claims = self._slot_claims
         try:
             claim = claims[-1]
-            del claims[-1]  # no call is made until the next `try`: no exception comes between
+            del claims[-1]  # no call until the next ``try``, so no signal's exception in between
         except IndexError:  # another thread was faster
             return self._slot
         try:
-            self._slot = RingWriter.take(claim, self._introduction())
-        except BaseException:  # a time limit struck
+            self._slot = RingWriter.take(claim, _introduction(self._hello, self._id))
+        except BaseException:  # a time limit's signal
             claims.append(claim)
             raise
         return self._slot
 
-    def announce(self, key: bytes, payload: bytes) -> None:
-        """Send a SENTRY frame, now and at the start of each later connection."""
-        if key not in self._announced:
-            connection, before = self._connection, self._connection.connections
-            frame = encode(FrameKind.SENTRY, payload)
-            if connection.up:
-                self._outbox.enqueue(frame)
-            self._announced[key] = frame  # after it was sent, as an exception may strike between
-            if (
-                connection.connections != before
-            ):  # another thread's: it may not have begun with this
-                self._outbox.enqueue(frame)
+    def _write(self) -> None:
+        if self._slot is not None and self._slot.unavailable:
+            self._channel.connection.unavailable = True
+        self._channel.write()
+        if self._idle_thread and self._slot is None:
+            self._idle_writer.start()
 
     def open(self) -> None:
-        """Connect if not connected, hear what the relay has to say, and send what waits.
+        """Connect if not connected, read what the relay has said, and write what waits.
 
-        Called now and then by a process that sends nothing for long, it finds out that the relay
-        was restarted.
+        The main process calls it every second: so it notices that the relay was restarted, and
+        sends it again what the killed one may not have saved.
         """
         self._send_run_metrics()
-        self._connection.read_soon()
+        self._channel.connection.read_soon()
         self._write()
 
-    # The end, or a pause.
+    # Waiting, and the end.
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until all that the relay got, from anybody, is out."""
+        """Wait at most ``timeout`` seconds until the relay has sent all that it has, of anybody."""
         self._send_run_metrics()
+        self._write()
         self._asked += 1
-        number = self._asked
+        number, connection = self._asked, self._channel.connection
 
         def flushed() -> bool:
-            return number <= self._connection.flushed <= self._asked
+            return number <= connection.flushed <= self._asked
 
-        return self._ask(encode(FrameKind.FLUSH, pack(number)), flushed, timeout)
+        return self._channel.ask(encode(FrameKind.FLUSH, pack(number)), flushed, timeout)
 
     def settle(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all is written; False if some is left."""
-        end = time.monotonic() + timeout
         self._send_run_metrics()
-        self._write()
-        while self._has_more() and not self.unavailable and not self._closed:
-            left = end - time.monotonic()
-            if left <= 0:
-                break
-            self._wait(left)
-        return not self._has_more()
-
-    def _has_more(self) -> bool:
-        return bool(self._outbox) or self._connection.cut
+        return self._channel.settle(timeout)
 
     def close_gracefully(self, timeout: float) -> bool:
         """Hand over what waits, within ``timeout`` seconds, and close; False if some is left.
 
-        A process that has sent nothing doesn't connect to say so.
+        A process that has not connected yet, and has nothing to send, does not connect for this.
         """
         self._release_slot()
-        if not self._outbox and not self._connection.connections:
+        channel = self._channel
+        if not channel.outbox and not channel.connection.connections:
             self.close()
             return True
-        done = self._ask(encode(FrameKind.CLOSE), lambda: self._connection.closed_received, timeout)
+        done = channel.ask(
+            encode(FrameKind.CLOSE), lambda: channel.connection.closed_received, timeout
+        )
         self.close()
         return done
 
     def close(self) -> None:
-        """Hang up; what is not written yet is lost, and so is what is sent from now on."""
-        self._closed = True
+        """Close at once; what is not written yet is lost, and so is what is sent from now on."""
+        self._channel.closed = True
         self._release_slot()
-        self._connection.drop()
+        self._channel.close()
 
     def _release_slot(self) -> None:
         self._send_run_metrics()
         self._slot_claims = []
         slot, self._slot = self._slot, None
         if slot is not None:
-            self._connection.unavailable = self._connection.unavailable or slot.unavailable
-            if self._connection.unavailable:
-                self._keep(slot.unread())
+            connection, memory = self._channel.connection, self._memory
+            connection.unavailable = (
+                connection.unavailable
+                or slot.unavailable
+                or (memory is not None and memory.abandoned)
+            )
+            if connection.unavailable:
+                self._undelivered.add(slot.unread())
             slot.close()
 
     def after_fork(self) -> None:
-        """In a forked child: be a client of its own, that hasn't connected yet."""
-        unavailable, self._is_main_process = self._connection.unavailable, False
-        self._connection.drop()
+        """In a forked child: be a client of its own that has not connected yet."""
+        unavailable, self._is_main_process = self.unavailable, False
+        self._channel.connection.drop()
         self._begin()
-        self._connection.unavailable = unavailable
+        self._channel.connection.unavailable = unavailable
 
     def undelivered(self, kind: FrameKind, prefix: bytes = b"") -> list[bytes]:
-        """Return, once, the payloads that a relay that is gone may not have got.
+        """Return, once, the payloads of a kind that the relay, which was given up, may lack.
 
-        Those of this kind that begin with ``prefix``; the others are kept for whom they belong to.
+        Only those that begin with ``prefix``; the others are kept for whoever asks for them.
         """
-        if not self._connection.unavailable:
+        if not self.unavailable:
             return []
-        self._keep(self._slot.unread() if self._slot else ())
+        left = self._undelivered
+        if self._slot is not None:
+            left.add(self._slot.unread())
         if self._is_main_process and self._memory is not None:
-            self._keep(orphaned_frames(self._memory))
-        for frame in self._outbox.empty():
-            self._left.setdefault(frame[FRAME_HEADER.size - 1], []).append(
-                frame[FRAME_HEADER.size :]
-            )
-        left = self._left.pop(int(kind), [])
-        others = [payload for payload in left if not payload.startswith(prefix)]
-        if others:
-            self._left.setdefault(int(kind), []).extend(others)
-        return [payload for payload in left if payload.startswith(prefix)]
-
-    def _keep(self, frames: Iterable[tuple[int, bytes]]) -> None:
-        for number, payload in frames:
-            self._left.setdefault(number, []).append(payload)
-
-    def _wait(self, left: float) -> None:
-        """Let something happen, for a slice of the seconds that are left."""
-        busy = self._write(min(left, _SLICE)) and self._connection.up
-        time.sleep(0.0 if busy else min(left, 0.005))  # greenlets get their turn
-
-    # Writing. One at a time: who finds itself under _WRITE_TOKEN is the writer. This is a dict's
-    # setdefault and not a lock because the SIGUSR1 of a soft time limit raises between any two
-    # calls: `finally` can tell by identity, without a call, whether there is something to undo.
-
-    def _write(self, answer: float = 0.0) -> bool:
-        """Write what waits; False if somebody else is writing.
-
-        With ``answer``, also wait as many seconds for something to happen on the socket.
-        """
-        writer = self._writer
-        done = True
-        if self._slot is not None and self._slot.unavailable:
-            self._connection.unavailable = True
-        while done and not self._connection.unavailable and not self._closed:
-            me = object()
-            try:
-                if writer.setdefault(_WRITE_TOKEN, me) is not me:
-                    self._watch()
-                    return False
-                done = self._connection.exchange(answer)
-            finally:
-                if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
-                    del writer[_WRITE_TOKEN]
-            if answer or (self._connection.up and not self._outbox.waiting):
-                break
-        if self._connection.unavailable and not self._reported_unavailable:
-            self._reported_unavailable = True
-            self._on_unavailable()
-        return True
-
-    def _watch(self) -> None:
-        """Take the pen from a writer that has not written for long: an exception struck it.
-
-        Only on interpreters that let one strike within ``finally``. Should it live after all, a
-        frame may be torn; the relay hangs up on that, and all is sent again.
-        """
-        writes, since = self._seen
-        now = time.monotonic()
-        if writes != self._connection.writes or not since:
-            self._seen = (self._connection.writes, now)
-        elif now - since > _STUCK:
-            self._seen = (writes, now)
-            self._writer.clear()
-
-    def _ask(self, question: bytes, answered: Callable[[], bool], timeout: float) -> bool:
-        """Send a question, on a new connection again, until it is answered or time is over."""
-        end = time.monotonic() + timeout
-        asked_on = -1
-        self._write()
-        while not answered() and not self._connection.unavailable and not self._closed:
-            left = end - time.monotonic()
-            if left <= 0:
-                return False
-            if self._connection.up and asked_on != self._connection.connections:
-                asked_on = self._connection.connections
-                self._outbox.enqueue(question)
-            self._wait(left)
-        return answered()
+            left.add(orphaned_frames(self._memory))
+        for frame in self._channel.outbox.empty():
+            left.add([(frame[FRAME_HEADER.size - 1], frame[FRAME_HEADER.size :])])
+        return left.take(int(kind), prefix)
 
     def _greeting(self) -> list[bytes]:
-        return [encode(FrameKind.HELLO, self._introduction()), *list(self._announced.values())]
+        return [encode(FrameKind.HELLO, _introduction(self._hello, self._id))]
 
-    def _introduction(self) -> bytes:
-        hello: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id}
-        with suppress(*UNEXPECTED):
-            hello = {**self._hello(), **hello}
-        return pack(sanitize(hello))
+
+def _introduction(hello: Callable[[], dict[str, object]], client: bytes) -> bytes:
+    told: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": client}
+    with suppress(*UNEXPECTED):  # whatever the app's resource holds
+        told = {**hello(), **told}
+    return pack(sanitize(told))
+
+
+def _take(waiting: list[bytes]) -> bytes | None:
+    try:
+        last = waiting[-1]
+        del waiting[-1]  # no call in between, so no other thread takes the same one
+    except IndexError:
+        return None
+    return last

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from taskobs.internal import pids
 from taskobs.protocol.frames import FrameError, FrameKind, Splitter, unpack
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay_client import socket_directory
 from taskobs.relay_client.outbox import Outbox
 
 PATIENCE: Final = 0.02
@@ -41,9 +44,13 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, outbox: Outbox, greeting: Callable[[], Iterable[bytes]]
+        self,
+        address: str,
+        outbox: Outbox,
+        greeting: Callable[[], Iterable[bytes]],
+        memory: SharedMemory | None = None,
     ) -> None:
-        self._address = address
+        self._address, self._memory = address, memory
         self._outbox = outbox
         self._greeting = greeting
         self._socket: _socket.socket | None = None
@@ -158,7 +165,7 @@ class Connection:
             wire.connect(self._address)
         except (OSError, ValueError) as error:
             self.drop()
-            self.unavailable = getattr(error, "errno", None) not in _LATER
+            self.unavailable = self._is_final(getattr(error, "errno", None))
             return None
         self.connections += 1
         self._splitter = Splitter(_ANSWER)
@@ -166,6 +173,22 @@ class Connection:
         self._clogged = False
         self._outbox.connected(self._greeting())
         return wire
+
+    def _is_final(self, error: int | None) -> bool:
+        """Tell whether nobody listens, nor ever will again.
+
+        It is the worker's main process that decides this, and says so in shared memory: the
+        socket's file may be missing just because somebody removed it, while the relay reads on.
+        """
+        if error in _LATER:
+            return False
+        if self._memory is not None:
+            self._address = self._memory.address or self._address
+            return self._memory.abandoned
+        if error == errno.ENOENT:
+            worker = socket_directory.worker_of(self._address)
+            return worker is None or not pids.alive(worker, 0)
+        return True  # the file is there: the main process has closed its socket
 
     def _hang_up(self) -> None:
         """Hear the relay's last words, close, and keep what it may not have got."""

@@ -53,6 +53,11 @@ class Outbox:
         """Count the frames that are not written yet."""
         return len(self._first) + len(self.waiting)
 
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether frames were written that may not be safe yet."""
+        return bool(self._kept)
+
     # For everybody.
 
     def try_enqueue(self, frame: bytes) -> None:

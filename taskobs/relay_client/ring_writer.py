@@ -1,26 +1,37 @@
-"""A process's place in the memory that it shares with the relay: what it has to tell, written.
+"""A process's slot in the memory that it shares with the relay: the end that writes.
 
-No call here waits, for anybody, and none makes a system call. Any thread, greenlet, signal
-handler or finalizer may write, also in the midst of another one's write: that one fails then,
-and goes over the socket.
+No call here waits and none makes a system call. Any thread, greenlet, signal handler or finalizer
+may write, also while another one is in the middle of a write.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 from zlib import crc32
 
 from taskobs.internal import pids
 from taskobs.protocol import shared_memory
-from taskobs.protocol.frames import FrameKind
-from taskobs.protocol.ring import CRC_BITS, MAX_PAYLOAD, RING_HEADER, stamp, unrolled
+from taskobs.protocol.frames import NUMBERED, FrameKind
+from taskobs.protocol.ring import (
+    CRC_BITS,
+    MAX_PAYLOAD,
+    RING_HEADER,
+    frames_of,
+    read_ring,
+    stamp,
+)
 from taskobs.protocol.shared_memory import (
+    DEFERRED,
+    DROPPED,
     OPEN_AT,
     OPEN_BYTES,
     OPEN_WORDS,
     RELEASED,
+    REUSABLE,
     RING,
     RING_AT,
     UNAVAILABLE,
@@ -29,15 +40,18 @@ from taskobs.protocol.shared_memory import (
 )
 
 RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
-BELL: Final = RING // 4
-"""Bytes after which the relay is called, as it would come too late by itself."""
+BELL: Final = 128 * 1024
+"""Bytes after which the relay is woken, as its next look might be too late."""
+STUCK: Final = 5.0
+"""Seconds without progress after which the write token is taken from its holder."""
 
 _head: Final = RING_HEADER.pack
+_NUMBERED: Final = frozenset(int(kind) for kind in NUMBERED)
 _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
 class RingWriter:
-    """What one process writes: frames in a ring, and which of its spans are open in a table."""
+    """What one process writes: frames in a ring, and a table of its open spans."""
 
     def __init__(self, shared: SharedMemory, index: int, hello: bytes) -> None:
         """Use a slot that was taken, and that nobody else has used since.
@@ -46,26 +60,27 @@ class RingWriter:
             OSError, ValueError: it can't be mapped, or ``hello`` is too long.
         """
         if len(hello) > shared_memory.MAX_HELLO:
-            raise ValueError("too long a greeting")
+            raise ValueError("the HELLO payload is too long")
         self._map = shared.map(index)
         self._words = words = memoryview(self._map)[
             : shared_memory.WORDS * shared_memory.WORD
         ].cast("Q")
         self._writer: dict[str, object] = {}
-        self._free = list(
-            range(shared_memory.OPEN - 1, -1, -1)
-        )  # the last first: few pages are touched
+        self._deferred: deque[tuple[int, bytes, bytes | None]] = deque()
+        self._progress = (0, 0.0)
+        self._free = list(range(shared_memory.OPEN - 1, -1, -1))  # the last is used first
         self._table_indexes: dict[bytes, int] = {}
         self.written = b""
-        """What was written last."""
+        """The payload that was written last."""
         self.wake_needed = False
-        """So much was written that the relay should come; whoever calls it resets this."""
+        """So much was written that the relay should be woken; whoever does it resets this."""
         self._map[shared_memory.HELLO_AT : shared_memory.HELLO_AT + len(hello)] = hello
         words[shared_memory.HELLO] = stamp(hello)
         words[shared_memory.STARTED] = pids.start_time(os.getpid())
-        if shared.unavailable:  # else it stays as it is: the parent may set it at this moment
+        # Only ever set, never cleared here: the main process may be setting it at this moment.
+        if shared.unavailable:
             words[UNAVAILABLE] = 1
-        words[shared_memory.PID] = os.getpid()  # last: from now on the relay reads it
+        words[shared_memory.PID] = os.getpid()  # last: from now on the relay reads the slot
 
     @classmethod
     def take(cls, shared: SharedMemory, hello: bytes) -> RingWriter | None:
@@ -74,59 +89,131 @@ class RingWriter:
             index = shared.take()
             return None if index is None else cls(shared, index, hello)
         except (OSError, ValueError):
-            return None  # the relay frees what was taken, but is nobody's
+            return None  # the relay frees a slot whose ``PID`` stays 0
 
     @property
     def unavailable(self) -> bool:
-        """Whether there is no relay that will ever read this."""
+        """Whether no relay will ever read this."""
         return bool(self._words[UNAVAILABLE])
 
-    # The ring.
+    # The ring. One caller writes at a time: the one whose object is stored under _WRITE_TOKEN,
+    # by a dict's ``setdefault``, which is atomic. A lock won't do: a soft time limit's signal
+    # may raise between any two calls, so between a lock's ``acquire`` and the ``try`` after it,
+    # and the lock would stay taken. Here ``finally`` sees by identity, and without a call, whether
+    # the token is this caller's, wherever the signal came.
 
     def append(self, kind: int, payload: bytes, run_metric: bytes | None = None) -> bool:
-        """Write a frame, and a FACT with it if there is one: both or none.
+        """Write a frame, and a RUN_METRIC frame with it if one is given: both or none.
 
-        False if there is no room now, somebody is at it, or no relay reads it.
+        What finds no room is dropped and counted. False, and nothing is done, if no relay reads
+        the ring any more.
         """
-        length = len(payload)
-        writer, words = self._writer, self._words
+        writer = self._writer
         me = object()
         try:
-            # Not a lock: see ``RelayClient._write``. Should an exception strike where it is still
-            # held, all that this process has to tell goes over the socket.
-            if length > MAX_PAYLOAD or writer.setdefault(_WRITE_TOKEN, me) is not me:
+            holder = writer.setdefault(_WRITE_TOKEN, me)
+            if holder is not me:  # None: the slot is closed
+                return holder is not None and self._defer(kind, payload, run_metric)
+            if self._words[UNAVAILABLE]:
                 return False
-            frame = _head(length, crc32(payload), kind) + payload
-            if run_metric is not None:
-                frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
-            at = words[WRITTEN]
-            end = at + len(frame)
-            if end - words[RELEASED] > RING or words[UNAVAILABLE]:
-                return False
-            self._put(at % RING, frame)
-            words[WRITTEN] = end
-            self.written = payload
-            if end // BELL != at // BELL:
-                self.wake_needed = True
+            if not self._put(kind, payload, run_metric, me):
+                return self._defer(kind, payload, run_metric)
         finally:
             if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
                 del writer[_WRITE_TOKEN]
+            # Only now that the token is free: what is deferred after this look finds it free too,
+            # and is written by the caller that deferred it.
+            if self._deferred:
+                self._write_deferred()
         return True
 
-    def _put(self, at: int, frame: bytes) -> None:
-        start, room = RING_AT + at, RING - at
+    def _put(self, kind: int, payload: bytes, run_metric: bytes | None, me: object) -> bool:
+        """Write, as the holder of the token; False if it was taken from this caller meanwhile."""
+        writer, words = self._writer, self._words
+        frame = _head(len(payload), crc32(payload), kind) + payload
+        if run_metric is not None:
+            frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
+        at = words[WRITTEN]
+        end = at + len(frame)
+        if end - words[REUSABLE] > RING or len(payload) > MAX_PAYLOAD:
+            words[DROPPED] += (kind in _NUMBERED) + (run_metric is not None)
+            self.written = payload
+            return True
+        start, room = RING_AT + at % RING, RING - at % RING
         if len(frame) <= room:
             self._map[start : start + len(frame)] = frame
         else:
             self._map[start : start + room] = frame[:room]
             self._map[RING_AT : RING_AT + len(frame) - room] = frame[room:]
+        # A caller that stood still until the token was taken from it must not publish: another
+        # one may have written at this position.
+        if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
+            return False
+        words[WRITTEN] = end  # publishes the frame, so only after all of it is there
+        self.written = payload
+        if end // BELL != at // BELL:
+            self.wake_needed = True
+        return True
+
+    def _defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> bool:
+        """Leave a frame to the caller that writes now, which takes it along at its end."""
+        self._deferred.append((kind, payload, run_metric))
+        self.written = payload
+        self._words[DEFERRED] = len(self._deferred)
+        self._reclaim_token()
+        return True
+
+    def _write_deferred(self) -> None:
+        # Again after each success: more may have been deferred before the token was released.
+        while self._deferred and self._write_some_deferred():
+            pass
+        self._words[DEFERRED] = len(self._deferred)
+
+    def _write_some_deferred(self) -> bool:
+        """Write what is deferred; False if somebody else writes, or no relay reads."""
+        writer, deferred = self._writer, self._deferred
+        me = object()
+        try:
+            if writer.setdefault(_WRITE_TOKEN, me) is not me or self._words[UNAVAILABLE]:
+                return False
+            while deferred:
+                if not self._put(*deferred[0], me):
+                    return False
+                del deferred[0]  # after it is written: an exception in between rather doubles it
+        finally:
+            if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
+                del writer[_WRITE_TOKEN]
+        return True
+
+    def _reclaim_token(self) -> None:
+        """Take the token from a writer that has made no progress for some seconds.
+
+        Python 3.10 lets a signal's exception strike inside ``finally``, before the token is
+        released. Should that writer go on all the same, ``append`` makes it give up.
+        """
+        written, since = self._progress
+        now = time.monotonic()
+        if written != self._words[WRITTEN] or not since:
+            self._progress = (self._words[WRITTEN], now)
+        elif now - since > STUCK:
+            self._progress = (written, now)
+            self._writer.clear()
 
     def unread(self) -> Iterator[tuple[int, bytes]]:
-        """Give the frames that are not known to be safe, for a process that has no relay."""
+        """Yield the frames that no relay has acknowledged, for a process without one."""
         words = self._words
         at, end = words[RELEASED], words[WRITTEN]
         words[RELEASED] = end
-        return unrolled(self._map[RING_AT : RING_AT + RING], at, end)
+        start = at % RING
+        data = self._map[RING_AT + start : RING_AT + min(RING, start + end - at)]
+        data += self._map[RING_AT : RING_AT + end - at - len(data)]
+        yield from frames_of(data, end - at)
+        while self._deferred:
+            kind, payload, run_metric = self._deferred.popleft()
+            yield kind, payload
+            if run_metric is not None:
+                yield RUN_METRIC, run_metric
+        words[DEFERRED] = 0
 
     # The table of open spans.
 
@@ -136,8 +223,8 @@ class RingWriter:
             return False
         free, table_indexes = self._free, self._table_indexes
         try:
-            # No call is made here, nor where ``closed`` does the reverse: no thread and no
-            # exception from outside comes between, and a place is either free or a span's.
+            # No call is made here, nor where ``closed`` does the reverse: neither a thread switch
+            # nor a signal comes in between, so an entry is either free or a span's.
             table_index = free[-1]
             del free[-1]
             table_indexes[key] = table_index
@@ -145,15 +232,14 @@ class RingWriter:
             return False
         start = OPEN_AT + table_index * OPEN_BYTES
         self._map[start : start + len(payload)] = payload
-        self._words[OPEN_WORDS + table_index] = len(payload) << CRC_BITS | crc32(
-            payload
-        )  # its stamp
+        # The entry's stamp, after its payload: from now on the entry is read.
+        self._words[OPEN_WORDS + table_index] = len(payload) << CRC_BITS | crc32(payload)
         return True
 
     def closed(self, key: bytes) -> bool:
-        """Note that a span has ended, once that has been told; False if it isn't in the table.
+        """Note that a span has ended, once its END is written; False if it isn't in the table.
 
-        Call it again when an exception has struck it.
+        It may be called again after an exception from outside cut it short.
         """
         free, table_indexes = self._free, self._table_indexes
         table_index = table_indexes.get(key)
@@ -161,7 +247,7 @@ class RingWriter:
             return False
         self._words[OPEN_WORDS + table_index] = 0
         freed = [table_index]
-        if key in table_indexes:  # by now it might be closed
+        if key in table_indexes:  # another thread may have closed it meanwhile
             del table_indexes[key]
             free += freed
         return True
@@ -169,10 +255,8 @@ class RingWriter:
     # The end.
 
     def close(self) -> None:
-        """Say that nothing more will come; the relay reads what is there, and frees the slot.
-
-        What other threads still write goes over the socket: the slot will be another process's.
-        """
+        """Say that nothing more will come; the relay reads what is there, and frees the slot."""
+        # Nobody gets the token any more: the slot will be another process's.
         self._writer[_WRITE_TOKEN] = None
         self._free.clear()
         self._table_indexes.clear()
@@ -180,13 +264,12 @@ class RingWriter:
 
 
 def orphaned_frames(shared: SharedMemory) -> Iterator[tuple[int, bytes]]:
-    """Give, once, what processes that have ended have told, where no relay will read it."""
+    """Yield, once, the frames of dead processes that no relay will read."""
     for index in shared.taken():
-        pid, started = (
-            shared.read_word(index, shared_memory.PID),
-            shared.read_word(index, shared_memory.STARTED),
-        )
+        pid = shared.read_word(index, shared_memory.PID)
+        started = shared.read_word(index, shared_memory.STARTED)
         if shared.read_word(index, shared_memory.CLOSED) or (pid and not pids.alive(pid, started)):
             at, end = shared.read_word(index, RELEASED), shared.read_word(index, WRITTEN)
             shared.write_word(index, RELEASED, end)
-            yield from unrolled(shared.read(index, RING_AT, RING), at, end)
+            size = min(end - at, RING)
+            yield from frames_of(read_ring(shared, index, at, size), size)

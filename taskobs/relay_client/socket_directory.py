@@ -81,6 +81,12 @@ def _name(pid: int) -> str:
     return f"worker-{pid}-{secrets.token_hex(4)}.sock"
 
 
+def worker_of(address: str) -> int | None:
+    """Return the process id of the worker that listens at an address; None if it isn't ours."""
+    found = _NAME.fullmatch(Path(address).name)
+    return int(found[1]) if found else None
+
+
 def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
     """Listen at an address that says which worker it is of; also remove what others left.
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any, Final
 
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport, make_transport
 
 from taskobs.internal.guard import Guard
-from taskobs.protocol.frames import MAX_FRAME, FrameKind, pack
+from taskobs.protocol import envelopes
+from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
 from taskobs.sentry._compat import EXPERIMENTS
 
-KEY_BYTES: Final = 8
-"""An ENVELOPE begins with the key of the SENTRY frame that says where it goes."""
 OPTIONS: Final = (
     "ca_certs",
     "cert_file",
@@ -31,7 +29,6 @@ OPTIONS: Final = (
     "transport_queue_size",
 )
 """What a transport of Sentry reads of its client's options, beside the DSN and experiments."""
-_MAX_ENVELOPE: Final = MAX_FRAME - KEY_BYTES - 1
 
 
 class RelayTransport(Transport):
@@ -54,11 +51,9 @@ class RelayTransport(Transport):
         self._make_stock = stock
         self._guard = guard or Guard()
         self._stock: Transport | None = None
-        told = pack(sanitize({"dsn": str(options["dsn"]), "options": _relevant(options)}))
-        self._key = blake2b(told, digest_size=KEY_BYTES).digest()
-        self._told = pack(
-            sanitize({"key": self._key, "dsn": str(options["dsn"]), "options": _relevant(options)})
-        )
+        destination = pack(sanitize({"dsn": str(options["dsn"]), "options": _relevant(options)}))
+        self._prefix = envelopes.prefix(destination)
+        self._room = envelopes.room(destination)
 
     @property
     def unavailable(self) -> bool:
@@ -78,8 +73,7 @@ class RelayTransport(Transport):
         """Send an envelope; blocks nobody."""
         try:
             if not self._client.unavailable:
-                self._client.announce(self._key, self._told)
-                self._client.send(FrameKind.ENVELOPE, self._key + self._serialized(envelope))
+                self._client.send(FrameKind.ENVELOPE, self._prefix + self._serialized(envelope))
             elif (stock := self._fallback()) is not None:
                 stock.capture_envelope(envelope)
             if self._client.unavailable:
@@ -107,10 +101,10 @@ class RelayTransport(Transport):
 
     def _hand_over(self) -> None:
         """Give Sentry's own transport what the relay, which is gone, may not have got."""
-        for payload in self._client.undelivered(FrameKind.ENVELOPE, self._key):
+        for payload in self._client.undelivered(FrameKind.ENVELOPE, self._prefix):
             stock = self._fallback()
             if stock is not None:
-                stock.capture_envelope(Envelope.deserialize(payload[KEY_BYTES:]))
+                stock.capture_envelope(Envelope.deserialize(payload[len(self._prefix) :]))
 
     def _fallback(self) -> Transport | None:
         if self._stock is None:
@@ -120,10 +114,10 @@ class RelayTransport(Transport):
     def _serialized(self, envelope: Envelope) -> bytes:
         """Return the envelope's bytes, without its largest items if it is too long for a frame."""
         data = envelope.serialize()
-        if len(data) <= _MAX_ENVELOPE:
+        if len(data) <= self._room:
             return data
         items = sorted(envelope.items, key=lambda item: len(item.get_bytes()))
-        while len(data) > _MAX_ENVELOPE and items:
+        while len(data) > self._room and items:
             items.pop()
             data = Envelope(headers=envelope.headers, items=list(items)).serialize()
         return data

@@ -16,10 +16,7 @@ from tools.package_graph import CONTAINERS, imports, markers
 PAGE: Final = ROOT / "docs" / "architecture.md"
 PACKAGE: Final = ROOT / "taskobs"
 FOLDERS: Final = sorted({path.parent for path in PACKAGE.rglob("*.py")})
-STILL_TOO_LONG: Final = {
-    "taskobs/relay_client/client.py",
-    "taskobs/relay_client/client.py: RelayClient",
-}
+STILL_TOO_LONG: Final[set[str]] = set()
 """Modules and classes that are to be split. Nothing is added; what has been split is taken out."""
 
 

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskobs.protocol import frames
-from taskobs.protocol.frames import FrameKind, encode, pack
+from taskobs.protocol import envelopes, frames
+from taskobs.protocol.frames import PROTOCOL, FrameKind, encode, pack
 from taskobs.protocol.shared_memory import SharedMemory
 from tests.support.relay_peer import PATIENCE, Connection
 
@@ -44,7 +44,7 @@ class Client(Connection):
 
     def hello(self, **changes: object) -> Self:
         said: dict[str, object] = {
-            "v": 1,
+            "v": PROTOCOL,
             "pid": os.getpid(),
             "role": "pool child",
             "resource": RESOURCE,
@@ -87,6 +87,11 @@ class Client(Connection):
         """Wait until the relay has ended this connection."""
         self.read_to_the_end()
         return True
+
+
+def addressed(dsn: str, envelope: bytes) -> bytes:
+    """Return the payload of an ENVELOPE frame for a Sentry."""
+    return envelopes.prefix(pack({"dsn": dsn, "options": {}})) + envelope
 
 
 class RelayProcess:
@@ -203,7 +208,7 @@ class Forked:
             "sys.stdin.buffer.read()\n"
         )
         hello: dict[str, object] = {
-            "v": 1,
+            "v": PROTOCOL,
             "pid": 0,
             "role": "pool child",
             "resource": RESOURCE,
@@ -252,7 +257,7 @@ while data := sys.stdin.buffer.raw.read(65536):
         elif kind is FrameKind.CLOSE:
             client.close_gracefully(60)
         else:
-            print(client._connection.connections, client._slot is not None, flush=True)
+            print(client._channel.connection.connections, client._slot is not None, flush=True)
 """
 
     def __init__(self, relay: RelayProcess) -> None:

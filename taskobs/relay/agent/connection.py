@@ -15,7 +15,6 @@ CHUNK: Final = 256 * 1024
 MAX_UNREAD: Final = 64 * 1024
 """Bytes of answers that a client may leave unread."""
 MAX_FLUSHES: Final = 64
-MAX_SENTRY_CLIENTS: Final = 32
 HELLO_WITHIN: Final = 5.0
 """Seconds in which a client has to say who it is."""
 FRAME_WITHIN: Final = 30.0
@@ -51,8 +50,6 @@ class Connection(Source):
         self.pid = peer(sock)[0]
         self.numbered = 0
         """How many numbered frames have come."""
-        self.sentry: dict[bytes, bytes] = {}
-        """SENTRY payloads of its Sentry clients, by their keys."""
         self.flushes: list[tuple[int, int]] = []
         """Flushes that are not answered: the client's number, and the store's mark."""
         self.leaving = False
@@ -73,7 +70,7 @@ class Connection(Source):
     def weight(self) -> int:
         """Bytes that are kept for it, about, beside what is open in its process."""
         resource_blob = len(self.process.resource_blob) if self.process else 0
-        return self.held + len(self._out) + resource_blob + sum(map(len, self.sentry.values()))
+        return self.held + len(self._out) + resource_blob
 
     @property
     def writing(self) -> bool:

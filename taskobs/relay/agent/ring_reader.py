@@ -10,18 +10,29 @@ from typing import Final
 from taskobs.internal import pids
 from taskobs.protocol import shared_memory
 from taskobs.protocol.frames import FrameError
-from taskobs.protocol.ring import RING_HEADER, frames_of, length_of, stamp
+from taskobs.protocol.ring import (
+    MAX_PAYLOAD,
+    RING_HEADER,
+    frames_of,
+    length_of,
+    read_ring,
+    stamp,
+)
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.router import FrameRouter
+from taskobs.relay.agent.router import KILLED_WRITING, FrameRouter
 from taskobs.relay.counters import Counters
 from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay.tracking.process_state import Alive, ProcessState
 
 _log: Final = logging.getLogger("taskobs.relay")
-KEEP: Final = shared_memory.RING // 2
+KEEP: Final = 1024 * 1024
 """Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
+STEP: Final = 256 * 1024
+"""Bytes of a ring that are returned to the system at once, when they are safe."""
+READ: Final = 1024 * 1024
+"""Bytes of a ring that are read at once, unless a frame is longer."""
 WAKE: Final = 1.0
 """Seconds between two looks at whether processes live, and at what they have open."""
 UNNAMED: Final = 10.0
@@ -29,6 +40,8 @@ UNNAMED: Final = 10.0
 TORN: Final = 8
 """Reads in which a frame has to be whole."""
 _NO_FRAMES: Final = "malformed"
+_MOST: Final = 1_000_000
+"""Frames that are counted at once: a slot's words may hold anything."""
 
 
 class Reader(Source):
@@ -41,6 +54,7 @@ class Reader(Source):
         """Its process will write no more, and all that it wrote has been read."""
         self._shared = shared
         self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
+        self._reusable = shared.read_word(index, shared_memory.REUSABLE)
         self._torn = 0
         self.table = Table(shared, index)
 
@@ -55,24 +69,27 @@ class Reader(Source):
         if not 0 <= size <= shared_memory.RING:
             self._at = end
             raise FrameError("a slot's words are out of order")
-        for kind, payload in frames_of(self._ring(size), size):
-            self._taking = self._at
-            self._at += RING_HEADER.size + len(payload)
-            self._torn = 0
-            yield kind, payload
+        while self._at < end:
+            before = self._at
+            for size in (READ, RING_HEADER.size + MAX_PAYLOAD):
+                yield from self._frames(min(size, end - before))
+                if self._at > before:
+                    break
+            else:
+                break
         self._torn = self._torn + 1 if self._at < end else 0
         if self._torn > TORN:
             self._at, self._torn = end, 0
             raise FrameError("a frame in a slot is not whole")
 
-    def _ring(self, size: int) -> bytes:
-        if not size:
-            return b""
-        at = self._at % shared_memory.RING
-        first = self._shared.read(
-            self.index, shared_memory.RING_AT + at, min(size, shared_memory.RING - at)
-        )
-        return first + self._shared.read(self.index, shared_memory.RING_AT, size - len(first))
+    def _frames(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the whole frames among the next bytes."""
+        data = read_ring(self._shared, self.index, self._at, size)
+        for kind, payload in frames_of(data, size):
+            self._taking = self._at
+            self._at += RING_HEADER.size + len(payload)
+            self._torn = 0
+            yield kind, payload
 
     def _number(self) -> int:
         return self._taking
@@ -87,6 +104,36 @@ class Reader(Source):
         if safe > self._released:
             self._released = safe
             self._shared.write_word(self.index, shared_memory.RELEASED, safe)
+            self._discard(safe // STEP * STEP)
+
+    def _discard(self, end: int) -> None:
+        """Return what is safe to the system, in whole steps, and let it be overwritten then.
+
+        In this order: the process may write there from the moment that it sees the word.
+        """
+        if end <= self._reusable:
+            return
+        start = self._reusable % shared_memory.RING
+        first = min(end - self._reusable, shared_memory.RING - start)
+        self._shared.discard(self.index, shared_memory.RING_AT + start, first)
+        if first < end - self._reusable:
+            rest = end - self._reusable - first
+            self._shared.discard(self.index, shared_memory.RING_AT, rest)
+        self._reusable = end
+        self._shared.write_word(self.index, shared_memory.REUSABLE, end)
+
+    def dropped(self) -> int:
+        """Return how many frames the process has dropped since the last call, of any relay."""
+        total = self._shared.read_word(self.index, shared_memory.DROPPED)
+        counted = self._shared.read_word(self.index, shared_memory.DROPPED_COUNTED)
+        if total <= counted:
+            return 0
+        self._shared.write_word(self.index, shared_memory.DROPPED_COUNTED, total)
+        return min(total - counted, _MOST)
+
+    def deferred(self) -> int:
+        """Return how many frames a process, which is dead, held in its own memory."""
+        return min(self._shared.read_word(self.index, shared_memory.DEFERRED), _MOST)
 
     @property
     def closed(self) -> bool:
@@ -237,6 +284,8 @@ class RingReaders:
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
             self._read(reader)  # what it wrote last
+            self._router.not_written(process, reader.deferred(), KILLED_WRITING)
+        self._router.not_written(process, reader.dropped())
         table = reader.table
         table.over = ended
         for table_index, payload in table.opened():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
@@ -13,11 +11,11 @@ from taskobs.protocol.frames import FrameError, FrameKind
 from taskobs.protocol.span_encoder import KEY_BYTES, split
 from taskobs.relay.agent.connection import (
     MAX_FLUSHES,
-    MAX_SENTRY_CLIENTS,
     NO_FRAMES,
     Connection,
     HangUpError,
 )
+from taskobs.relay.agent.envelope_frames import EnvelopeFrames
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, ItemKind
@@ -26,21 +24,19 @@ from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 from taskobs.relay.tracking.process_state import ProcessState
 from taskobs.relay.tracking.recent_keys import RecentKeys
 
-VERSION: Final = 1
 CLIENT_BYTES: Final = 16
-SENTRY_KEY_BYTES: Final = 8
 MAX_SMALL: Final = 64 * 1024
 """Bytes of a payload that is neither a span nor an envelope."""
 MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before the store has them."""
 EVENT_IDS: Final = 10_000
-_EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 _COUNTED: Final = {
     FrameKind.END: "span",
     FrameKind.ENVELOPE: "envelope",
     FrameKind.RUN_METRIC: "fact",
 }
-NO_CLIENT: Final = "nobody said which Sentry it is for"
+BUFFER_FULL: Final = "a process's buffer was full"
+KILLED_WRITING: Final = "their process was killed while it wrote them"
 
 
 class FrameRouter:
@@ -64,6 +60,7 @@ class FrameRouter:
         self._items: list[Item] = []
         self._size = 0
         self._event_ids = RecentKeys(EVENT_IDS)
+        self._envelope_frames = EnvelopeFrames()
         self._received: Counter[int] = Counter()
         self._bytes = 0
         self.acknowledged: dict[Connection, None] = {}
@@ -101,8 +98,16 @@ class FrameRouter:
             self._end(source, process, payload)
         elif kind == FrameKind.RUN_METRIC:
             self._run_metric(source, payload)
+        elif kind == FrameKind.ENVELOPE:
+            self._envelope(source, payload)
+        elif kind == FrameKind.START:
+            self._start(source, process, payload)
         else:
             _wrong(f"kind {kind} in a slot")
+
+    def not_written(self, process: ProcessState, number: int, reason: str = BUFFER_FULL) -> None:
+        """Count frames that a process had no room for, or had not written when it was killed."""
+        self._counters.dropped("frame", number, reason, f"pid {process.pid}")
 
     def _of(
         self, connection: Connection, process: ProcessState, kind: FrameKind, payload: bytes
@@ -118,10 +123,8 @@ class FrameRouter:
                 self._run_metric(connection, payload)
             case FrameKind.ENVELOPE:
                 self._envelope(connection, payload)
-            case FrameKind.SENTRY:
-                self._sentry(connection, payload)
             case FrameKind.DROPPED:
-                self._counters.dropped("frame", _number(payload), "a process's buffer was full")
+                self.not_written(process, _number(payload))
             case FrameKind.FLUSH | FrameKind.WAKE:
                 self._look(connection, kind, payload)
             case FrameKind.CLOSE:
@@ -153,7 +156,7 @@ class FrameRouter:
                 "schema_url": str(schema_url),
                 "client": bytes(client),
                 "name": str(name),
-            } if version == VERSION and len(client) == CLIENT_BYTES:
+            } if version == frames.PROTOCOL and len(client) == CLIENT_BYTES:
                 resource_blob = frames.pack([given["resource"], schema_url])
             case _:
                 _wrong("not as this release has it")
@@ -179,32 +182,26 @@ class FrameRouter:
             _wrong(str(error))
         source.arrived(settled=True)
 
-    def _envelope(self, connection: Connection, payload: bytes) -> None:
-        key, envelope = payload[:SENTRY_KEY_BYTES], payload[SENTRY_KEY_BYTES:]
-        resource_blob = connection.sentry.get(key)
-        event_id = _event_id(envelope)
-        if resource_blob is None:
-            self._counters.dropped("envelope", 1, NO_CLIENT)
-        elif event_id in self._event_ids:
-            self._counters.add(DUPLICATE, "envelope")
-        else:
-            if event_id:
-                self._event_ids.add(event_id)
-                self._open_spans.change_log.ended(event_id)
-            self._keep(connection, "envelope", envelope, resource_blob)
-            return
-        connection.arrived(settled=True)
+    def _start(self, source: Source, process: ProcessState, payload: bytes) -> None:
+        """Take an open span that had no room in its process's table.
 
-    def _sentry(self, connection: Connection, payload: bytes) -> None:
-        match frames.unpack(payload, MAX_SMALL):
-            case {"key": bytes(key), "dsn": str(), "options": dict()} if (
-                len(key) == SENTRY_KEY_BYTES
-            ):
-                connection.sentry[key] = payload
-            case _:
-                _wrong("not as this release has it")
-        if len(connection.sentry) > MAX_SENTRY_CLIENTS:
-            _wrong("too many Sentry clients")
+        Its frame stays in the ring until the span has ended, for a relay that takes over.
+        """
+        key, packed = _keyed(payload)
+        number = source.arrived(settled=False)
+        if not self._open_spans.started(process, key, packed, (source, number)):
+            source.settle(number)
+
+    def _envelope(self, source: Source, payload: bytes) -> None:
+        destination, event_id, envelope = self._envelope_frames.read(payload)
+        if event_id in self._event_ids:
+            self._counters.add(DUPLICATE, "envelope")
+            source.arrived(settled=True)
+            return
+        if event_id:
+            self._event_ids.add(event_id)
+            self._open_spans.change_log.ended(event_id)
+        self._keep(source, "envelope", envelope, destination)
 
     def _look(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
         self.wake_requested = True
@@ -309,20 +306,6 @@ def _number(payload: bytes) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         _wrong("no number")
     return number
-
-
-def _event_id(envelope: bytes) -> bytes:
-    """Return the id that an envelope says it has; empty if none."""
-    head, _, _ = envelope[:MAX_SMALL].partition(b"\n")
-    try:
-        header = json.loads(head)
-    except (ValueError, RecursionError):
-        return b""
-    match header:
-        case {"event_id": str(found)} if _EVENT_ID.fullmatch(found):
-            return bytes.fromhex(found)
-        case _:
-            return b""
 
 
 def _wrong(what: str) -> NoReturn:

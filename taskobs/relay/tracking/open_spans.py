@@ -126,16 +126,19 @@ class OpenSpanRegistry:
         packed: bytes,
         source: tuple[Source, int] | None = None,
     ) -> bool:
-        """Note an open span; False, and left alone, if it has ended already or is another's."""
+        """Note an open span; False if it isn't kept: it has ended, is another's, or is too much."""
         if key in self._ended or self._process_of_span.get(key, process) is not process:
             return False
+        before = process.sources.get(key)
         if process.open.get(key) != packed:
             self._drop(key)
             self.change_log.opened(key)
             self._put(process, key, packed)
         if source is not None and key in process.open:
             process.sources[key] = source
-        return True
+        if before is not None and before != process.sources.get(key):
+            before[0].settle(before[1])
+        return source is None or key in process.open
 
     def _put(self, process: ProcessState, key: bytes, packed: bytes) -> None:
         self._process_of_span[key] = process
@@ -238,5 +241,9 @@ class OpenSpanRegistry:
             self.change_log.closed(key)
 
     def _forget_oldest(self, process: ProcessState) -> None:
-        self._drop(next(iter(process.open)))
+        key = next(iter(process.open))
+        source = process.sources.get(key)
+        self._drop(key)
+        if source is not None:
+            source[0].settle(source[1])
         self._counters.dropped("start", 1, FORGOTTEN, f"pid {process.pid}")

@@ -17,12 +17,19 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from taskobs import semconv
-from taskobs.protocol import frames, span_encoder
+from taskobs.protocol import envelopes, frames, span_encoder
 from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
-from tests.support.relay_process import RESOURCE, Client, Forked, RelayProcess, wait_until_true
+from tests.support.relay_process import (
+    RESOURCE,
+    Client,
+    Forked,
+    RelayProcess,
+    addressed,
+    wait_until_true,
+)
 from tests.support.relay_spans import TRACER, end, found, span, start
 
 NO_ROOM = 2**45
@@ -74,19 +81,16 @@ def test_a_span_arrives_as_it_was(receiver: Receiver, worker: Client) -> None:
 
 def test_an_envelope_arrives_once(receiver: Receiver, worker: Client) -> None:
     """A failure is one event in Sentry, also when its process wasn't sure and sent it again."""
-    key = b"8 bytes!"
     event_id = "0123456789abcdef0123456789abcdef"
     item = b'{"event_id":"%s","message":"no money"}' % event_id.encode()
     head = b'{"event_id":"%s"}\n{"type":"event","length":%d}\n' % (event_id.encode(), len(item))
-    worker.raw(FrameKind.ENVELOPE, b"unknown!" + head + item)
-    worker.say(FrameKind.SENTRY, {"key": key, "dsn": receiver.dsn, "options": {}})
     for _ in range(2):
-        worker.raw(FrameKind.ENVELOPE, key + head + item)
-    worker.acknowledged(3)
+        worker.raw(FrameKind.ENVELOPE, addressed(receiver.dsn, head + item))
+    worker.acknowledged(2)
     assert [event.event_id for event in receiver.events] == [event_id]
     told = worker.status()
     assert told["duplicate"] == {"envelope": 1}
-    assert told["received"] == {"envelope": 3}
+    assert told["received"] == {"envelope": 2}
 
 
 def test_what_is_out_is_acknowledged(receiver: Receiver, worker: Client) -> None:
@@ -329,8 +333,8 @@ def test_it_is_small(receiver: Receiver, tmp_path: Path) -> None:
     """With a spool and Sentry on, after thousands of spans, it takes less than 60 MB."""
     spool = {"directory": str(tmp_path), "bytes": 100_000_000, "age": 3600}
     with RelayProcess(receiver, spool=spool) as relay, closing(relay.worker()) as worker:
-        worker.say(FrameKind.SENTRY, {"key": b"8 bytes!", "dsn": receiver.dsn, "options": {}})
-        worker.raw(FrameKind.ENVELOPE, b'8 bytes!{}\n{"type":"event","length":2}\n{}')
+        event = b'{}\n{"type":"event","length":2}\n{}'
+        worker.raw(FrameKind.ENVELOPE, addressed(receiver.dsn, event))
         for _ in range(5_000):
             worker.raw(*end())
         assert receiver.wait_for(lambda r: len(r.spans) == 5_000 and bool(r.events), 60)
@@ -358,7 +362,8 @@ GREETED = {
     "a key alone": encode(FrameKind.END, b"short"),
     "a fact that is none": encode(FrameKind.RUN_METRIC, b"\xc1"),
     "a flush that is no number": encode(FrameKind.FLUSH, pack("one")),
-    "Sentry that is none": encode(FrameKind.SENTRY, pack(["dsn"])),
+    "Sentry that is none": encode(FrameKind.ENVELOPE, envelopes.prefix(pack(["dsn"])) + b"{}"),
+    "an envelope cut short": encode(FrameKind.ENVELOPE, b"\0\0\1\0short"),
     "a second hello": encode(FrameKind.HELLO, pack({})),
     "flushes without end": encode(FrameKind.FLUSH, pack(1)) * 100,
 }

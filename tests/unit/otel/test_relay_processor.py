@@ -14,12 +14,13 @@ from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, SpanAddress
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.relay_processor import RelayProcessor
+from taskobs.protocol import envelopes
 from taskobs.protocol.frames import MAX_FRAME, FrameKind, unpack
 from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.run_metrics import RunMetricObserver
-from taskobs.sentry.relay_transport import KEY_BYTES, RelayTransport
+from taskobs.sentry.relay_transport import RelayTransport
 from tests.support.relay_peer import Peer
 from tests.support.sentry import DSN, Kept, make_run
 
@@ -35,7 +36,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def client(peer: Peer) -> Generator[RelayClient]:
     """Give a client that has not connected yet."""
-    client = RelayClient(peer.address, lambda: RESOURCE_BLOB)
+    client = RelayClient(peer.address, lambda: RESOURCE_BLOB, idle_thread=False)
     yield client
     client.close()
 
@@ -200,7 +201,7 @@ def options(**changes: object) -> dict[str, Any]:
 
 
 def test_an_event_goes_to_the_relay(peer: Peer, client: RelayClient) -> None:
-    """Where it goes is said once; the event says which of these it is."""
+    """It says where it goes: the relay, or the next one, needs to know nothing else."""
     errors = sentry(
         RelayTransport(client, options(http_proxy="http://proxy", send_client_reports=False))
     )
@@ -208,12 +209,12 @@ def test_an_event_goes_to_the_relay(peer: Peer, client: RelayClient) -> None:
     errors.capture_event({"message": "two"})
     relay = peer.accept()
     frames = relay.wait_for(FrameKind.ENVELOPE, 2)
-    told = [unpack(frame.payload) for frame in relay.of(FrameKind.SENTRY)]
-    assert [one["dsn"] for one in told] == [DSN]
-    assert told[0]["options"]["http_proxy"] == "http://proxy"
-    assert told[0]["options"]["send_client_reports"] is False
-    assert {frame.payload[:KEY_BYTES] for frame in frames} == {told[0]["key"]}
-    events = [Envelope.deserialize(frame.payload[KEY_BYTES:]).get_event() for frame in frames]
+    parts = [envelopes.split(frame.payload) for frame in frames]
+    told = [unpack(destination) for destination, _ in parts]
+    assert [one["dsn"] for one in told] == [DSN, DSN]
+    assert told[1]["options"]["http_proxy"] == "http://proxy"
+    assert told[1]["options"]["send_client_reports"] is False
+    events = [Envelope.deserialize(envelope).get_event() for _, envelope in parts]
     assert [event and event.get("message") for event in events] == ["one", "two"]
     errors.flush(timeout=1)
     errors.close(timeout=1)
@@ -226,9 +227,9 @@ def test_two_clients_are_told_apart(peer: Peer, client: RelayClient) -> None:
     sentry(first).capture_event({"message": "one"})
     sentry(second).capture_event({"message": "two"})
     relay = peer.accept()
-    keys = [frame.payload[:KEY_BYTES] for frame in relay.wait_for(FrameKind.ENVELOPE, 2)]
-    assert keys == [unpack(frame.payload)["key"] for frame in relay.of(FrameKind.SENTRY)]
-    assert keys[0] != keys[1]
+    frames = relay.wait_for(FrameKind.ENVELOPE, 2)
+    told = [unpack(envelopes.split(frame.payload)[0])["dsn"] for frame in frames]
+    assert told == [DSN, "http://other@127.0.0.1:9/2"]
 
 
 def test_an_envelope_that_is_too_long_loses_its_longest_part(
@@ -241,7 +242,7 @@ def test_an_envelope_that_is_too_long_loses_its_longest_part(
     envelope.add_item(Item(payload=b"small", type="attachment"))
     RelayTransport(client, options()).capture_envelope(envelope)
     payload = peer.accept().wait_for(FrameKind.ENVELOPE)[0].payload
-    arrived = Envelope.deserialize(payload[KEY_BYTES:])
+    arrived = Envelope.deserialize(envelopes.split(payload)[1])
     assert sorted(str(item.type) for item in arrived.items) == ["attachment", "event"]
 
 

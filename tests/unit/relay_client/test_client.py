@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from taskobs.protocol.frames import FrameKind, encode, pack, unpack
+from taskobs.protocol.frames import PROTOCOL, FrameKind, encode, pack, unpack
 from taskobs.relay_client import connection, outbox
 from taskobs.relay_client.client import RelayClient
 from tests.support.paths import ROOT
@@ -25,7 +25,7 @@ from tests.support.relay_peer import Beside, Connection, Peer
 @pytest.fixture
 def client(peer: Peer) -> Generator[RelayClient]:
     """Give a client that has not connected yet."""
-    client = RelayClient(peer.address, lambda: {"role": "worker"})
+    client = RelayClient(peer.address, lambda: {"role": "worker"}, idle_thread=False)
     yield client
     client.close()
 
@@ -74,7 +74,7 @@ def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> 
     relay = peer.accept()
     relay.wait_for(FrameKind.END)
     hello = unpack(relay.frames[0].payload)
-    assert (hello["v"], hello["pid"], hello["role"]) == (1, os.getpid(), "worker")
+    assert (hello["v"], hello["pid"], hello["role"]) == (PROTOCOL, os.getpid(), "worker")
     assert len(hello["client"]) == 16
     assert relay.frames[1:] == [
         (FrameKind.START, b"one"),
@@ -117,7 +117,7 @@ def test_odd_things_in_the_hello_do_no_harm(peer: Peer) -> None:
 def fill(client: RelayClient, size: int = 600) -> int:
     """Send until nothing more can be written, and some."""
     sent = 0
-    while not client._outbox.waiting:  # pyright: ignore[reportPrivateUsage]
+    while not client._channel.outbox.waiting:  # pyright: ignore[reportPrivateUsage]
         client.send(FrameKind.END, b"x" * size)
         sent += 1
         assert sent < 100_000
@@ -138,7 +138,7 @@ def test_a_relay_that_never_reads_delays_nothing(
         client.send(FrameKind.END, b"x" * 600)
     assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 1,000 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
-    assert client._outbox.dropped > 30_000  # pyright: ignore[reportPrivateUsage]
+    assert client._channel.outbox.dropped > 30_000  # pyright: ignore[reportPrivateUsage]
     began = time.monotonic()
     assert not client.flush(0.2)
     assert not client.close_gracefully(0.2)
@@ -151,7 +151,7 @@ def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> N
     fill(client)
     for _ in range(outbox.MAX_FRAMES * 3):
         client.send(FrameKind.END, b"")
-    assert len(client._outbox.waiting) <= outbox.MAX_FRAMES  # pyright: ignore[reportPrivateUsage]
+    assert len(client._channel.outbox.waiting) <= outbox.MAX_FRAMES  # pyright: ignore[reportPrivateUsage]
     assert peer
 
 
@@ -162,7 +162,7 @@ def test_what_was_dropped_is_told_when_there_is_room(peer: Peer, client: RelayCl
     total = 30_000
     for number in range(total):
         client.ended(key(number), number.to_bytes(400, "big"))
-    dropped = client._outbox.dropped  # pyright: ignore[reportPrivateUsage]
+    dropped = client._channel.outbox.dropped  # pyright: ignore[reportPrivateUsage]
     assert dropped > 0
     with Beside(lambda: relay.wait_for(FrameKind.DROPPED)):
         assert client.settle(60)
@@ -177,12 +177,12 @@ def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
     fill(client)
     for number in range(30_000):
         client.started(key(number), b"x" * 600)
-    waiting = client._outbox.waiting  # pyright: ignore[reportPrivateUsage]
+    waiting = client._channel.outbox.waiting  # pyright: ignore[reportPrivateUsage]
     assert len(waiting) <= outbox.MAX_FRAMES // 2 + 64
     before = len(waiting)
     client.ended(key(1), b"end")
     assert len(waiting) == before + 1
-    assert client._outbox.dropped == 0  # pyright: ignore[reportPrivateUsage]
+    assert client._channel.outbox.dropped == 0  # pyright: ignore[reportPrivateUsage]
     assert peer
 
 
@@ -303,7 +303,7 @@ def test_what_is_kept_for_another_relay_is_bounded(peer: Peer, client: RelayClie
         for number in range(10_000):
             client.ended(key(number), b"x" * 600)
             client.settle(1)
-    kept = client._outbox._kept  # pyright: ignore[reportPrivateUsage]
+    kept = client._channel.outbox._kept  # pyright: ignore[reportPrivateUsage]
     assert 0 < sum(map(len, kept)) <= outbox.MAX_KEPT
     relay.say(FrameKind.ACK, 10_000)
     for _ in range(65):
@@ -318,7 +318,7 @@ def test_spans_that_never_end_are_forgotten_in_time(peer: Peer, client: RelayCli
     with Beside(relay.read_to_the_end):
         for number in range(12_000):
             client.started(key(number), b"x" * 600)
-        held = client._outbox._open  # pyright: ignore[reportPrivateUsage]
+        held = client._channel.outbox._open  # pyright: ignore[reportPrivateUsage]
         assert len(held) <= outbox.MAX_OPEN
         assert sum(map(len, held.values())) <= outbox.MAX_OPEN_BYTES
         assert key(11_999) in held
@@ -326,9 +326,8 @@ def test_spans_that_never_end_are_forgotten_in_time(peer: Peer, client: RelayCli
 
 
 def test_nobody_listens_any_more(peer: Peer) -> None:
-    """It is told once; what the relay may not have got is given back, and nothing is kept."""
-    told: list[str] = []
-    client = RelayClient(peer.address, dict, on_unavailable=lambda: told.append("gone"))
+    """What the relay may not have got is given back, and nothing is kept."""
+    client = RelayClient(peer.address, dict, idle_thread=False)
     client.ended(key(1), b"with the relay, perhaps")
     client.send(FrameKind.ENVELOPE, b"mine")
     client.send(FrameKind.ENVELOPE, b"another's")
@@ -339,7 +338,6 @@ def test_nobody_listens_any_more(peer: Peer) -> None:
     time.sleep(0.1)  # ten connections a second
     client.ended(key(2), b"after")
     assert client.unavailable
-    assert told == ["gone"]
     client.ended(key(3), b"later")
     assert client.undelivered(FrameKind.END) == [b"with the relay, perhaps", b"after", b"later"]
     assert client.undelivered(FrameKind.ENVELOPE, b"mine") == [b"mine"]
@@ -347,7 +345,6 @@ def test_nobody_listens_any_more(peer: Peer) -> None:
     assert client.undelivered(FrameKind.END) == []
     assert not client.flush(5)
     assert not client.close_gracefully(5)
-    assert told == ["gone"]
 
 
 @pytest.mark.parametrize("address", ["/nowhere/at/all", "x" * 500, "with\0null", ""])
@@ -580,7 +577,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
     """It is only added, and whoever writes takes it along."""
     client.open()
     relay = peer.accept()
-    inner = client._connection._socket  # pyright: ignore[reportPrivateUsage]
+    inner = client._channel.connection._socket  # pyright: ignore[reportPrivateUsage]
     assert inner is not None
 
     class Socket:
@@ -599,7 +596,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-    vars(client._connection)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
+    vars(client._channel.connection)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
     client.send(FrameKind.RUN_METRIC, b"outer")
     relay.wait_for(FrameKind.RUN_METRIC, 6)
     assert relay.numbered == [b"outer", *(b"inner %d" % left for left in (4, 3, 2, 1, 0))]
@@ -643,7 +640,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901, PLR091
     monkeypatch.setattr(connection, "_TRY_EVERY", 0.0)
     # Python 3.10 lets one strike where a writer lays down its pen: the next one takes it, but not
     # before more was sent here than an outbox holds.
-    monkeypatch.setattr("taskobs.relay_client.client._STUCK", 0.02)
+    monkeypatch.setattr("taskobs.relay_client.channel._STUCK", 0.02)
     done: set[bytes] = set()
     stop = threading.Event()
 
@@ -707,14 +704,14 @@ def test_a_writer_that_was_struck_dead_is_replaced(
 ) -> None:
     """Should an exception ever leave one behind, it is not for long; one that works goes on."""
     client.open()
-    writer = client._writer  # pyright: ignore[reportPrivateUsage]
+    writer = client._channel._writer  # pyright: ignore[reportPrivateUsage]
     clock = iter((100.0, 104.0, 108.0, 112.0, 114.0))
     writer["writer"] = object()
     with monkeypatch.context() as patched:
-        patched.setattr("taskobs.relay_client.client.time.monotonic", lambda: next(clock))
+        patched.setattr("taskobs.relay_client.channel.time.monotonic", lambda: next(clock))
         client.send(FrameKind.RUN_METRIC, b"0")
         client.send(FrameKind.RUN_METRIC, b"1")
-        client._connection.writes += 1  # pyright: ignore[reportPrivateUsage]
+        client._channel.connection.writes += 1  # pyright: ignore[reportPrivateUsage]
         client.send(FrameKind.RUN_METRIC, b"2")
         client.send(FrameKind.RUN_METRIC, b"3")
         assert writer
@@ -798,7 +795,7 @@ def test_a_child_forked_in_the_midst_of_a_write(peer: Peer, client: RelayClient)
     """Another thread was the writer: in the child there is none."""
     client.open()
     peer.accept().wait_for(FrameKind.HELLO)
-    client._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
+    client._channel._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
     client.send(FrameKind.RUN_METRIC, b"waits")
 
     def child() -> None:
@@ -839,70 +836,7 @@ def test_the_socket_is_not_inherited_by_programs(peer: Peer, client: RelayClient
     """What a task starts has nothing of it."""
     client.open()
     peer.accept()
-    assert not os.get_inheritable(client._connection.fileno())  # pyright: ignore[reportPrivateUsage]
-
-
-def test_announcements_are_made_on_each_connection(
-    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where envelopes go is known to a new relay before the first comes."""
-    monkeypatch.setattr(connection, "_TRY_EVERY", 0.0)
-    client.announce(b"k", b"where")
-    client.announce(b"k", b"where")
-    client.send(FrameKind.ENVELOPE, b"0")
-    first = peer.accept()
-    first.wait_for(FrameKind.ENVELOPE)
-    client.announce(b"l", b"elsewhere")
-    client.send(FrameKind.ENVELOPE, b"1")
-    first.wait_for(FrameKind.ENVELOPE, 2)
-    assert [frame.payload for frame in first.frames[1:]] == [b"where", b"0", b"elsewhere", b"1"]
-    first.close()
-    client.send(FrameKind.ENVELOPE, b"2")
-    second = peer.accept()
-    second.wait_for(FrameKind.ENVELOPE, 3)
-    assert [frame.payload for frame in second.frames[1:]] == [
-        *(b"where", b"elsewhere"),
-        *(b"0", b"1", b"2"),
-    ]
-
-
-def test_an_announcement_that_is_cut_short_is_made_again(
-    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A time limit strikes just then: the next event goes where it should, all the same."""
-    client.send(FrameKind.ENVELOPE, b"0")
-    first = peer.accept()
-
-    def strike(_: bytes) -> None:
-        raise TimeoutError
-
-    with monkeypatch.context() as struck:
-        struck.setattr(client._outbox, "enqueue", strike)  # pyright: ignore[reportPrivateUsage]
-        with pytest.raises(TimeoutError):
-            client.announce(b"k", b"where")
-    client.announce(b"k", b"where")
-    client.send(FrameKind.ENVELOPE, b"1")
-    first.wait_for(FrameKind.ENVELOPE, 2)
-    assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
-
-
-def test_a_connection_that_is_made_meanwhile_hears_an_announcement(
-    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another thread of mine connects while this one announces: its event is not dropped."""
-
-    def too_early(_: object) -> bool:
-        monkeypatch.undo()
-        client.send(FrameKind.ENVELOPE, b"0")
-        return False
-
-    connection = client._connection  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(type(connection), "up", property(too_early))
-    client.announce(b"k", b"where")
-    client.send(FrameKind.ENVELOPE, b"1")
-    first = peer.accept()
-    first.wait_for(FrameKind.ENVELOPE, 2)
-    assert [frame.payload for frame in first.frames[1:]] == [b"0", b"where", b"1"]
+    assert not os.get_inheritable(client._channel.connection.fileno())  # pyright: ignore[reportPrivateUsage]
 
 
 def test_greenlets_share_a_client() -> None:

@@ -1,0 +1,57 @@
+"""What the relay reads of a Sentry envelope before it stores it: its destination and its id."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from taskobs.protocol import envelopes, frames
+from taskobs.protocol.frames import FrameError
+
+DESTINATIONS: Final = 64
+"""Sentry clients whose settings are kept once, and not with each of their envelopes."""
+_MAX_HEAD: Final = 64 * 1024
+_EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+
+
+class EnvelopeFrames:
+    """Reads the payloads of ENVELOPE frames, and keeps one copy of each destination."""
+
+    def __init__(self) -> None:
+        self._destinations: dict[bytes, bytes] = {}
+
+    def read(self, payload: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return the destination, the event's id (empty if there is none) and the envelope.
+
+        Raises:
+            FrameError: it isn't what this release sends.
+        """
+        destination, envelope = envelopes.split(payload)
+        return self._one_copy(destination), _event_id(envelope), envelope
+
+    def _one_copy(self, destination: bytes) -> bytes:
+        found = self._destinations.get(destination)
+        if found is None:
+            match frames.unpack(destination, _MAX_HEAD):
+                case {"dsn": str(), "options": dict()}:
+                    pass
+                case _:
+                    raise FrameError("not as this release has it")
+            if len(self._destinations) >= DESTINATIONS:
+                self._destinations.clear()
+            found = self._destinations[destination] = destination
+        return found
+
+
+def _event_id(envelope: bytes) -> bytes:
+    head, _, _ = envelope[:_MAX_HEAD].partition(b"\n")
+    try:
+        header = json.loads(head)
+    except (ValueError, RecursionError):
+        return b""
+    match header:
+        case {"event_id": str(found)} if _EVENT_ID.fullmatch(found):
+            return bytes.fromhex(found)
+        case _:
+            return b""
