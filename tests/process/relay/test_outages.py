@@ -16,9 +16,7 @@ from taskobs.protocol.frames import FrameKind
 from taskobs.testing.receiver import Receiver
 from tests.support.envelopes import envelope
 from tests.support.export import spans
-from tests.support.relay_process import Client, RelayProcess, wait_until_true
-
-KEY = b"12345678"
+from tests.support.relay_process import Client, RelayProcess, addressed, wait_until_true
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
 
@@ -34,9 +32,8 @@ def port() -> Generator[int]:
 def send(client: Client, dsn: str, *, number_of_spans: int, number_of_events: int) -> None:
     for span in spans(*[f"span {number}" for number in range(number_of_spans)]):
         client.raw(FrameKind.END, span_encoder.pack_end(span))
-    client.say(FrameKind.SENTRY, {"key": KEY, "dsn": dsn, "options": {}})
     for number in range(number_of_events):
-        client.raw(FrameKind.ENVELOPE, KEY + envelope(number))
+        client.raw(FrameKind.ENVELOPE, addressed(dsn, envelope(number)))
 
 
 def warnings(relay: RelayProcess) -> list[str]:
