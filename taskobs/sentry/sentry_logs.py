@@ -67,8 +67,10 @@ def _drop_arguments(log: Log) -> None:
         for name in _SENSITIVE:
             attributes.pop(name, None)
         _drop_parameters(log, attributes)
-    if isinstance(log.get("body"), str):
-        log["body"] = without_arguments(log["body"])
+    for row in (log, attributes):
+        for name, value in row.items():
+            if isinstance(value, str):
+                row[name] = without_arguments(value)
 
 
 def _drop_parameters(log: Log, attributes: dict[str, object]) -> None:
