@@ -1,7 +1,8 @@
-"""Sends through a stock OTLP/gRPC exporter, and hears what the backend answers.
+"""Sends through OpenTelemetry's OTLP/gRPC exporter, and reads what the backend responds.
 
-As in ``http_out``, the exporter is kept from trying again by itself: its stub is wrapped. Where a
-release has none under the name known here, the exporter tries again in its own way first.
+As in ``otlp_http``, the exporter is kept from repeating calls by itself: its channel gets an
+interceptor. Where a release makes its channel in another way, it repeats calls in its own way
+first, and tells only whether it went well.
 """
 
 # grpc ships no types.
@@ -11,15 +12,19 @@ release has none under the name known here, the exporter tries again in its own 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from threading import Lock
 from typing import Any, Final
 
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
+from taskobs.relay.export import hints
+from taskobs.relay.export.otlp_messages import REJECTED, SAID
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
-_SAID: Final = 200
 _CODES: Final = grpc.StatusCode
 _RETRIED: Final = frozenset(
     {
@@ -32,8 +37,15 @@ _RETRIED: Final = frozenset(
     }
 )
 """And RESOURCE_EXHAUSTED, but only where the backend says when."""
+_TOO_LARGE: Final = ("larger than max", "exceeds maximum")
+"""How grpc's implementations word that a message is too large: RESOURCE_EXHAUSTED is not only that.
+"""
 _INFO: Final = "google.rpc.retryinfo-bin"
 _DETAILS: Final = "grpc-status-details-bin"
+_EXPORTER_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
+_CHANNELS: Final = ("insecure_channel", "secure_channel")
+"""What exporters of 1.28 to 1.45 import from grpc, and make their channel with."""
+_making: Final = Lock()
 
 
 class GrpcExporterAdapter:
@@ -45,18 +57,21 @@ class GrpcExporterAdapter:
 
     def __init__(self, kind: Any, options: Mapping[str, object]) -> None:  # noqa: ANN401  # several exporters, no common class
         """``kind`` is an exporter's class."""
-        self._heard: list[ExportResult] = []
-        self._kind = _listening(kind, self._heard)
+        self._results: list[ExportResult] = []
+        self._kind = kind
         self._options = dict(options)
         self._exporter: Any = None
 
     def send(self, telemetry: object) -> ExportResult | None:
-        """Export once; None if nothing went out, for a reason that the exporter has logged."""
-        self._heard.clear()
+        """Export once; None if nothing was sent, for a reason that the exporter has logged."""
+        self._results.clear()
         if self._exporter is None:
-            self._exporter = self._kind(**self._options)
-        self._exporter.export(telemetry)
-        result = self._heard[-1] if self._heard else None
+            with _intercepted(_Interceptor(self._results)):
+                self._exporter = self._kind(**self._options)
+        outcome = self._exporter.export(telemetry)
+        if not self._results and getattr(outcome, "name", "") == "SUCCESS":
+            return ExportResult(ExportStatus.SUCCESS)
+        result = self._results[-1] if self._results else None
         if result is not None and result.reason == _reason(_CODES.UNAVAILABLE):
             self.close()
         return result
@@ -69,7 +84,7 @@ class GrpcExporterAdapter:
 
 
 class _FinalError(grpc.RpcError):  # type: ignore[misc]  # no types
-    """What the exporter sees of any error: one that it does not try again after."""
+    """What the exporter gets for any error: one that it does not repeat a call for."""
 
     def __init__(self, details: str) -> None:
         super().__init__(details)
@@ -85,54 +100,80 @@ class _FinalError(grpc.RpcError):  # type: ignore[misc]  # no types
         return ()
 
 
-class _Stub:
-    """Keeps what comes back, in place of the stub that does the work."""
+class _FailedCall:
+    """A call that has ended with an error, as far as an intercepted stub looks at it."""
 
-    def __init__(self, inner: Any, heard: list[ExportResult]) -> None:  # noqa: ANN401  # as grpc has it
-        self._inner = inner
-        self._heard = heard
+    def __init__(self, error: Exception) -> None:
+        self._error = error
 
-    def Export(self, **call: Any) -> Any:  # noqa: ANN401, N802  # as grpc has it
+    def result(self) -> object:
+        raise self._error
+
+
+class _Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # no types
+    """Keeps the results of a channel's calls."""
+
+    def __init__(self, results: list[ExportResult]) -> None:
+        self._results = results
+
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[[object, object], Any],
+        client_call_details: object,
+        request: object,
+    ) -> object:
+        call = continuation(client_call_details, request)
+        error = call.exception()
+        if isinstance(error, grpc.RpcError):
+            self._results.append(_of_error(error))
+            return _FailedCall(_FinalError(self._results[-1].reason))
+        if error is None:
+            self._results.append(_of_response(call.result()))
+        return call
+
+
+@contextmanager
+def _intercepted(interceptor: _Interceptor) -> Generator[None]:
+    """Have exporters that are made in this block use channels with an interceptor."""
+    module = import_module(_EXPORTER_MODULE)
+    makers = {name: getattr(module, name) for name in _CHANNELS if hasattr(module, name)}
+
+    def intercepting(make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: grpc.intercept_channel(make(*args, **named), interceptor)
+
+    with _making:  # the threads of spans and of metrics make theirs anew after a failure
+        for name, make in makers.items():
+            setattr(module, name, intercepting(make))
         try:
-            response = self._inner.Export(**call)
-        except grpc.RpcError as error:
-            self._heard.append(_of_error(error))
-            raise _FinalError(self._heard[-1].reason) from error
-        partial = getattr(response, "partial_success", None)
-        rejected = max(0, getattr(partial, "rejected_spans", 0))
-        said = str(getattr(partial, "error_message", ""))[:_SAID]
-        self._heard.append(
-            ExportResult(ExportStatus.SUCCESS, "rejected by the backend", said, rejected=rejected)
-        )
-        return response
-
-
-def _listening(kind: Any, heard: list[ExportResult]) -> Any:  # noqa: ANN401  # as grpc has it
-    """Return a subclass of an exporter whose stub keeps the answers in ``heard``."""
-
-    def get(self: Any) -> Any:  # noqa: ANN401  # as grpc has it
-        return self.__dict__.get("_client")
-
-    def put(self: Any, stub: Any) -> None:  # noqa: ANN401  # as grpc has it
-        self.__dict__["_client"] = None if stub is None else _Stub(stub, heard)
-
-    return type(kind.__name__, (kind,), {"_client": property(get, put)})
+            yield
+        finally:
+            for name, make in makers.items():
+                setattr(module, name, make)
 
 
 def _reason(code: Any) -> str:  # noqa: ANN401  # as grpc has it
     return f"gRPC {code.name}"
 
 
+def _of_response(response: object) -> ExportResult:
+    partial = getattr(response, "partial_success", None)
+    rejected = max(0, getattr(partial, "rejected_spans", 0))
+    message = str(getattr(partial, "error_message", ""))[:SAID]
+    return ExportResult(ExportStatus.SUCCESS, REJECTED, message, rejected=rejected)
+
+
 def _of_error(error: Any) -> ExportResult:  # noqa: ANN401  # as grpc has it
-    code, said = error.code(), str(error.details() or "")[:_SAID]
-    wait = _wait(dict(error.trailing_metadata() or ()))
+    code, details = error.code(), str(error.details() or "")
+    reason, wait = _reason(code), _wait(dict(error.trailing_metadata() or ()))
+    text = ": ".join(filter(None, (details[:SAID], hints.of_grpc(details))))
     if code in _RETRIED or (code is _CODES.RESOURCE_EXHAUSTED and wait is not None):
-        return ExportResult(ExportStatus.RETRY, _reason(code), said, wait)
+        return ExportResult(ExportStatus.RETRY, reason, text, wait)
     if code is _CODES.RESOURCE_EXHAUSTED:
+        too_large = any(words in details for words in _TOO_LARGE)
         return ExportResult(
-            ExportStatus.SPLIT, _reason(code), said
-        )  # also what too long a message gets
-    return ExportResult(ExportStatus.DROP, _reason(code), said)
+            ExportStatus.TOO_LARGE if too_large else ExportStatus.SPLIT, reason, text
+        )
+    return ExportResult(ExportStatus.DROP, reason, text)
 
 
 def _wait(metadata: Mapping[str, bytes]) -> float | None:

@@ -1,13 +1,12 @@
-"""Sends through a stock OTLP/HTTP exporter, and hears what the backend answers.
+"""Sends through OpenTelemetry's OTLP/HTTP exporter, and reads what the backend responds.
 
-The exporters say only whether it went well, and try again by themselves, each release in its own
-way, for up to a minute, while nobody can stop them. So they are given a session whose adapters
-keep the answer, and hand on one that is not worth another attempt.
+The exporter tells only whether it went well, and repeats requests by itself, each release in its
+own way, for up to a minute and without a way to stop it. So it gets a session whose adapters keep
+the response, and give the exporter one that it does not repeat a request for.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -17,10 +16,11 @@ from typing import Any, Final, cast
 import requests
 from requests.adapters import BaseAdapter
 
-from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus, of_error, of_status
+from taskobs.relay.export import hints, responses
+from taskobs.relay.export.otlp_messages import error_message, partial_success
+from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus
 
 _BODY: Final = 64 * 1024
-_SAID: Final = 200
 _REFUSED: Final = 400
 _SERVER_ERRORS: Final = 500
 _PROVIDERS: Final = "opentelemetry_otlp_credential_provider"
@@ -32,27 +32,27 @@ class HttpExporterAdapter:
 
     def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401  # three exporters, no common class
         """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS."""
-        self._heard: list[ExportResult] = []
-        self._exporter = kind(session=_session(signal, self._heard, signal.lower()), **options)
+        self._results: list[ExportResult] = []
+        self._exporter = kind(session=_session(signal, self._results), **options)
 
     def send(self, telemetry: object) -> ExportResult | None:
-        """Export once; None if nothing went out, for a reason that the exporter has logged."""
-        self._heard.clear()
+        """Export once; None if nothing was sent, for a reason that the exporter has logged."""
+        self._results.clear()
         self._exporter.export(telemetry)
-        return self._heard[-1] if self._heard else None
+        return self._results[-1] if self._results else None
 
     def close(self) -> None:
         """Close its connections."""
         self._exporter.shutdown()
 
 
-class _Listening(BaseAdapter):
-    """Keeps what comes back, in place of the stock adapter that does the work."""
+class _RecordingAdapter(BaseAdapter):
+    """Keeps the results of requests that another adapter makes."""
 
-    def __init__(self, inner: BaseAdapter, heard: list[ExportResult], signal: str) -> None:
+    def __init__(self, inner: BaseAdapter, results: list[ExportResult], signal: str) -> None:
         super().__init__()
         self._inner = inner
-        self._heard = heard
+        self._results = results
         self._signal = signal
 
     def send(  # noqa: PLR0913, PLR0917  # as requests has it
@@ -64,39 +64,48 @@ class _Listening(BaseAdapter):
         cert: Any = None,  # noqa: ANN401  # same
         proxies: Any = None,  # noqa: ANN401  # same
     ) -> requests.Response:
-        """Send, and return an answer after which no exporter tries again."""
+        """Send, and return a response after which no exporter repeats the request."""
+        url = request.url or ""
         try:
+            # Streamed, as ``_read`` bounds how much of the response is read.
             real = self._inner.send(request, True, timeout, verify, cert, proxies)  # noqa: FBT003
             body = _read(real)
         except requests.RequestException as error:
-            self._heard.append(of_error(error))
-            return _answer(request, _REFUSED, "no answer")
-        said = "" if real.ok else body[:_SAID].decode("utf-8", "replace")
-        result = of_status(real.status_code, real.headers.get("Retry-After"), said)
+            hint = hints.of_error(responses.innermost(error), url)
+            self._results.append(responses.of_error(error, hint))
+            return _response(request, _REFUSED, responses.NO_RESPONSE)
+        self._results.append(self._result(real, body, url))
+        repeated = real.status_code in RETRIED or real.status_code >= _SERVER_ERRORS
+        given = _response(request, _REFUSED if repeated else real.status_code, real.reason, body)
+        given.headers = real.headers
+        return given
+
+    def _result(self, real: requests.Response, body: bytes, url: str) -> ExportResult:
+        content_type = real.headers.get("Content-Type", "")
+        message = "" if real.ok else error_message(body, content_type)
+        hint = hints.of_status(real.status_code, url, self._signal)
+        detail = ": ".join(filter(None, (message, hint)))
+        result = responses.of_status(real.status_code, real.headers.get("Retry-After"), detail)
         if result.status is ExportStatus.SUCCESS:
-            result = _partial(body, real.headers.get("Content-Type", ""), self._signal)
-        self._heard.append(result)
-        again = real.status_code in RETRIED or real.status_code >= _SERVER_ERRORS
-        answered = _answer(request, _REFUSED if again else real.status_code, real.reason, body)
-        answered.headers = real.headers
-        return answered
+            return partial_success(body, content_type, self._signal)
+        return result
 
     def close(self) -> None:
         """Close its connections."""
         self._inner.close()
 
 
-class _Unspoken(BaseAdapter):
-    """Answers for URLs that are of no known scheme."""
+class _NoAdapter(BaseAdapter):
+    """Refuses URLs that are neither http nor https."""
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:  # noqa: ANN401  # as requests has it
-        return _answer(request, _REFUSED, "neither http:// nor https://")
+        return _response(request, _REFUSED, "", b"neither http:// nor https://")
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _session(signal: str, heard: list[ExportResult], of: str) -> requests.Session:
+def _session(signal: str, results: list[ExportResult]) -> requests.Session:
     """Return the session of the credential provider that is asked for, or a new one."""
     session = requests.Session()
     names = (_PROVIDER.format(signal=""), _PROVIDER.format(signal=f"{signal}_"))
@@ -105,8 +114,8 @@ def _session(signal: str, heard: list[ExportResult], of: str) -> requests.Sessio
         found = next(iter(entry_points(group=_PROVIDERS, name=provider)))
         session = cast("requests.Session", found.load()())
     for prefix, adapter in list(session.adapters.items()):
-        session.mount(prefix, _Listening(adapter, heard, of))
-    session.mount("", _Listening(_Unspoken(), heard, of))
+        session.mount(prefix, _RecordingAdapter(adapter, results, signal.lower()))
+    session.mount("", _RecordingAdapter(_NoAdapter(), results, signal.lower()))
     return session
 
 
@@ -121,7 +130,7 @@ def _read(response: requests.Response) -> bytes:
     return body
 
 
-def _answer(
+def _response(
     request: requests.PreparedRequest, status: int, reason: str, body: bytes = b""
 ) -> requests.Response:
     response = requests.Response()
@@ -131,39 +140,3 @@ def _answer(
     response.request = request
     response.raw = BytesIO(body)
     return response
-
-
-def _partial(body: bytes, content_type: str, signal: str) -> ExportResult:
-    """Read how much of an accepted batch the backend has thrown away."""
-    rejected, message = 0, ""
-    if body and "json" in content_type:
-        rejected, message = _of_json(body)
-    elif body:
-        rejected, message = of_message(body, signal)
-    return ExportResult(
-        ExportStatus.SUCCESS, "rejected by the backend", message[:_SAID], rejected=rejected
-    )
-
-
-def of_message(body: bytes, signal: str) -> tuple[int, str]:
-    """Read the partial success out of a serialized response."""
-    if signal != "traces":
-        return 0, ""
-    from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
-
-    response = service.ExportTraceServiceResponse()
-    try:
-        response.ParseFromString(body)
-    except DecodeError:
-        return 0, ""  # some backend's words of its own
-    partial = response.partial_success
-    return max(0, partial.rejected_spans), partial.error_message
-
-
-def _of_json(body: bytes) -> tuple[int, str]:
-    try:
-        partial: Any = json.loads(body)["partialSuccess"]
-        return max(0, int(partial.get("rejectedSpans", 0))), str(partial.get("errorMessage", ""))
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return 0, ""

@@ -1,4 +1,4 @@
-"""What the relay counts, and the runs of its worker, sent as metrics over OTLP."""
+"""Sends what the relay counts, and the runs of its worker, as metrics over OTLP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opentelemetry.sdk.environment_variables import (
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.relay.counters import Counters
 from taskobs.relay.export.otlp import GRPC, make_exporter_adapter
-from taskobs.relay.export.responses import ExportStatus
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.metrics.data_points import Snapshot
 from taskobs.relay.metrics.run_statistics import RunStatistics
 
@@ -27,15 +27,18 @@ _log = logging.getLogger("taskobs.relay")
 OTEL_METRICS_EXPORTER: Final = "OTEL_METRICS_EXPORTER"
 INTERVAL: Final = 60.0
 """Seconds between two exports; ``OTEL_METRIC_EXPORT_INTERVAL``, in milliseconds, says otherwise."""
+_REFUSED: Final = frozenset({ExportStatus.DROP, ExportStatus.SPLIT, ExportStatus.TOO_LARGE})
+_NO_METRICS: Final = frozenset({"HTTP 404", "HTTP 405", "HTTP 501", "gRPC UNIMPLEMENTED"})
+"""What backends answer that have spans alone."""
 _TRACES_PATH: Final = "/v1/traces"
 _METRICS_PATH: Final = "/v1/metrics"
 
 
 class MetricsSender:
-    """Sends metrics now and then, and when it is stopped. ``start`` and ``stop`` are called once.
+    """Sends metrics at an interval, and when it is stopped. ``start`` and ``stop`` are called once.
 
-    ``about`` gives the packed resource of the worker, or None as long as it is not known: then
-    nothing is sent. A backend that refuses metrics is not asked again.
+    ``resource_blob`` returns the packed resource of the worker, or None as long as that is not
+    known: then nothing is sent. A backend that refuses metrics is not asked again.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class MetricsSender:
         """Raises what ``make_exporter_adapter`` does."""
         self._snapshot = Snapshot(counters, runs, delta=_wants_delta())
         self._adapter = make_exporter_adapter("METRICS", exporter)
-        self._resource_id = resource_blob
+        self._resource_blob = resource_blob
         self._lock = Lock()
         self._refused = False
         self._ended = Event()
@@ -65,7 +68,7 @@ class MetricsSender:
 
     def send(self) -> None:
         """Send once, now."""
-        resource_blob = self._resource_id()
+        resource_blob = self._resource_blob()
         if resource_blob is None or self._refused:
             return
         with self._lock:
@@ -73,10 +76,9 @@ class MetricsSender:
             result = self._adapter.send(data)
             accepted = result is not None and result.status is ExportStatus.SUCCESS
             self._snapshot.settle(accepted=accepted)
-        if result is None or result.status in {ExportStatus.DROP, ExportStatus.SPLIT}:
+        if result is None or result.status in _REFUSED:
             self._refused = True
-            why = f"{result.reason} {result.detail}".strip() if result else "nothing was sent"
-            _log.warning("taskobs relay: metrics are refused, and not sent any more: %s", why)
+            _log_refusal(result)
 
     def _run(self) -> None:
         interval = _interval()
@@ -86,10 +88,24 @@ class MetricsSender:
                 self.send()
             except Exception:  # noqa: BLE001  # whatever an exporter may raise
                 self._refused = True
-                _log.exception("taskobs relay: metrics cannot be sent")
+                _log.exception("taskobs relay: metric export failed, and metrics are not sent")
             if ended:
                 self._adapter.close()
                 return
+
+
+def _log_refusal(result: ExportResult | None) -> None:
+    """Log at INFO that a backend has no metrics, as Jaeger; anything else is a warning."""
+    chosen = os.environ.get(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT)
+    if result is not None and result.reason in _NO_METRICS and not chosen:
+        _log.info(
+            "taskobs relay: the backend takes no metrics (%s), so none are sent. "
+            "Set OTEL_METRICS_EXPORTER=none if it never will",
+            result.reason,
+        )
+    else:
+        why = result.text if result else "the exporter sent nothing"
+        _log.warning("taskobs relay: metrics are refused, and not sent any more: %s", why)
 
 
 def start_metrics(
@@ -98,16 +114,16 @@ def start_metrics(
     exporter: Mapping[str, Any],
     resource_blob: Callable[[], bytes | None],
 ) -> Stoppable | None:
-    """Start to send metrics, if they are wanted and there is somewhere to send them.
+    """Start to send metrics; return None if they are not wanted or have no endpoint.
 
-    That is: ``OTEL_METRICS_EXPORTER`` isn't "none", and an endpoint is given in ``exporter`` or
-    by a variable. None too, with a warning, when the exporter can't be made.
+    They are wanted unless ``OTEL_METRICS_EXPORTER`` is "none"; an endpoint is in ``exporter`` or
+    in a variable. When the exporter can't be made, a warning says why, and None is returned too.
     """
-    where = _where(exporter)
-    if where is None:
+    options = _metrics_exporter(exporter)
+    if options is None:
         return None
     try:
-        sender = MetricsSender(counters, runs, where, resource_blob)
+        sender = MetricsSender(counters, runs, options, resource_blob)
     except (ImportError, ValueError) as error:
         _log.warning("taskobs relay: no metrics are sent: %s", error)
         return None
@@ -116,15 +132,15 @@ def start_metrics(
 
 
 class Stoppable(Protocol):
-    """What ``start_metrics`` gives."""
+    """What ``start_metrics`` returns."""
 
     def stop(self, timeout: float) -> None:
         """Send a last time, and wait for that at most ``timeout`` seconds."""
         ...
 
 
-def _where(exporter: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return how metrics are exported: as the spans are, to a path of their own."""
+def _metrics_exporter(exporter: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how metrics are exported: as the spans are, but to a path of their own."""
     off = os.environ.get(OTEL_METRICS_EXPORTER, "").strip().lower() == "none"
     if off or os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return None
@@ -136,11 +152,11 @@ def _where(exporter: Mapping[str, Any]) -> dict[str, Any] | None:
         return dict(exporter)
     if endpoint.endswith(_TRACES_PATH):
         return {**exporter, "endpoint": endpoint.removesuffix(_TRACES_PATH) + _METRICS_PATH}
-    return None  # nobody says where
+    return None  # an endpoint of spans alone does not say where metrics go
 
 
 def _interval() -> float:
-    """Return the seconds between two exports; what is no time is as if it weren't there."""
+    """Return the seconds between two exports; a variable that is no time is ignored."""
     try:
         seconds = float(os.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "")) / 1000
     except ValueError:

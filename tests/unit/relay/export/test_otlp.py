@@ -13,15 +13,16 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
 from taskobs.relay.export import batch_sender, batch_size, responses
 from taskobs.relay.export.batch_sender import Limits
-from taskobs.relay.export.otlp import SpanSender
+from taskobs.relay.export.otlp import SpanSender, make_exporter_adapter
 from taskobs.relay.export.otlp_http import HttpExporterAdapter
-from taskobs.relay.export.responses import ExportStatus
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import AT_THE_END, MALFORMED
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
 from taskobs.relay.storage.items import Item
@@ -40,6 +41,7 @@ from tests.support.export import (
     quick,
     running,
     sent,
+    spans,
     wait_out,
 )
 
@@ -523,6 +525,88 @@ def test_an_errors_innermost_cause_is_told_and_no_url() -> None:
     assert result.status is ExportStatus.RETRY
     assert result.detail == "ConnectionRefusedError: Connection refused"
     assert "secret" not in responses.of_error(ConnectionError("https://x/?key=secret")).detail
+
+
+# What is wrong, in words.
+
+STATUS_401 = Status(code=16, message="provided authorization does not match").SerializeToString()
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(401, PROTOBUF, STATUS_401), "HTTP 401 (provided authorization does not match)"),
+        (Reply(401, PROTOBUF, b"no such key"), "HTTP 401 (no such key)"),
+        (Reply(403, {"Content-Type": "application/json"}, b'{"message": "no"}'), "HTTP 403 (no)"),
+        (Reply(403, {"Content-Type": "application/json"}, b'["no"]'), 'HTTP 403 (["no"])'),
+        (
+            Reply(400, {"Content-Type": "text/html"}, b"<b>\n\x00no\x1b[31m"),
+            "HTTP 400 (<b> no [31m)",
+        ),
+        (Reply(400, PROTOBUF, b""), "HTTP 400"),
+    ],
+)
+def test_a_refusal_is_told_in_the_backends_words(reply: Reply, said: str) -> None:
+    """A Collector refuses my spans: the log has its message, and no bytes of its encoding."""
+    with backend(reply) as there:
+        result = export(there.endpoint)
+    assert result is not None
+    assert result.text == said
+
+
+def test_a_refusal_for_now_is_told_in_the_backends_words(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Collector's queue is full, and it answers 503: the line on the outage says so."""
+    quick(monkeypatch)
+    body = Status(code=14, message="sending queue is full").SerializeToString()
+    with backend(Reply(503, PROTOBUF, body)) as there:
+        store, _, spans = sent(there)
+        store.append(items("a"))
+        with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
+            wait_out(store)
+    assert "span export failed, retrying: HTTP 503 (sending queue is full)" in caplog.text
+
+
+def export(endpoint: str, protocol: str = "http/protobuf") -> ExportResult | None:
+    """Export a span once."""
+    adapter = make_exporter_adapter("TRACES", {"protocol": protocol, "endpoint": endpoint})
+    with closing(adapter):
+        return adapter.send(spans("a"))
+
+
+def test_a_path_that_is_there_twice_is_named() -> None:
+    """OTEL_EXPORTER_OTLP_ENDPOINT ends in /v1/traces: I read that it must not."""
+    with backend(Reply(404)) as there:
+        result = export(f"http://{there.address}/v1/traces/v1/traces")
+    assert result is not None
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT has to end before /v1/traces" in result.detail
+
+
+def test_a_path_that_is_missing_is_named() -> None:
+    """OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has no path: I read that it needs one."""
+    with backend(Reply(404)) as there:
+        result = export(f"http://{there.address}/?key=s3cret")
+    assert result is not None
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used as it is" in result.detail
+    assert "s3cret" not in result.text
+
+
+def test_a_path_that_is_right_gets_no_hint() -> None:
+    """My backend has another reason to say 404: no hint leads me astray."""
+    with backend(Reply(404)) as there:
+        result = export(f"{there.endpoint}/")
+    assert result == (ExportStatus.DROP, "HTTP 404", "", None, 0)
+
+
+def test_https_to_a_server_without_tls_is_named() -> None:
+    """I write https for a collector that has no certificate: I read what to write."""
+    with backend() as there:
+        result = export(f"https://{there.address}/v1/traces")
+    assert result is not None
+    assert result.status is ExportStatus.RETRY
+    assert "try http:// instead of https://" in result.detail
 
 
 def test_a_credential_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

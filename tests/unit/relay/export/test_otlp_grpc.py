@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import grpc
@@ -22,9 +22,11 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as ser
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
-from taskobs.relay.export.otlp import SpanSender
+from taskobs.relay.export.otlp import SpanSender, make_exporter_adapter
+from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.storage.memory import MemoryStore
-from tests.support.export import items, quick, running, wait_out
+from tests.support.export import backend as http_backend
+from tests.support.export import items, quick, running, spans, wait_out
 
 CODES = grpc.StatusCode
 INFO = "google.rpc.retryinfo-bin"
@@ -189,3 +191,49 @@ def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) 
     store.close()
     assert spans.join(10)
     assert counters.total(DROPPED) == 0
+
+
+# The wrong port.
+
+
+def test_http_to_the_port_of_grpc_is_named() -> None:
+    """I send OTLP over HTTP to port 4317: I read which port and which protocol would do."""
+    with backend() as there:
+        where = {
+            "protocol": "http/protobuf",
+            "endpoint": f"http://127.0.0.1:{there.port}/v1/traces",
+        }
+        with closing(make_exporter_adapter("TRACES", where)) as adapter:
+            result = adapter.send(spans("a"))
+    assert result is not None
+    assert result.status is ExportStatus.RETRY
+    assert f"port {there.port} seems to be for gRPC" in result.detail
+    assert "usually 4318, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("scheme", "hint"), [("http", "usually 4317"), ("https", "try http:// instead of https://")]
+)
+def test_grpc_to_the_port_of_http_is_named(scheme: str, hint: str) -> None:
+    """I send OTLP over gRPC to port 4318: I read which port and which protocol would do."""
+    with http_backend() as there:
+        where = {"protocol": "grpc", "endpoint": f"{scheme}://{there.address}"}
+        with closing(make_exporter_adapter("TRACES", where)) as adapter:
+            result = adapter.send(spans("a"))
+    assert result is not None
+    assert result.status is ExportStatus.RETRY
+    assert hint in result.detail
+
+
+def test_an_exporter_that_makes_its_channel_differently_still_sends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A later release of the exporter: spans arrive, though less is known of what went wrong."""
+    monkeypatch.setattr("taskobs.relay.export.otlp_grpc._CHANNELS", ("made_otherwise",))
+    with backend() as there:
+        store, counters, sender = sent(there.port)
+        store.append(items("a"))
+        with running(sender, store):
+            wait_out(store)
+        assert there.calls == [["a"]]
+        assert counters.total(EXPORTED) == 1

@@ -112,19 +112,49 @@ def test_deltas_where_they_are_asked_for_lose_nothing(monkeypatch: pytest.Monkey
     assert [one["taskobs.relay.exported"][0][1] for one in found] == [5, 5, 10, 0]
 
 
-def test_a_backend_that_takes_no_metrics_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """Jaeger has no metrics: one line says so, and it is not asked again."""
-    with backend(Reply(404)) as there:
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_backend_that_has_no_metrics_is_no_reason_for_a_warning(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jaeger has no metrics: one line says so and what to set, and it is not asked again."""
+    with backend(Reply(status, body=b"404 page not found")) as there:
         with (
+            caplog.at_level(logging.INFO, "taskobs"),
             sending(there, Counters(), RunStatistics()) as sender,
-            caplog.at_level(logging.WARNING, "taskobs"),
         ):
             sender.send()
             sender.send()
         assert len(there.requests) == 1
-    lines = [one.getMessage() for one in caplog.records if one.name == "taskobs.relay"]
-    assert len(lines) == 1
-    assert "HTTP 404" in lines[0]
+    [line] = [one for one in caplog.records if one.name == "taskobs.relay"]
+    assert line.levelno == logging.INFO
+    assert f"HTTP {status}" in line.getMessage()
+    assert "OTEL_METRICS_EXPORTER=none" in line.getMessage()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_backend_that_refuses_metrics_is_left_alone(
+    named: bool,  # noqa: FBT001  # pytest gives it
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """My key is wrong, or the endpoint that I chose for metrics: one warning says so."""
+    status = 404 if named else 401
+    with backend(Reply(status)) as there:
+        if named:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"http://{there.address}/x")
+            where = exporter(there, endpoint=None)
+        else:
+            where = exporter(there)
+        sender = start_metrics(Counters(), RunStatistics(), where, lambda: RESOURCE_BLOB)
+        assert isinstance(sender, MetricsSender)
+        with caplog.at_level(logging.INFO, "taskobs"):
+            sender.send()
+            sender.send()
+            sender.stop(PATIENCE)
+        assert len(there.requests) == 1
+    [line] = [one for one in caplog.records if one.name == "taskobs.relay"]
+    assert line.levelno == logging.WARNING
+    assert f"HTTP {status}" in line.getMessage()
 
 
 def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
@@ -173,7 +203,7 @@ def test_where_metrics_go(
     """Where the spans go, if that says where metrics go; nowhere if I say so."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = metrics_exporter._where({"protocol": "http/protobuf"} | given)  # pyright: ignore[reportPrivateUsage]  # a look inside
+    found = metrics_exporter._metrics_exporter({"protocol": "http/protobuf"} | given)  # pyright: ignore[reportPrivateUsage]  # a look inside
     assert (found and (found.get("endpoint") or "")) == where
 
 

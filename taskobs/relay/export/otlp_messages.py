@@ -1,0 +1,78 @@
+"""What the bodies of OTLP/HTTP responses say: an error, or how much of a batch was dropped.
+
+https://opentelemetry.io/docs/specs/otlp/#otlphttp-response
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from taskobs.relay.export.responses import ExportResult, ExportStatus
+
+REJECTED: Final = "rejected by the backend"
+SAID: Final = 200
+"""How much of a backend's text is logged."""
+
+
+def error_message(body: bytes, content_type: str) -> str:
+    """Return the message of an error: that of a ``google.rpc.Status``, or a proxy's text."""
+    message = ""
+    if "protobuf" in content_type:
+        message = _status_message(body)
+    elif "json" in content_type:
+        message = _json_message(body)
+    text = message or body[: SAID * 4].decode("utf-8", "replace")
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:SAID]
+
+
+def partial_success(body: bytes, content_type: str, signal: str) -> ExportResult:
+    """Return the result of an accepted batch: how much of it the backend has dropped, and why."""
+    rejected, message = 0, ""
+    if body and "json" in content_type:
+        rejected, message = _json_partial(body)
+    elif body and signal == "traces":
+        rejected, message = _protobuf_partial(body)
+    return ExportResult(ExportStatus.SUCCESS, REJECTED, message[:SAID], rejected=rejected)
+
+
+def _status_message(body: bytes) -> str:
+    from google.protobuf.message import DecodeError
+    from google.rpc.status_pb2 import Status
+
+    status = Status()
+    try:
+        status.ParseFromString(body)
+    except DecodeError:
+        return ""
+    return str(status.message)
+
+
+def _json_message(body: bytes) -> str:
+    try:
+        found: Any = json.loads(body)
+        return str(found.get("message") or "")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _protobuf_partial(body: bytes) -> tuple[int, str]:
+    from google.protobuf.message import DecodeError
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
+
+    response = service.ExportTraceServiceResponse()
+    try:
+        response.ParseFromString(body)
+    except DecodeError:
+        return 0, ""  # some backend's own text
+    partial = response.partial_success
+    return max(0, partial.rejected_spans), partial.error_message
+
+
+def _json_partial(body: bytes) -> tuple[int, str]:
+    try:
+        partial: Any = json.loads(body)["partialSuccess"]
+        return max(0, int(partial.get("rejectedSpans", 0))), str(partial.get("errorMessage", ""))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return 0, ""
