@@ -69,6 +69,8 @@ def _start(given: argparse.Namespace) -> Relay:
     """
     text = sys.stdin.buffer.read(settings.MAX_CONFIGURATION)
     configuration = settings.parse(text, worker=given.worker)
+    # Not the root logger's: libraries would log each connection at DEBUG.
+    logging.getLogger("taskobs").setLevel(configuration.log_level)
     listener = socket.socket(fileno=given.listen_fd)
     relay = Relay(listener, configuration, _shared_memory(given.memory_fd))
     relay.start()

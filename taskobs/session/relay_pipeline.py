@@ -61,13 +61,23 @@ class RelayPipeline:
 
     @classmethod
     def launch(
-        cls, settings: Settings, worker: str, role: Callable[[], str], *, ours: bool
+        cls,
+        settings: Settings,
+        worker: str,
+        role: Callable[[], str],
+        *,
+        ours: bool,
+        log_level: object = None,
     ) -> RelayPipeline | None:
         """Start a relay for this worker, without waiting for it; None if that can't be.
 
-        ``ours`` says that spans go where the settings say, not to a provider of the user's.
+        ``ours`` says that spans go where the settings say, not to a provider of the user's;
+        ``log_level`` is the worker's.
         """
-        launcher = Launcher(_configuration(settings, worker, ours=ours), warn=_warn)
+        configuration = _configuration(settings, worker, ours=ours)
+        if isinstance(log_level, int):
+            configuration["log_level"] = log_level
+        launcher = Launcher(configuration, warn=_warn)
         if not launcher.start():
             return None
         memory = launcher.memory

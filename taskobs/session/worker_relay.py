@@ -56,7 +56,11 @@ class WorkerRelay:
             self._on = False  # there is no second try
             self._owner = os.getpid()
             name = str(getattr(worker, "hostname", None) or "")
-            self._pipeline = RelayPipeline.launch(self._settings, name, self._role_name, ours=ours)
+            # Celery sets up logging only after this, so that the logger's level says nothing yet.
+            level = getattr(worker, "loglevel", None)
+            self._pipeline = RelayPipeline.launch(
+                self._settings, name, self._role_name, ours=ours, log_level=level
+            )
         elif role is Role.POOL_CHILD:
             self._pipeline = RelayPipeline.join(self._role_name)
         if self._pipeline is None:

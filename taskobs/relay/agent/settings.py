@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class RelaySettings:
     """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
     grace: float = GRACE
     """Seconds that are left for sending what waits, once the worker has ended."""
+    log_level: int = logging.WARNING
+    """The worker's, as a number of ``logging``."""
 
 
 def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
@@ -56,6 +59,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
         headers=None if headers is None else _headers(headers),
         spool=None if spool is None else _map(spool, "spool"),
         grace=_number(given, "grace", GRACE),
+        log_level=int(_number(given, "log_level", logging.WARNING)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from taskobs.protocol import span_encoder
 from taskobs.protocol.frames import FrameKind
 from taskobs.testing.receiver import Receiver
 from tests.support.envelopes import envelope
-from tests.support.export import spans
+from tests.support.export import Reply, backend, spans
 from tests.support.relay_process import Client, RelayProcess, addressed, wait_until_true
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
@@ -90,3 +91,20 @@ def test_a_relay_that_has_lost_nothing_says_nothing(receiver: Receiver) -> None:
         worker.close_gracefully()
         assert relay.wait() == 0
         assert warnings(relay) == []
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
+def test_the_relay_logs_at_the_workers_level(level: int) -> None:
+    """With ``celery worker -l INFO`` I read that my backend has no metrics; else nothing of it."""
+    with backend(answer=lambda request: Reply(404 if "metrics" in request.path else 200)) as there:
+        exporter = {"protocol": "http/protobuf", "endpoint": there.endpoint}
+        with (
+            RelayProcess(None, exporter=exporter, log_level=level) as relay,
+            closing(relay.worker()) as worker,
+        ):
+            worker.flush()
+            worker.close_gracefully()
+            assert relay.wait() == 0
+            said = "INFO/relay] taskobs relay: the backend takes no metrics (HTTP 404)"
+            assert (said in relay.log) is (level == logging.INFO)
+            assert warnings(relay) == []
