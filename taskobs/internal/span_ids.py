@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 _WRITTEN: Final = re.compile(r"([0-9a-f]{32})([0-9a-f]{16})")
@@ -21,7 +21,8 @@ class Ids(NamedTuple):
     span_id: int
 
 
-_next: ContextVar[Ids | None] = ContextVar("taskobs_ids", default=None)
+NEXT: Final[ContextVar[Ids | None]] = ContextVar("taskobs_ids", default=None)
+"""The ids that the next span is to have, if the provider is ours."""
 
 
 def choose() -> str:
@@ -38,32 +39,14 @@ def read(text: str | None) -> Ids | None:
     return ids if all(ids) else None
 
 
-class given:  # noqa: N801  # read as a word of a `with`; a class costs a third of a generator
-    """Let the first span that is started inside have these ids, if the provider is ours."""
-
-    __slots__ = ("_ids", "_token")
-
-    def __init__(self, ids: Ids | None) -> None:
-        self._ids = ids
-        self._token: Token[Ids | None] | None = None
-
-    def __enter__(self) -> None:
-        if self._ids is not None:
-            self._token = _next.set(self._ids)
-
-    def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            _next.reset(self._token)
-
-
 def peek() -> Ids | None:
     """Return the ids for the next span."""
-    return _next.get()
+    return NEXT.get()
 
 
 def take() -> Ids | None:
     """Return the ids for the next span; the one after it gets none."""
-    ids = _next.get()
+    ids = NEXT.get()
     if ids is not None:
-        _next.set(None)
+        NEXT.set(None)
     return ids

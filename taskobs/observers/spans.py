@@ -37,7 +37,7 @@ from taskobs.observers.attributes import (
     record_error,
 )
 from taskobs.observers.base import NOTHING, Observer
-from taskobs.observers.deferred_attributes import DeferredAttributes
+from taskobs.observers.deferred_attributes import DeferredAttributes, StartDescribed
 from taskobs.observers.propagation import HeaderPropagator, address_of, read_links, write_links
 from taskobs.observers.run_span import RunEnds, RunSpan
 
@@ -65,13 +65,12 @@ class SpanObserver(Observer):
         set_unchecked: SetUnchecked = never,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._tracer = tracer
+        self.use(tracer, deferred)
         self._ends = RunEnds(
             histogram, stock_attributes=stock_attributes, set_unchecked=set_unchecked, clock=clock
         )
         self._stock = stock_attributes
         self._use_links = use_span_links
-        self._deferred = deferred
         self._propagator = propagator or HeaderPropagator()
         self._set_unchecked = set_unchecked
         self._clock = clock
@@ -79,6 +78,7 @@ class SpanObserver(Observer):
     def use(self, tracer: Tracer, deferred: DeferredAttributes | None) -> None:
         """Make spans with another tracer from now on."""
         self._tracer, self._deferred = tracer, deferred
+        self._start_described: StartDescribed | None = getattr(tracer, "start_described", None)
 
     # Publishes.
 
@@ -182,12 +182,20 @@ class SpanObserver(Observer):
             return _Current(carried, _nothing)
         # In a pool child, the worker's main process has chosen the ids of the span.
         chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
-        if chosen is None:
+        token = None
+        try:
+            if chosen is not None:
+                token = span_ids.NEXT.set(span_ids.read(chosen))
             span = self._start_run(run, carried, parent)
+        finally:
+            if token is not None:  # also if no span was made that takes them
+                span_ids.NEXT.reset(token)
+        address = span.get_span_context()
+        if type(address) is SpanContext:  # a tuple, which is read in a third of the time
+            trace_id, span_id, _, flags, _, _ = address
         else:
-            with span_ids.given(span_ids.read(chosen)):
-                span = self._start_run(run, carried, parent)
-        run.span = _address_of(span.get_span_context())
+            trace_id, span_id, flags = address.trace_id, address.span_id, address.trace_flags
+        run.span = SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return RunSpan(self._ends, run, span, context)
@@ -207,9 +215,14 @@ class SpanObserver(Observer):
             if parent.is_valid:
                 links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))
             context, parent = Context(), INVALID_SPAN_CONTEXT
-        name = semconv.RUN_SPAN + encodable(run.name)
+        name = semconv.RUN_SPAN + (run.name if run.name.isascii() else encodable(run.name))
         started = None if run.started is None else int(run.started * 1e9)
         describe = partial(of_run, run, stock=self._stock)
+        if self._start_described is not None and not links:  # as nearly always
+            kind = SpanKind.CONSUMER
+            span = self._start_described(name, context, parent, kind, describe, started)
+            if span is not None:
+                return span
         if self._deferred is not None:
             return self._deferred.start_span(
                 name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started
@@ -240,14 +253,6 @@ class _Current:
             self._end(*self._given)
         finally:
             otel_context.detach(self._token)
-
-
-def _address_of(context: SpanContext) -> SpanAddress:
-    if type(context) is SpanContext:  # it is a tuple, which is read in a third of the time
-        trace_id, span_id, _, flags, _, _ = context
-    else:
-        trace_id, span_id, flags = context.trace_id, context.span_id, context.trace_flags
-    return SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
 
 
 def _end_publish(publish: Publish, span: Span) -> None:

@@ -20,7 +20,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from taskobs.otel._sdk_compat import is_switched_off
+from taskobs.otel._sdk_compat import is_switched_on
 from taskobs.otel.fast_spans import Attributes, FastSpan, clean
 from taskobs.protocol.span_encoder import ATTRIBUTES, START_NS
 
@@ -140,7 +140,7 @@ class FastSpanTracer(Tracer):
             or type(parent[_STATE]) is not TraceState
             or type(kind) is not SpanKind
             or self.sampler is not self.fast_sampler
-            or (self.fast_can_be_off and is_switched_off(self))
+            or (self.fast_can_be_off and not is_switched_on(self))
         ):
             return None
         # In the order of the SDK's, whose id generators and samplers may count.

@@ -18,7 +18,6 @@ from taskobs.protocol.span_encoder import (
     MAX_START,
     key_of,
     pack_end,
-    pack_row,
     pack_start,
     split,
 )
@@ -88,9 +87,15 @@ class RelayProcessor(SpanProcessor):
         """Tell that a span is open, as ``on_start`` does."""
         client = self._client
         try:
-            if not client.unavailable:
-                payload = pack_row(span.fast_key, span.fast_row, MAX_START)
-                client.started(span.fast_key, payload or pack_start(span))
+            if client.unavailable:
+                return
+            try:
+                payload = span.fast_key + pack(span.fast_row)
+            except UNEXPECTED:  # a value that msgpack doesn't know, or half of a surrogate pair
+                payload = pack_start(span)
+            if len(payload) > MAX_START:
+                payload = pack_start(span)
+            client.started(span.fast_key, payload)
         except UNEXPECTED:
             with self._guard:
                 raise
@@ -106,8 +111,13 @@ class RelayProcessor(SpanProcessor):
                 if not again:
                     self._direct.on_end(span.as_sdk_span())
             else:
-                payload = pack_row(span.fast_key, span.fast_row, MAX_SPAN)
-                client.ended(span.fast_key, payload or pack_end(span))
+                try:
+                    payload = span.fast_key + pack(span.fast_row)
+                except UNEXPECTED:  # as above
+                    payload = pack_end(span)
+                if len(payload) > MAX_SPAN:
+                    payload = pack_end(span)
+                client.ended(span.fast_key, payload)
             if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:

@@ -84,15 +84,6 @@ def pack_end(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
     return _packed(span, MAX_SPAN, fields)
 
 
-def pack_row(key: bytes, row: list[Any], limit: int) -> bytes | None:
-    """Return the payload of a span whose fields stand in a row already; None if it is unfit."""
-    try:
-        payload = key + pack(row)
-    except UNEXPECTED:
-        return None
-    return payload if len(payload) <= limit else None
-
-
 def split(payload: bytes) -> tuple[bytes, bytes]:
     """Return the key and the packed span of a START or END payload."""
     return payload[:KEY_BYTES], payload[KEY_BYTES:]

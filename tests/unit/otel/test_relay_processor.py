@@ -182,7 +182,7 @@ def test_a_time_limit_that_strikes_is_not_swallowed(
 
     span = tracing(RelayProcessor(client, Direct())).get_tracer("shop").start_span("x")
     monkeypatch.setattr("taskobs.otel.relay_processor.pack_end", strike)
-    monkeypatch.setattr("taskobs.otel.relay_processor.pack_row", strike)
+    monkeypatch.setattr("taskobs.otel.relay_processor.pack", strike)
     with pytest.raises(SoftTimeLimitExceededError):
         span.end()
 
