@@ -1,7 +1,7 @@
-"""Ids of a run's span that are chosen before the run: by the worker, for its pool children.
+"""Ids of a run's span that are chosen before the run, by a worker's main process for its child.
 
-A run that dies is told of by the worker's main process. As that has chosen the ids, both tell of
-one span, and what the run had made under it hangs on it.
+A run whose process dies is reported by the main process. As that has chosen the ids, both write
+one span, and the spans that the child has made under it are its children.
 """
 
 from __future__ import annotations
@@ -9,44 +9,19 @@ from __future__ import annotations
 import os
 import re
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final
 
-_WRITTEN: Final = re.compile(r"([0-9a-f]{32})([0-9a-f]{16})")
+TRACE_DIGITS: Final = 32
+IDS: Final = re.compile(r"(?!0{32})[0-9a-f]{32}(?!0{16})[0-9a-f]{16}")
+"""A trace id, which serves only if nothing was published before the run, and a span id."""
 
+NEXT: Final[ContextVar[str | None]] = ContextVar("taskobs_ids", default=None)
+"""The ids that the next span is to have; whoever sets them resets this after its start.
 
-class Ids(NamedTuple):
-    """The ids of a span; that of its trace serves only if nothing was published before it."""
-
-    trace_id: int
-    span_id: int
-
-
-NEXT: Final[ContextVar[Ids | None]] = ContextVar("taskobs_ids", default=None)
-"""The ids that the next span is to have, if the provider is ours."""
+It is text as it came with a message: whoever takes it must hold it against ``IDS``.
+"""
 
 
 def choose() -> str:
-    """Return new ids, as they are handed over."""
+    """Return new ids."""
     return os.urandom(24).hex()
-
-
-def read(text: str | None) -> Ids | None:
-    """Return what ``choose`` has written; None for anything else."""
-    found = _WRITTEN.fullmatch(text) if text else None
-    if found is None:
-        return None
-    ids = Ids(int(found[1], 16), int(found[2], 16))
-    return ids if all(ids) else None
-
-
-def peek() -> Ids | None:
-    """Return the ids for the next span."""
-    return NEXT.get()
-
-
-def take() -> Ids | None:
-    """Return the ids for the next span; the one after it gets none."""
-    ids = NEXT.get()
-    if ids is not None:
-        NEXT.set(None)
-    return ids

@@ -185,7 +185,7 @@ class SpanObserver(Observer):
         token = None
         try:
             if chosen is not None:
-                token = span_ids.NEXT.set(span_ids.read(chosen))
+                token = span_ids.NEXT.set(chosen)
             span = self._start_run(run, carried, parent)
         finally:
             if token is not None:  # also if no span was made that takes them

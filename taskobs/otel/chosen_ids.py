@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
-from taskobs.internal import span_ids
+from taskobs.internal.span_ids import IDS, NEXT, TRACE_DIGITS
 
 
 class ChosenIds(RandomIdGenerator):
@@ -21,14 +21,20 @@ class ChosenIds(RandomIdGenerator):
 
     def generate_trace_id(self) -> int:
         """Return the id of a new trace."""
-        chosen = span_ids.peek()
-        return chosen.trace_id if chosen else self._others.generate_trace_id()
+        chosen = NEXT.get()
+        if chosen is not None and IDS.fullmatch(chosen):
+            return int(chosen[:TRACE_DIGITS], 16)
+        return self._others.generate_trace_id()
 
     def generate_span_id(self) -> int:
         """Return the id of a new span; the SDK asks for it last, also if it is not sampled."""
         self.begun = True
-        chosen = span_ids.take()
-        return chosen.span_id if chosen else self._others.generate_span_id()
+        chosen = NEXT.get()
+        if chosen is not None:
+            NEXT.set(None)  # the next span has other ids
+            if IDS.fullmatch(chosen):
+                return int(chosen[TRACE_DIGITS:], 16)
+        return self._others.generate_span_id()
 
     def is_trace_id_random(self) -> bool:
         """Tell whether the last 56 bits of a trace id are random, as W3C's flag says."""
