@@ -54,6 +54,10 @@ class Manner:
     delay: float = 0.0
     status: int = HTTPStatus.OK
     hang: bool = False
+    limit: int | None = None
+    """Bytes of the longest body, uncompressed; a longer one is answered with 413."""
+    retry_after: int | None = None
+    """Seconds that a ``Retry-After`` header says, where the status is not 200."""
 
 
 class Receiver:
@@ -123,17 +127,21 @@ class Receiver:
         with self._changed:
             return tuple(self._requests)
 
-    def behave(
+    def behave(  # noqa: PLR0913  # each is a manner by itself
         self,
         prefix: str = "/",
         *,
         delay: float = 0.0,
         status: int = HTTPStatus.OK,
         hang: bool = False,
+        limit: int | None = None,
+        retry_after: int | None = None,
     ) -> None:
         """From now on answer requests below ``prefix`` in this manner; the longest prefix wins."""
         with self._changed:
-            self._manners[prefix] = Manner(delay=delay, status=status, hang=hang)
+            self._manners[prefix] = Manner(
+                delay=delay, status=status, hang=hang, limit=limit, retry_after=retry_after
+            )
 
     @contextmanager
     def answering(self) -> Generator[None]:
@@ -277,9 +285,13 @@ class _Handler(BaseHTTPRequestHandler):
         if receiver.closing.is_set():
             self.close_connection = True
             return
-        status = manner.status if manner.status != HTTPStatus.OK else self._keep(path, body)
+        status = manner.status
+        if manner.limit is not None and len(body) > manner.limit:
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        elif status == HTTPStatus.OK:
+            status = self._keep(path, body)
         receiver.note(path, body, status)
-        self._answer(status, path)
+        self._answer(status, path, manner.retry_after)
 
     def _encoding(self) -> str:
         return self.headers.get("Content-Encoding", "").strip().lower()
@@ -313,12 +325,14 @@ class _Handler(BaseHTTPRequestHandler):
         cast("_Server", self.server).receiver.note(self.path, b"", status)
         self._answer(status, self.path)
 
-    def _answer(self, status: int, path: str) -> None:
+    def _answer(self, status: int, path: str, retry_after: int | None = None) -> None:
         sentry = bool(ENVELOPE.fullmatch(path))
         body = json.dumps({}).encode() if sentry else b""
         self.send_response(status)
         self.send_header("Content-Type", JSON if sentry else PROTOBUF)
         self.send_header("Content-Length", str(len(body)))
+        if retry_after is not None and status != HTTPStatus.OK:
+            self.send_header("Retry-After", str(retry_after))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -48,6 +48,15 @@ def post(
         connection.close()
 
 
+def answer_headers(receiver: Receiver, path: str, body: bytes) -> Mapping[str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE)
+    try:
+        connection.request("POST", path, body)
+        return dict(connection.getresponse().headers)
+    finally:
+        connection.close()
+
+
 def one_span(name: str = "run shop.pack") -> bytes:
     request = ExportTraceServiceRequest()
     scope = request.resource_spans.add().scope_spans.add()
@@ -185,6 +194,25 @@ def test_a_status_asked_for_is_answered_and_nothing_kept(receiver: Receiver) -> 
     assert post(receiver, TRACES, one_span()) == 200
     assert [request.status for request in receiver.requests] == [503, 200, 200]
     assert len(receiver.spans) == 1
+
+
+def test_a_body_above_a_limit_is_refused_and_nothing_kept(receiver: Receiver) -> None:
+    """I can play a backend that takes small bodies only, for some paths."""
+    short, long = one_span("pack"), one_span("pack " * 1000)
+    receiver.behave(TRACES, limit=len(short))
+    assert post(receiver, TRACES, long) == 413
+    assert post(receiver, TRACES, short) == 200
+    assert post(receiver, "/v1/logs", long) == 200
+    assert [span.name for span in receiver.spans] == ["pack"]
+
+
+def test_a_busy_backend_says_when_to_come_back(receiver: Receiver) -> None:
+    """I can play a backend that answers 429, and says for how long."""
+    receiver.behave(TRACES, status=429, retry_after=7)
+    assert answer_headers(receiver, TRACES, one_span())["Retry-After"] == "7"
+    receiver.behave(TRACES)
+    assert "Retry-After" not in answer_headers(receiver, TRACES, one_span())
+    assert [request.status for request in receiver.requests] == [429, 200]
 
 
 def test_waiting_ends_when_the_span_comes(receiver: Receiver) -> None:
