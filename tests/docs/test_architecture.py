@@ -74,3 +74,12 @@ def test_modules_and_classes_are_short() -> None:
     found = set(too_long())
     assert found - STILL_TOO_LONG == set(), "too long: split it"
     assert STILL_TOO_LONG - found == set(), "no longer too long: take it out of STILL_TOO_LONG"
+
+
+def test_modules_on_the_page_exist() -> None:
+    """I follow a run, a failure or a death by the page, and find each file that it names."""
+    named = re.findall(r"`([a-z_/]+(?:\.py|/))`", PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 30
+    folders = (PACKAGE, ROOT)
+    missing = {name for name in named if not any((folder / name).exists() for folder in folders)}
+    assert not missing
