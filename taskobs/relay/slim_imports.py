@@ -1,8 +1,7 @@
-"""Keeps out of the relay's process what its libraries import where it is installed, and can miss.
+"""Keeps modules out of the relay's process that its libraries import only if they are installed.
 
-Imported by ``__main__`` alone, before those libraries, and by nothing else: the effect is meant
-for that process. Without: 4 MB less. What ``sentry_sdk`` would bring with it, 20 MB, is kept out
-by ``envelopes_out``, where that is imported.
+Imported by ``__main__`` alone, before those libraries: the effect is meant for that process. It
+saves 4 MB.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ import warnings
 from importlib import import_module
 from typing import Any, Final, cast
 
-_MISSED: Final = {
-    "charset_normalizer": "requests guesses the encoding of a text that says none",
+_UNUSED: Final = {
+    "charset_normalizer": "requests guesses the encoding of a text that names none",
     "chardet": "same",
     "simplejson": "requests reads JSON",
     "psutil": "the SDK detects resources",
 }
-"""Modules, and what for the relay does not do."""
+"""Modules, and what they are imported for: nothing that the relay does."""
 
 
 def _import_slim() -> None:
-    hidden_modules = [name for name in _MISSED if name not in sys.modules]
+    hidden_modules = [name for name in _UNUSED if name not in sys.modules]
     for name in hidden_modules:
-        sys.modules[name] = cast("Any", None)  # what makes an import fail
+        sys.modules[name] = cast("Any", None)  # an import of it raises ImportError
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # requests warns that it cannot guess

@@ -60,22 +60,22 @@ class Request:
         return [span.name for span in wire.spans(self.body)]
 
 
-Answer = Callable[[Request], Reply]
+Respond = Callable[[Request], Reply]
 
 
 class Backend:
-    """Answers each request with the next reply, then as ``answer`` says; keeps them all."""
+    """Gives each request the next reply, then what ``respond`` returns; keeps the requests."""
 
     def __init__(
         self,
         *replies: Reply,
-        answer: Answer = lambda _: Reply(),
+        respond: Respond = lambda _: Reply(),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.scheme = "http" if tls is None else "https"
         self.tls = tls
         self.replies = deque(replies)
-        self.answer = answer
+        self.respond = respond
         self.requests: list[Request] = []
         self.under_way = self.most_at_once = 0
         self.connections = 0
@@ -113,7 +113,7 @@ class Backend:
             self.under_way += 1
             self.most_at_once = max(self.most_at_once, self.under_way)
             self.changed.notify_all()
-            return self.replies.popleft() if self.replies else self.answer(request)
+            return self.replies.popleft() if self.replies else self.respond(request)
 
     def replied(self) -> None:
         with self.changed:
@@ -177,10 +177,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def backend(
-    *replies: Reply, answer: Answer = lambda _: Reply(), tls: ssl.SSLContext | None = None
+    *replies: Reply, respond: Respond = lambda _: Reply(), tls: ssl.SSLContext | None = None
 ) -> Generator[Backend]:
     """Have a backend for the length of a block."""
-    made = Backend(*replies, answer=answer, tls=tls)
+    made = Backend(*replies, respond=respond, tls=tls)
     try:
         yield made
     finally:

@@ -39,7 +39,7 @@ class Failure:
     number: int
     stored: Stored = field(compare=False)
     tries: int = field(default=1, compare=False)
-    others_passed: bool = field(default=False, compare=False)
+    others_accepted: bool = field(default=False, compare=False)
     """Whether the server has accepted another envelope since the first try."""
     reason: str = field(default="", compare=False)
     early: bool = field(default=False, compare=False)
@@ -48,7 +48,7 @@ class Failure:
     @property
     def hopeless(self) -> bool:
         """Whether it has been tried often enough."""
-        return self.tries >= (TRIES if self.others_passed else MOST_TRIES)
+        return self.tries >= (TRIES if self.others_accepted else MOST_TRIES)
 
 
 class Destination:
@@ -122,7 +122,7 @@ class Destination:
         self._window = min(WINDOW, self._window * 2)
         self._pauses = self._strikes = 0
         for failure in self._failures:
-            failure.others_passed = True
+            failure.others_accepted = True
         self.outage.ended()
 
     def unavailable(self, result: ExportResult, begun: float, longest: float = math.inf) -> None:
@@ -167,8 +167,8 @@ class Destination:
         while self._failures and (
             len(self._failures) >= SET_ASIDE or self._failures_bytes + size > SET_ASIDE_BYTES
         ):
-            most = max(self._failures, key=lambda one: (one.others_passed, one.tries))
-            if not most.others_passed:
+            most = max(self._failures, key=lambda one: (one.others_accepted, one.tries))
+            if not most.others_accepted:
                 raise ServerFailingError
             self._failures.remove(most)
             self._failures_bytes -= weight(most.stored.item)

@@ -1,4 +1,4 @@
-"""Spans out of the store, through the stock OTLP exporters."""
+"""Sends spans from the store through OpenTelemetry's own OTLP exporters."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _EXPORTERS: Final = "opentelemetry.exporter"
 
 
 class ExporterAdapter(Protocol):
-    """Sends telemetry through one stock exporter."""
+    """Sends telemetry through one of OpenTelemetry's exporters."""
 
     def send(self, telemetry: object) -> ExportResult | None:
-        """Export once; None if nothing went out, for a reason that the exporter has logged."""
+        """Export once; None if nothing was sent, for a reason that the exporter has logged."""
         ...
 
     def close(self) -> None:
@@ -39,11 +39,14 @@ class ExporterAdapter(Protocol):
 
 
 def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterAdapter:
-    """Return what sends "TRACES" or "METRICS" as ``{"protocol", "endpoint", "headers"}`` says.
+    """Return an adapter for a signal, "TRACES" or "METRICS".
 
-    What is None there, the exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself. Raises
-    ``ImportError`` when the protocol's exporter is not installed, and what the exporter raises
-    for variables that it can't read.
+    ``exporter`` has ``protocol``, ``endpoint`` and ``headers``. What is None there, OpenTelemetry's
+    exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself.
+
+    Raises:
+        ImportError: the exporter of the protocol is not installed.
+        Exception: whatever the exporter raises for variables that it can't read.
     """
     module, name = _MODULES[signal]
     grpc = exporter.get("protocol") == GRPC
@@ -78,16 +81,16 @@ class SpanSender(BatchSender):
     def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
         """Raises what ``make_exporter_adapter`` does."""
         super().__init__(store, counters)
-        self._rebuilder = SpanDecoder()
+        self._decoder = SpanDecoder()
         self._adapter = make_exporter_adapter("TRACES", exporter)
         self._spans: dict[int, ReadableSpan] = {}
 
     def _decode(self, batch: list[Stored]) -> list[Stored]:
-        return [one for one in batch if self._rebuilt(one)]
+        return [one for one in batch if self._is_decoded(one)]
 
-    def _rebuilt(self, one: Stored) -> bool:
+    def _is_decoded(self, one: Stored) -> bool:
         try:
-            self._spans[one.id] = self._rebuilder.span(one.item.payload, one.item.resource_blob)
+            self._spans[one.id] = self._decoder.span(one.item.payload, one.item.resource_blob)
         except MalformedError as error:
             self._give_up([one], MALFORMED, str(error))
             return False
@@ -109,7 +112,7 @@ class SpanSender(BatchSender):
 
 
 def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> ExportResult:
-    """Say why nothing went out: one span that can't be encoded, or how all are to be sent."""
+    """Say why nothing was sent: a span that can't be encoded, or what the exporter raised."""
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     try:

@@ -69,7 +69,8 @@ class Sender(ABC):
         is still under way brings is not counted any more.
         """
         ended = self._join(timeout)
-        self._close()
+        if ended:  # else a thread still uses it
+            self._close()
         with self._settling:
             self._settled = True
             left = self._store.pending(self.kind).items

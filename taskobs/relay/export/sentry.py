@@ -56,7 +56,7 @@ class SentryPoster:
             return limited
         body = gzip.compress(envelope, _LEVEL)
         try:
-            status, headers, said = self._post(body)
+            status, headers, said = self._request(body)
         except Exception as error:  # noqa: BLE001  # urllib3's, and whatever is below it
             return of_error(error)
         self._limits.note(status, headers)
@@ -70,7 +70,7 @@ class SentryPoster:
         """Close idle connections; one in use is closed when its request has ended."""
         self._pool.clear()
 
-    def _post(self, body: bytes) -> tuple[int, Mapping[str, str], str]:
+    def _request(self, body: bytes) -> tuple[int, Mapping[str, str], str]:
         # The body of the response is read here, so that no more of it is read than is of use.
         response = cast(
             "urllib3.response.HTTPResponse",

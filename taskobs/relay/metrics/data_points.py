@@ -1,6 +1,7 @@
-"""Points of metrics, made of plain counts at the moment at which they are sent.
+"""Makes OpenTelemetry's data points from plain counts, when they are exported.
 
-The SDK's own instruments cost 20 microseconds a record.
+Counting is what happens often, and takes well below a microsecond; a record of the SDK's own
+instruments takes 20.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ PointAttributes = Mapping[str, str]
 
 
 class Snapshot:
-    """Makes points of counts; with ``delta``, of what was counted since the last accepted ones."""
+    """Makes data points; with ``delta``, of what was counted since the last accepted ones.
+
+    Not thread-safe.
+    """
 
     def __init__(self, counters: Counters, runs: RunStatistics, *, delta: bool) -> None:
         self._counters = counters
@@ -65,7 +69,7 @@ class Snapshot:
         self._taken: dict[Labels, Series] = {}
 
     def take(self, resource: Resource) -> MetricsData:
-        """Return all of it. ``settle`` is called next."""
+        """Return all metrics. Call ``settle`` next."""
         self._now = time.time_ns()
         self._taking = self._counters.counts()
         self._taken = self._runs.collect(reset=self._delta)
@@ -78,7 +82,7 @@ class Snapshot:
         return MetricsData(resource_metrics=[whole])
 
     def settle(self, *, accepted: bool) -> None:
-        """Note whether what was taken has arrived."""
+        """Note whether the backend has accepted what ``take`` returned."""
         if self._delta and accepted:
             self._sent, self._since = self._taking, self._now
         elif self._delta:

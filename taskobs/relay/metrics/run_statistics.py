@@ -1,4 +1,4 @@
-"""Runs, counted and timed for a whole worker, from the facts that its processes send."""
+"""Counts and times the runs of a whole worker, from the run metrics that its processes send."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final, NamedTuple
 from taskobs.model import Outcome
 from taskobs.protocol import frames
 
-SETS: Final = 500
-"""Combinations of task, outcome and queue that are told apart."""
+MAX_SERIES: Final = 500
+"""Combinations of task, outcome and queue; further ones are counted together, as ``OTHER``."""
 OTHER: Final = "other"
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
-"""Seconds; the largest of each bucket but the last."""
+"""Seconds: the upper bound of each bucket, the last one excepted."""
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _TEXT: Final = 255
 _YEAR: Final = 31_536_000.0
 
 
 class Labels(NamedTuple):
-    """What runs are told apart by."""
+    """What distinguishes one series from another."""
 
     task: str
     outcome: str
@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 
 @dataclass(slots=True)
 class Series:
-    """Runs of the same labels, the durations of those that began, in seconds."""
+    """Runs with the same labels, and the durations, in seconds, of those that began."""
 
     count: int = 0
     total: float = 0.0
@@ -40,11 +40,11 @@ class Series:
 
     @property
     def timed(self) -> int:
-        """How many had a duration."""
+        """How many runs had a duration."""
         return sum(self.buckets)
 
     def add(self, seconds: float | None) -> None:
-        """Count one; None for one that ended before it began."""
+        """Count one run; None is the duration of one that ended before it began."""
         self.count += 1
         if seconds is None:
             return
@@ -70,27 +70,31 @@ class RunStatistics:
         self._series: dict[Labels, Series] = {}
 
     def take(self, run_metric: bytes) -> None:
-        """Count the run that the payload of a FACT tells of; raises ``ValueError`` for another."""
+        """Count the run in the payload of a RUN_METRIC frame.
+
+        Raises:
+            ValueError: it is no such payload.
+        """
         row: Any = frames.unpack(run_metric)
         try:
             task, outcome, queue, seconds = row
         except (TypeError, ValueError) as error:
-            raise ValueError("no fact: it has other fields") from error
+            raise ValueError("not a run metric: it has other fields") from error
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:
-            raise ValueError("a fact of no known outcome")
+            raise ValueError("a run metric with an unknown outcome")
         if seconds is not None:
             if not isinstance(seconds, (int, float)) or not 0 <= seconds < _YEAR:
-                raise ValueError("a fact that took no time")
+                raise ValueError("a run metric whose duration is not a number of seconds")
             seconds = float(seconds)
         self.add(Labels(_label(task), outcome, _label(queue)), seconds)
 
     def add(self, labels: Labels, seconds: float | None) -> None:
-        """Count a run; of too many labels, as one of another task."""
+        """Count a run."""
         with self._lock:
-            self._found(labels).add(seconds)
+            self._series_of(labels).add(seconds)
 
     def collect(self, *, reset: bool = False) -> dict[Labels, Series]:
-        """Copy what was counted; with ``reset``, begin anew."""
+        """Return what was counted, as a copy; with ``reset``, start again from zero."""
         with self._lock:
             if reset:
                 taken, self._series = self._series, {}
@@ -102,15 +106,15 @@ class RunStatistics:
             return copies
 
     def put_back(self, taken: dict[Labels, Series]) -> None:
-        """Count again what was taken with ``reset``, and could not be sent."""
+        """Add what ``collect`` returned with ``reset``, and what could not be sent."""
         with self._lock:
             for labels, series in taken.items():
-                self._found(labels).merge(series)
+                self._series_of(labels).merge(series)
 
-    def _found(self, labels: Labels) -> Series:
+    def _series_of(self, labels: Labels) -> Series:
         series = self._series.get(labels)
         if series is None:
-            if len(self._series) >= SETS:
+            if len(self._series) >= MAX_SERIES:
                 labels = Labels(OTHER, labels.outcome, OTHER)
             series = self._series.setdefault(labels, Series())
         return series

@@ -96,7 +96,7 @@ def test_a_relay_that_has_lost_nothing_says_nothing(receiver: Receiver) -> None:
 @pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
 def test_the_relay_logs_at_the_workers_level(level: int) -> None:
     """With ``celery worker -l INFO`` I read that my backend has no metrics; else nothing of it."""
-    with backend(answer=lambda request: Reply(404 if "metrics" in request.path else 200)) as there:
+    with backend(respond=lambda request: Reply(404 if "metrics" in request.path else 200)) as there:
         exporter = {"protocol": "http/protobuf", "endpoint": there.endpoint}
         with (
             RelayProcess(None, exporter=exporter, log_level=level) as relay,

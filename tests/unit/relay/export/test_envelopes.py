@@ -56,7 +56,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def test_a_sentry_that_does_not_answer_holds_up_no_other(store: Store) -> None:
     """One of my two Sentrys takes connections and says nothing: the other one gets its events."""
-    with backend(answer=lambda _: HANG) as silent, backend() as well:
+    with backend(respond=lambda _: HANG) as silent, backend() as well:
         _, counters, sender = sent(store)
         store.append([item(silent.dsn, number) for number in range(200)])
         store.append([item(well.dsn, number) for number in range(20)])
@@ -96,10 +96,10 @@ def test_a_sentry_that_is_down_for_long_loses_nothing_and_holds_up_no_other(
 def test_a_slow_sentry_gets_at_least_as_many_as_without_a_relay(children: int) -> None:
     """Sentry takes 100 ms for each event: a relay is no slower than so many processes are."""
     count = 12 * children
-    with backend(answer=lambda _: Reply(delay=DELAY)) as there:
+    with backend(respond=lambda _: Reply(delay=DELAY)) as there:
         direct = seconds_direct(there, children, count)
         assert len(there.requests) == count
-    with backend(answer=lambda _: Reply(delay=DELAY)) as there:
+    with backend(respond=lambda _: Reply(delay=DELAY)) as there:
         store, _, sender = sent()
         begun = time.monotonic()
         with running(sender, store):
@@ -135,7 +135,7 @@ def client_options(dsn: str) -> dict[str, Any]:
 
 def test_under_load_each_envelope_is_sent_once_over_few_connections(store: Store) -> None:
     """Hundreds of failures at once: Sentry has each of them once, and is not flooded."""
-    with backend(answer=lambda _: Reply(delay=0.005)) as first, backend() as second:
+    with backend(respond=lambda _: Reply(delay=0.005)) as first, backend() as second:
         _, counters, sender = sent(store)
         with running(sender, store):
             for number in range(0, 400, 20):
@@ -156,7 +156,7 @@ def test_an_envelope_on_which_sentry_fails_holds_up_no_other(
 ) -> None:
     """One event breaks my Sentry each time: the next one is there before it is tried again."""
     quick(monkeypatch, 0.2)
-    with backend(answer=fails_on(1)) as there:
+    with backend(respond=fails_on(1)) as there:
         _, counters, sender = sent(store)
         store.append([item(there.dsn, 1), item(there.dsn, 2)])
         with running(sender, store):
@@ -175,7 +175,7 @@ def test_many_envelopes_on_which_sentry_fails_hold_up_no_other(
     quick(monkeypatch, 3600.0)
     monkeypatch.setattr(destinations, "_PACE", 0.01)
     bad = range(60)
-    with backend(answer=fails_on(*bad)) as there:
+    with backend(respond=fails_on(*bad)) as there:
         _, counters, sender = sent(store)
         store.append([item(there.dsn, number) for number in [*bad, 100, 101]])
         with running(sender, store):
@@ -189,10 +189,10 @@ def fails_on(*bad: int) -> Any:
     """Return what answers 500 to some envelopes, and 200 to others."""
     texts = [f'"event_id": "{number:032x}"'.encode() for number in bad]
 
-    def answer(request: Request) -> Reply:
+    def respond(request: Request) -> Reply:
         return Reply(500 if any(text in request.body for text in texts) else 200)
 
-    return answer
+    return respond
 
 
 def test_a_sentry_that_fails_on_everything_loses_nothing(
@@ -201,7 +201,7 @@ def test_a_sentry_that_fails_on_everything_loses_nothing(
     """Sentry's database is down for a while, and it answers 500: all events are there later."""
     quick(monkeypatch)
     down = [True]
-    with backend(answer=lambda _: Reply(500 if down[0] else 200)) as there:
+    with backend(respond=lambda _: Reply(500 if down[0] else 200)) as there:
         _, counters, sender = sent(store)
         store.append([item(there.dsn, number) for number in range(20)])
         with running(sender, store):
@@ -240,7 +240,7 @@ def test_an_envelope_that_is_too_large_is_said_once_with_its_size(
 ) -> None:
     """Sentry refuses large events: I read how large, once, and others arrive."""
     body = b'{"detail": "envelope exceeded size limits for type \'event\'"}'
-    with backend(answer=lambda request: too_large(request, body)) as there:
+    with backend(respond=lambda request: too_large(request, body)) as there:
         store, counters, sender = sent()
         large = envelope(1, message="x" * 2_000_000)
         store.append([Item("envelope", large, client(there.dsn)), item(there.dsn, 2)])
@@ -263,7 +263,7 @@ def too_large(request: Request, body: bytes) -> Reply:
 def test_requests_under_way_at_the_end_are_counted_once() -> None:
     """The relay ends while Sentry is slow: an event is counted as sent or as dropped, not both."""
     with backend(
-        answer=lambda request: Reply(delay=0.3 if b"error 0" in request.body else 30)
+        respond=lambda request: Reply(delay=0.3 if b"error 0" in request.body else 30)
     ) as there:
         store, counters, sender = sent()
         store.append([item(there.dsn, 0), item(there.dsn, 1)])

@@ -136,7 +136,7 @@ def test_a_backend_that_refuses_is_not_asked_again(
         assert f"HTTP {status} (no such key)" in lines[0]
 
 
-def test_retry_after_is_honoured_even_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_honoured_even_after_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy backend asks for a second, and gets it."""
     failed = quick(monkeypatch)
     with backend(Reply(429, {"Retry-After": "1"})) as there:
@@ -228,7 +228,7 @@ def refuses_beyond(size: int) -> Callable[[Request], Reply]:
 
 def test_the_size_that_a_backend_accepts_is_remembered() -> None:
     """A gateway takes 4 KB at a time: after the first batch, no request of mine is refused."""
-    with backend(answer=refuses_beyond(4_096)) as there:
+    with backend(respond=refuses_beyond(4_096)) as there:
         store, counters, spans = sent(there)
         with running(spans, store):
             refused: list[int] = []
@@ -247,7 +247,7 @@ def test_a_backend_that_refuses_every_size_is_asked_for_few_spans(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A gateway answers 413 to all: 250 spans don't become 500 requests, and I read why."""
-    with backend(answer=refuses_beyond(0)) as there:
+    with backend(respond=refuses_beyond(0)) as there:
         store, counters, spans = sent(there)
         with running(spans, store), caplog.at_level(logging.WARNING, "taskobs"):
             store.append(items(*[f"span {number:03}" for number in range(250)]))
@@ -260,7 +260,7 @@ def test_a_backend_that_refuses_every_size_is_asked_for_few_spans(
 
 def test_a_backend_that_refuses_one_large_span_gets_the_others() -> None:
     """One span is too large: it costs itself, and what is sent later goes out in full batches."""
-    with backend(answer=refuses_beyond(20_000)) as there:
+    with backend(respond=refuses_beyond(20_000)) as there:
         store, counters, spans = sent(there)
         with running(spans, store):
             store.append(items("a", "b", "x" * 30_000, "c"))
@@ -517,7 +517,7 @@ def test_retry_after_as_a_date() -> None:
     assert responses.seconds(formatdate(time.time() - 100, usegmt=True)) == 0
 
 
-def test_an_errors_innermost_cause_is_told_and_no_url() -> None:
+def test_an_errors_innermost_cause_is_logged_and_no_url() -> None:
     """The log says what is wrong, and no key that is part of a URL."""
     error = ConnectionError("https://x/?api-key=secret")
     error.__cause__ = ConnectionRefusedError(111, "Connection refused")
@@ -547,7 +547,7 @@ PROTOBUF = {"Content-Type": "application/x-protobuf"}
         (Reply(400, PROTOBUF, b""), "HTTP 400"),
     ],
 )
-def test_a_refusal_is_told_in_the_backends_words(reply: Reply, said: str) -> None:
+def test_a_refusal_is_logged_in_the_backends_words(reply: Reply, said: str) -> None:
     """A Collector refuses my spans: the log has its message, and no bytes of its encoding."""
     with backend(reply) as there:
         result = export(there.endpoint)
@@ -555,7 +555,7 @@ def test_a_refusal_is_told_in_the_backends_words(reply: Reply, said: str) -> Non
     assert result.text == said
 
 
-def test_a_refusal_for_now_is_told_in_the_backends_words(
+def test_a_refusal_for_now_is_logged_in_the_backends_words(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Collector's queue is full, and it answers 503: the line on the outage says so."""

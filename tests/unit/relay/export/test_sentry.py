@@ -19,7 +19,7 @@ from tests.support.envelopes import bodies, envelope, item, sent
 from tests.support.export import Reply, backend, quick, running, wait_out
 
 LIMITS = "X-Sentry-Rate-Limits"
-LIGHT = """
+IMPORTS = """
 import sys
 import taskobs.relay.__main__
 from taskobs.relay.export.sentry import SentryPoster
@@ -196,6 +196,6 @@ def test_a_slow_sentry_is_waited_for_at_the_end() -> None:
 
 def test_what_is_large_and_of_no_use_is_not_imported() -> None:
     """Where gevent and eventlet are installed, the relay is as small as where they are not."""
-    script = [sys.executable, "-c", LIGHT]
+    script = [sys.executable, "-c", IMPORTS]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

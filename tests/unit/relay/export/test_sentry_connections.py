@@ -130,7 +130,7 @@ def test_a_response_that_does_not_end_is_not_read_to_its_end() -> None:
 
 def test_redirects_are_followed_a_few_times() -> None:
     """My Sentry has moved: events arrive; one that sends them in a circle refuses them."""
-    with backend() as new, backend(answer=lambda _: Reply(307, {"Location": "/circle"})) as circle:
+    with backend() as new, backend(respond=lambda _: Reply(307, {"Location": "/circle"})) as circle:
         where = {"Location": f"http://{new.address}/api/1/envelope/"}
         with backend(Reply(308, where)) as old:
             assert post(old.dsn).status is ExportStatus.SUCCESS
@@ -139,7 +139,7 @@ def test_redirects_are_followed_a_few_times() -> None:
         assert len(circle.requests) == 4
 
 
-def test_what_sentry_says_of_a_refusal_is_told() -> None:
+def test_what_sentry_says_of_a_refusal_is_logged() -> None:
     """The project is gone: the log has Sentry's own words for it."""
     body = b'{"detail": "bad sentry DSN public key", "causes": []}'
     with backend(Reply(403, body=body), Reply(502, body=b"<h1>\n Bad  gateway</h1>")) as there:
@@ -156,32 +156,32 @@ def test_events_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I set http_proxy, for the client or for the process: events take that way."""
-    with backend() as there, proxy() as way:
-        options: dict[str, Any] = {"http_proxy": f"http://{way.address}"}
+    with backend() as there, proxy() as server:
+        options: dict[str, Any] = {"http_proxy": f"http://{server.address}"}
         if from_environment:
             monkeypatch.setenv("http_proxy", options.pop("http_proxy"))
         assert post(there.dsn, **options).status is ExportStatus.SUCCESS
         assert [request.body for request in there.requests] == [envelope(1)]
-        [(method, target, _)] = way.asked
+        [(method, target, _)] = server.asked
         assert (method, target) == ("POST", f"http://{there.address}/api/1/envelope/")
 
 
 def test_a_proxy_gets_its_headers_and_password_and_sentry_neither() -> None:
     """My proxy wants to know who I am: it hears it, and Sentry does not."""
-    with backend() as there, proxy() as way:
-        post(there.dsn, http_proxy=way.address, proxy_headers={"X-Team": "shop"})
-        post(there.dsn, http_proxy=f"http://user:p%40ss@{way.address}")
-        (_, _, first), (_, _, second) = way.asked
+    with backend() as there, proxy() as server:
+        post(there.dsn, http_proxy=server.address, proxy_headers={"X-Team": "shop"})
+        post(there.dsn, http_proxy=f"http://user:p%40ss@{server.address}")
+        (_, _, first), (_, _, second) = server.asked
     assert first["X-Team"] == "shop"
     assert "Basic dXNlcjpwQHNz" in second.values()
 
 
 def test_tls_goes_through_a_tunnel(private: Authority) -> None:
     """Sentry over https behind a proxy: that gets its headers, and sees nothing of the event."""
-    with private.backend() as there, proxy() as way:
-        options = {"https_proxy": f"http://{way.address}", "proxy_headers": {"X-Team": "shop"}}
+    with private.backend() as there, proxy() as server:
+        options = {"https_proxy": f"http://{server.address}", "proxy_headers": {"X-Team": "shop"}}
         assert post(there.dsn, ca_certs=private.file, **options).status is ExportStatus.SUCCESS
-        [(method, target, headers)] = way.asked
+        [(method, target, headers)] = server.asked
         assert (method, target) == ("CONNECT", there.address)
         assert headers["X-Team"] == "shop"
         [request] = there.requests

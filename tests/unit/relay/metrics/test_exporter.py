@@ -168,7 +168,7 @@ def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "default"),
-    [("20", 3600.0), *((unexpected, 0.02) for unexpected in ("", "0", "-1", "nan", "inf", "soon"))],
+    [("20", 3600.0), *((ignored, 0.02) for ignored in ("", "0", "-1", "nan", "inf", "soon"))],
 )
 def test_how_often_metrics_are_sent(
     variable: str, default: float, monkeypatch: pytest.MonkeyPatch
@@ -207,10 +207,10 @@ def test_where_metrics_go(
     assert (found and (found.get("endpoint") or "")) == where
 
 
-def test_what_is_no_fact_is_refused() -> None:
+def test_what_is_no_run_metric_is_refused() -> None:
     """A process sends nonsense: it does not become a label."""
     runs = RunStatistics()
-    unexpected = [
+    ignored = [
         b"\xc1",
         frames.pack(3),
         frames.pack([1]),
@@ -218,12 +218,12 @@ def test_what_is_no_fact_is_refused() -> None:
         run_metric(outcome=None),
     ]
     for payload in (
-        *unexpected,
+        *ignored,
         run_metric(seconds=-1),
         run_metric(seconds="1"),
         run_metric(seconds=float("nan")),
     ):
-        with pytest.raises(ValueError, match=r"fact|payload"):
+        with pytest.raises(ValueError, match=r"run metric|payload"):
             runs.take(payload)
     runs.take(run_metric(task=None))
     assert list(runs.collect()) == [Labels("", "succeeded", "celery")]
@@ -231,7 +231,7 @@ def test_what_is_no_fact_is_refused() -> None:
 
 def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app that makes up names of tasks does not make a series of each."""
-    monkeypatch.setattr(run_statistics, "SETS", 3)
+    monkeypatch.setattr(run_statistics, "MAX_SERIES", 3)
     runs = RunStatistics()
     for number in range(10):
         runs.take(run_metric(task=f"task {number}"))
