@@ -195,7 +195,8 @@ class OwnTraceProvider(TraceProvider):
         There is a call for each processor: a collector of ours that is dead takes no time from
         what the app has added.
         """
-        ours = [] if relayed and self._exporter is not None else [self._spans]
+        # Through the switch: a relay that was given up may have left spans for this process.
+        ours = [] if relayed and self._exporter is not None else [self._switch]
         return [_flush_of(one, timeout) for one in [*ours, *self._own.added]]
 
     def stop(self, timeout: float) -> None:
