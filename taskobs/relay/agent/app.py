@@ -83,6 +83,7 @@ class Relay:
         self._metrics: Stoppable | None = None
         for kind in ITEM_KINDS:
             counters.gauge("pending", partial(self._waiting, kind), kind)
+        counters.gauge("parked", lambda: self._store.parked, "envelope")
         counters.gauge("open", lambda: self._open_spans.open, "span")
         counters.gauge("clients", lambda: self._open_spans.processes)
 

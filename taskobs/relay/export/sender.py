@@ -117,10 +117,7 @@ class Sender(ABC):
 
     def _without_old(self, batch: list[Stored]) -> list[Stored]:
         """Give up what is older than the store keeps; return the rest."""
-        if self._store.age is None:
-            return batch
-        since = time.time() - self._store.age
-        old = [one for one in batch if one.since < since]
+        old = [one for one in batch if self._store.is_too_old(one)]
         if old:
             self._give_up(old, TOO_OLD)
-        return [one for one in batch if one.since >= since]
+        return [one for one in batch if one not in old]

@@ -35,9 +35,6 @@ class Store(Takers):
         self._counters = counters
         self._released = released
 
-    age: float | None = None
-    """Seconds after which an item is given up; None for as long as there is room."""
-
     @abstractmethod
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
@@ -48,6 +45,23 @@ class Store(Takers):
         that they have ended, all in one commit. Returns the sources of what outlives this process
         from now on; ``released`` is given those of the others, later. Raises nothing.
         """
+
+    def announce(self, announcement: bytes) -> None:  # the memory needs none
+        """Note a Sentry client: the ``resource_blob`` of envelopes, which are sent only then.
+
+        Raises:
+            OverflowError: there are too many.
+        """
+
+    @property
+    def parked(self) -> int:
+        """How many envelopes wait for their Sentry client to be announced."""
+        return 0
+
+    def is_too_old(self, stored: Stored) -> bool:
+        """Tell whether an item is older than the store keeps."""
+        del stored
+        return False
 
     def check(self) -> None:  # the memory needs none
         """Look whether what was kept is still there; call it a few times a second."""

@@ -30,7 +30,7 @@ class Stored(NamedTuple):
 
     id: int
     since: float
-    """When it came, in seconds since the epoch."""
+    """When it came, on the store's own clock."""
     item: Item
 
 
@@ -39,8 +39,6 @@ class Pending(NamedTuple):
 
     items: int
     bytes: int
-    oldest: float | None
-    """When the oldest came, in seconds since the epoch."""
 
 
 class Start(NamedTuple):

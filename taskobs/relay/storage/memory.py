@@ -44,7 +44,7 @@ class MemoryStore(Store):
     ) -> Sequence[object]:
         """Keep ``items``; drop the oldest of all for which there is no room."""
         del starts, ended  # they are in the ledger, and end with this process
-        now = time.time()
+        now = time.monotonic()
         with self._lock:
             for item in items:
                 self._queues[item.kind].put(Stored(self._next, now, item))
@@ -79,11 +79,8 @@ class MemoryStore(Store):
         """Count what waits, with what is being sent."""
         with self._lock:
             taken, waiting = self._taken[kind], self._queues[kind]
-            since = [one.since for one in taken.values()]
-            if waiting.since is not None:
-                since.append(waiting.since)
             size = self._taken_bytes[kind] + waiting.bytes
-            return Pending(len(taken) + len(waiting), size, min(since, default=None))
+            return Pending(len(taken) + len(waiting), size)
 
     def _make_room(self) -> list[Stored]:
         dropped: list[Stored] = []

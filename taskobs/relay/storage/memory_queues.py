@@ -128,14 +128,6 @@ class Queue:
         one = self.peek()
         return None if one is None else one.id
 
-    @property
-    def since(self) -> float | None:
-        """When the oldest came, in seconds since the epoch."""
-        if self._blocks and not self._front:
-            return self._blocks[0].since
-        one = self.peek()
-        return None if one is None else one.since
-
     def put(self, one: Stored) -> None:
         """Add what is newest."""
         self._back.append(one)
@@ -232,11 +224,6 @@ class DestinationQueues:
     def first(self) -> int | None:
         """The id of the oldest."""
         return min((queue.first or 0 for queue in self._queues.values()), default=None)
-
-    @property
-    def since(self) -> float | None:
-        """When the oldest came, in seconds since the epoch."""
-        return min((queue.since or 0.0 for queue in self._queues.values()), default=None)
 
     def put(self, one: Stored) -> None:
         """Add what is newest."""

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from taskobs.protocol.frames import FrameKind
+from taskobs.protocol.envelopes import prefix
+from taskobs.protocol.frames import FrameKind, pack
+from taskobs.relay.counters import Counters
+from taskobs.relay.storage.items import Item
+from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
 from tests.support.relay_process import RelayProcess, Writer, wait_until_true
@@ -96,3 +100,25 @@ def test_what_no_spool_can_take_stays_with_its_process(
 def spooled(relay: RelayProcess) -> int:
     with closing(relay.client()) as client:
         return int(client.status()["spooled"].get("span", 0))
+
+
+def test_a_planted_spool_sends_nothing_to_its_own_address(
+    receiver: Receiver, directory: Path
+) -> None:
+    """Somebody puts a spool among mine with events for their own server: it hears nothing."""
+    event = b'{"event_id":"%s"}\n{"type":"event","length":2}\n{}'
+    with Receiver() as theirs:
+        client = pack({"dsn": theirs.dsn, "options": {}})
+        planted = SpoolConfig(directory, "celery@host", worker_pid=os.getpid())
+        with closing(Spool(Counters(), planted)) as spool:
+            spool.append([Item("envelope", event % (b"0" * 32), client)])
+        settings = {"directory": str(directory), "bytes": 10_000_000, "age": 3600}
+        with RelayProcess(receiver, spool=settings) as relay, closing(relay.worker()) as worker:
+            ours = prefix(pack({"dsn": receiver.dsn, "options": {}}))
+            worker.raw(FrameKind.ENVELOPE, ours + event % (b"1" * 32))
+            assert receiver.wait_for(lambda r: len(r.events) == 1, PATIENCE)
+            assert worker.status()["parked"] == {"envelope": 1}
+            worker.close_gracefully()
+            assert relay.wait() == 0
+        assert not theirs.requests
+    assert [one.event_id for one in receiver.events] == ["1" * 32]

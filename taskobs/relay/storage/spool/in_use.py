@@ -28,7 +28,7 @@ RETRY: Final = 5.0
 class SpoolInUse:
     """One open file. Raises ``OSError`` or ``sqlite3.Error`` if there can be none.
 
-    Not thread-safe.
+    ``longest``: see ``Rows``. Not thread-safe.
     """
 
     def __init__(
@@ -36,10 +36,11 @@ class SpoolInUse:
         directory: Path,
         worker: str,
         owner: Owner,
+        longest: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._worker, self.owner = directory, worker, owner
-        self._clock = clock
+        self._directory, self._worker, self._owner = directory, worker, owner
+        self._longest, self._clock = longest, clock
         self._retry_at = 0.0
         self._warned = False
         self._damaged = False
@@ -92,7 +93,7 @@ class SpoolInUse:
 
     def claim(self) -> None:
         """Give the sign of life that other relays look for; see ``SpoolFile.claim``."""
-        self._file.claim(self.owner)
+        self._file.claim(self._owner)
 
     def close(self) -> None:
         """Close the file, and let others have it."""
@@ -105,16 +106,16 @@ class SpoolInUse:
         return not self._damaged and not self._file.missing
 
     def _new_file(self) -> SpoolFile:
-        return lock_one(private_directory(self._directory), self._worker, self.owner)
+        return lock_one(private_directory(self._directory), self._worker, self._owner)
 
     def _open(self) -> Rows:
         try:
-            return Rows(self.path)
+            return Rows(self.path, self._longest)
         except (NotASpoolError, sqlite3.Error) as error:
             if not is_damage(error):
                 raise
             self._set_aside(error)
-            return Rows(self.path)
+            return Rows(self.path, self._longest)
 
     def _set_aside(self, error: Exception) -> None:
         aside = self._file.set_aside()

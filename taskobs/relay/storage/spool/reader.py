@@ -5,12 +5,13 @@ Methods that read the file may raise ``sqlite3.Error``, unless they say otherwis
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 
 from taskobs.relay.storage.items import ITEM_KINDS, ItemKind, Stored, weight
-from taskobs.relay.storage.spool.rows import Rows
+from taskobs.relay.storage.spool.rows import Rows, RowWeight
 from taskobs.relay.storage.spool.writes import Writes
 
 
@@ -22,7 +23,9 @@ class SpoolReader:
 
     def __init__(self, rows: Rows, writes: Writes, held: dict[bytes, int]) -> None:
         self._rows, self._writes, self._held = rows, writes, held
+        self._unclaimed: list[bytes] = []
         self.start_anew()
+        self.parked, self.parked_bytes = rows.park()
         self.add_newer_than(0)
 
     @property
@@ -34,7 +37,9 @@ class SpoolReader:
         """Forget what the file held: an empty one takes its place."""
         self.count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self.bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        """Of what waits untaken in the file."""
+        """Of what waits untaken in the file, and is not parked."""
+        self.parked = self.parked_bytes = 0
+        """Envelopes that wait for their Sentry client to be announced."""
         self.taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
         self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """All that is older is taken or on hold; what is newer may be taken, too."""
@@ -43,10 +48,41 @@ class SpoolReader:
     def add_newer_than(self, number: int) -> None:
         """Count rows that are in the file and were not written by us."""
         for kind in ITEM_KINDS:
-            count, size, newest = self._rows.waiting(kind, number)
+            count, size, _ = self._rows.waiting(kind, number)
             self.count[kind] += count
             self.bytes[kind] += size
-            self._writes.newest = max(self._writes.newest, newest)
+        self._writes.newest = max(self._writes.newest, self._rows.newest())
+
+    def announce(self, announcement: bytes) -> bool:
+        """Have envelopes sent that wait for a Sentry client; tell whether its DSN is new."""
+        dsn = self._rows.destinations.announce(announcement)
+        if dsn is not None:
+            self._unclaimed.append(dsn)
+            self.claim()
+        return dsn is not None
+
+    def claim(self) -> None:
+        """Have envelopes sent whose client was announced; call it again when that has failed."""
+        while self._unclaimed:
+            found = self._rows.claim(self._unclaimed[-1])
+            self._unclaimed.pop()
+            size = sum(weight for _, weight in found)
+            self.parked -= len(found)
+            self.count["envelope"] += len(found)
+            self.parked_bytes -= size
+            self.bytes["envelope"] += size
+            # Nothing of a client that is new can be on hold, so this is all there is to do.
+            self.resume_from(min((number for number, _ in found), default=math.inf) - 1)
+
+    def dropped(self, rows: Iterable[RowWeight]) -> None:
+        """Note rows that are no longer in the file."""
+        for row in rows:
+            if row.parked:
+                self.parked -= 1
+                self.parked_bytes -= row.weight
+            else:
+                self.count[row.kind] -= 1
+                self.bytes[row.kind] -= row.weight
 
     def add(self, stored: Iterable[Stored]) -> None:
         """Count items that were written, or put back; they may be older than what was taken."""
@@ -72,9 +108,9 @@ class SpoolReader:
         """The id from which a destination that is held now will be read."""
         return self._cursor["envelope"]
 
-    def resume_from(self, number: int) -> None:
+    def resume_from(self, number: float) -> None:
         """Read envelopes newer than ``number`` again."""
-        self._cursor["envelope"] = min(self._cursor["envelope"], number)
+        self._cursor["envelope"] = int(min(self._cursor["envelope"], number))
 
     def take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
         """Take the oldest that are not on hold: at most so many items and bytes, one at least."""
@@ -116,16 +152,6 @@ class SpoolReader:
         found = [*self.taken[kind]] if taken else []
         untaken = self._first_untaken(kind)
         return min(found if untaken is None else [*found, untaken], default=None)
-
-    def oldest(self, kind: ItemKind) -> float | None:
-        """Return since when the oldest waits. Raises nothing."""
-        found = [one.since for one in self.taken[kind].values()]
-        number = self._first_untaken(kind)
-        since = self._writes.waiting(kind).since
-        if number is not None and self.count[kind]:
-            with suppress(sqlite3.Error):
-                since = self._rows.since(number)
-        return min(found if since is None else [*found, since], default=None)
 
     def _read(
         self, kind: ItemKind, held: Collection[bytes], max_items: int, max_bytes: int

@@ -1,4 +1,7 @@
-"""What a spool's file holds, read and written. All of it may raise ``sqlite3.Error``."""
+"""What a spool's file holds, read and written. All of it may raise ``sqlite3.Error``.
+
+Where envelopes go is not in the file: a row has an id of ``Destinations``.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,50 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskobs.relay.storage.items import ITEM_KINDS, OVERHEAD, Item, ItemKind, Start, Stored
 from taskobs.relay.storage.spool import schema as tables
+from taskobs.relay.storage.spool.clock import ClockReading, SpoolClock
+from taskobs.relay.storage.spool.destinations import MOST, Destinations
 
 ENDED: Final = 50_000
 """Keys of ended spans that are remembered, so that one that is sent again is known."""
 _RESOURCES: Final = 1_000
-_HELD: Final = 200
-"""How many a query names; SQLite before 3.32 takes 999 values at most."""
+
+
+class TakenOver(NamedTuple):
+    """What was moved from another file."""
+
+    moved: int
+    starts: list[Start]
+    """Spans that were open."""
+    too_old: dict[ItemKind, int]
+    """What was dropped instead."""
+    left: int
+    """Envelopes that stay there, as this worker has no client to send them with."""
+
+
+class RowWeight(NamedTuple):
+    """An item in the file, without its payload."""
+
+    id: int
+    kind: ItemKind
+    since: float
+    weight: int
+    parked: bool
 
 
 class Rows:
     """The rows of one file. Raises as ``spool_tables.connect`` does. Not thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, longest: float) -> None:
+        """``longest`` is what the wall clock alone may add to the age of what is there."""
         self.path = path
+        self.destinations = Destinations()
         self._db = tables.connect(path)
+        self._longest = longest
+        self.clock = SpoolClock(self._read_clock("main"), longest)
         self._resource_blobs: dict[bytes, int] = {}
 
     def reopen(self, path: Path) -> None:
@@ -71,32 +100,31 @@ class Rows:
         add = self._db.executemany
         starts, ended = list(starts), list(ended)
         with self._commit():
-            values = {one.item.resource_blob for one in stored} | {
-                one.resource_blob for one in starts
-            }
-            resource_blob = {value: self._resource_id(value) for value in values}
+            about = self._resource_ids(stored, starts)
             add(
                 tables.ADD_ITEM,
                 [
-                    (
-                        number,
-                        ITEM_KINDS.index(item.kind),
-                        since,
-                        resource_blob[item.resource_blob],
-                        item.payload,
-                    )
+                    (number, ITEM_KINDS.index(item.kind), since, about[self._value(item)], item[1])
                     for number, since, item in stored
                 ],
             )
             add(
                 tables.ADD_START,
-                [
-                    (one.key, one.payload, resource_blob[one.resource_blob], one.client)
-                    for one in starts
-                ],
+                [(one.key, one.payload, about[one.resource_blob], one.client) for one in starts],
             )
             add(tables.DROP_START, _rows(ended))
             add(tables.ADD_ENDED, _rows(ended))
+
+    def _resource_ids(self, stored: Iterable[Stored], starts: Iterable[Start]) -> dict[bytes, int]:
+        values = {self._value(one.item) for one in stored}
+        values.update(one.resource_blob for one in starts)
+        return {value: self._resource_id(value) for value in values}
+
+    def _value(self, item: Item) -> bytes:
+        """Return what the file keeps for an item's ``resource_blob``."""
+        if item.kind == "envelope":
+            return self.destinations.id_of(item.resource_blob)
+        return item.resource_blob
 
     def _resource_id(self, value: bytes) -> int:
         """Return the number under which ``value`` is kept, once however many share it."""
@@ -125,26 +153,71 @@ class Rows:
             self._resource_blobs.clear()
             self._db.execute(tables.SWEEP_ABOUTS)
 
-    def take_over(self, path: Path, newest: int) -> tuple[int, list[Start]]:
-        """Move all that another file holds here, its items with ids above ``newest``.
+    def take_over(self, path: Path, newest: int, age: float) -> TakenOver:
+        """Move what another file holds here, its items with ids above ``newest``.
 
-        Returns how many items these are, and the open spans.
+        Envelopes that this worker can't send stay there. Items older than ``age`` are dropped.
         """
         self._db.execute("ATTACH ? AS old", (str(path),))
         try:
             with self._commit():  # begins a write in both files, so it fails before anything moves
-                for copy in tables.TAKE_OVER:
-                    self._db.execute(copy)
-                moved = self._db.execute(tables.TAKE_OVER_ITEMS, (newest,)).rowcount
-                starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
-                # The file may have to stay where it is. With WAL, the two files are not committed
-                # at one instant: ours is first, so a kill in between doubles and loses nothing.
-                for emptied in tables.EMPTY:
-                    self._db.execute(emptied.format(schema="old"))
+                taken = self._copy(newest, age)
+                # With WAL, the two files are not committed at one instant: ours is first, so a kill
+                # in between doubles and loses nothing.
+                for statement in tables.TAKEN_OVER:
+                    self._db.execute(*self._for_dsns(statement))
         finally:
             self._db.execute("DETACH old")
         self._resource_blobs.clear()
-        return moved, starts
+        return taken
+
+    def _copy(self, newest: int, age: float) -> TakenOver:
+        theirs = SpoolClock(self._read_clock("old"), self._longest).now()
+        dropped = dict(self._db.execute(tables.TOO_OLD_THERE, (theirs - age,)))
+        self._db.execute("DELETE FROM old.item WHERE since < ?", (theirs - age,))
+        for statement in tables.TAKE_OVER:
+            self._db.execute(statement)
+        items = tables.TAKE_OVER_ITEMS
+        moved = self._db.execute(*self._for_dsns(items, newest, self.clock.now() - theirs)).rowcount
+        starts = [Start(*row) for row in self._db.execute(tables.THEIR_STARTS)]
+        left = self._db.execute(*self._for_dsns(tables.STAYS)).fetchone()[0]
+        too_old = dict.fromkeys(ITEM_KINDS, 0)
+        for kind, number in dropped.items():
+            too_old[_kind(kind)] += number
+        return TakenOver(moved, starts, too_old, left)
+
+    def _for_dsns(self, statement: str, *values: object) -> tuple[str, list[object]]:
+        """Return a statement, and its values, about what may be sent."""
+        dsns = self.destinations.dsns
+        found = [*values, *dsns] if "{dsns}" in statement else [*values]
+        return statement.format(dsns=",".join("?" * len(dsns))), found
+
+    # The clock.
+
+    def keep_clock(self) -> None:
+        """Keep what the clock shows, for the next relay."""
+        with self._commit():
+            self._db.execute(tables.SET_CLOCK, self.clock.read())
+
+    def _read_clock(self, schema: str) -> ClockReading | None:
+        row = self._db.execute(tables.READ_CLOCK.format(schema=schema)).fetchone()
+        return None if row is None else ClockReading(*row)
+
+    # Envelopes that nobody has announced the client of.
+
+    def park(self) -> tuple[int, int]:
+        """Have no envelope sent until its client is announced; return their number and weight."""
+        with self._commit():
+            self._db.execute(tables.PARK)
+        count, size, _ = self._db.execute(tables.WAITING, (tables.PARKED, 0)).fetchone()
+        return count, size + count * OVERHEAD
+
+    def claim(self, dsn: bytes) -> list[tuple[int, int]]:
+        """Have those sent that wait for a DSN; return their ids and weights."""
+        with self._commit():
+            found = self._db.execute(tables.CLAIMABLE, (dsn,)).fetchall()
+            self._db.execute(tables.CLAIM, (dsn,))
+        return [(number, length + OVERHEAD) for number, length in found]
 
     # Reading.
 
@@ -160,29 +233,33 @@ class Rows:
         """Give the items newer than an id whose ``resource_blob`` is not held, oldest first."""
         shared: dict[bytes, bytes] = {}
         # In the query, so that payloads of what is held are not read from the disk at each call.
-        digests = [sha256(value).digest() for value in held][:_HELD]
+        digests = [sha256(self.destinations.id_of(value)).digest() for value in held][:MOST]
         but = f" AND about.digest NOT IN ({','.join('?' * len(digests))})" if digests else ""
         query = tables.NEXT.format(but=but)
         with closing(self._db.execute(query, (ITEM_KINDS.index(kind), number, *digests))) as found:
             for one, since, payload, value in found:
-                if value not in held:
-                    yield Stored(one, since, Item(kind, payload, shared.setdefault(value, value)))
+                if kind == "envelope":
+                    blob = self.destinations.find(value)
+                else:
+                    blob = shared.setdefault(value, value)
+                if blob is not None and blob not in held:
+                    yield Stored(one, since, Item(kind, payload, blob))
+
+    def newest(self) -> int:
+        """Return the newest id of an item; 0 if there is none."""
+        return int(self._db.execute(tables.NEWEST).fetchone()[0])
 
     def first_after(self, kind: ItemKind, number: int) -> int | None:
         """Return the oldest id of a kind that is newer than an id."""
         found = self._db.execute(tables.FIRST, (ITEM_KINDS.index(kind), number)).fetchone()[0]
         return None if found is None else int(found)
 
-    def since(self, number: int) -> float | None:
-        """Return when an item came."""
-        row = self._db.execute("SELECT since FROM item WHERE id = ?", (number,)).fetchone()
-        return None if row is None else float(row[0])
-
-    def weights(self) -> Generator[tuple[int, ItemKind, float, int], None, None]:
-        """Give id, kind, time and weight of all items, oldest first."""
+    def weights(self) -> Generator[RowWeight, None, None]:
+        """Yield all items, oldest first."""
         with closing(self._db.execute(tables.WEIGHTS)) as found:
             for number, kind, since, length in found:
-                yield number, ITEM_KINDS[kind], since, length + OVERHEAD
+                parked = kind == tables.PARKED
+                yield RowWeight(number, _kind(kind), since, length + OVERHEAD, parked)
 
     def starts(self) -> list[Start]:
         """Give the open spans."""
@@ -191,6 +268,10 @@ class Rows:
     def ended(self) -> list[bytes]:
         """Give the keys of the spans that have ended last, oldest first."""
         return [key for (key,) in self._db.execute("SELECT key FROM ended ORDER BY id")]
+
+
+def _kind(number: int) -> ItemKind:
+    return ITEM_KINDS[min(number, tables.ENVELOPE)]
 
 
 def _rows(keys: Iterable[bytes]) -> list[tuple[bytes]]:

@@ -6,11 +6,16 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from taskobs.relay.storage.spool.destinations import DSN_DIGEST
+
 APPLICATION_ID: Final = 0x7461_736B  # "task"
-VERSION: Final = 1
+VERSION: Final = 2
 _CACHE_KIB: Final = 512
 _PAUSE: Final = 2.0
 
+ENVELOPE: Final = 1
+PARKED: Final = 2
+"""The kind of a row: an index of ``ITEM_KINDS``, or an envelope that can't be sent anywhere yet."""
 _TABLES: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE about (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, value BLOB NOT NULL);
@@ -23,6 +28,10 @@ CREATE TABLE start (
     key BLOB PRIMARY KEY, payload BLOB NOT NULL, about INTEGER NOT NULL, client BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE ended (id INTEGER PRIMARY KEY, key BLOB NOT NULL);
+CREATE TABLE clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    now REAL NOT NULL, boot TEXT NOT NULL, ticks REAL NOT NULL, wall REAL NOT NULL
+);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 COMMIT;
@@ -32,7 +41,10 @@ WAITING: Final = """
 SELECT count(*), coalesce(sum(length(payload)), 0), coalesce(max(id), 0) FROM item
 WHERE kind = ? AND id > ?
 """
-ADD_ABOUT: Final = "INSERT OR IGNORE INTO about (digest, value) VALUES (?, ?)"
+ADD_ABOUT: Final = """
+INSERT INTO about (digest, value) VALUES (?, ?)
+ON CONFLICT (digest) DO UPDATE SET value = excluded.value
+"""
 ADD_ITEM: Final = "INSERT INTO item VALUES (?, ?, ?, ?, ?)"
 ADD_START: Final = "INSERT OR REPLACE INTO start VALUES (?, ?, ?, ?)"
 ADD_ENDED: Final = "INSERT INTO ended (key) VALUES (?)"
@@ -43,6 +55,9 @@ SELECT item.id, item.since, item.payload, about.value FROM item JOIN about ON ab
 WHERE item.kind = ? AND item.id > ?{but} ORDER BY item.id
 """
 FIRST: Final = "SELECT min(id) FROM item WHERE kind = ? AND id > ?"
+NEWEST: Final = "SELECT coalesce(max(id), 0) FROM item"
+READ_CLOCK: Final = "SELECT now, boot, ticks, wall FROM {schema}.clock"
+SET_CLOCK: Final = "INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?, ?)"
 WEIGHTS: Final = "SELECT id, kind, since, length(payload) FROM item ORDER BY id"
 STARTS: Final = """
 SELECT start.key, start.payload, about.value, start.client
@@ -64,9 +79,32 @@ TAKE_OVER: Final = (
     "INSERT INTO main.ended (key) SELECT key FROM old.ended ORDER BY id",
 )
 """Copies what is in the attached file ``old``, before its items."""
+_SENDABLE: Final = f"""
+(it.kind NOT IN ({ENVELOPE}, {PARKED}) OR it.about IN
+ (SELECT id FROM old.about WHERE substr(value, 1, {DSN_DIGEST}) IN ({{dsns}})))
+"""  # noqa: S608  # same
 TAKE_OVER_ITEMS: Final = f"""
 INSERT INTO main.item
-SELECT it.id + ?, it.kind, it.since, {_OURS}, it.payload FROM old.item it ORDER BY it.id
+SELECT it.id + ?, min(it.kind, {ENVELOPE}), it.since + ?, {_OURS}, it.payload
+FROM old.item it WHERE {_SENDABLE} ORDER BY it.id
+"""  # noqa: S608  # same
+STAYS: Final = f"SELECT count(*) FROM old.item it WHERE NOT {_SENDABLE}"  # noqa: S608  # same
+TOO_OLD_THERE: Final = "SELECT kind, count(*) FROM old.item WHERE since < ? GROUP BY kind"
+TAKEN_OVER: Final = (
+    "DELETE FROM old.start",
+    "DELETE FROM old.ended",
+    f"DELETE FROM old.item AS it WHERE {_SENDABLE}",  # noqa: S608  # same
+    "DELETE FROM old.about WHERE id NOT IN (SELECT about FROM old.item)",
+)
+"""Takes out of the attached file what was copied."""
+PARK: Final = f"UPDATE item SET kind = {PARKED} WHERE kind = {ENVELOPE}"  # noqa: S608  # same
+CLAIM: Final = f"""
+UPDATE item SET kind = {ENVELOPE} WHERE kind = {PARKED} AND about IN
+(SELECT id FROM about WHERE substr(value, 1, {DSN_DIGEST}) = ?)
+"""  # noqa: S608  # same
+CLAIMABLE: Final = f"""
+SELECT item.id, length(item.payload) FROM item JOIN about ON about.id = item.about
+WHERE item.kind = {PARKED} AND substr(about.value, 1, {DSN_DIGEST}) = ? ORDER BY item.id
 """  # noqa: S608  # same
 EMPTY: Final = (
     "DELETE FROM {schema}.item",

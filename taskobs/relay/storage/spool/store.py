@@ -8,6 +8,7 @@ or somebody has removed it, nothing is acknowledged, so that the worker's proces
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from taskobs.relay.storage.spool import schema as tables
 from taskobs.relay.storage.spool.in_use import SpoolInUse
 from taskobs.relay.storage.spool.owner import Owner
 from taskobs.relay.storage.spool.reader import SpoolReader
+from taskobs.relay.storage.spool.rows import RowWeight
 from taskobs.relay.storage.spool.take_over import TakeOver
 from taskobs.relay.storage.spool.unsafe_sources import UnsafeSources
 from taskobs.relay.storage.spool.writes import Writes
@@ -66,14 +68,14 @@ class Spool(Store):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(counters, released)
-        self.age = config.age
-        self._limit = config.bytes
+        self._age, self._limit = config.age, config.bytes
         owner = Owner.of(config.worker_pid or os.getppid())
-        self._in_use = SpoolInUse(config.directory, config.worker, owner, clock)
+        longest = config.age / 2  # so that no clock that is wrong after a reboot empties it
+        self._in_use = SpoolInUse(config.directory, config.worker, owner, longest, clock)
         self._take_over = TakeOver(owner, clock)
         self._sources = UnsafeSources()
-        self._rows = self._in_use.rows
-        self._writes = Writes(counters, self._rows, self._wrote, self._sources.discard, self._held)
+        self._rows = rows = self._in_use.rows
+        self._writes = Writes(counters, rows, self._wrote, self._sources.discard, self._held)
         self._reader = SpoolReader(self._rows, self._writes, self._held)
         self._inherited: list[Start] = []
         with self._lock:
@@ -93,11 +95,32 @@ class Spool(Store):
             return ()
         with self._lock:
             with self._handling_errors():
+                self._announce_clients(items)
                 self._writes.append(items, starts, ended)
                 self._make_room()
                 self._arrived(items)
             # After the commit: a file that somebody has removed takes one without an error.
             return self._sources.take(safe=bool(self._sources) and self._in_use.is_intact())
+
+    def announce(self, announcement: bytes) -> None:
+        """Have envelopes sent that wait for this Sentry client, and those that come later.
+
+        Raises:
+            OverflowError: there are too many.
+        """
+        with self._lock, self._handling_errors():
+            if self._reader.announce(announcement):
+                self._maintain_at = 0.0  # what other workers have left may be for it, too
+                self._changed()
+
+    @property
+    def parked(self) -> int:
+        """How many envelopes wait for their Sentry client to be announced."""
+        return self._reader.parked
+
+    def is_too_old(self, stored: Stored) -> bool:
+        """Tell whether an item is older than the spool keeps."""
+        return stored.since < self._rows.clock.now() - self._age
 
     def check(self) -> None:
         """Look whether the file is still there; write it again if somebody removed it."""
@@ -152,7 +175,7 @@ class Spool(Store):
             count, size = self._untaken(kind)
             count += len(self._reader.taken[kind])
             size += self._reader.taken_bytes(kind)
-            return Pending(count, size, self._reader.oldest(kind))
+            return Pending(count, size)
 
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
@@ -162,6 +185,8 @@ class Spool(Store):
                 return
             intact = self._in_use.is_intact(at_last=True)
             self._writes.finish()
+            with suppress(sqlite3.Error):
+                self._rows.keep_clock()
             for kind in () if intact else ITEM_KINDS:
                 waiting = self._reader.count[kind] + len(self._reader.taken[kind])
                 self._counters.dropped(kind, waiting, REMOVED, str(self.path))
@@ -191,6 +216,11 @@ class Spool(Store):
         for kind, number in waited.items():
             self._counters.dropped(kind, number, DAMAGED, str(error))
 
+    def _announce_clients(self, items: Sequence[Item]) -> None:
+        """Note the clients of envelopes that have just come: theirs is the word of a process."""
+        for announcement in {one.resource_blob for one in items if one.kind == "envelope"}:
+            self._reader.announce(announcement)
+
     def _wrote(self, stored: Sequence[Stored]) -> None:
         self._reader.add(stored)
         self._sources.add(stored)
@@ -199,43 +229,49 @@ class Spool(Store):
 
     def _make_room(self) -> None:
         taken = sum(self._reader.taken_bytes(kind) for kind in ITEM_KINDS)
-        excess = sum(self._reader.bytes.values()) + taken - self._limit
+        waiting = sum(self._reader.bytes.values()) + self._reader.parked_bytes
+        excess = waiting + taken - self._limit
         if excess > 0:
             self._drop_oldest(OVERFLOW, excess)
 
     def _drop_oldest(self, reason: str, excess: float, before: float | None = None) -> None:
         """Drop what is untaken and oldest, at least ``excess`` bytes, or all ``before`` a time."""
-        ids: list[int] = []
+        dropped: list[RowWeight] = []
         with closing(self._rows.weights()) as rows:
-            for number, kind, since, size in rows:
-                if number in self._reader.taken[kind] or number in self._writes.sent:
+            for row in rows:
+                if row.id in self._reader.taken[row.kind] or row.id in self._writes.sent:
                     continue
-                if excess <= 0 or (before is not None and since >= before):
+                if excess <= 0 or (before is not None and row.since >= before):
                     break
-                ids.append(number)
-                self._reader.count[kind] -= 1
-                self._reader.bytes[kind] -= size
-                self._counters.dropped(kind, 1, reason)
-                excess -= size
-        if ids:
-            self._rows.remove(ids)
+                dropped.append(row)
+                excess -= row.weight
+        if dropped:
+            self._rows.remove(row.id for row in dropped)
+            self._reader.dropped(dropped)
+        for kind in ITEM_KINDS:
+            number = sum(row.kind == kind for row in dropped)
+            self._counters.dropped(kind, number, reason)
 
     def _maintain(self) -> None:
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
-            with suppress(sqlite3.OperationalError):  # the disk is full still
+            with suppress(sqlite3.OperationalError):  # the disk is still full
                 self._writes.catch_up()
                 self._writes.delete(())
-            if self.age is not None:
-                self._drop_oldest(TOO_OLD, float("inf"), time.time() - self.age)
+                self._reader.claim()
+            self._drop_oldest(TOO_OLD, math.inf, self._rows.clock.now() - self._age)
             self._rows.trim()
+            self._rows.keep_clock()
             if self._writes.behind:
                 return  # what is taken over would be newer, and read first
             self._in_use.claim()
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
             return
-        self._inherited += self._take_over.run(self._rows, self._reader)
+        found = self._take_over.run(self._rows, self._reader, self._age)
+        self._inherited += found.starts
+        for kind, number in found.too_old.items():
+            self._counters.dropped(kind, number, TOO_OLD)
         self._changed()
 
     # Reading. The lock is held.

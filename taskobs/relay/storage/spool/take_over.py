@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage.items import Start
+from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.storage.spool.files import (
     SUFFIX,
     SpoolFile,
@@ -22,12 +22,16 @@ from taskobs.relay.storage.spool.files import (
 )
 from taskobs.relay.storage.spool.owner import UNCHANGED_FOR, ChangeWatch, Owner
 from taskobs.relay.storage.spool.reader import SpoolReader
-from taskobs.relay.storage.spool.rows import Rows
+from taskobs.relay.storage.spool.rows import Rows, TakenOver
 from taskobs.relay.storage.spool.schema import NotASpoolError, connect, is_damage
 
 _log: Final = logging.getLogger("taskobs.relay")
 _SKIPPED: Final = 1_000
 """How many files are remembered, so that each is logged once."""
+_LOOK_AGAIN: Final = 3_600.0
+"""Seconds after which a file that was left where it is, is looked at again; sooner if a process
+announces another Sentry client."""
+NOTHING: Final = TakenOver(0, [], dict.fromkeys(ITEM_KINDS, 0), 0)
 
 
 class TakeOver:
@@ -38,26 +42,43 @@ class TakeOver:
         self._clock = clock
         self._watch = ChangeWatch()
         self._skipped: set[Path] = set()
+        self._left: dict[Path, tuple[int, int]] = {}
+        """Files that hold envelopes which this worker can't send, and when that was looked at."""
 
-    def run(self, rows: Rows, reader: SpoolReader) -> list[Start]:
-        """Move everything into ``rows``; return the spans that were open."""
-        starts: list[Start] = []
+    def run(self, rows: Rows, reader: SpoolReader, age: float) -> TakenOver:
+        """Move into ``rows`` what is not older than ``age``, and can be sent by this worker."""
+        total = NOTHING
         for file in self._abandoned(rows.path):
-            starts += self._try_to_move(file, rows, reader)
-        return starts
+            found = self._try_to_move(file, rows, reader, age)
+            too_old = {kind: total.too_old[kind] + found.too_old[kind] for kind in ITEM_KINDS}
+            total = TakenOver(
+                total.moved + found.moved,
+                [*total.starts, *found.starts],
+                too_old,
+                total.left + found.left,
+            )
+        return total
 
-    def _try_to_move(self, file: SpoolFile, rows: Rows, reader: SpoolReader) -> list[Start]:
+    def _try_to_move(
+        self, file: SpoolFile, rows: Rows, reader: SpoolReader, age: float
+    ) -> TakenOver:
+        looked_at = (len(rows.destinations.dsns), int(self._clock() / _LOOK_AGAIN))
+        if self._left.get(file.path) == looked_at:
+            return NOTHING
         try:
             connect(file.path).close()
-            return self._move(file, rows, reader)
+            found = self._move(file, rows, reader, age)
         except (OSError, sqlite3.Error, NotASpoolError) as error:
             if is_damage(error):
                 self._set_aside(file, error)
             else:
                 self._skip(file.path, error)
-            return []
+            return NOTHING
+        if found.left:
+            self._left[file.path] = looked_at
+        return found
 
-    def _move(self, file: SpoolFile, rows: Rows, reader: SpoolReader) -> list[Start]:
+    def _move(self, file: SpoolFile, rows: Rows, reader: SpoolReader, age: float) -> TakenOver:
         """Move what one file holds.
 
         Raises:
@@ -65,14 +86,15 @@ class TakeOver:
         """
         newest = reader.newest
         try:
-            moved, starts = rows.take_over(file.path, newest)
+            found = rows.take_over(file.path, newest, age)
         finally:
             # Also after an error: an id that is in the file must not be given again.
             reader.add_newer_than(newest)
-        if moved or starts:
-            _log.info("taskobs relay: %d items taken over from %s", moved, file.path.name)
-        self._remove(file)
-        return starts
+        if found.moved or found.starts:
+            _log.info("taskobs relay: %d items taken over from %s", found.moved, file.path.name)
+        if not found.left:
+            self._remove(file)
+        return found
 
     def _remove(self, file: SpoolFile) -> None:
         try:

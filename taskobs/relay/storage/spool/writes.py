@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
@@ -138,7 +137,7 @@ class Writes:
         self._rows.remove_starts(keys)
 
     def _numbered(self, items: Sequence[Item]) -> list[Stored]:
-        now, first = time.time(), self.newest + 1
+        now, first = self._rows.clock.now(), self.newest + 1
         self.newest += len(items)
         return [Stored(number, now, item) for number, item in enumerate(items, first)]
 

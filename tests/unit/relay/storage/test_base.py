@@ -95,7 +95,7 @@ def test_what_is_being_sent_counts_but_is_not_dropped() -> None:
     assert counters.total(DROPPED) == 1
     assert store.pending("span").items == 2
     store.done(taken)
-    assert store.pending("span") == (0, 0, None)
+    assert store.pending("span") == (0, 0)
 
 
 def test_what_items_share_takes_room_once_for_as_long_as_one_of_them_waits() -> None:

@@ -46,7 +46,7 @@ def test_what_waits_for_long_comes_out_as_it_was() -> None:
     assert [one.item for one in found] == [long(number) for number in range(MANY)]
     assert [one.id for one in found] == list(range(1, MANY + 1))
     assert released == [(OWNER, number) for number in range(MANY)]
-    assert store.pending("span") == (0, 0, None)
+    assert store.pending("span") == (0, 0)
 
 
 def test_of_what_is_compressed_the_oldest_goes_first() -> None:

@@ -58,6 +58,12 @@ def taken(spool: Spool, kind: ItemKind = "span") -> list[bytes]:
     return found
 
 
+def look(spool: Spool) -> None:
+    """Have it do what it does every half minute."""
+    with spool._lock:
+        spool._maintain()
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
@@ -85,6 +91,7 @@ def test_what_was_not_sent_is_there_after_a_restart(config: SpoolConfig) -> None
         first.done(unavailable)
         assert [one.item.payload for one in first.take("span", 1, SMALL, 0)] == [b"2"]
     with closing(Spool(Counters(), config)) as second:
+        second.announce(b"about")
         assert second.pending("span").items == 2
         batch = second.take("span", 10, SMALL, 0)
         assert [(one.item.payload, one.item.resource_blob) for one in batch] == [
@@ -155,7 +162,7 @@ def test_what_is_too_old_is_given_up(config: SpoolConfig) -> None:
         spool.append([item(b"old")])
     counters = Counters()
     with closing(Spool(counters, config._replace(age=0.0001))) as spool:
-        assert spool.pending("span") == (0, 0, None)
+        assert spool.pending("span") == (0, 0)
         assert counters.counts()[DROPPED] == {("span", TOO_OLD): 1}
 
 
@@ -233,6 +240,8 @@ def test_what_a_dead_worker_left_is_taken_over(config: SpoolConfig) -> None:
         old.append([item(b"1"), item(b"2", b"theirs"), item(b"x", envelope=True)])
         old.append([], starts=[Start(b"k", b"open", b"theirs", b"client")], ended=[b"e"])
     with closing(Spool(Counters(), config)) as spool:
+        spool.announce(b"about")
+        look(spool)
         spool.append([item(b"3")])
         assert spool.starts() == [Start(b"k", b"open", b"theirs", b"client")]
         assert spool.ended() == [b"e"]
@@ -252,6 +261,7 @@ def test_what_a_dead_worker_left_is_taken_over(config: SpoolConfig) -> None:
 def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> None:
     """A worker dies beside mine: what it left is newer to my relay than all that it has sent."""
     with closing(Spool(Counters(), config)) as spool:
+        spool.announce(b"about")
         spool.append([item(b"%d" % n) for n in range(20)])
         assert len(taken(spool)) == 20
         with closing(
@@ -260,7 +270,7 @@ def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> No
             opened = Start(b"k", b"open", b"theirs", b"client")
             old.append([item(b"theirs"), item(b"x", envelope=True)], starts=[opened])
         assert not spool.inherited()
-        spool._maintain_at = 0.0
+        look(spool)
         assert [one.item.payload for one in spool.take("span", 9, SMALL, 0)] == [b"theirs"]
         assert taken(spool, "envelope") == [b"x"]
         assert spool.inherited() == [opened]
@@ -363,6 +373,7 @@ def test_what_memory_kept_is_written_when_there_is_room_again(
     with closing(Spool(Counters(), config)) as second:
         assert second.starts() == opened[2:]
         assert second.ended() == [b"0", b"1"]
+        second.announce(b"about")
         assert taken(second) == [b"2", b"3"]
         assert taken(second, "envelope") == [b"x"]
 
@@ -413,10 +424,10 @@ def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(config: SpoolCo
             Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
         ) as old:
             old.append([item(b"theirs")])
-        spool._maintain_at = 0.0
+        look(spool)
         assert [one.item.payload[:4] for one in spool.take("span", 9, SMALL, 0)] == [b"mine"]
         empty(spool)
-        spool._maintain_at = 0.0
+        look(spool)
         spool.append([item(b"more")])
         found = [one.item.payload for one in spool.take("span", 9, SMALL, 0)]
         assert sorted(found) == [b"more", b"theirs"]
@@ -467,7 +478,7 @@ def test_what_nothing_refers_to_is_forgotten(spool: Spool, monkeypatch: pytest.M
     monkeypatch.setattr("taskobs.relay.storage.spool.rows._RESOURCES", 10)
     spool.append([item(b"1", b"%d" % n) for n in range(20)])
     assert len(taken(spool)) == 20
-    spool._maintain_at = 0.0
+    look(spool)
     spool.append([item(b"2", b"last")])
     assert [one.item.resource_blob for one in spool.take("span", 5, SMALL, 0)] == [b"last"]
     assert spool._rows._db.execute("SELECT count(*) FROM about").fetchone() == (1,)
