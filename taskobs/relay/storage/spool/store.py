@@ -8,23 +8,22 @@ or somebody has removed it, nothing is acknowledged, so that the worker's proces
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.base import OVERFLOW, TOO_OLD, Released, Store, nobody
+from taskobs.relay.storage.base import TOO_OLD, Released, Store, nobody
 from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored
 from taskobs.relay.storage.spool import schema as tables
 from taskobs.relay.storage.spool.in_use import SpoolInUse
+from taskobs.relay.storage.spool.limits import SpoolLimits
 from taskobs.relay.storage.spool.owner import Owner
 from taskobs.relay.storage.spool.reader import SpoolReader
-from taskobs.relay.storage.spool.rows import RowWeight
 from taskobs.relay.storage.spool.take_over import TakeOver
 from taskobs.relay.storage.spool.unsafe_sources import UnsafeSources
 from taskobs.relay.storage.spool.writes import Writes
@@ -68,7 +67,6 @@ class Spool(Store):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(counters, released)
-        self._age, self._limit = config.age, config.bytes
         owner = Owner.of(config.worker_pid or os.getppid())
         longest = config.age / 2  # so that no clock that is wrong after a reboot empties it
         self._in_use = SpoolInUse(config.directory, config.worker, owner, longest, clock)
@@ -77,6 +75,9 @@ class Spool(Store):
         self._rows = rows = self._in_use.rows
         self._writes = Writes(counters, rows, self._wrote, self._sources.discard, self._held)
         self._reader = SpoolReader(self._rows, self._writes, self._held)
+        self._limits = SpoolLimits(
+            *(config.bytes, config.age, counters, rows, self._reader, self._writes)
+        )
         self._inherited: list[Start] = []
         with self._lock:
             self._maintain()
@@ -97,7 +98,7 @@ class Spool(Store):
             with self._handling_errors():
                 self._announce_clients(items)
                 self._writes.append(items, starts, ended)
-                self._make_room()
+                self._limits.make_room()
                 self._arrived(items)
             # After the commit: a file that somebody has removed takes one without an error.
             return self._sources.take(safe=bool(self._sources) and self._in_use.is_intact())
@@ -120,7 +121,7 @@ class Spool(Store):
 
     def is_too_old(self, stored: Stored) -> bool:
         """Tell whether an item is older than the spool keeps."""
-        return stored.since < self._rows.clock.now() - self._age
+        return stored.since < self._limits.oldest
 
     def check(self) -> None:
         """Look whether the file is still there; write it again if somebody removed it."""
@@ -225,33 +226,6 @@ class Spool(Store):
         self._reader.add(stored)
         self._sources.add(stored)
 
-    # Keeping within the bounds. The lock is held.
-
-    def _make_room(self) -> None:
-        taken = sum(self._reader.taken_bytes(kind) for kind in ITEM_KINDS)
-        waiting = sum(self._reader.bytes.values()) + self._reader.parked_bytes
-        excess = waiting + taken - self._limit
-        if excess > 0:
-            self._drop_oldest(OVERFLOW, excess)
-
-    def _drop_oldest(self, reason: str, excess: float, before: float | None = None) -> None:
-        """Drop what is untaken and oldest, at least ``excess`` bytes, or all ``before`` a time."""
-        dropped: list[RowWeight] = []
-        with closing(self._rows.weights()) as rows:
-            for row in rows:
-                if row.id in self._reader.taken[row.kind] or row.id in self._writes.sent:
-                    continue
-                if excess <= 0 or (before is not None and row.since >= before):
-                    break
-                dropped.append(row)
-                excess -= row.weight
-        if dropped:
-            self._rows.remove(row.id for row in dropped)
-            self._reader.dropped(dropped)
-        for kind in ITEM_KINDS:
-            number = sum(row.kind == kind for row in dropped)
-            self._counters.dropped(kind, number, reason)
-
     def _maintain(self) -> None:
         """Give up what is too old, forget what nothing refers to, take over what others left."""
         try:
@@ -259,7 +233,7 @@ class Spool(Store):
                 self._writes.catch_up()
                 self._writes.delete(())
                 self._reader.claim()
-            self._drop_oldest(TOO_OLD, math.inf, self._rows.clock.now() - self._age)
+            self._limits.drop_too_old()
             self._rows.trim()
             self._rows.keep_clock()
             if self._writes.behind:
@@ -268,7 +242,7 @@ class Spool(Store):
         except (OSError, sqlite3.Error) as error:
             _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
             return
-        found = self._take_over.run(self._rows, self._reader, self._age)
+        found = self._take_over.run(self._rows, self._reader, self._limits.age)
         self._inherited += found.starts
         for kind, number in found.too_old.items():
             self._counters.dropped(kind, number, TOO_OLD)
