@@ -16,6 +16,8 @@ from taskobs.protocol.span_encoder import (
     KEY_BYTES,
     MAX_SPAN,
     MAX_START,
+    SURE,
+    is_fit,
     key_of,
     pack_end,
     pack_start,
@@ -93,7 +95,7 @@ class RelayProcessor(SpanProcessor):
                 payload = span.fast_key + pack(span.fast_row)
             except UNEXPECTED:  # a value that msgpack doesn't know, or half of a surrogate pair
                 payload = pack_start(span)
-            if len(payload) > MAX_START:
+            if len(payload) > SURE and not is_fit(payload, MAX_START):
                 payload = pack_start(span)
             client.started(span.fast_key, payload)
         except UNEXPECTED:
@@ -115,7 +117,7 @@ class RelayProcessor(SpanProcessor):
                     payload = span.fast_key + pack(span.fast_row)
                 except UNEXPECTED:  # as above
                     payload = pack_end(span)
-                if len(payload) > MAX_SPAN:
+                if len(payload) > SURE and not is_fit(payload, MAX_SPAN):
                     payload = pack_end(span)
                 client.ended(span.fast_key, payload)
             if client.unavailable:

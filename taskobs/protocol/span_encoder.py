@@ -7,21 +7,24 @@ msgpack doesn't know, is read through its public properties and cleaned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, cast
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
-from taskobs.protocol.frames import pack
+from taskobs.protocol.frames import MAX_CONTAINERS, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
+from taskobs.protocol.span_fit import MOST, Room, fits, say_dropped
 
 KEY_BYTES: Final = 24
 """A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
 MAX_SPAN: Final = 1024 * 1024
 """Bytes of the longest packed span; a longer one has its long values cut."""
+SURE: Final = MAX_CONTAINERS
+"""Bytes up to which a payload is known to fit."""
 MAX_START: Final = 64 * 1024
 """The same for a span that has just started, as both sides keep it until its end."""
 
@@ -50,6 +53,7 @@ DROPPED_EVENTS: Final = 17
 DROPPED_LINKS: Final = 18
 FIELDS: Final = 19
 
+_WHAT: Final = {ATTRIBUTES: "attributes", EVENTS: "events", LINKS: "links"}
 _DROPPED_AT: Final = {
     ATTRIBUTES: DROPPED_ATTRIBUTES,
     EVENTS: DROPPED_EVENTS,
@@ -84,6 +88,11 @@ def pack_end(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
     return _packed(span, MAX_SPAN, fields)
 
 
+def is_fit(payload: bytes, limit: int) -> bool:
+    """Tell whether the relay takes a payload of at most ``limit`` bytes."""
+    return fits(payload[KEY_BYTES:], limit - KEY_BYTES)
+
+
 def split(payload: bytes) -> tuple[bytes, bytes]:
     """Return the key and the packed span of a START or END payload."""
     return payload[:KEY_BYTES], payload[KEY_BYTES:]
@@ -99,7 +108,9 @@ def _packed(span: ReadableSpan, limit: int, fields: Fields) -> bytes:
         payload = _quickly(fields(span))
     except UNEXPECTED:
         return _carefully(span, limit)
-    return payload if len(payload) <= limit else _carefully(span, limit)
+    if len(payload) <= SURE or is_fit(payload, limit):
+        return payload
+    return _carefully(span, limit)
 
 
 def _quickly(fields: tuple[Any, ...]) -> bytes:
@@ -119,6 +130,8 @@ def _quickly(fields: tuple[Any, ...]) -> bytes:
         dropped_events,
         dropped_links,
     ) = fields
+    if len(events) > MOST:
+        raise OverflowError("more events than a frame holds")
     trace = trace_id.to_bytes(16, "big")
     this = span_id.to_bytes(8, "big")
     known = _scopes.get(id(scope))
@@ -194,27 +207,37 @@ def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401  # the SDK's, 
     return row
 
 
-# The careful way: for what is odd, and for what is too long.
+# The careful way: for what msgpack does not know, and for what is too large.
 
 
 def _carefully(span: ReadableSpan, limit: int) -> bytes:
-    """Pack what is odd or too long: the events and links go first, then the attributes."""
+    """Pack a span cleaned, with what there is room for: attributes, then links, then events."""
     context = span.get_span_context()
     if context is None:
         raise ValueError("a span without a context")  # the SDK makes none
     row = _row_of_properties(span, context)
-    for places in ((), (EVENTS, LINKS), (ATTRIBUTES,)):
-        for place in places:
-            row[_DROPPED_AT[place]] += len(row[place])
-            row[place] = type(row[place])()
-        payload = key_of(context) + pack(row)
-        if len(payload) <= limit:
-            break
-    return payload
+    attributes, links, events = row[ATTRIBUTES], row[LINKS], row[EVENTS]
+    row[ATTRIBUTES], row[LINKS], row[EVENTS] = {}, [], []
+    room = Room(limit - KEY_BYTES)
+    room.take(row)
+    _drop(row, ATTRIBUTES, attributes, room.take_items(attributes))
+    # Links get at most half of the lists and maps, so that there is room for events.
+    _drop(row, LINKS, links, room.take_last(links, MOST // 2))
+    _drop(row, EVENTS, events, room.take_last(events))
+    return key_of(context) + pack(row)
+
+
+def _drop(row: list[Any], place: int, found: Collection[Any], kept: Collection[Any]) -> None:
+    row[place] = kept
+    dropped = row[_DROPPED_AT[place]] = row[_DROPPED_AT[place]] + len(found) - len(kept)
+    if len(found) > len(kept):
+        say_dropped(row[NAME], _WHAT[place], dropped)
 
 
 def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
-    parent = span.parent
+    parent, found = span.parent, span.attributes or {}
+    events, links = span.events, span.links
+    attributes: dict[str, object] = cast("Any", sanitize(found))
     return [
         sanitize(span.name),
         context.trace_id.to_bytes(16, "big"),
@@ -226,13 +249,14 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         span.kind.value,
         sanitize(span.start_time),
         sanitize(span.end_time),
-        sanitize(span.attributes or {}),
-        [sanitize(_event(event)) for event in span.events],
-        [sanitize(_link(link)) for link in span.links],
+        attributes,
+        # No more than could ever fit is cleaned, which takes longer than all else.
+        [sanitize(_event(event)) for event in events[-MOST:]],
+        [sanitize(_link(link)) for link in links[-MOST:]],
         span.status.status_code.value,
         sanitize(span.status.description),
         scope_row(span.instrumentation_scope),
-        span.dropped_attributes,
-        span.dropped_events,
-        span.dropped_links,
+        span.dropped_attributes + len(found) - len(attributes),
+        span.dropped_events + len(events[:-MOST]),
+        span.dropped_links + len(links[:-MOST]),
     ]

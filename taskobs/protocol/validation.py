@@ -12,6 +12,8 @@ from opentelemetry.util.types import AttributeValue
 
 _PLAIN: Final = frozenset({str, bool, float, bytes})
 _DEPTH: Final = 8
+"""Lists and maps in one another; what lies deeper becomes a text."""
+_CHARS: Final = 16_384
 _INT64: Final = 1 << 63
 _UINT64: Final = 1 << 64
 
@@ -38,13 +40,11 @@ def _is_int64(value: Any) -> bool:  # noqa: ANN401  # as unpacked
 def _value(value: Any, depth: int) -> Any:  # noqa: ANN401  # as unpacked
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         return str(value)  # OTLP has signed ones of 64 bits
+    if isinstance(value, (list, dict)) and not depth:
+        return str(cast("object", value))[:_CHARS]
     if isinstance(value, list):
-        if not depth:
-            wrong("attributes nested too deep")
         return [_value(one, depth - 1) for one in cast("Iterable[Any]", value)]
     if isinstance(value, dict):
-        if not depth:
-            wrong("attributes nested too deep")
         pairs = cast("Mapping[Any, Any]", value)
         return {text(key): _value(one, depth - 1) for key, one in pairs.items()}
     return value

@@ -15,7 +15,8 @@ from taskobs.model import Outcome, SpanAddress
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import envelopes
-from taskobs.protocol.frames import MAX_FRAME, FrameKind, unpack
+from taskobs.protocol.frames import MAX_FRAME, FrameKind, pack, unpack
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
@@ -95,6 +96,22 @@ def test_a_span_is_told_of_twice(peer: Peer, client: RelayClient, tracing: Traci
     assert start[0] == end[0]
     assert unpack(start[1])[ATTRIBUTES] == {"a": 1}
     assert unpack(end[1])[ATTRIBUTES] == {"a": 1, "b": 2}
+
+
+def test_a_span_of_many_events_arrives(
+    peer: Peer, client: RelayClient, tracing: Tracing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I allow my spans as many events as I like: they come, with the last ones and a count."""
+    monkeypatch.setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "20000")
+    span = tracing(RelayProcessor(client, Direct())).get_tracer("shop").start_span("run shop.pay")
+    for index in range(12_000):
+        span.add_event(f"e{index}", {"n": index})
+    span.end()
+    end = split(peer.accept().wait_for(FrameKind.END)[0].payload)[1]
+    arrived = SpanDecoder().span(end, pack([RESOURCE_BLOB["resource"], ""]))
+    assert len(arrived.events) + arrived.dropped_events == 12_000
+    assert len(arrived.events) > 9_000
+    assert arrived.events[-1].name == "e11999"
 
 
 class RecordOnly(Sampler):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
@@ -12,8 +14,9 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from opentelemetry.util.types import AttributeValue
 
-from taskobs.protocol import span_encoder
+from taskobs.protocol import span_encoder, span_fit
 from taskobs.protocol.frames import pack, unpack
 from taskobs.protocol.sanitize import sanitize
 from taskobs.protocol.span_decoder import SpanDecoder
@@ -171,7 +174,7 @@ def test_what_the_sdk_has_dropped_is_told() -> None:
 
 
 def test_a_span_that_is_too_long_arrives_without_its_long_parts() -> None:
-    """The values are cut first, then events, then attributes: the span itself is never lost."""
+    """Values are cut first; then what does not fit is left out, and the span is never lost."""
     span = make(provider(), attributes={"long": "x" * 3_000_000, "short": "y"})
     cut = row(pack_end(ended(span)))[span_encoder.ATTRIBUTES]
     assert isinstance(cut, dict)
@@ -182,9 +185,93 @@ def test_a_span_that_is_too_long_arrives_without_its_long_parts() -> None:
     span.add_event("e", {"text": "x" * 100})
     payload = pack_end(ended(span))
     assert len(payload) <= MAX_SPAN
-    fields = row(payload)
-    assert fields[span_encoder.ATTRIBUTES] == {}
-    assert fields[span_encoder.DROPPED_ATTRIBUTES :] == [100, 1, 0]
+    arrived = decoded(payload)
+    assert len(arrived.attributes or {}) + arrived.dropped_attributes == 100
+    assert len(arrived.attributes or {}) > 60
+    assert len(arrived.events) + arrived.dropped_events == 1
+
+
+def decoded(payload: bytes) -> ReadableSpan:
+    """Read a payload as the relay does."""
+    blob = pack([{"service.name": "shop"}, ""])
+    return SpanDecoder().span(split(payload)[1], blob)
+
+
+MANY = SpanLimits(max_events=100_000, max_links=100_000, max_span_attributes=100_000)
+
+
+@pytest.fixture
+def roomy() -> TracerProvider:
+    """Give a provider that allows spans far more than the default."""
+    return TracerProvider(span_limits=MANY, shutdown_on_exit=False)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"n": 1}, {"list": ("a", "b")}])
+@pytest.mark.parametrize("number", [10_001, 50_000, 99_000])
+def test_a_span_of_many_events_arrives_with_the_last_of_them(
+    roomy: TracerProvider, number: int, attributes: dict[str, AttributeValue]
+) -> None:
+    """I raise `OTEL_SPAN_EVENT_COUNT_LIMIT`: what is left out is counted, as the SDK counts it."""
+    span = make(roomy, attributes={"a": 1})
+    for index in range(number):
+        span.add_event(f"e{index}", attributes)
+    payload = pack_end(ended(span))
+    assert len(payload) <= MAX_SPAN
+    arrived = decoded(payload)
+    assert len(arrived.events) + arrived.dropped_events == number
+    assert len(arrived.events) > 5_000
+    assert arrived.events[-1].name == f"e{number - 1}"
+    assert dict(arrived.attributes or {}) == {"a": 1}
+
+
+def test_a_span_of_long_events_arrives_with_the_last_of_them() -> None:
+    """A megabyte is what a span may have, and most of it is used."""
+    span = make(provider(), attributes={"a": 1})
+    for index in range(100):
+        span.add_event(f"e{index}", {"text": "x" * 15_000})
+    payload = pack_end(ended(span))
+    arrived = decoded(payload)
+    assert len(arrived.events) + arrived.dropped_events == 100
+    assert len(arrived.events) > 60
+    assert arrived.events[-1].name == "e99"
+
+
+EMPTY: list[Any] = []
+LISTS: list[Any] = [tuple(range(100_000)), ("",) * 70_000, ({},) * 30_000, [[EMPTY] * 900] * 30]
+
+
+@pytest.mark.parametrize("value", LISTS, ids=["numbers", "texts", "maps", "lists"])
+def test_a_span_with_a_long_list_arrives(roomy: TracerProvider, value: Any) -> None:
+    """It arrives cut, and with all that is beside it."""
+    span = make(roomy, attributes={"a": 1})
+    span.set_attribute("ids", value)
+    arrived = decoded(pack_end(ended(span)))
+    assert arrived.attributes is not None
+    assert arrived.attributes["a"] == 1
+
+
+def test_a_span_of_many_links_arrives(roomy: TracerProvider) -> None:
+    """Links beyond what a frame holds are left out, and counted."""
+    span = make(roomy, links=[Link(REMOTE)] * 30_000)
+    span.add_event("e")
+    arrived = decoded(pack_end(ended(span)))
+    assert len(arrived.links) + arrived.dropped_links == 30_000
+    assert [event.name for event in arrived.events] == ["e"]
+
+
+def test_what_is_left_out_is_said_once(
+    roomy: TracerProvider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I read in the log why a span lacks events, and not for each span again."""
+    monkeypatch.setattr(span_fit, "_said", set[str]())
+    for _ in range(2):
+        span = make(roomy)
+        for _ in range(10_001):
+            span.add_event("e")
+        pack_end(ended(span))
+    (message,) = [text for name, _, text in caplog.record_tuples if name == "taskobs"]
+    assert "run shop.pay" in message
+    assert "dropped" in message
 
 
 def test_the_start_of_a_long_span_is_short() -> None:
