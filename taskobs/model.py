@@ -167,6 +167,8 @@ class Run(TaskMessage):
     """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """The message's headers that are text of a sane length."""
+    batch: Sequence[Mapping[str, str]] = ()
+    """The headers of each message, for a run that is for several."""
     pid: int = 0
     """The process that the run is, or was, in."""
     began: float = 0.0

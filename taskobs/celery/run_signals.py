@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import current_task, signals
@@ -17,31 +17,40 @@ from celery.app.task import Context
 
 from taskobs.celery._types import Task
 from taskobs.celery.adapter import outcomes
+from taskobs.celery.adapter.batches import describe_batch
 from taskobs.celery.adapter.external_outcomes import lost
 from taskobs.celery.adapter.runs import run_of
 from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
-from taskobs.celery.patches.hook_errors import HookErrors
+from taskobs.celery.patches.logged_errors import LoggedErrors
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome, Run
 
 if TYPE_CHECKING:
     from taskobs.celery.patches.request import RequestPatch
 
+_DEEPEST: Final = 1_000
+"""Eager runs inside each other: more than Python's stack has room for, so some have ended."""
+_UNENDED: Final = "its end was never reported"
+
 
 class ActiveRun(ContextStack):
     """A run that is open, and the one to restore at its end.
 
-    ``handling`` is what the caller was handling already: not what ended the run.
+    ``handling`` is what the caller was handling already: not what ended the run. A ``batch`` is a
+    run whose signals somebody else than Celery sends; ``logged`` is the last exception in its log.
     """
 
-    __slots__ = ("handling", "outer", "reported", "run", "task")
+    __slots__ = ("batch", "depth", "handling", "logged", "outer", "reported", "run", "task")
 
     def __init__(self, guard: Guard, run: Run, task: Task, outer: ActiveRun | None) -> None:
         self._guard, self._open = guard, []  # what the base does, without the call
         self.run = run
         self.task = task
         self.outer = outer
+        self.depth = 0 if outer is None else outer.depth + 1
+        self.batch = False
+        self.logged: BaseException | None = None
         self.handling = sys.exc_info()[1]
         self.reported: tuple[BaseException, ...] = ()
 
@@ -63,7 +72,7 @@ class RunSignals:
         self._guard = guard
         self._calls = calls
         self._clock = clock
-        self._hook_errors = HookErrors(self._hook_failed)
+        self._logged_errors = LoggedErrors(self._hook_failed, self._batch_failed)
         self._request_patch: RequestPatch | None = None
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
@@ -77,13 +86,13 @@ class RunSignals:
 
     def install(self) -> None:
         """Listen to what no signal tells."""
-        self._hook_errors.install()
+        self._logged_errors.install()
         if self._request_patch is not None:  # of a worker that runs on
             self._request_patch.install()
 
     def remove(self) -> None:
         """Listen no more."""
-        self._hook_errors.remove()
+        self._logged_errors.remove()
         if self._request_patch is not None:
             self._request_patch.remove()
 
@@ -106,9 +115,20 @@ class RunSignals:
 
     # The start.
 
-    def _run_started(self, *, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
+    def _run_started(self, *, task: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
         try:
-            self._begin(task, run_of(task, task.request, args, kwargs, self._clock()))
+            request = task.request
+            outer = _active_run.get()
+            if outer is not None and not (request.is_eager and outer.depth < _DEEPEST):
+                # A worker begins no run inside another: the end of this one never came.
+                self._close_unended(outer)
+            run = run_of(task, request, args, kwargs, self._clock())
+            if request.id == task_id:
+                self._begin(task, run)
+            else:
+                describe_batch(run, task_id, args)
+                self._begin(task, run).batch = True
+                self._logged_errors.watch_batches()
         except Exception as error:
             if not self._guard.swallows(error):
                 raise
@@ -154,7 +174,7 @@ class RunSignals:
                 outcomes.apply_exception(opened.task, opened.run, reason)
 
     def _run_ended(self, *, task_id: str, state: str | None, retval: Any, **_: Any) -> None:
-        opened = self._opened(task_id)
+        opened = self._opened(task_id) or self._opened_outside(task_id)
         if opened is None:
             return
         run, error = opened.run, sys.exc_info()[1]
@@ -175,6 +195,10 @@ class RunSignals:
         elif opened.run.outcome is None:
             with self._guard:
                 outcomes.apply_state(opened.task, opened.run, state, result)
+            if opened.batch and opened.run.outcome is Outcome.FAILED:
+                cause = result if isinstance(result, BaseException) else opened.logged
+                if cause is not None:
+                    self._fail(opened, cause)
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
@@ -194,6 +218,12 @@ class RunSignals:
             outcome = opened.run.outcome or Outcome.SUCCEEDED
             self._fail(opened, error)
             opened.run.outcome = outcome
+
+    def _batch_failed(self, error: BaseException) -> None:
+        """An exception was logged; it is a batch's failure if the batch is signalled to fail."""
+        opened = _active_run.get()
+        if opened is not None and opened.batch:
+            opened.logged = error
 
     def _fail(self, opened: ActiveRun, error: BaseException, traceback: str | None = None) -> None:
         # By identity: an exception of the task's own may not be comparable.
@@ -256,6 +286,21 @@ class RunSignals:
         opened = _active_run.get()
         return opened if opened is not None and opened.run.task_id == task_id else None
 
+    def _opened_outside(self, task_id: str) -> ActiveRun | None:
+        """Return a run that has others inside it which never ended, and close those."""
+        innermost = found = _active_run.get()
+        while found is not None and found.run.task_id != task_id:
+            found = found.outer
+        if found is not None:
+            self._close_unended(innermost, found)
+        return found
+
+    def _close_unended(self, opened: ActiveRun | None, until: ActiveRun | None = None) -> None:
+        while opened is not None and opened is not until:
+            if opened.run.outcome is None:
+                opened.run.outcome, opened.run.reason = Outcome.LOST, _UNENDED
+            self._finish(opened)
+            opened = opened.outer
 
 def _is_running(task: Any, task_id: str) -> bool:
     """Tell whether this thread or greenlet runs a task at this moment."""

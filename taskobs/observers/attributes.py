@@ -72,6 +72,8 @@ def of_run(run: Run, *, stock: bool) -> Attributes:
         found[semconv.CELERY_EAGER] = True
     if run.redelivered:
         found[semconv.CELERY_REDELIVERED] = True
+    if run.batch:
+        found[semconv.MESSAGING_BATCH_COUNT] = len(run.batch)
     if not _PLAIN.issuperset(map(type, found.values())):
         found = plain(found)
     remembered = _of_task.get(run.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 from opentelemetry import baggage, propagate, trace
@@ -27,6 +28,7 @@ _BAGGAGE_BYTES: Final = 8192
 _BAGGAGE_MEMBERS: Final = 180
 _FLAGS: Final = {f"{flags:02x}": TraceFlags(flags) for flags in range(256)}
 _LINKS: Final = 128  # the SDK's default limit of links on a span
+_PUBLISH: Final = {semconv.LINK_KIND: semconv.LINK_PUBLISH}
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
 
@@ -92,6 +94,12 @@ class HeaderPropagator:
                     return trace.set_span_in_context(NonRecordingSpan(parent), base), parent
         context = propagate.extract(headers, context=base, getter=_getter)
         return context, trace.get_current_span(context).get_span_context()
+
+    def links_to_publishes(self, messages: Iterable[Headers]) -> list[Link]:
+        """Return links to the publishes of messages, at most as many as a span can hold."""
+        parents = (self.extract(headers)[1] for headers in messages)
+        valid = (Link(parent, _PUBLISH) for parent in parents if parent.is_valid)
+        return list(islice(valid, _LINKS))
 
     def inject(self, headers: MutableMapping[str, object], context: Context) -> None:
         """Write ``context`` into ``headers``.

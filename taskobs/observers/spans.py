@@ -211,6 +211,8 @@ class SpanObserver(Observer):
     def _start_run(self, run: Run, context: Context, parent: SpanContext) -> Span:
         header = run.headers.get(semconv.HEADER_LINKS)
         links = read_links(header) if header else []
+        if run.batch:
+            links += self._propagator.links_to_publishes(run.batch)
         if self._use_links and not run.eager:
             if parent.is_valid:
                 links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))

@@ -423,6 +423,21 @@ ROWS: Final = (
         sentry="1",
         cases=(case("result", FAILED),),
     ),
+    Row(
+        key="batches",
+        situation="whatever sends `task_prerun` and `task_postrun` itself (batches)",
+        publish="ok",
+        runs="one run that ends, linked to the publishes of its messages",
+        sentry="as above",
+        cases=(
+            case(
+                "batches",
+                shape(0, "succeeded", 0),
+                shape(0, "ERROR failed", 1),
+                also=(NEVER_RAN, OK),
+            ),
+        ),
+    ),
 )
 CASES: Final = {(row.key, one.name): one for row in ROWS for one in row.cases}
 

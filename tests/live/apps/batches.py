@@ -1,0 +1,26 @@
+"""The shop, with a task that takes its messages in batches."""
+
+# celery-batches ships no types.
+# mypy: disable-error-code="import-untyped,misc,attr-defined"
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUntypedBaseClass=false
+# pyright: reportUnknownVariableType=false, reportUntypedFunctionDecorator=false
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery_batches import Batches
+
+from tests.live.apps.shop import add, app
+
+__all__ = ["add", "app", "index"]
+
+
+@app.task(base=Batches, flush_every=5, flush_interval=600)
+def index(requests: list[Any]) -> None:
+    """Index five orders at once; fail if one of them is to fail."""
+    logging.getLogger(__name__).warning("a batch of %d", len(requests))
+    if any(request.args == ["bad"] for request in requests):
+        msg = "no such order"
+        raise KeyError(msg)
