@@ -28,6 +28,8 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "make: installing taskobs and its tests' tools into $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'  # the first with --group
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[grpc]' --group dev
+	@# Its metadata asks for Celery below 5.7; it works with 5.7 too.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps celery-batches
 	@touch $@ $(VENV)/demo.stamp
 
 setup: $(VENV)/dev.stamp  ## make .venv with everything that tests and checks need

@@ -48,7 +48,7 @@ class ActiveRun(ContextStack):
         self.run = run
         self.task = task
         self.outer = outer
-        self.depth = 0 if outer is None else outer.depth + 1
+        self.depth: int = 0 if outer is None else outer.depth + 1
         self.batch = False
         self.logged: BaseException | None = None
         self.handling = sys.exc_info()[1]
@@ -193,12 +193,12 @@ class RunSignals:
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
             self._fail(opened, error)
         elif opened.run.outcome is None:
-            with self._guard:
-                outcomes.apply_state(opened.task, opened.run, state, result)
-            if opened.batch and opened.run.outcome is Outcome.FAILED:
-                cause = result if isinstance(result, BaseException) else opened.logged
-                if cause is not None:
-                    self._fail(opened, cause)
+            cause = result if isinstance(result, BaseException) else opened.logged
+            if opened.batch and state == "FAILURE" and cause is not None:
+                self._fail(opened, cause)
+            else:
+                with self._guard:
+                    outcomes.apply_state(opened.task, opened.run, state, result)
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
@@ -301,6 +301,7 @@ class RunSignals:
                 opened.run.outcome, opened.run.reason = Outcome.LOST, _UNENDED
             self._finish(opened)
             opened = opened.outer
+
 
 def _is_running(task: Any, task_id: str) -> bool:
     """Tell whether this thread or greenlet runs a task at this moment."""

@@ -11,7 +11,6 @@ import pytest
 from taskobs import semconv
 from tests.live.audit import outcome
 from tests.live.celery_process import LiveApp
-from tests.live.rows import EVENTLET, FORK, GEVENT, SOLO, SPAWN, THREADS
 from tests.live.shop import QUICK, Shop, tags, trace_of
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ pytest.importorskip(
     "celery_batches", reason="celery-batches is not installed: pip install --no-deps celery-batches"
 )
 BATCHES = "tests.live.apps.batches"
-POOLS = {FORK: "prefork", SPAWN: "spawn", SOLO: "solo", THREADS: "threads"}
-POOLS |= {GEVENT: "gevent", EVENTLET: "eventlet"}
+POOLS = ("prefork", "spawn", "solo", "threads", "gevent", "eventlet")
 CONFIG = {
     "worker_log_format": "task=%(task_id)s %(message)s",
     "worker_prefetch_multiplier": 0,  # else no batch is larger than what one child may fetch
@@ -54,7 +52,7 @@ def batch_of(shop: Shop, args: Sequence[str]) -> tuple[list[str], ReceivedSpan]:
 
 
 @pytest.mark.row("batches", whole=True)
-@pytest.mark.parametrize("pool", POOLS.values())
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_batch_is_a_run(
     live: LiveApp, redis_broker: Broker, receiver: Receiver, pool: str
 ) -> None:

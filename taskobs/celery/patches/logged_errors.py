@@ -33,7 +33,7 @@ class LoggedErrors:
 
 
 class _Handler(logging.Handler):
-    """Reports the exceptions that a logger is given at ERROR, but for those of tasks' own failures."""
+    """Reports the exceptions in a logger's records, but for those of tasks' own failures."""
 
     def __init__(self, logger: str, report: Report) -> None:
         super().__init__(logging.ERROR)

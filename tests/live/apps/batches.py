@@ -1,9 +1,9 @@
 """The shop, with a task that takes its messages in batches."""
 
 # celery-batches ships no types.
-# mypy: disable-error-code="import-untyped,misc,attr-defined"
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUntypedBaseClass=false
-# pyright: reportUnknownVariableType=false, reportUntypedFunctionDecorator=false
+# pyright: reportMissingImports=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUntypedFunctionDecorator=false
 
 from __future__ import annotations
 
