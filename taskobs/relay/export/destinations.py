@@ -134,13 +134,15 @@ class Destination:
         self._window = 1
         now = self._clock()
         if result.wait is not None:
-            self._resume_at, self._ignore_flush = max(self._resume_at, now + result.wait), True
+            self._pause(now, max(self._resume_at, now + result.wait), ignore_flush=True)
         elif begun >= self._paused_at:
             # Older requests were under way when the pause began: they are no attempts of their own.
-            self._resume_at = now + min(longest, responses.backoff(self._pauses))
-            self._ignore_flush = False
+            wait = min(longest, responses.backoff(self._pauses))
+            self._pause(now, now + wait, ignore_flush=False)
             self._pauses += 1
-        self._paused_at = now
+
+    def _pause(self, now: float, until: float, *, ignore_flush: bool) -> None:
+        self._paused_at, self._resume_at, self._ignore_flush = now, until, ignore_flush
 
     def failed_on(self, failure: Failure, longest: float = math.inf) -> list[Failure]:
         """Note a server error, and set the envelope aside; return what is to be given up for it.
@@ -158,23 +160,29 @@ class Destination:
             return [failure]
         given_up = self._make_room(weight(failure.stored.item))
         failure.due = now + min(longest, responses.backoff(failure.tries - 1))
-        heapq.heappush(self._failures, failure)
-        self._failures_bytes += weight(failure.stored.item)
+        self._set_aside(failure)
         return given_up
 
+    def _set_aside(self, failure: Failure) -> None:
+        heapq.heappush(self._failures, failure)
+        self._failures_bytes += weight(failure.stored.item)
+
     def _make_room(self, size: int) -> list[Failure]:
-        given_up: list[Failure] = []
+        """Remove failures that are to be given up, those with most tries first."""
+        removed: list[Failure] = []
         while self._failures and (
             len(self._failures) >= SET_ASIDE or self._failures_bytes + size > SET_ASIDE_BYTES
         ):
             most = max(self._failures, key=lambda one: (one.others_accepted, one.tries))
             if not most.others_accepted:
+                for one in removed:
+                    self._set_aside(one)
                 raise ServerFailingError
             self._failures.remove(most)
             self._failures_bytes -= weight(most.stored.item)
-            given_up.append(most)
+            removed.append(most)
         heapq.heapify(self._failures)
-        return given_up
+        return removed
 
 
 class ServerFailingError(Exception):

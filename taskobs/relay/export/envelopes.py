@@ -93,7 +93,10 @@ class EnvelopeSender(Sender):
 
     def _run(self) -> None:
         while (job := self._take_turn()) is not None:
-            self._send(*job)
+            try:
+                self._send(*job)
+            except Exception:  # noqa: BLE001  # a thread that ends would end all telemetry
+                _log.exception("taskobs relay: envelope export failed")
             with self._lock:
                 self._waiting += 1
 
