@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 from taskobs import semconv
 from taskobs.internal import span_ids
 from taskobs.model import Canvas, Publish, Run, SpanAddress
+from taskobs.observers import outer_trace
 from taskobs.observers.attributes import (
     SetUnchecked,
     add,
@@ -86,11 +87,18 @@ class SpanObserver(Observer):
         """Make the span of a publish current until the message is sent, or refused."""
         if publish.task in _POLLS:
             return NOTHING
-        context = self._context_of_publish(publish)
         name = semconv.PUBLISH_SPAN + encodable(publish.name)
+        context = self._context_of_publish(publish)
+        above = trace.get_current_span(context).get_span_context()
+        if context is None and not above.is_valid:
+            if publish.headers:
+                context = self._given_context(publish.headers)
+            if context is None and outer_trace.sources:
+                context = outer_trace.of_request(self._tracer, name)
+            if context is not None:
+                above = trace.get_current_span(context).get_span_context()
         if self._deferred is not None:
             describe = partial(of_publish, publish)
-            above = trace.get_current_span(context).get_span_context()
             span = self._deferred.start_span(name, context, above, SpanKind.PRODUCER, describe)
         else:
             span = self._tracer.start_span(
@@ -108,8 +116,6 @@ class SpanObserver(Observer):
             # The attempts of a task are siblings: all are children of the first one's parent.
             parent = publish.retries.parent_span
             return parent if isinstance(parent, Context) else None
-        if publish.headers and not trace.get_current_span().get_span_context().is_valid:
-            return self._given_context(publish.headers)
         return None
 
     def _given_context(self, headers: Mapping[str, object]) -> Context | None:
@@ -126,9 +132,10 @@ class SpanObserver(Observer):
         """Give the parts of a group or chord one trace if no span is current."""
         if trace.get_current_span().get_span_context().is_valid:
             return NOTHING
-        context = self._given_context(canvas.headers) if canvas.headers else None
         attributes = {semconv.CELERY_TASK_NAME: canvas.kind}
         name = semconv.PUBLISH_SPAN + canvas.kind
+        context = self._given_context(canvas.headers) if canvas.headers else None
+        context = context or outer_trace.of_request(self._tracer, name)
         span = self._tracer.start_span(name, context, attributes=attributes)
         return _Current(trace.set_span_in_context(span, context), span.end)
 
@@ -177,6 +184,8 @@ class SpanObserver(Observer):
             carried, parent = self._parent_of_eager_run(run)
         else:
             carried, parent = self._propagator.extract(run.headers)
+            if semconv.HEADER_SENTRY_TRACE in run.headers and not parent.is_valid:
+                carried, parent = self._join_sentry(run, carried, parent)
         if run.task in _POLLS:
             run.parent_span = carried
             return _Current(carried, _nothing)
@@ -199,6 +208,14 @@ class SpanObserver(Observer):
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return RunSpan(self._ends, run, span, context)
+
+    def _join_sentry(
+        self, run: Run, carried: Context, parent: SpanContext
+    ) -> tuple[Context, SpanContext]:
+        """Make a run whose producer has no spans a child of what that has in Sentry."""
+        name = semconv.RUN_SPAN + encodable(run.name)
+        joined = outer_trace.of_message(self._tracer, name, run.headers, carried)
+        return joined or (carried, parent)
 
     def _parent_of_eager_run(self, run: Run) -> tuple[Context, SpanContext]:
         current = otel_context.get_current()

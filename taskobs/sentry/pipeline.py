@@ -18,6 +18,7 @@ from sentry_sdk.types import Event, Hint
 from taskobs import semconv
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
+from taskobs.observers import outer_trace
 from taskobs.observers.sentry import redact
 from taskobs.observers.sentry.reported import exception_of
 from taskobs.relay_client.client import RelayClient
@@ -75,6 +76,7 @@ class SentryPipeline:
         self._suppressed: list[Suppressed] = []
         self._outgoing = OutgoingEnvelopes()
         self._logs = LogFilter(send_arguments=send_arguments)
+        self._request_trace = trace_ids.RequestTrace()
         self._closed = False
         self._lock = Lock()
 
@@ -204,6 +206,7 @@ class SentryPipeline:
             self._prepare_envelopes(client)
         # A process that the parent's trace has nothing to do with.
         sentry_sdk.get_isolation_scope().set_new_propagation_context()
+        self._request_trace.renew()
 
     def _clients(self) -> list[BaseClient]:
         current = sentry_sdk.get_client()
@@ -233,6 +236,7 @@ class SentryPipeline:
     def _install(self) -> None:
         self._silenced = _compat.silence(IGNORED_LOGGERS)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
+        outer_trace.sources.append(self._request_trace.ids)
         self.client()
 
     def _uninstall(self) -> None:
@@ -242,6 +246,8 @@ class SentryPipeline:
         for client, stock in list(self._set_aside.items()):
             client.integrations.setdefault(STOCK_INTEGRATION, stock)
         self._set_aside.clear()
+        if self._request_trace.ids in outer_trace.sources:
+            outer_trace.sources.remove(self._request_trace.ids)
         self._logs.remove()
         self._outgoing.remove()
         _compat.unsilence(self._silenced)

@@ -35,16 +35,11 @@ class LogFilter:
     def install(self, client: BaseClient) -> None:
         """Pass the logs of a client from now on."""
         options = client.options
-        if _OPTION not in options:
+        if _OPTION not in options or isinstance(options[_OPTION], _BeforeSend):
             return
         given = options[_OPTION]
         theirs: BeforeSend | None = given or (options.get(EXPERIMENTS) or {}).get(_OPTION)
-
-        def before_send_log(log: Log, hint: dict[str, Any]) -> Log | None:
-            self._change(log)
-            return log if theirs is None else theirs(log, hint)
-
-        options[_OPTION] = before_send_log
+        options[_OPTION] = _BeforeSend(theirs, send_arguments=self._send_arguments)
         self._before.append((client, given))
 
     def remove(self) -> None:
@@ -53,12 +48,28 @@ class LogFilter:
             client.options[_OPTION] = given
         self._before.clear()
 
-    def _change(self, log: Log) -> None:
+
+class _BeforeSend:
+    """A ``before_send_log`` that calls another. It is pickled as that one, with its client."""
+
+    def __init__(self, theirs: BeforeSend | None, *, send_arguments: bool) -> None:
+        self._theirs = theirs
+        self._send_arguments = send_arguments
+
+    def __call__(self, log: Log, hint: dict[str, Any]) -> Log | None:
         ids = current_span_ids()
         if ids is not None:
             log["trace_id"], log["span_id"] = ids
         if not self._send_arguments:
             _drop_arguments(log)
+        return log if self._theirs is None else self._theirs(log, hint)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return _same, (self._theirs,)
+
+
+def _same(value: object) -> object:
+    return value
 
 
 def _drop_arguments(log: Log) -> None:

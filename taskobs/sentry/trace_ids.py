@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final
@@ -9,10 +10,40 @@ from typing import Final
 import sentry_sdk
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext
+from sentry_sdk.scope import Scope
 
+from taskobs.observers import outer_trace
 from taskobs.observers.sentry import redact
+from taskobs.sentry import _compat
 
 _TRANSACTION: Final = "transaction"
+
+
+class RequestTrace:
+    """The trace that Sentry has for a request, or another unit of work in this process."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Note the scope and the trace of the process itself, which are those of no request."""
+        self._scope = Scope.get_isolation_scope()
+        self._trace = self._scope.get_active_propagation_context()
+
+    def ids(self) -> tuple[str, str] | None:
+        """Return the trace id and the span id, None outside of requests."""
+        scope = Scope.get_isolation_scope()
+        current = scope.get_active_propagation_context()
+        if current is self._trace or not self._is_request(scope, current):
+            return None
+        return outer_trace.read(sentry_sdk.get_traceparent())
+
+    def _is_request(self, scope: Scope, current: object) -> bool:
+        # Integrations of web frameworks name the scope; a trace with a parent came with a request.
+        if _compat.scope_name(scope) or getattr(current, "parent_span_id", None):
+            return True
+        # In other threads, a scope without a name may be that of a thread for all of its life.
+        return scope is not self._scope and threading.current_thread() is threading.main_thread()
 
 
 def current_span_ids() -> tuple[str, str] | None:

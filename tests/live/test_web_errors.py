@@ -75,7 +75,7 @@ def test_an_error_of_a_request_is_on_its_span(
     assert len(receiver.events) == number
 
 
-@pytest.mark.parametrize("spans", [False, True], ids=["errors only", "with spans"])
+@pytest.mark.parametrize("spans", ["nowhere", "everywhere", "in the worker"])
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("server", SERVERS)
 def test_web_and_its_tasks_are_one_trace_in_sentry(  # noqa: PLR0917  # what varies
@@ -84,13 +84,15 @@ def test_web_and_its_tasks_are_one_trace_in_sentry(  # noqa: PLR0917  # what var
     redis_broker: Broker,
     server: str,
     client: str,
-    spans: bool,  # noqa: FBT001  # as above
+    spans: str,
 ) -> None:
     """Two requests fail, each with a task that fails and publishes another: two traces."""
     env = environment(receiver, client)
-    if not spans:
+    if spans == "nowhere":
         del live.env["OTEL_EXPORTER_OTLP_ENDPOINT"]
     worker = live.worker(redis_broker, app=ERRORS, env=env)
+    if spans == "in the worker":
+        del live.env["OTEL_EXPORTER_OTLP_ENDPOINT"]
     with serving(live, redis_broker, SERVERS[server], **env) as (web, port):
         fails(port, "buy")
         fails(port, "buy")
@@ -103,5 +105,5 @@ def test_web_and_its_tasks_are_one_trace_in_sentry(  # noqa: PLR0917  # what var
     wanted = sorted(["the page is broken", "the first", "the second"])
     assert [sorted(found) for found in traces.values()] == [wanted, wanted]
     assert len({trace_of(event)[1] for event in receiver.events}) == 6
-    if spans:
+    if spans != "nowhere":
         assert {span.trace_id for span in receiver.spans} == set(traces)

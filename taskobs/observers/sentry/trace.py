@@ -18,6 +18,7 @@ from sentry_sdk.scope import Scope
 
 from taskobs import semconv
 from taskobs.model import Publish, Run
+from taskobs.observers import outer_trace
 
 _BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
@@ -27,7 +28,6 @@ _NESTED: Final = "headers"
 """Where Sentry's own integration looks for headers: a dict in a message's headers."""
 _SENTRY_MEMBER: Final = "sentry-"
 _BAGGAGE_BYTES: Final = 8192
-_SENTRY_FORM: Final = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})(?:-[01])?")
 _W3C_FORM: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
@@ -51,7 +51,13 @@ def write(publish: Publish) -> None:
     headers = publish.headers
     if _PROPAGATE in headers and not headers.pop(_PROPAGATE):
         return
-    sentry_trace, baggage = _to_send(publish)
+    span, baggage = trace.get_current_span().get_span_context(), None
+    if span.is_valid:
+        sentry_trace = f"{span.trace_id:032x}-{span.span_id:016x}"
+    elif publish.schedule is not None:  # each tick of beat begins a trace
+        sentry_trace = f"{uuid4().hex}-{uuid4().hex[16:]}"
+    else:
+        sentry_trace, baggage = sentry_sdk.get_traceparent() or "", sentry_sdk.get_baggage()
     carried = {semconv.HEADER_SENTRY_TRACE: sentry_trace}
     if baggage is not None or _BAGGAGE in headers:
         members = _with_members(headers.pop(_BAGGAGE, None), baggage, sentry_trace[:32])
@@ -73,20 +79,12 @@ def _continue(scope: Scope, trace_id: str, span_id: str, baggage: str | None = N
 
 def _carried(headers: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the trace id and the span id that a message carries."""
-    for name, form in ((semconv.HEADER_SENTRY_TRACE, _SENTRY_FORM), (_TRACEPARENT, _W3C_FORM)):
-        found = form.fullmatch(headers.get(name, ""))
+    ids = outer_trace.read(headers.get(semconv.HEADER_SENTRY_TRACE))
+    if ids is None:
+        found = _W3C_FORM.fullmatch(headers.get(_TRACEPARENT, ""))
         if found is not None and int(found[1], 16) and int(found[2], 16):
             return found[1], found[2]
-    return None
-
-
-def _to_send(publish: Publish) -> tuple[str, str | None]:
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        return f"{span.trace_id:032x}-{span.span_id:016x}", None
-    if publish.schedule is not None:  # each tick of beat begins a trace
-        return f"{uuid4().hex}-{uuid4().hex[16:]}", None
-    return sentry_sdk.get_traceparent() or "", sentry_sdk.get_baggage()
+    return ids
 
 
 def _with_members(before: object, ours: str | None, trace_id: str) -> str | None:
