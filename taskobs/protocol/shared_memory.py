@@ -27,7 +27,9 @@ PAGE: Final = 64 * 1024
 
 # Offsets in a slot, in bytes.
 HELLO_AT: Final = 4_096
-MAX_HELLO: Final = PAGE - HELLO_AT
+DESTINATIONS_AT: Final = 48 * 1024
+MAX_HELLO: Final = DESTINATIONS_AT - HELLO_AT
+MAX_DESTINATIONS: Final = PAGE - DESTINATIONS_AT
 OPEN_AT: Final = PAGE
 OPEN: Final = 256
 """Entries of the table of open spans."""
@@ -70,6 +72,12 @@ DEFERRED: Final = 11
 """Frames that the process holds in its own memory, while another of its threads writes.
 
 They are lost if the process is killed at this moment, so the relay counts them. Set by the process.
+"""
+DESTINATIONS: Final = 12
+"""A ``stamp`` of the packed list of destinations that the process's Sentry clients send to.
+
+Each envelope says where it goes, too; this is for what an earlier relay has left on disk. Set by
+the process, again when there are more.
 """
 OPEN_WORDS: Final = 64
 """From here on, one ``stamp`` for each entry of the table of open spans; 0 for a free entry."""

@@ -60,6 +60,7 @@ class RelayClient:
         self._hello = hello
         self._memory, self._is_main_process = memory, is_main_process
         self._idle_thread = idle_thread
+        self._destinations: list[bytes] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -81,6 +82,17 @@ class RelayClient:
     def hello(self) -> dict[str, object]:
         """Return what the relay is told about this process."""
         return self._hello()
+
+    def announce(self, destination: bytes) -> None:
+        """Tell the relay where a Sentry client of this process sends to.
+
+        It sends what an earlier relay has left on disk only to where a process says.
+        """
+        if destination not in self._destinations:
+            self._destinations.append(destination)
+            slot = self._slot or self._taken()
+            if slot is not None:
+                slot.announce(pack(self._destinations))
 
     # Sending.
 
@@ -180,7 +192,10 @@ class RelayClient:
         except IndexError:  # another thread was faster
             return self._slot
         try:
-            self._slot = RingWriter.take(claim, _introduction(self._hello, self._id))
+            slot = RingWriter.take(claim, self._introduction())
+            if slot is not None and self._destinations:
+                slot.announce(pack(self._destinations))
+            self._slot = slot
         except BaseException:  # a time limit's signal
             claims.append(claim)
             raise
@@ -283,14 +298,13 @@ class RelayClient:
         return left.take(int(kind), prefix)
 
     def _greeting(self) -> list[bytes]:
-        return [encode(FrameKind.HELLO, _introduction(self._hello, self._id))]
+        return [encode(FrameKind.HELLO, self._introduction(destinations=self._destinations))]
 
-
-def _introduction(hello: Callable[[], dict[str, object]], client: bytes) -> bytes:
-    told: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": client}
-    with suppress(*UNEXPECTED):  # whatever the app's resource holds
-        told = {**hello(), **told}
-    return pack(sanitize(told))
+    def _introduction(self, **more: object) -> bytes:
+        told: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id, **more}
+        with suppress(*UNEXPECTED):  # whatever the app's resource holds
+            told = {**self._hello(), **told}
+        return pack(sanitize(told))
 
 
 def _take(waiting: list[bytes]) -> bytes | None:

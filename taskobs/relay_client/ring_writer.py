@@ -91,6 +91,15 @@ class RingWriter:
         except (OSError, ValueError):
             return None  # the relay frees a slot whose ``PID`` stays 0
 
+    def announce(self, destinations: bytes) -> None:
+        """Write the packed list of destinations; one that is too long is not written."""
+        # Two threads may mix theirs: the stamp is then wrong, and the relay reads none of it, until
+        # the next one is written. It only delays what an earlier relay has left.
+        at = shared_memory.DESTINATIONS_AT
+        if len(destinations) <= shared_memory.MAX_DESTINATIONS:
+            self._map[at : at + len(destinations)] = destinations
+            self._words[shared_memory.DESTINATIONS] = stamp(destinations)
+
     @property
     def unavailable(self) -> bool:
         """Whether no relay will ever read this."""

@@ -54,6 +54,7 @@ class RelayTransport(Transport):
         destination = pack(sanitize({"dsn": str(options["dsn"]), "options": _relevant(options)}))
         self._prefix = envelopes.prefix(destination)
         self._room = envelopes.room(destination)
+        client.announce(destination)
 
     @property
     def unavailable(self) -> bool:

@@ -28,9 +28,14 @@ class EnvelopeFrames:
             FrameError: it isn't what this release sends.
         """
         destination, envelope = envelopes.split(payload)
-        return self._one_copy(destination), _event_id(envelope), envelope
+        return self.destination(destination), _event_id(envelope), envelope
 
-    def _one_copy(self, destination: bytes) -> bytes:
+    def destination(self, destination: bytes) -> bytes:
+        """Return the one copy of a destination that is kept.
+
+        Raises:
+            FrameError: it isn't what this release sends.
+        """
         found = self._destinations.get(destination)
         if found is None:
             match frames.unpack(destination, _MAX_HEAD):

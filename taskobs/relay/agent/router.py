@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError, FrameKind
@@ -164,7 +164,28 @@ class FrameRouter:
             client, sender if sender > 0 else pid, resource_blob, started
         )
         process.role, process.name = role[:64], name[:256]
+        self._announce(given.get("destinations", []))
         return process
+
+    def announced(self, destinations: bytes) -> None:
+        """Take the packed list of destinations that a process's Sentry clients send to.
+
+        Raises:
+            FrameError: it isn't what this release writes.
+        """
+        self._announce(frames.unpack(destinations, MAX_SMALL))
+
+    def _announce(self, destinations: object) -> None:
+        for one in cast("list[object]", destinations) if isinstance(destinations, list) else ():
+            if not isinstance(one, bytes):
+                _wrong("not a destination")
+            self._note_destination(self._envelope_frames.destination(one))
+
+    def _note_destination(self, destination: bytes) -> None:
+        try:
+            self._store.announce(destination)
+        except OverflowError as error:
+            _wrong(str(error))
 
     def _end(self, source: Source, process: ProcessState, payload: bytes) -> None:
         key, packed = _keyed(payload)
@@ -201,6 +222,7 @@ class FrameRouter:
         if event_id:
             self._event_ids.add(event_id)
             self._open_spans.change_log.ended(event_id)
+        self._note_destination(destination)
         self._keep(source, "envelope", envelope, destination)
 
     def _look(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:

@@ -16,6 +16,7 @@ from taskobs.protocol.frames import FrameKind, pack
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
 from tests.support.relay_process import RelayProcess, Writer, wait_until_true
@@ -95,6 +96,27 @@ def test_what_no_spool_can_take_stays_with_its_process(
         relay.start()
         receiver.behave("/v1/traces")
         assert receiver.wait_for(lambda r: "after" in [one.name for one in r.spans], PATIENCE)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_what_waits_is_sent_to_a_client_that_a_process_has_and_does_not_use(
+    receiver: Receiver, directory: Path, *, memory: bool
+) -> None:
+    """My worker is restarted after an outage: events from before go out, with no new failure."""
+    event = b'{"event_id":"%s"}\n{"type":"event","length":2}\n{}'
+    client = pack({"dsn": receiver.dsn, "options": {}})
+    config = SpoolConfig(directory, "celery@host", worker_pid=os.getpid())
+    with closing(Spool(Counters(), config)) as spool:
+        spool.append([Item("envelope", event % (b"%032d" % n), client) for n in range(3)])
+    settings = {"directory": str(directory), "bytes": 10_000_000, "age": 3600}
+    with RelayProcess(receiver, memory=memory, spool=settings) as relay:
+        said: dict[str, object] = {"role": "worker", "name": "", "resource": {}, "schema_url": ""}
+        worker = RelayClient(relay.address, lambda: said, memory=relay.memory)
+        worker.announce(client)
+        worker.open()
+        assert receiver.wait_for(lambda r: len(r.events) == 3, PATIENCE)
+        assert worker.close_gracefully(PATIENCE)
+        assert relay.wait() == 0
 
 
 def spooled(relay: RelayProcess) -> int:

@@ -220,7 +220,8 @@ class Spool(Store):
     def _announce_clients(self, items: Sequence[Item]) -> None:
         """Note the clients of envelopes that have just come: theirs is the word of a process."""
         for announcement in {one.resource_blob for one in items if one.kind == "envelope"}:
-            self._reader.announce(announcement)
+            with suppress(OverflowError):  # they have been announced, or are too many to be known
+                self._reader.announce(announcement)
 
     def _wrote(self, stored: Sequence[Stored]) -> None:
         self._reader.add(stored)

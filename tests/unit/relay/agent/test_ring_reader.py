@@ -24,7 +24,7 @@ from taskobs.protocol import shared_memory, span_encoder
 from taskobs.protocol.frames import PROTOCOL, FrameKind, pack, unpack
 from taskobs.protocol.ring import RING_HEADER
 from taskobs.protocol.shared_memory import SharedMemory
-from taskobs.relay.agent import ring_reader
+from taskobs.relay.agent import ring_reader, slot_reader
 from taskobs.relay.agent.ring_reader import RingReaders
 from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.counters import DROPPED, LOST, Counters
@@ -182,7 +182,7 @@ def test_a_ring_takes_little_memory(shared: SharedMemory) -> None:
         assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC + bytes(30_000))
         side.turn()
     used = os.fstat(shared.descriptor).st_blocks * 512
-    assert 0 < used < 2 * ring_reader.STEP
+    assert 0 < used < 2 * slot_reader.STEP
 
 
 def test_what_a_killed_process_held_in_its_own_memory_is_counted(shared: SharedMemory) -> None:
@@ -330,7 +330,7 @@ def test_what_is_safe_is_forgotten_and_the_rest_after_a_while(shared: SharedMemo
     side.turn()
     assert total == 3 * shared_memory.RING // len(payload)
     kept = sum(len(payload) + RING_HEADER.size for _, payload in slot.unread())
-    assert ring_reader.KEEP - len(payload) < kept <= ring_reader.KEEP
+    assert slot_reader.KEEP - len(payload) < kept <= slot_reader.KEEP
 
 
 def test_an_open_span_is_lost_with_its_process(shared: SharedMemory) -> None:
@@ -556,6 +556,50 @@ def test_no_slot_is_left(shared: SharedMemory) -> None:
     assert shared.take() is None
 
 
+class AnnouncedStore(MemoryStore):
+    """Notes what is announced."""
+
+    def __init__(self, counters: Counters) -> None:
+        super().__init__(counters)
+        self.announced: list[bytes] = []
+
+    def announce(self, announcement: bytes) -> None:
+        self.announced.append(announcement)
+
+
+def test_where_a_process_sends_to_is_read_again_when_there_is_more(shared: SharedMemory) -> None:
+    """My process sets a second Sentry client up: the relay hears of both, without an event."""
+    store = AnnouncedStore(Counters())
+    side, slot = Side(shared, store), taken(shared)
+    first, second = (pack({"dsn": f"https://k@s/{n}", "options": {}}) for n in range(2))
+    slot.announce(pack([first]))
+    side.turn()
+    assert store.announced == [first]
+    side.turn(after=2.0)
+    slot.announce(pack([first, second]))
+    side.turn(after=2.0)
+    assert store.announced == [first, first, second]
+    other = Side(shared, store)
+    other.turn()
+    assert store.announced == [first, first, second, first, second]
+
+
+def test_destinations_that_are_none_do_no_harm(shared: SharedMemory) -> None:
+    """Whatever stands there, the frames of that process are read."""
+    store = AnnouncedStore(Counters())
+    side, slot = Side(shared, store), taken(shared)
+    for announced in (b"\xc1", pack([5]), pack([b"no destination"]), pack({}), b"x" * 20_000):
+        slot.announce(announced)
+        side.turn(after=2.0)
+    shared.write_word(0, shared_memory.DESTINATIONS, 2**64 - 1)  # two threads wrote at once
+    side.turn(after=2.0)
+    assert store.announced == []
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    side.turn(after=2.0)
+    assert side.records == [RUN_METRIC]
+    assert side.dropped() == 3
+
+
 # What is no frame.
 
 
@@ -600,7 +644,7 @@ def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: Shared
     assert len(side.records) == 2
     assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(RUN_METRIC) + RING_HEADER.size))
-    for _ in range(ring_reader.TORN + 1):
+    for _ in range(slot_reader.TORN + 1):
         side.turn()
     assert side.dropped() == 1
     assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)

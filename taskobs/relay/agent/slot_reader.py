@@ -1,0 +1,202 @@
+"""Reading the slot of one process in the memory that it shares with the relay.
+
+The process writes frames to the slot's ring and keeps a table of its open spans there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from taskobs.protocol import shared_memory
+from taskobs.protocol.frames import FrameError
+from taskobs.protocol.ring import (
+    MAX_PAYLOAD,
+    RING_HEADER,
+    frames_of,
+    length_of,
+    read_ring,
+    stamp,
+)
+from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay.tracking.acknowledgements import Source
+from taskobs.relay.tracking.process_state import ProcessState
+
+KEEP: Final = 1024 * 1024
+"""Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
+STEP: Final = 256 * 1024
+"""Bytes of a ring that are returned to the system at once, when they are safe."""
+READ: Final = 1024 * 1024
+"""Bytes of a ring that are read at once, unless a frame is longer."""
+TORN: Final = 8
+"""Reads in which a frame has to be whole."""
+_MOST: Final = 1_000_000
+"""Frames that are counted at once: a slot's words may hold anything."""
+
+
+class SlotReader(Source):
+    """Reads the slot of one process."""
+
+    def __init__(self, shared: SharedMemory, index: int, process: ProcessState) -> None:
+        super().__init__()
+        self.index, self.process = index, process
+        self.over = False
+        """Its process will write no more, and all that it wrote has been read."""
+        self._shared = shared
+        self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
+        self._reusable = shared.read_word(index, shared_memory.REUSABLE)
+        self._torn = self._destinations = 0
+        self.table = OpenSpanTable(shared, index)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Give the frames that were written since the last call.
+
+        Raises:
+            FrameError: what was written is none; it is passed over.
+        """
+        end = self._shared.read_word(self.index, shared_memory.WRITTEN)
+        size = end - self._at
+        if not 0 <= size <= shared_memory.RING:
+            self._at = end
+            raise FrameError("a slot's words are out of order")
+        while self._at < end:
+            before = self._at
+            for size in (READ, RING_HEADER.size + MAX_PAYLOAD):
+                yield from self._frames(min(size, end - before))
+                if self._at > before:
+                    break
+            else:
+                break
+        self._torn = self._torn + 1 if self._at < end else 0
+        if self._torn > TORN:
+            self._at, self._torn = end, 0
+            raise FrameError("a frame in a slot is not whole")
+
+    def _frames(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the whole frames among the next bytes."""
+        data = read_ring(self._shared, self.index, self._at, size)
+        for kind, payload in frames_of(data, size):
+            self._taking = self._at
+            self._at += RING_HEADER.size + len(payload)
+            self._torn = 0
+            yield kind, payload
+
+    def _number(self) -> int:
+        return self._taking
+
+    def acknowledge(self) -> None:
+        """Let what is safe be written over, and what has waited for that for too long."""
+        first = self._first_unsettled()
+        while first is not None and self._at - first > KEEP:
+            self.settle(first)
+            first = self._first_unsettled()
+        safe = self._at if first is None else first
+        if safe > self._released:
+            self._released = safe
+            self._shared.write_word(self.index, shared_memory.RELEASED, safe)
+            self._discard(safe // STEP * STEP)
+
+    def _discard(self, end: int) -> None:
+        """Return what is safe to the system, in whole steps, and let it be overwritten then.
+
+        In this order: the process may write there from the moment that it sees the word.
+        """
+        if end <= self._reusable:
+            return
+        start = self._reusable % shared_memory.RING
+        first = min(end - self._reusable, shared_memory.RING - start)
+        self._shared.discard(self.index, shared_memory.RING_AT + start, first)
+        if first < end - self._reusable:
+            rest = end - self._reusable - first
+            self._shared.discard(self.index, shared_memory.RING_AT, rest)
+        self._reusable = end
+        self._shared.write_word(self.index, shared_memory.REUSABLE, end)
+
+    def dropped(self) -> int:
+        """Return how many frames the process has dropped since the last call, of any relay."""
+        total = self._shared.read_word(self.index, shared_memory.DROPPED)
+        counted = self._shared.read_word(self.index, shared_memory.DROPPED_COUNTED)
+        if total <= counted:
+            return 0
+        self._shared.write_word(self.index, shared_memory.DROPPED_COUNTED, total)
+        return min(total - counted, _MOST)
+
+    def deferred(self) -> int:
+        """Return how many frames a process, which is dead, held in its own memory."""
+        return min(self._shared.read_word(self.index, shared_memory.DEFERRED), _MOST)
+
+    def destinations(self) -> bytes | None:
+        """Return where the process's Sentry clients send to; None if that has not changed."""
+        word = self._shared.read_word(self.index, shared_memory.DESTINATIONS)
+        if word == self._destinations:
+            return None
+        size = min(length_of(word), shared_memory.MAX_DESTINATIONS)
+        found = self._shared.read(self.index, shared_memory.DESTINATIONS_AT, size)
+        if stamp(found) != word:  # it is being written
+            return None
+        self._destinations = word
+        return found
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process has said that it will write no more."""
+        return bool(self._shared.read_word(self.index, shared_memory.CLOSED))
+
+
+class OpenSpanTable(Source):
+    """Reads which spans are open in one process.
+
+    Those that are lost with it stand there until that is safe: another relay will find them, if
+    this one is killed.
+    """
+
+    def __init__(self, shared: SharedMemory, index: int) -> None:
+        super().__init__()
+        self.over = False
+        """Its process will write no more."""
+        self._shared, self._index = shared, index
+        self._open: dict[int, int] = {}
+        self._noted: dict[int, int] = {}
+        self._table_index = 0
+
+    def opened(self) -> Iterator[tuple[int, bytes]]:
+        """Give the spans that are open, with their places.
+
+        All if it is ``over``, or else, each once, those that were open at the last call too.
+        """
+        data = self._shared.read(
+            self._index,
+            shared_memory.OPEN_WORDS * shared_memory.WORD,
+            shared_memory.OPEN * shared_memory.WORD,
+        )
+        words = {
+            table_index: word for table_index, word in enumerate(memoryview(data).cast("Q")) if word
+        }
+        self._noted = {
+            table_index: word
+            for table_index, word in self._noted.items()
+            if words.get(table_index) == word
+        }
+        for table_index, word in words.items():
+            lasting = self._open.get(table_index) == word
+            if self.over or (lasting and self._noted.get(table_index) != word):
+                payload = self._payload(table_index, word)
+                if payload is not None:
+                    self._noted[table_index] = word
+                    self._table_index = table_index
+                    yield table_index, payload
+        self._open = words
+
+    def _number(self) -> int:
+        return self._table_index
+
+    def settle(self, number: int) -> None:
+        """Note that a span that was open has ended, or that its loss is safe."""
+        super().settle(number)
+        if self.over:  # else it is for the process to say so
+            self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
+
+    def _payload(self, table_index: int, word: int) -> bytes | None:
+        at = shared_memory.OPEN_AT + table_index * shared_memory.OPEN_BYTES
+        payload = self._shared.read(self._index, at, min(length_of(word), shared_memory.OPEN_BYTES))
+        return payload if stamp(payload) == word else None  # else it has just ended
