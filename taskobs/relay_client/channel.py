@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from taskobs.protocol.frames import FrameError, FrameKind, encode
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.connection import Connection
 from taskobs.relay_client.outbox import Outbox
@@ -37,6 +38,15 @@ class SocketChannel:
     def has_more(self) -> bool:
         """Whether something is not written yet."""
         return bool(self.outbox) or self.connection.cut
+
+    def queue(self, kind: FrameKind, payload: bytes) -> None:
+        """Add a frame to the outbox; if there is no room for it, it is dropped and counted."""
+        try:
+            frame = encode(kind, payload)
+        except FrameError:
+            self.outbox.dropped += 1
+        else:
+            self.outbox.try_enqueue(frame)
 
     def settled(self) -> bool:
         """Tell whether nothing is left to do: all is written, and acknowledged by the relay."""

@@ -10,24 +10,20 @@ be sent from any thread, greenlet, signal handler or finalizer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from taskobs.protocol.frames import (
     FRAME_HEADER,
     NUMBERED,
-    PROTOCOL,
-    FrameError,
     FrameKind,
     encode,
     pack,
 )
-from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.channel import SocketChannel
 from taskobs.relay_client.idle_writer import IdleWriter
+from taskobs.relay_client.introduction import Introduction
 from taskobs.relay_client.ring_writer import RUN_METRIC, RingWriter, orphaned_frames
 from taskobs.relay_client.undelivered import Undelivered
 
@@ -57,16 +53,14 @@ class RelayClient:
         idle_thread: bool = True,
     ) -> None:
         self.address = address
-        self._hello = hello
         self._memory, self._is_main_process = memory, is_main_process
         self._idle_thread = idle_thread
-        self._destinations: list[bytes] = []
+        self._introduction = Introduction(hello)
         self._begin()
 
     def _begin(self) -> None:
-        self._channel = SocketChannel(self.address, self._greeting, self._memory)
+        self._channel = SocketChannel(self.address, self._introduction.greeting, self._memory)
         self._idle_writer = IdleWriter(self._channel.poll, self._channel.settled)
-        self._id = os.urandom(16)
         self._asked = 0
         self._undelivered = Undelivered()
         self._run_metrics: list[bytes] = []
@@ -81,18 +75,17 @@ class RelayClient:
 
     def hello(self) -> dict[str, object]:
         """Return what the relay is told about this process."""
-        return self._hello()
+        return self._introduction.hello()
 
     def announce(self, destination: bytes) -> None:
         """Tell the relay where a Sentry client of this process sends to.
 
         It sends what an earlier relay has left on disk only to where a process says.
         """
-        if destination not in self._destinations:
-            self._destinations.append(destination)
+        if self._introduction.announce(destination):
             slot = self._slot or self._taken()
             if slot is not None:
-                slot.announce(pack(self._destinations))
+                slot.announce(self._introduction.destinations)
 
     # Sending.
 
@@ -103,7 +96,7 @@ class RelayClient:
             if slot is not None and slot.append(kind, payload):
                 self._wake_if_needed(slot)
                 return
-        self._queue(kind, payload)
+        self._channel.queue(kind, payload)
         self._write()
 
     def send_run_metric(self, payload: bytes, *, soon: bool = True) -> None:
@@ -115,7 +108,7 @@ class RelayClient:
                 return
             if slot.append(RUN_METRIC, payload):
                 return
-        self._queue(FrameKind.RUN_METRIC, payload)
+        self._channel.queue(FrameKind.RUN_METRIC, payload)
         if soon:
             self._write()
 
@@ -149,7 +142,7 @@ class RelayClient:
             raise
         if slot is None or not written:
             if run_metric is not None:
-                self._queue(FrameKind.RUN_METRIC, run_metric)
+                self._channel.queue(FrameKind.RUN_METRIC, run_metric)
             self._channel.outbox.try_enqueue(encode(FrameKind.END, payload))
             self._closed_span(slot, key)
             self._write()
@@ -173,14 +166,6 @@ class RelayClient:
             if not self._channel.has_more:  # else the relay, which does not read, has one already
                 self.send(FrameKind.WAKE)
 
-    def _queue(self, kind: FrameKind, payload: bytes) -> None:
-        try:
-            frame = encode(kind, payload)
-        except FrameError:
-            self._channel.outbox.dropped += 1
-        else:
-            self._channel.outbox.try_enqueue(frame)
-
     def _taken(self) -> RingWriter | None:
         """Return this process's slot, which the first call takes."""
         if not self._slot_claims or self._channel.closed:
@@ -192,10 +177,8 @@ class RelayClient:
         except IndexError:  # another thread was faster
             return self._slot
         try:
-            slot = RingWriter.take(claim, self._introduction())
-            if slot is not None and self._destinations:
-                slot.announce(pack(self._destinations))
-            self._slot = slot
+            told = self._introduction
+            self._slot = RingWriter.take(claim, told.packed(), told.destinations)
         except BaseException:  # a time limit's signal
             claims.append(claim)
             raise
@@ -278,6 +261,7 @@ class RelayClient:
         """In a forked child: be a client of its own that has not connected yet."""
         unavailable, self._is_main_process = self.unavailable, False
         self._channel.connection.drop()
+        self._introduction.renew()
         self._begin()
         self._channel.connection.unavailable = unavailable
 
@@ -296,15 +280,6 @@ class RelayClient:
         for frame in self._channel.outbox.empty():
             left.add([(frame[FRAME_HEADER.size - 1], frame[FRAME_HEADER.size :])])
         return left.take(int(kind), prefix)
-
-    def _greeting(self) -> list[bytes]:
-        return [encode(FrameKind.HELLO, self._introduction(destinations=self._destinations))]
-
-    def _introduction(self, **more: object) -> bytes:
-        told: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id, **more}
-        with suppress(*UNEXPECTED):  # whatever the app's resource holds
-            told = {**self._hello(), **told}
-        return pack(sanitize(told))
 
 
 def _take(waiting: list[bytes]) -> bytes | None:

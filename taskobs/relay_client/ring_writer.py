@@ -53,7 +53,9 @@ _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 class RingWriter:
     """What one process writes: frames in a ring, and a table of its open spans."""
 
-    def __init__(self, shared: SharedMemory, index: int, hello: bytes) -> None:
+    def __init__(
+        self, shared: SharedMemory, index: int, hello: bytes, destinations: bytes = b""
+    ) -> None:
         """Use a slot that was taken, and that nobody else has used since.
 
         Raises:
@@ -76,6 +78,7 @@ class RingWriter:
         """So much was written that the relay should be woken; whoever does it resets this."""
         self._map[shared_memory.HELLO_AT : shared_memory.HELLO_AT + len(hello)] = hello
         words[shared_memory.HELLO] = stamp(hello)
+        self.announce(destinations)
         words[shared_memory.STARTED] = pids.start_time(os.getpid())
         # Only ever set, never cleared here: the main process may be setting it at this moment.
         if shared.unavailable:
@@ -83,11 +86,13 @@ class RingWriter:
         words[shared_memory.PID] = os.getpid()  # last: from now on the relay reads the slot
 
     @classmethod
-    def take(cls, shared: SharedMemory, hello: bytes) -> RingWriter | None:
+    def take(
+        cls, shared: SharedMemory, hello: bytes, destinations: bytes = b""
+    ) -> RingWriter | None:
         """Take a slot for this process; None if there is none that can be used."""
         try:
             index = shared.take()
-            return None if index is None else cls(shared, index, hello)
+            return None if index is None else cls(shared, index, hello, destinations)
         except (OSError, ValueError):
             return None  # the relay frees a slot whose ``PID`` stays 0
 
@@ -96,7 +101,7 @@ class RingWriter:
         # Two threads may mix theirs: the stamp is then wrong, and the relay reads none of it, until
         # the next one is written. It only delays what an earlier relay has left.
         at = shared_memory.DESTINATIONS_AT
-        if len(destinations) <= shared_memory.MAX_DESTINATIONS:
+        if 0 < len(destinations) <= shared_memory.MAX_DESTINATIONS:
             self._map[at : at + len(destinations)] = destinations
             self._words[shared_memory.DESTINATIONS] = stamp(destinations)
 

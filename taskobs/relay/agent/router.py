@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError, FrameKind
@@ -16,6 +16,7 @@ from taskobs.relay.agent.connection import (
     HangUpError,
 )
 from taskobs.relay.agent.envelope_frames import EnvelopeFrames
+from taskobs.relay.agent.hello import parse, parse_destinations
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, ItemKind
@@ -24,7 +25,6 @@ from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 from taskobs.relay.tracking.process_state import ProcessState
 from taskobs.relay.tracking.recent_keys import RecentKeys
 
-CLIENT_BYTES: Final = 16
 MAX_SMALL: Final = 64 * 1024
 """Bytes of a payload that is neither a span nor an envelope."""
 MAX_TURN: Final = 1024 * 1024
@@ -146,44 +146,27 @@ class FrameRouter:
         Raises:
             FrameError: it isn't what this release says.
         """
-        given = frames.unpack(hello, MAX_SMALL)
-        match given:
-            case {
-                "v": int(version),
-                "pid": int(pid),
-                "role": str(role),
-                "resource": dict(),
-                "schema_url": str(schema_url),
-                "client": bytes(client),
-                "name": str(name),
-            } if version == frames.PROTOCOL and len(client) == CLIENT_BYTES:
-                resource_blob = frames.pack([given["resource"], schema_url])
-            case _:
-                _wrong("not as this release has it")
+        given = parse(hello, MAX_SMALL)
         process = self._open_spans.joined(
-            client, sender if sender > 0 else pid, resource_blob, started
+            given.client, sender if sender > 0 else given.pid, given.resource_blob, started
         )
-        process.role, process.name = role[:64], name[:256]
-        self._announce(given.get("destinations", []))
+        process.role, process.name = given.role, given.name
+        self._announce(given.destinations)
         return process
 
-    def announced(self, destinations: bytes) -> None:
+    def announced(self, packed: bytes) -> None:
         """Take the packed list of destinations that a process's Sentry clients send to.
 
         Raises:
             FrameError: it isn't what this release writes.
         """
-        self._announce(frames.unpack(destinations, MAX_SMALL))
+        self._announce(parse_destinations(frames.unpack(packed, MAX_SMALL)))
 
-    def _announce(self, destinations: object) -> None:
-        for one in cast("list[object]", destinations) if isinstance(destinations, list) else ():
-            if not isinstance(one, bytes):
-                _wrong("not a destination")
-            self._note_destination(self._envelope_frames.destination(one))
-
-    def _note_destination(self, destination: bytes) -> None:
+    def _announce(self, found: Iterable[bytes]) -> None:
+        destinations = [self._envelope_frames.destination(one) for one in found]
         try:
-            self._store.announce(destination)
+            for destination in destinations:
+                self._store.announce(destination)
         except OverflowError as error:
             _wrong(str(error))
 
@@ -222,7 +205,7 @@ class FrameRouter:
         if event_id:
             self._event_ids.add(event_id)
             self._open_spans.change_log.ended(event_id)
-        self._note_destination(destination)
+        self._announce([destination])
         self._keep(source, "envelope", envelope, destination)
 
     def _look(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
