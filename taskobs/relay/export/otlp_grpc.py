@@ -118,10 +118,10 @@ class _Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # n
 
     def intercept_unary_unary(
         self,
-        continuation: Callable[[object, object], Any],
-        client_call_details: object,
-        request: object,
-    ) -> object:
+        continuation: Any,  # noqa: ANN401  # as grpc has it
+        client_call_details: Any,  # noqa: ANN401  # same
+        request: Any,  # noqa: ANN401  # same
+    ) -> Any:  # noqa: ANN401  # same
         call = continuation(client_call_details, request)
         error = call.exception()
         if isinstance(error, grpc.RpcError):

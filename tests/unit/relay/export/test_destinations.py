@@ -36,7 +36,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the destination's clock; the backoff is 1, 2, 4 … seconds without jitter."""
-    monkeypatch.setattr(responses, "backoff", lambda attempt: 2.0**attempt)
+
+    def backoff(attempt: int) -> float:
+        return 2.0**attempt
+
+    monkeypatch.setattr(responses, "backoff", backoff)
     return Clock()
 
 
