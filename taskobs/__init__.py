@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from taskobs.errors import MissingExtraError, SettingError, TaskobsError
     from taskobs.otel.instrumentor import TaskInstrumentor
+    from taskobs.session.log_fields import log_fields
     from taskobs.session.session import Session, init
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "TaskobsError",
     "__version__",
     "init",
+    "log_fields",
 ]
 
 # `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
@@ -30,6 +32,7 @@ _HOMES: Final = {
     "TaskInstrumentor": "taskobs.otel.instrumentor",
     "TaskobsError": "taskobs.errors",
     "init": "taskobs.session.session",
+    "log_fields": "taskobs.session.log_fields",
 }
 
 

@@ -4,61 +4,80 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-import wrapt
 from opentelemetry import trace
 
 from taskobs import semconv
+from taskobs.internal.wrapping import Patches
 from taskobs.model import Run
+from taskobs.observers.thread_runs import ThreadRuns, run_of_thread
+
+_NAMES: Final = frozenset(
+    {
+        *(semconv.LOG_TASK_ID, semconv.LOG_TASK_NAME),
+        *(semconv.LOG_TRACE_ID, semconv.LOG_SPAN_ID, semconv.LOG_TRACE_FLAGS),
+    }
+)
+
+
+def fields_of(run: Run | None) -> dict[str, str]:
+    """Return the fields of a log record that is made now; those that have no value are empty."""
+    run = run or run_of_thread()
+    span = trace.get_current_span().get_span_context()
+    ids = "", "", ""
+    if span.is_valid:
+        ids = f"{span.trace_id:032x}", f"{span.span_id:016x}", f"{span.trace_flags:02x}"
+    elif run is not None and run.span is not None:  # in a thread of the run
+        ids = run.span.trace_id, run.span.span_id, f"{run.span.sampled:02x}"
+    return {
+        semconv.LOG_TASK_ID: run.task_id if run else "",
+        semconv.LOG_TASK_NAME: run.task if run else "",
+        semconv.LOG_TRACE_ID: ids[0],
+        semconv.LOG_SPAN_ID: ids[1],
+        semconv.LOG_TRACE_FLAGS: ids[2],
+    }
 
 
 class LogFields:
     """Gives each record ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags``.
 
     Outside a run or a span the fields are empty strings, so that a format that names them always
-    works; what a record has already stays. ``Logger.handle`` is where they are added: after
-    ``extra``, which a record factory would make raise, and before all handlers, whenever they
-    were made: Celery, Django and others set up logging long after ``init()``.
+    works; what a record has already stays. They are added in ``Logger.handle``: after ``extra``,
+    which would raise if a record factory had added them, and before all handlers, whenever
+    those were made; Celery, Django and others set up logging long after ``init()``.
+
+    A logger of another class may have a ``handle`` of its own, and a record may be given to a
+    handler or a formatter without any logger. So records without the fields get them there.
     """
 
     def __init__(self, current_run: Callable[[], Run | None]) -> None:
         self._current_run = current_run
-        self._original: Any = None
-        self._wrapper: Any = None
-        self._on = False
+        self._patches = Patches()
+        self._threads = ThreadRuns(current_run)
 
     def install(self) -> None:
         """Add the fields from now on, in all loggers of the process."""
-        self._on = True
-        self._original = logging.Logger.__dict__["handle"]
-        self._wrapper = wrapt.FunctionWrapper(
-            self._original, self._handle, enabled=lambda: self._on
-        )
-        logging.Logger.handle = self._wrapper  # type: ignore[method-assign]  # undone by remove()
+        self._threads.install()
+        self._patches.wrap(logging.Logger, "handle", self._given_record)
+        self._patches.wrap(logging.Handler, "handle", self._given_record)
+        self._patches.wrap(logging.Formatter, "format", self._given_record)
 
     def remove(self) -> None:
         """Add them no more; a wrapper that somebody else has wrapped since does nothing."""
-        self._on = False
-        if self._wrapper is not None and logging.Logger.__dict__["handle"] is self._wrapper:
-            logging.Logger.handle = self._original  # type: ignore[method-assign]  # as it was
-        self._wrapper = None
+        self._threads.remove()
+        self._patches.remove()
 
-    def _handle(
-        self, handle: Callable[..., None], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _given_record(
+        self, call: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         record = args[0] if args else kwargs.get("record")
-        if isinstance(record, logging.LogRecord):
-            self._add(record)
-        handle(*args, **kwargs)
+        if isinstance(record, logging.LogRecord) and not record.__dict__.keys() >= _NAMES:
+            add_fields(record, self._current_run())
+        return call(*args, **kwargs)
 
-    def _add(self, record: logging.LogRecord) -> None:
-        run = self._current_run()
-        span = trace.get_current_span().get_span_context()
-        fields = record.__dict__
-        fields.setdefault(semconv.LOG_TASK_ID, run.task_id if run else "")
-        fields.setdefault(semconv.LOG_TASK_NAME, run.task if run else "")
-        valid = span.is_valid
-        fields.setdefault(semconv.LOG_TRACE_ID, f"{span.trace_id:032x}" if valid else "")
-        fields.setdefault(semconv.LOG_SPAN_ID, f"{span.span_id:016x}" if valid else "")
-        fields.setdefault(semconv.LOG_TRACE_FLAGS, f"{span.trace_flags:02x}" if valid else "")
+
+def add_fields(record: logging.LogRecord, run: Run | None) -> None:
+    """Add the fields that a record lacks."""
+    present = record.__dict__
+    present.update({name: value for name, value in fields_of(run).items() if name not in present})

@@ -97,3 +97,23 @@ app.Worker(pool="solo", loglevel="INFO", logfile="worker.log", quiet=True, **qui
     line = next(line for line in log.splitlines() if "the bank declined the card" in line)
     assert line.endswith(f"trace_id={run.trace_id}")
     assert f"task_id={run.attributes['messaging.message.id']}" in line
+
+
+def test_structlog_and_loguru_have_the_ids(tmp_path: Path, receiver: Receiver) -> None:
+    """I copy the block into my app, and both libraries' lines name the task."""
+    block = next(block for block in BLOCKS if block.module == "structured_tasks")
+    write_all(block, tmp_path)
+    source = """
+import io, json, loguru, structlog
+from structured_tasks import charge_card
+
+structured, formatted = io.StringIO(), io.StringIO()
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(structured))
+loguru.logger.add(formatted, format="{message} {extra[task_id]} {extra[trace_id]}")
+charge_card.apply(args=(1002,), task_id="id-1").get()
+event = json.loads(structured.getvalue())
+assert (event["task_id"], event["order"]) == ("id-1", 1002)
+assert formatted.getvalue().split() == ["declined", "id-1", event["trace_id"]]
+"""
+    run_python(source, tmp_path, receiver)
+    assert [span.name for span in receiver.spans] == ["run structured_tasks.charge_card"]

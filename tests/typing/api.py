@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from types import ModuleType
 
+import loguru
+import structlog
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from typing_extensions import assert_type
@@ -70,6 +73,15 @@ def errors() -> None:
         assert_type(error.extra, str)
         as_import_error: ImportError = error
         del as_import_error
+
+
+def logs() -> None:
+    """The fields by themselves, and in each logging library."""
+    assert_type(taskobs.log_fields(), dict[str, str])
+    assert_type(taskobs.log_fields(logging.makeLogRecord({})), bool)
+    logging.NullHandler().addFilter(taskobs.log_fields)
+    structlog.configure(processors=[taskobs.log_fields, structlog.processors.JSONRenderer()])
+    loguru.logger.configure(patcher=taskobs.log_fields)
 
 
 def instrumentor() -> None:

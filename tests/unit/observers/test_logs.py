@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Generator
+import logging.handlers
+import queue
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -26,20 +29,29 @@ def logger() -> Generator[logging.Logger]:
     logger.propagate = True
 
 
+Handler = logging.StreamHandler[io.StringIO]
+
+
 @pytest.fixture
-def lines(logger: logging.Logger) -> Generator[io.StringIO]:
-    """Give what a handler writes that the logger gets after the fields were installed."""
-    before = logging.Logger.handle
+def handler(logger: logging.Logger) -> Generator[Handler]:
+    """Give a handler that the logger gets after the fields were installed."""
+    patched = (logging.Logger, "handle"), (logging.Handler, "handle"), (logging.Formatter, "format")
+    before = [getattr(*each) for each in patched]
     fields = LogFields(current_run)
     fields.install()
-    written = io.StringIO()
-    handler = logging.StreamHandler(written)
+    handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(logging.Formatter(FORMAT))
     logger.addHandler(handler)
-    yield written
+    yield handler
     fields.remove()
     fields.remove()
-    assert logging.Logger.handle is before
+    assert [getattr(*each) for each in patched] == before
+
+
+@pytest.fixture
+def lines(handler: Handler) -> io.StringIO:
+    """Give what that handler writes."""
+    return handler.stream
 
 
 def test_a_line_within_a_task_names_task_and_trace(
@@ -88,3 +100,103 @@ def test_fields_of_my_own_stay(
     speak.apply().get()
     assert spans
     assert lines.getvalue().startswith("speak|mine|mine too|")
+
+
+# Records that pass by the loggers of `logging`.
+
+
+class OwnLogger(logging.Logger):
+    """A logger that calls the handlers by itself, as absl's does."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.callHandlers(record)
+
+
+def through_own_logger(handler: Handler) -> None:
+    logger = OwnLogger("own")
+    logger.addHandler(handler)
+    logger.warning("hello")
+
+
+def through_absl(handler: Handler) -> None:
+    absl_logging = pytest.importorskip("absl.logging")
+    logger = absl_logging.ABSLLogger("absl")
+    logger.addHandler(handler)
+    logger.warning("hello")
+
+
+def a_record() -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": "hello", "levelno": logging.WARNING})
+
+
+def write_formatted(handler: Handler) -> None:
+    handler.stream.write(handler.format(a_record()) + "\n")
+
+
+PAST_LOGGERS: dict[str, Callable[[Handler], object]] = {
+    "a logger of my own class": through_own_logger,
+    "absl's logger": through_absl,
+    "a handler": lambda handler: handler.handle(a_record()),
+    "a handler's emit": lambda handler: handler.emit(a_record()),
+    "a handler's format": write_formatted,
+}
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("way", PAST_LOGGERS)
+def test_a_line_that_passes_by_the_loggers_has_the_fields(
+    request: pytest.FixtureRequest,
+    handler: Handler,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
+    *,
+    within: bool,
+) -> None:
+    """However a record reaches a handler, a format that names the fields writes its line."""
+    if within:
+        app: Celery = request.getfixturevalue("app")
+        spans: Recorder = request.getfixturevalue("spans")
+
+        @app.task(name="speak")
+        def speak() -> None:
+            PAST_LOGGERS[way](handler)
+
+        speak.apply(task_id="id-1")
+        run = context_of(spans.one("run speak"))
+        ids = f"speak|id-1|{run.trace_id:032x}|{run.span_id:016x}|{run.trace_flags:02x}"
+    else:
+        PAST_LOGGERS[way](handler)
+        ids = "||||"
+    assert handler.stream.getvalue() == f"{ids}|hello\n"
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_a_queue_keeps_the_ids_of_the_task_that_has_logged(
+    app: Celery, spans: Recorder, logger: logging.Logger, handler: Handler
+) -> None:
+    """A `QueueListener` writes the line in a thread of its own."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    logger.handlers[:] = [logging.handlers.QueueHandler(waiting)]
+    listener = logging.handlers.QueueListener(waiting, handler)
+    listener.start()
+
+    @app.task(name="speak")
+    def speak() -> None:
+        logger.warning("hello")
+
+    speak.apply(task_id="id-1")
+    listener.stop()
+    run = context_of(spans.one("run speak"))
+    assert handler.stream.getvalue().startswith(f"speak|id-1|{run.trace_id:032x}|")
+
+
+def test_a_filter_for_sampled_traces(logger: logging.Logger, handler: Handler) -> None:
+    """The last bit of `trace_flags` says it, whatever other flags there are."""
+    handler.addFilter(lambda record: record.__dict__["trace_flags"] in {"01", "03"})
+    for flags in range(4):
+        context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(flags))
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            logger.warning("flags %s", flags)
+    logger.warning("outside")
+    written = [line.rpartition("|")[2] for line in handler.stream.getvalue().splitlines()]
+    assert written == ["flags 1", "flags 3"]
