@@ -19,13 +19,17 @@ from importlib import import_module
 from types import FrameType
 from typing import Final
 
-from taskobs.relay import slim_imports  # noqa: F401  # pyright: ignore[reportUnusedImport]  # first
+from taskobs.relay import worker_path  # noqa: F401  # pyright: ignore[reportUnusedImport]  # first
+
+# isort: split
+from taskobs.relay import slim_imports  # noqa: F401  # pyright: ignore[reportUnusedImport]  # second
 
 # isort: split
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.signals import BLOCKED_AT_START, IGNORED
 from taskobs.relay.agent import settings
 from taskobs.relay.agent.app import Relay
+from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
 
 CANNOT_START: Final = 2
@@ -47,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("taskobs relay: cannot start: %s", error)
         return CANNOT_START
     _handle_sigterm(relay)
+    relay.answer()
     relay.run()
     return 0
 
@@ -55,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m taskobs.relay", description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="a socket that listens")
     parser.add_argument("--memory-fd", type=int, help="the memory shared with the processes")
+    parser.add_argument("--control-fd", type=int, help="a socket of the launcher's")
     parser.add_argument("--worker", default="", help="the worker's node name")
     return parser
 
@@ -72,7 +78,8 @@ def _start(given: argparse.Namespace) -> Relay:
     # Not the root logger's: libraries would log each connection at DEBUG.
     logging.getLogger("taskobs").setLevel(configuration.log_level)
     listener = socket.socket(fileno=given.listen_fd)
-    relay = Relay(listener, configuration, _shared_memory(given.memory_fd))
+    control = None if given.control_fd is None else ControlSocket(given.control_fd)
+    relay = Relay(listener, configuration, _shared_memory(given.memory_fd), control)
     relay.start()
     _set_title(configuration)
     return relay

@@ -95,16 +95,26 @@ def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
     """
     home = directory(environ)
     remove_stale(home)
-    path = str(home / _name(os.getpid()))
+    path = home / _name(os.getpid())
+    return listen_at(path), str(path)
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Listen at a path of a directory that is made private, and made if it is not there.
+
+    Raises:
+        OSError: that can't be done, or the path is taken.
+    """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(path)
+        _own(path.parent)
+        listening.bind(str(path))
         listening.listen(socket.SOMAXCONN)
     except OSError as error:
         listening.close()
         raise SocketDirectoryError(f"{path}: {error.strerror or error}") from error
     listening.setblocking(False)  # noqa: FBT003  # the standard library's
-    return listening, path
+    return listening
 
 
 def addresses(environ: Mapping[str, str]) -> Iterator[tuple[int, str]]:

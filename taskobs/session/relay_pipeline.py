@@ -80,10 +80,8 @@ class RelayPipeline:
         launcher = Launcher(configuration, warn=_warn)
         if not launcher.start():
             return None
-        memory = launcher.memory
-        made = cls(launcher.address, worker, role, memory, launcher)
-        shared = memory.descriptor if memory else ""
-        os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{shared}:{launcher.address}"
+        made = cls(launcher.address, worker, role, launcher.memory, launcher)
+        _publish(launcher)
         return made
 
     @classmethod
@@ -125,6 +123,8 @@ class RelayPipeline:
         """Look after the relay; call it every second or so, in the worker. Returns at once."""
         if self._launcher is not None:
             self._launcher.poll()
+            if self._launcher.alive:
+                _publish(self._launcher)
             self.client.open()  # hears of a relay that was started again, and tells it all
 
     def after_fork(self) -> None:
@@ -186,6 +186,12 @@ class RelayPipeline:
         resource = self._traces.resource() if self._traces else {}
         known = {"role": self._role(), "name": self._worker}
         return {**known, "resource": {}, "schema_url": "", **resource}
+
+
+def _publish(launcher: Launcher) -> None:
+    """Tell children that will be spawned where the relay is."""
+    shared = launcher.memory.descriptor if launcher.memory else ""
+    os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{shared}:{launcher.address}"
 
 
 def supported() -> bool:

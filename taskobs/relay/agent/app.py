@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.event_loop import EventLoop
 from taskobs.relay.agent.ring_reader import RingReaders
 from taskobs.relay.agent.router import FrameRouter
@@ -34,7 +35,11 @@ class Relay:
     """One worker's relay. ``run`` blocks until the worker has ended and all is out."""
 
     def __init__(
-        self, listener: socket.socket, told: RelaySettings, shared: SharedMemory | None = None
+        self,
+        listener: socket.socket,
+        told: RelaySettings,
+        shared: SharedMemory | None = None,
+        control: ControlSocket | None = None,
     ) -> None:
         """Open the store.
 
@@ -79,7 +84,9 @@ class Relay:
             counters=counters,
             wakeup_pipe=self._wakeup_pipe,
             ending=ShutdownPolicy(told.grace),
+            control=control,
         )
+        self._control = control
         self._metrics: Stoppable | None = None
         for kind in ITEM_KINDS:
             counters.gauge("pending", partial(self._waiting, kind), kind)
@@ -119,6 +126,11 @@ class Relay:
             )
         except RuntimeError as error:  # all that `Thread.start` says of a tight RLIMIT_NPROC
             raise OSError(f"the system allows no more threads: {error}") from error
+
+    def answer(self) -> None:
+        """Tell the launcher that the relay serves from now on."""
+        if self._control is not None:
+            self._control.answer()
 
     def run(self) -> None:
         """Serve until the worker has ended and all is sent, or given up."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from taskobs.relay.agent.connection import Connection, HangUpError, peer
+from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.ring_reader import RingReaders
 from taskobs.relay.agent.router import FrameRouter, settle
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
@@ -55,13 +56,14 @@ class EventLoop:
         counters: Counters,
         wakeup_pipe: WakeupPipe,
         ending: ShutdownPolicy,
+        control: ControlSocket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listener, self._worker = listener, worker
         self._router, self._slots = router, slots
         self._open_spans, self._store = open_spans, store
         self._counters, self._wakeup_pipe, self._ending = counters, wakeup_pipe, ending
-        self._clock = clock
+        self._control, self._clock = control, clock
         self._connections: dict[Connection, None] = {}
         self._touched: dict[Connection, None] = {}
         """Those that have brought something in this turn, and may have to be answered."""
@@ -161,6 +163,13 @@ class EventLoop:
     # Sockets.
 
     def _listen(self) -> None:
+        other = self._control.listener() if self._control is not None else None
+        if other is not None:  # the launcher made it, as the first one's file was removed
+            self._accept(0)  # who connected before that
+            if self._listening:
+                self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener, self._listening = other, False
         if not self._listening:
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
             self._listening = True

@@ -1,27 +1,34 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskobs.relay_client import socket_directory
+from taskobs.protocol.startup import SEARCH_PATH
+from taskobs.relay_client import relay_command, socket_directory
 from taskobs.relay_client.launcher import Launcher
 
 if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
 
 # What it finds, it writes down; then it answers whoever connects, until it is told to end.
+ANSWERS = "import os; os.write(5, b'1')"
 STAND_IN = """
 import json, os, socket, sys
+os.write(5, b"1")
 listening = socket.socket(fileno=3)
 told = {
     "settings": json.loads(sys.stdin.read()),
@@ -36,7 +43,8 @@ while True:
     connection.close()
 """
 DIES = "import sys; sys.exit(7)"
-ENDS_SOON = "import time; time.sleep(0.3)"
+ENDS_SOON = ANSWERS + "; import time; time.sleep(0.3)"
+IS_SILENT = "import time; time.sleep(600)"
 
 
 class Clock:
@@ -94,9 +102,9 @@ def ask(address: str) -> Any:
 
 
 def listening_descriptor(launcher: Launcher) -> int:
-    listening = launcher._listening  # pyright: ignore[reportPrivateUsage]
-    assert listening is not None
-    return listening.fileno()
+    listener = launcher._listener  # pyright: ignore[reportPrivateUsage]
+    assert listener is not None
+    return listener.fileno()
 
 
 def poll_until(launcher: Launcher, condition: Callable[[], bool]) -> None:
@@ -124,16 +132,17 @@ def test_it_inherits_nothing_but_its_socket_and_memory(bench: Bench) -> None:
     os.set_inheritable(writer, True)  # noqa: FBT003  # the standard library's
     launcher = bench.launcher(STAND_IN)
     assert launcher.start()
-    assert set(ask(launcher.address)["descriptors"]) <= {0, 1, 2, 3, 4, 5}  # one is that of /proc
+    # Standard ones, its three, and that of the listing.
+    assert set(ask(launcher.address)["descriptors"]) <= set(range(7))
     os.close(reader)
     os.close(writer)
 
 
-def test_its_settings_are_not_on_the_command_line(bench: Bench) -> None:
+def test_its_settings_are_not_on_the_command_line() -> None:
     """`ps` shows whose relay it is, and no secrets."""
-    made = Launcher({"worker": "w@h", "header": "s3cret"}, warn=bench.warnings.append)
-    command = made._command  # pyright: ignore[reportPrivateUsage]
-    assert command[1:] == ["-m", "taskobs.relay", "--listen-fd", "3", "--worker", "w@h"]
+    command = relay_command.command("w@h")
+    assert command[:3] == [sys.executable, "-m", "taskobs.relay"]
+    assert command[3:] == ["--listen-fd", "3", "--control-fd", "5", "--worker", "w@h"]
 
 
 def test_one_that_dies_is_started_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,6 +205,219 @@ def test_one_that_cannot_be_started_is_given_up(bench: Bench) -> None:
     assert "can't be started" in warning
     assert "No such file" in warning
     assert not Path(launcher.address).exists()
+
+
+def test_what_died_at_its_start_is_named(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """A library is missing: I read which, in the one warning, and no traceback beside it."""
+    launcher = bench.launcher("import nothing_of_that_name")
+    assert launcher.start()
+    poll_until(launcher, lambda: pass_time(bench) and not launcher.alive)
+    [warning] = bench.warnings
+    assert "No module named 'nothing_of_that_name'" in warning
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def pass_time(bench: Bench) -> bool:
+    bench.clock.now += 0.1
+    return True
+
+
+def test_what_it_logs_before_it_serves_is_shown(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A warning about my spool, for one, is in my worker's log, in the order in which it came."""
+    launcher = bench.launcher("import sys; sys.stderr.write('first\\n')\n" + STAND_IN)
+    assert launcher.start()
+    poll_until(launcher, lambda: launcher.started)
+    assert capfd.readouterr().err == "first\n"
+
+
+def test_one_that_has_not_answered_has_not_started(bench: Bench) -> None:
+    """My worker does not wait, and knows when its relay serves."""
+    launcher = bench.launcher("import sys; sys.stdin.read(); input_ = open(0)\n" + STAND_IN)
+    assert launcher.start()
+    assert not launcher.started
+    poll_until(launcher, lambda: launcher.started)
+    assert launcher.alive
+
+
+def test_one_that_never_answers_is_given_up(bench: Bench) -> None:
+    """What was started is no relay, or hangs: it is ended, and I read that."""
+    launcher = bench.launcher(IS_SILENT)
+    assert launcher.start()
+    started: set[int | None] = set()
+    while launcher.alive:
+        started.add(launcher.pid)
+        bench.clock.now += 61
+        launcher.poll()
+    assert bench.warnings == ["it died at its start 3 times, it gave no sign of life within 60 s"]
+    for pid in started - {None}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid or 0, 0)
+
+
+def test_a_frozen_app_does_not_start_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`sys.executable` is my app itself: it would start as its own relay, without end."""
+    app, started = tmp_path / "shop", tmp_path / "started"
+    app.write_text(f"#!/bin/sh\ntouch {started}\n")
+    app.chmod(0o700)
+    frozen_python = tmp_path / "python3"
+    os.link(app, frozen_python)
+    for frozen, executable in ((False, app), (True, frozen_python), (False, None)):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "frozen", frozen, raising=False)
+            patched.setattr(sys, "executable", str(executable or ""))
+            launcher = Launcher({}, warn=bench.warnings.append)
+            assert not launcher.start()
+            assert launcher.pid is None
+    assert not started.exists()
+    first, second, third = bench.warnings
+    assert "shop isn't a Python interpreter" in first
+    assert "the app is frozen" in second
+    assert "the interpreter's own path is not known" in third
+
+
+def test_an_app_that_was_started_as_a_relay_starts_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its executable looks like an interpreter, and is none: it is not started once more."""
+    monkeypatch.setenv(SEARCH_PATH, "/somewhere")
+    assert not Launcher({}, warn=bench.warnings.append).start()
+    assert "was started as a relay" in bench.warnings[0]
+
+
+def test_a_limit_on_processes_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """My container allows no further process: each sends its own, and I read why."""
+
+    def no_more(*_: object, **__: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "posix_spawn", no_more)
+    before = len(list(Path("/dev/fd").iterdir()))
+    assert not bench.launcher(STAND_IN).start()
+    [warning] = bench.warnings
+    assert "Resource temporarily unavailable" in warning
+    assert "RLIMIT_NPROC" in warning
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_a_limit_on_processes_may_pass(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """My relay is killed while there are too many processes: the next one starts a little later."""
+    launcher = bench.launcher(STAND_IN)
+    assert launcher.start()
+    ask(launcher.address)
+    poll_until(launcher, lambda: launcher.started)
+    first = launcher.pid
+    assert first is not None
+    bench.clock.now += 10
+
+    def no_more(*_: object, **__: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(os, "posix_spawn", no_more)
+        os.kill(first, signal.SIGKILL)
+        poll_until(launcher, lambda: launcher.pid is None)
+    bench.clock.now += 10
+    launcher.poll()
+    assert launcher.pid is not None
+    assert not bench.warnings
+
+
+# Somebody removes the socket.
+
+
+def test_a_socket_that_is_removed_is_made_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A logout removes `/run/user/UID` under my worker: I read it once, and clients connect."""
+    launcher = bench.launcher(STAND_IN)
+    assert launcher.start()
+    assert launcher.memory is not None
+    address = Path(launcher.address)
+    for remove in (address.unlink, partial(shutil.rmtree, address.parent)):
+        remove()
+        launcher.poll()
+        assert launcher.address == str(address) == launcher.memory.address
+        assert stat.S_ISSOCK(address.stat().st_mode)
+        assert stat.S_IMODE(address.parent.stat().st_mode) == 0o700
+    assert caplog.text.count("somebody removed the relay's socket") == 1
+    launcher.close()
+    assert not address.exists()
+
+
+def test_a_socket_whose_directory_cannot_be_made_again_is_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = bench.launcher(STAND_IN)
+    assert launcher.start()
+    address = launcher.address
+    Path(address).parent.rename(Path(address).parents[1] / "moved")
+    Path(address).parent.write_text("not a directory")
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as other:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", other)
+        launcher.poll()
+        assert launcher.address.startswith(other)
+        assert launcher.memory is not None
+        assert launcher.memory.address == launcher.address
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(bench: Bench) -> None:
+    launcher = bench.launcher(STAND_IN)
+    assert launcher.start()
+    address = Path(launcher.address)
+    address.unlink()
+    address.write_text("somebody's")
+    launcher.poll()
+    assert launcher.address != str(address)
+    launcher.close()
+    assert address.read_text() == "somebody's"
+
+
+# What it is started with.
+
+
+def test_a_relay_is_not_instrumented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """I start my worker with `opentelemetry-instrument` or `ddtrace-run`: the relay is not traced.
+
+    Their directories hold a `sitecustomize`, which Python runs when it starts. All else that I
+    have set arrives.
+    """
+    bootstrap, modules, package = (tmp_path / name for name in ("bootstrap", "modules", "package"))
+    for folder in (bootstrap, modules, package / "usercustomize"):
+        folder.mkdir(parents=True)
+    (bootstrap / "sitecustomize.py").touch()
+    path = [str(bootstrap), str(modules), str(package), "/no/such/folder"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("OTEL_PYTHON_CONFIGURATOR", "opentelemetry")
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "mine")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "a=b")
+    found = relay_command.environment()
+    kept = found["PYTHONPATH"].split(os.pathsep)
+    assert kept[:2] == [str(modules), "/no/such/folder"]
+    assert not {str(bootstrap), str(package)} & set(kept)
+    assert "OTEL_PYTHON_CONFIGURATOR" not in found
+    assert found["OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"] == "mine"
+    assert found["OTEL_EXPORTER_OTLP_HEADERS"] == "a=b"
+
+
+def test_the_folder_of_automatic_instrumentation_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = pytest.importorskip("opentelemetry.instrumentation.auto_instrumentation")
+    folder = str(Path(module.__file__ or "").parent)
+    monkeypatch.setenv("PYTHONPATH", folder)
+    assert folder not in relay_command.environment().get("PYTHONPATH", "").split(os.pathsep)
+
+
+def test_a_relay_is_told_where_its_worker_finds_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), "/no/such/folder", str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    assert relay_command.environment()[SEARCH_PATH] == str(tmp_path)
 
 
 def test_without_a_place_for_its_socket_there_is_none(
