@@ -268,10 +268,8 @@ def test_where_it_cannot_start_each_process_sends(
 ) -> None:
     """The relay can't start here: I read why, once, and nothing is lost."""
     dies = "import os, sys\nif 'taskobs.relay' in sys.orig_argv: os._exit(9)\n"
-    title = "def setproctitle(title): pass\n"
-    (tmp_path / "setproctitle.py").write_text(
-        dies + title
-    )  # which the relay imports if it is there
+    # The relay imports this module if it is there.
+    (tmp_path / "setproctitle.py").write_text(dies + "def setproctitle(title): pass\n")
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
     worker, producer = live.worker(redis_broker, env=env), live.producer(redis_broker)
     ids = producer.run(MANY)
