@@ -1,4 +1,4 @@
-"""What spans say of publishes, runs and exceptions."""
+"""The attributes of publishes and runs, and the event of an exception."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def message_of(error: BaseException | None) -> str | None:
-    """Return what an exception says, of bounded size, whatever its ``__str__`` does."""
+    """Return the message of an exception, of bounded size, whatever its ``__str__`` does."""
     if error is None:
         return None
     try:

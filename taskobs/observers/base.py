@@ -12,7 +12,7 @@ NOTHING: Final[AbstractContextManager[object]] = nullcontext()
 
 
 class Observer:
-    """Turns facts into telemetry. Override what you need.
+    """Turns records of publishes and runs into telemetry. Override what you need.
 
     ``publish`` and ``run`` return a context manager that is open as long as the publish or
     the run is; at its exit the record's ``error``, or ``outcome`` and ``exception``, are set.
@@ -35,11 +35,11 @@ class Observer:
         return NOTHING
 
     def ended(self, run: Run) -> None:
-        """The run is over, and what was opened for it is about to be closed."""
+        """The run is over; what was opened for it is about to be closed."""
 
     def failed(self, run: Run) -> None:
-        """The run has just failed; stack frames are still whole. ``run.exception`` is set.
+        """The run has just failed; ``run.exception`` is set, and its stack frames still exist.
 
-        Called for failures that are real, at most once for a run and its exception: not for
+        Called at most once for a run and its exception, and only for real failures: not for
         ``throws``, Retry, Ignore or Reject.
         """

@@ -99,8 +99,9 @@ class DeferredAttributes:
         """Describe a span that starts, then show it to the processors."""
         given = _given.get()
         if given:
-            describe = given.pop()  # not for a span that a processor starts
-            add(span, describe(), self._set_unchecked)
+            attributes = given.pop()()  # taken off, as a processor may start a span, too
+            if not self._set_unchecked(span, attributes):
+                span.set_attributes(attributes)
         self._processors.on_start(span, parent_context=parent_context)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the SDK's, in each release others

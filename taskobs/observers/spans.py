@@ -42,7 +42,7 @@ from taskobs.observers.deferred_attributes import DeferredAttributes, StartDescr
 from taskobs.observers.propagation import HeaderPropagator, address_of, read_links, write_links
 from taskobs.observers.run_span import RunEnds, RunSpan
 
-# Celery polls for the end of a chord by retrying this task: it is no work of anybody's.
+# Celery polls for the end of a chord by retrying this task, which is no work of the app's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
 
 
@@ -111,7 +111,7 @@ class SpanObserver(Observer):
     def _context_of_publish(self, publish: Publish) -> Context | None:
         """Return what a publish is a child of; None for the current span."""
         if publish.schedule is not None:
-            return Context()  # a tick is nobody's child, whatever is current
+            return Context()  # each tick of beat begins a trace, whatever is current
         if publish.retries is not None:
             # The attempts of a task are siblings: all are children of the first one's parent.
             parent = publish.retries.parent_span
@@ -145,7 +145,9 @@ class SpanObserver(Observer):
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(semconv.PUBLISH_SPAN + encodable(publish.name))
-            add(span, of_message(publish, stock=self._stock), self._set_unchecked)
+            attributes = of_message(publish, stock=self._stock)
+            if not self._set_unchecked(span, attributes):
+                span.set_attributes(attributes)
         self._write_headers(publish, span)
 
     def _write_headers(self, publish: Publish, span: Span) -> None:

@@ -1,4 +1,4 @@
-"""Spans go to the relay as they start and as they end."""
+"""Sends each span to the relay when it starts and when it ends."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _SAMPLED: Final = 1
 
 
 class RelayProcessor(SpanProcessor):
-    """Sends each sampled span to the relay; to ``direct`` once the relay is gone for good.
+    """Sends each sampled span to the relay, or to ``direct`` once there is no relay any more.
 
-    Then ``direct`` also gets what the relay may not have got. It blocks nobody, but for
-    ``force_flush`` and ``shutdown``.
+    Then ``direct`` also gets the spans that the relay may not have received. Only ``force_flush``
+    and ``shutdown`` block.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RelayProcessor(SpanProcessor):
         span: Span,
         parent_context: Context | None = None,  # noqa: ARG002  # the SDK's interface
     ) -> None:
-        """Tell that a span is open: should this process die, the relay ends it as lost."""
+        """Send the start of a span: if this process dies, the relay ends the span as lost."""
         client = self._client
         try:
             if _is_sampled(span) and not client.unavailable:
@@ -57,7 +57,8 @@ class RelayProcessor(SpanProcessor):
         except UNEXPECTED:
             with self._guard:
                 raise
-        except BaseException:  # a time limit struck: the tracer gives this span to nobody
+        except BaseException:
+            # A soft time limit's signal: the tracer raises it, so nobody gets this span to end it.
             client.forget(key_of(span.get_span_context()))
             raise
 
@@ -77,16 +78,18 @@ class RelayProcessor(SpanProcessor):
         except UNEXPECTED:
             with self._guard:
                 raise
-        except BaseException:  # a time limit struck: rather told twice than not at all
+        except BaseException:
+            # A soft time limit's signal: the span may not have been sent. The relay recognises a
+            # second END of one span; a missing one would leave the span open.
             if not client.unavailable:
                 payload = pack_end(span, quick_fields)
                 client.ended(payload[:KEY_BYTES], payload)
             raise
 
-    # Light spans; see ``Sink``.
+    # Fast spans; see ``SpanSink``.
 
     def fast_span_started(self, span: FastSpan) -> None:
-        """Tell that a span is open, as ``on_start`` does."""
+        """Send the start of a span, as ``on_start`` does."""
         client = self._client
         try:
             if client.unavailable:
@@ -127,7 +130,7 @@ class RelayProcessor(SpanProcessor):
                 raise
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until what has ended is out, as the relay says; blocks for at most that time."""
+        """Wait until the relay has exported what has ended; blocks for at most that time."""
         done = self._client.flush(timeout_millis / 1000)
         if not self._client.unavailable:
             return done
@@ -135,12 +138,12 @@ class RelayProcessor(SpanProcessor):
         return self._direct.force_flush(timeout_millis)
 
     def shutdown(self) -> None:
-        """Stop ``direct``, which may block; the client is closed by whom it belongs to."""
+        """Stop ``direct``, which may block; the client is not closed."""
         self._hand_over()
         self._direct.shutdown()
 
     def _hand_over(self) -> None:
-        """Give ``direct`` what the relay, which is gone, may not have got: each span once."""
+        """Give ``direct``, once each, the spans that the relay may not have received."""
         ended = dict(map(split, self._client.undelivered(FrameKind.END)))
         if not ended:
             return

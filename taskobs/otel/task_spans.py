@@ -24,7 +24,7 @@ _STOCK: Final = "opentelemetry-instrumentation-celery"
 
 @cache
 def shared_task_signals() -> TaskSignals:
-    """Return this process's one lifecycle: whoever observes, Celery is connected to once."""
+    """Return the one ``TaskSignals`` of this process: Celery is connected to once."""
     return TaskSignals(Guard(passing=PASSING))
 
 
@@ -87,7 +87,7 @@ class TaskSpans:
         self._observer.use(tracer, self._deferred)
 
     def stop(self) -> None:
-        """See no more publishes and runs."""
+        """Make no more spans."""
         shared_task_signals().detach(self._observer)
         if self._deferred is not None:
             self._deferred.remove()

@@ -1,4 +1,4 @@
-"""What a packed span holds, checked: OTLP takes less than msgpack, and a stranger may have sent it.
+"""Checks of an unpacked span: OTLP takes less than msgpack, and the sender is not trusted.
 
 Each function raises ``MalformedError``, or what Python does for a value of another type.
 """
@@ -19,7 +19,7 @@ _UINT64: Final = 1 << 64
 
 
 class MalformedError(ValueError):
-    """A packed span, or what it is about, isn't what ``packing`` makes."""
+    """A packed span, or its resource, isn't what ``span_encoder`` makes."""
 
 
 def attributes(attributes: Any) -> dict[str, AttributeValue]:  # noqa: ANN401  # as unpacked
