@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
@@ -38,27 +37,19 @@ def read(header: object) -> Ids | None:
     return found[1], found[2]
 
 
-def of_request(tracer: Tracer, name: str) -> Context | None:
-    """Return the current context with the request's span in Sentry; None without one."""
-    for source in sources:
-        ids = source()
-        if ids is not None:
-            return _joined(tracer, name, ids, otel_context.get_current())
-    return None
-
-
 def of_message(
     tracer: Tracer, name: str, headers: Mapping[str, str], context: Context
 ) -> tuple[Context, SpanContext] | None:
     """Return a run's context with the span in Sentry that its message names, and that span."""
     ids = read(headers.get(semconv.HEADER_SENTRY_TRACE))
-    joined = None if ids is None else _joined(tracer, name, ids, context)
-    if joined is None:
+    found = None if ids is None else joined(tracer, name, ids, context)
+    if found is None:
         return None
-    return joined, trace.get_current_span(joined).get_span_context()
+    return found, trace.get_current_span(found).get_span_context()
 
 
-def _joined(tracer: Tracer, name: str, ids: Ids, context: Context) -> Context | None:
+def joined(tracer: Tracer, name: str, ids: Ids, context: Context | None = None) -> Context | None:
+    """Return a context, by default the current one, with a span in Sentry as its span."""
     sampled = _is_sampled(tracer, name, ids[0])
     if sampled is None:
         return None

@@ -93,8 +93,10 @@ class SpanObserver(Observer):
         if context is None and not above.is_valid:
             if publish.headers:
                 context = self._given_context(publish.headers)
-            if context is None and outer_trace.sources:
-                context = outer_trace.of_request(self._tracer, name)
+            for source in outer_trace.sources if context is None else ():
+                ids = source()
+                if ids is not None:
+                    context = outer_trace.joined(self._tracer, name, ids)
             if context is not None:
                 above = trace.get_current_span(context).get_span_context()
         if self._deferred is not None:
@@ -135,7 +137,9 @@ class SpanObserver(Observer):
         attributes = {semconv.CELERY_TASK_NAME: canvas.kind}
         name = semconv.PUBLISH_SPAN + canvas.kind
         context = self._given_context(canvas.headers) if canvas.headers else None
-        context = context or outer_trace.of_request(self._tracer, name)
+        for source in outer_trace.sources if context is None else ():
+            ids = source()
+            context = None if ids is None else outer_trace.joined(self._tracer, name, ids)
         span = self._tracer.start_span(name, context, attributes=attributes)
         return _Current(trace.set_span_in_context(span, context), span.end)
 

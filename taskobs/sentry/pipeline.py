@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import sentry_sdk
 from sentry_sdk.client import BaseClient
 from sentry_sdk.integrations import Integration
+from sentry_sdk.scope import Scope
 from sentry_sdk.transport import Transport
 from sentry_sdk.types import Event, Hint
 
@@ -116,7 +117,7 @@ class SentryPipeline:
 
         None when there is none; that, and finding the same client again, cost next to nothing.
         """
-        client = sentry_sdk.get_client()
+        client = Scope.get_client()
         if self._closed or not client.is_active():
             return None
         if client is not self._client:
