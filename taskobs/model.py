@@ -93,6 +93,8 @@ class Schedule:
     """The interval."""
     timezone: str | None = None
     """The IANA name of the zone that the crontab is in; None when it has none."""
+    once: bool = False
+    """True for an entry that is disabled after it was due for the first time."""
 
 
 @dataclass(slots=True, kw_only=True)

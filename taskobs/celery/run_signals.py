@@ -216,7 +216,7 @@ class RunSignals:
         opened = _active_run.get()
         if opened is not None:
             outcome = opened.run.outcome or Outcome.SUCCEEDED
-            self._fail(opened, error)
+            self._fail(opened, error, outcome=outcome)
             opened.run.outcome = outcome
 
     def _batch_failed(self, error: BaseException) -> None:
@@ -225,7 +225,15 @@ class RunSignals:
         if opened is not None and opened.batch:
             opened.logged = error
 
-    def _fail(self, opened: ActiveRun, error: BaseException, traceback: str | None = None) -> None:
+    def _fail(
+        self,
+        opened: ActiveRun,
+        error: BaseException,
+        traceback: str | None = None,
+        *,
+        outcome: Outcome | None = None,
+    ) -> None:
+        """Report an exception once; ``outcome`` is the run's if Celery keeps another one."""
         # By identity: an exception of the task's own may not be comparable.
         if any(error is reported for reported in opened.reported):
             return
@@ -239,6 +247,8 @@ class RunSignals:
             reported_here = outcomes.apply_process_death(opened.run, error)
             if not reported_here:
                 return
+        if outcome is not None:  # before anybody is told, so that the event and the span agree
+            opened.run.outcome = outcome
         call_each(self._guard, self._calls.failed, opened.run)
         _last_failure.set(opened.run.task_id)
 

@@ -153,7 +153,7 @@ class CronObserver(Observer):
 
     def _monitor(self, schedule: Schedule) -> Monitor | None:
         """Return what Sentry is to know of the schedule; None for no check-ins."""
-        if self._excluded(schedule.entry):
+        if schedule.once or self._excluded(schedule.entry):  # a monitor of one would miss the next
             return None
         due = self._due(schedule)
         if due is None:

@@ -256,6 +256,7 @@ def broken_hook(shop: AuditedShop, hook: str) -> None:
     assert run.parent_id == publish.span_id
     assert run.attributes[semconv.SENTRY_EVENT_ID] == event.event_id
     assert trace_of(event) == (run.trace_id, run.span_id)
+    assert tags(event)[semconv.TAG_OUTCOME] == run.attributes[semconv.CELERY_OUTCOME]
     assert "the hook is broken" in json.dumps(event.data)
 
 

@@ -27,6 +27,8 @@ def schedule_of(entry: Entry) -> Schedule:
         crontab=_crontab(due),
         seconds=interval.total_seconds() if isinstance(interval, timedelta) else None,
         timezone=getattr(zone, "key", None) or ("UTC" if zone is timezone.utc else None),
+        # django-celery-beat's; its clocked schedules are for one moment anyway.
+        once=bool(getattr(getattr(entry, "model", None), "one_off", False)),
     )
 
 

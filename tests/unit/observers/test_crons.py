@@ -97,6 +97,15 @@ def test_a_tick_and_its_run_are_one_check_in(sent: CheckIns) -> None:
     assert closed["duration"] == 12.5
 
 
+def test_an_entry_that_is_due_once_has_no_monitor(sent: CheckIns) -> None:
+    """My one-off entry makes no monitor that would miss its next check-in for ever."""
+    observer = CronObserver(Current())
+    once = Schedule(entry="once", seconds=3600.0, once=True)
+    attempt(observer, tick(observer, once), Outcome.SUCCEEDED)
+    tick(observer, once, error=OSError())
+    assert sent.kept == []
+
+
 @pytest.mark.parametrize(
     ("outcome", "records", "status"),
     [
