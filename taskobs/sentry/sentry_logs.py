@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sentry_sdk.client import BaseClient
@@ -38,7 +38,8 @@ class LogFilter:
         if _OPTION not in options or isinstance(options[_OPTION], _BeforeSend):
             return
         given = options[_OPTION]
-        theirs: BeforeSend | None = given or (options.get(EXPERIMENTS) or {}).get(_OPTION)
+        experiments: Mapping[str, Any] = options.get(EXPERIMENTS) or {}
+        theirs: BeforeSend | None = given or experiments.get(_OPTION)
         options[_OPTION] = _BeforeSend(theirs, send_arguments=self._send_arguments)
         self._before.append((client, given))
 

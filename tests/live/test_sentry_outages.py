@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis import Redis
@@ -48,7 +48,8 @@ def test_results_that_are_refused_are_one_event_a_run(
         env = {**QUICK, **CONFIG}
         worker = live.worker(broker, app=ERRORS, env=env)
         producer = live.producer(broker, app=ERRORS, env=env)
-        Redis(services.HOST, port).config_set("maxmemory", 1)
+        redis: Any = Redis(services.HOST, port)
+        redis.config_set("maxmemory", 1)
         source = f"sent = [app.add.delay(1, n) for n in range({RUNS - 1})]\n"
         ids = producer.run(f"{source}sent.append(app.die.delay())\nresult = [s.id for s in sent]")
         assert receiver.wait_for(lambda r: len(r.events) >= RUNS, LIMIT)

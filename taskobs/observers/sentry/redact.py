@@ -110,7 +110,7 @@ def set_tags(event: dict[str, object], tags: Mapping[str, object]) -> None:
         pairs += [[name, value] for name, value in tags.items() if value is not None]
         event["tags"] = pairs
         return
-    kept = event["tags"] = found if isinstance(found, dict) else {}
+    kept = part(event, "tags")
     for name, value in tags.items():
         if value is None:
             kept.pop(name, None)

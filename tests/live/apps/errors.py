@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import sentry_sdk
 from celery import Task, signals
 from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.scope import add_global_event_processor
 
-OPTIONS: dict[str, Any] = json.loads(os.environ.get("APP_SENTRY", "null"))
+OPTIONS: dict[str, Any] | None = json.loads(os.environ.get("APP_SENTRY", "null"))
 if OPTIONS is not None:
     if "event_level" in OPTIONS:
         OPTIONS["integrations"] = [LoggingIntegration(event_level=OPTIONS.pop("event_level"))]
@@ -64,7 +65,7 @@ def captures_and_raises() -> None:
 class Capturing(Task):  # type: ignore[type-arg]  # Celery's own has no parameters
     """Captures each failure of a task, in its hook."""
 
-    def on_failure(self, exc: BaseException, *_: object) -> None:
+    def on_failure(self, exc: BaseException, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # it takes all
         """Capture what Celery hands over."""
         sentry_sdk.capture_exception(exc)
 
@@ -74,8 +75,9 @@ class CapturingCall(Task):  # type: ignore[type-arg]  # as above
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body."""
+        run: Any = super().__call__
         try:
-            return super().__call__(*args, **kwargs)
+            return run(*args, **kwargs)
         except Exception as error:
             sentry_sdk.capture_exception(error)
             raise
@@ -164,10 +166,11 @@ def out_of_memory() -> None:
 
 if os.environ.get("APP_TAGS_AS_PAIRS"):
 
-    @sentry_sdk.scope.add_global_event_processor
+    @add_global_event_processor
     def _pairs(event: Any, hint: Mapping[str, Any]) -> Any:
         assert hint is not None
-        event["tags"] = [["mine", "yes"], *list((event.get("tags") or {}).items())]
+        tags: dict[str, str] = event.get("tags") or {}
+        event["tags"] = [["mine", "yes"], *tags.items()]
         return event
 
 

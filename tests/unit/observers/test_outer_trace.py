@@ -110,7 +110,11 @@ def test_a_request_in_a_thread_is_known_by_its_name(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Servers with threads: Sentry's integrations of web frameworks name the request's scope."""
-    monkeypatch.setattr(_compat, "scope_name", lambda _: "wsgi")
+
+    def named(_: object) -> str:
+        return "wsgi"
+
+    monkeypatch.setattr(_compat, "scope_name", named)
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(in_request(an_observer(recorder))))
     thread.start()

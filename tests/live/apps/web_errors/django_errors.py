@@ -12,7 +12,7 @@ from django.urls import path  # type: ignore[import-untyped]  # as above
 
 from tests.live.apps.web_errors import TRACED, fail
 
-settings.configure(
+settings.configure(  # pyright: ignore[reportUnknownMemberType]  # as above
     SECRET_KEY="of a test",  # noqa: S106  # it guards nothing
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
