@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 from weakref import ref
 
 from taskobs.celery import _compat
 from taskobs.celery._types import App
 
+if TYPE_CHECKING:
+    from sentry_sdk.client import BaseClient
 
-def sentry_is_active() -> bool:
-    """Tell whether somebody has initialised Sentry; it is not imported to find out."""
+
+def active_client() -> BaseClient | None:
+    """Return Sentry's client, if somebody has initialised Sentry; it is not imported for that."""
     sdk = sys.modules.get("sentry_sdk")
     # While the package is being imported, its module is there and its functions are not.
     get_client = getattr(sdk, "get_client", None)
-    return get_client is not None and bool(get_client().is_active())
+    client: BaseClient | None = get_client() if get_client is not None else None
+    return client if client is not None and client.is_active() else None
 
 
 class AppName:

@@ -14,7 +14,7 @@ from taskobs.config.settings import Settings
 from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.internal.shared_page import SharedPage
 from taskobs.otel.task_spans import shared_task_signals
-from taskobs.session.environment import sentry_is_active
+from taskobs.session.environment import active_client
 
 if TYPE_CHECKING:
     from sentry_sdk.client import BaseClient
@@ -53,15 +53,16 @@ class Errors:
 
         Returns whether they begin now.
         """
-        begins = False
-        if self.pipeline is None and (
-            self._settings.errors or sentry_is_active() or self._accept_client()
-        ):
+        found = active_client()
+        if found is not None:
+            self._offer(found)  # first: what uses a client adds to its options
+        begins = self.pipeline is None and (
+            self._settings.errors or found is not None or self._accept_client()
+        )
+        if begins:
             self._start()
-            begins = True
-        client = self.pipeline.client() if self.pipeline is not None else None
-        if client is not None:
-            self._offer(client)
+        if self.pipeline is not None:
+            self.pipeline.client()
         return begins
 
     @property
@@ -82,7 +83,7 @@ class Errors:
         self._outages.after_fork()
         if self.pipeline is not None:
             self.pipeline.after_fork()
-            self._offered = self.pipeline.client()  # the parent has it, too
+            self._offered = active_client()  # the parent has it, too
 
     def stop(self) -> None:
         """Report nothing any more."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+if "APP_SENTRY_DSN" in os.environ:
+    import sentry_sdk
+
+    sentry_sdk.init(dsn=os.environ["APP_SENTRY_DSN"])
+
 SECRET_KEY = "of a test"  # noqa: S105  # it guards nothing
 ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "tests.live.apps.django_site.urls"

@@ -9,3 +9,9 @@ from celery import shared_task
 def add(x: int, y: int) -> int:
     """Succeed."""
     return x + y
+
+
+@shared_task
+def fail() -> None:
+    """Fail."""
+    raise ValueError("no funds")
