@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage.items import ITEM_KINDS
+from taskobs.relay.storage.items import ITEM_KINDS, ItemKind
 from taskobs.relay.storage.spool.files import (
     SUFFIX,
     SpoolFile,
@@ -50,7 +50,9 @@ class TakeOver:
         total = NOTHING
         for file in self._abandoned(rows.path):
             found = self._try_to_move(file, rows, reader, age)
-            too_old = {kind: total.too_old[kind] + found.too_old[kind] for kind in ITEM_KINDS}
+            too_old: dict[ItemKind, int] = {
+                kind: total.too_old[kind] + found.too_old[kind] for kind in ITEM_KINDS
+            }
             total = TakenOver(
                 total.moved + found.moved,
                 [*total.starts, *found.starts],
