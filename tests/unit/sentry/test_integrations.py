@@ -118,12 +118,14 @@ def test_a_library_that_is_in_use_has_its_integration_at_once() -> None:
 def test_in_the_end_there_are_as_many_as_sentry_itself_enables() -> None:
     """Nothing that Sentry notes by itself is missing, but for what taskobs does in its place."""
     used = """
-import django, fastapi, flask, redis, sqlalchemy
+import django, fastapi, flask, redis@MORE@
 from django.conf import settings
 settings.configure()
 django.setup()
 print(json.dumps(enabled()))
-""".replace(", sqlalchemy", ", sqlalchemy" if find_spec("sqlalchemy") else "")
+"""
+    more = [f", {name}" for name in ("loguru", "sqlalchemy") if find_spec(name)]
+    used = used.replace("@MORE@", "".join(more))
     ours = run(OURS + used)
     stock = run(START + f"sentry_sdk.init(dsn={DSN!r})\n" + used)
     assert set(stock) - set(ours) == {"celery"}
