@@ -28,7 +28,12 @@ _MESSAGES: Final = (
     ("celery.beat", "beat pidbox connection error", _BEAT),
     ("celery.backends.redis", "Connection to Redis lost", _RESULTS),
 )
-_TICK_FAILED: Final = "Message Error:"
+_WITH_CAUSE: Final = (
+    ("celery.beat", "Message Error:", _BEAT),
+    # A worker that gives up, after broker_connection_max_retries.
+    ("celery.worker", "Unrecoverable error:", _CONSUMER),
+)
+"""What is logged of other errors too: an outage is behind it if the exception says so."""
 _CAUSES: Final = 20
 
 
@@ -91,9 +96,10 @@ def _outage(record: logging.LogRecord) -> str | None:
     for logger, words, what in _MESSAGES:
         if record.name == logger and message.startswith(words):
             return what
-    if record.name == "celery.beat" and message.startswith(_TICK_FAILED):
-        error = record.exc_info[1] if record.exc_info else None
-        return _BEAT if any(map(_is_of_connection, _causes(error))) else None
+    for logger, words, what in _WITH_CAUSE:
+        if record.name == logger and message.startswith(words):
+            error = record.exc_info[1] if record.exc_info else None
+            return what if any(map(_is_of_connection, _causes(error))) else None
     return None
 
 

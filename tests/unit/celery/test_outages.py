@@ -112,3 +112,17 @@ def test_a_forked_child_has_outages_of_its_own(outages: Outages) -> None:
     outages.repeats(record(CONSUMER))
     outages.after_fork()
     assert not outages.repeats(record(CONSUMER))
+
+
+def test_a_worker_that_gives_up_is_of_the_same_outage(outages: Outages) -> None:
+    """My worker retries, and ends when no retry is left: the outage is one event."""
+    gives_up = ("celery.worker", "Unrecoverable error: %r")
+    assert not outages.repeats(record(CONSUMER))
+    assert outages.repeats(record(gives_up, OperationalError("refused")))
+    assert not outages.repeats(record(gives_up, ValueError("of something else")))
+
+
+def test_a_worker_that_gives_up_at_once_is_reported(outages: Outages) -> None:
+    """Nothing was said of the outage before: the end of my worker says it."""
+    error = ConnectionRefusedError("refused")
+    assert not outages.repeats(record(("celery.worker", "Unrecoverable error: %r"), error))
