@@ -52,6 +52,8 @@ class Connection(Source):
         """How many numbered frames have come."""
         self.flushes: list[tuple[int, int]] = []
         """Flushes that are not answered: the client's number, and the store's mark."""
+        self.received = 0
+        """Bytes that have come."""
         self.leaving = False
         """It has said CLOSE."""
         self._owes_closed = False
@@ -92,6 +94,7 @@ class Connection(Source):
         if not data:
             raise HangUpError
         before = self.held
+        self.received += len(data)
         try:
             found = self._splitter.feed(data)
         except FrameError as error:

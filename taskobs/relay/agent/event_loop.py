@@ -36,6 +36,8 @@ CONNECTIONS: Final = 1_024
 HELD: Final = 16 * 1024 * 1024
 """Bytes that are kept for connections, of unfinished frames for one, over all of them."""
 _AT_ONCE: Final = 64
+_READS: Final = 64
+"""Reads of one connection in a row. They take more than a socket's buffers hold."""
 
 
 class EventLoop:
@@ -68,6 +70,7 @@ class EventLoop:
         self._touched: dict[Connection, None] = {}
         """Those that have brought something in this turn, and may have to be answered."""
         self._listening = False
+        self._accepted = 0
         self._due = self._flush_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup_pipe.reader, selectors.EVENT_READ, self._mail)
@@ -136,7 +139,10 @@ class EventLoop:
         self._due = now + TICK
         self._listen()
         for connection in list(self._connections):
-            self._hang_up_if(connection, "too slow", connection.overdue(now))
+            if connection.overdue(now):
+                # This process may have stood still: what should have come may have come long ago.
+                self._read_to_end(connection)
+                self._hang_up_if(connection, "too slow", connection.overdue(now))
         self._bound_held()
         self._slots.read()
         self._slots.look()
@@ -150,7 +156,31 @@ class EventLoop:
             connected=bool(self._connections) or self._slots.live,
             waiting=self._open_spans.waiting,
         )
+        if self._open_spans.waiting:
+            self._read_all()
         return self._open_spans.lost(final=self._ending.shutting_down)
+
+    def _read_all(self) -> None:
+        """Read what has come, over connections that are not accepted yet too.
+
+        Before spans are called lost: what their process wrote before it died may still be there,
+        when this process has stood still, or had much else to read.
+        """
+        accepted = -1
+        while self._listening and accepted != self._accepted:
+            accepted = self._accepted
+            self._accept(selectors.EVENT_READ)
+        for connection in list(self._connections):
+            self._read_to_end(connection)
+
+    def _read_to_end(self, connection: Connection) -> None:
+        """Read until nothing is there; a little more at most than its process may have written."""
+        received = -1
+        for _ in range(_READS):
+            if connection.closed or received == connection.received:
+                return
+            received = connection.received
+            self._read(connection)
 
     def _bound_held(self) -> None:
         while sum(connection.weight for connection in self._connections) > HELD:
@@ -195,6 +225,7 @@ class EventLoop:
             self._counters.dropped("connection", 1, reason, f"user {user}")
             sock.close()
             return
+        self._accepted += 1
         connection = Connection(sock, self._clock())
         self._connections[connection] = None
 

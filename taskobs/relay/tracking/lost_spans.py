@@ -53,6 +53,15 @@ def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
     return frames.pack(row)
 
 
+def start_of(packed: bytes) -> int:
+    """Return when a packed span began.
+
+    Raises:
+        FrameError: it is no packed span.
+    """
+    return int(_row(packed)[START_NS])
+
+
 def latest_start(spans: Iterable[bytes]) -> int:
     """Return when the last of these packed spans began: then, at least, its process was there."""
     latest = 0

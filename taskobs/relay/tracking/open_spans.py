@@ -15,6 +15,7 @@ from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.change_log import ChangeLog
 from taskobs.relay.tracking.process_state import Alive, ProcessState
 from taskobs.relay.tracking.recent_keys import RecentKeys
+from taskobs.relay.tracking.wall_clock import WallClock
 
 OPEN_SPANS: Final = 10_000
 OPEN_BYTES: Final = 4 * 1024 * 1024
@@ -58,7 +59,8 @@ class OpenSpanRegistry:
     ) -> None:
         self._counters = counters
         self._parent = parent
-        self._clock, self._wall, self._alive = clock, wall, alive
+        self._clock, self._alive = clock, alive
+        self._wall_clock = WallClock(clock, wall)
         self._processes: dict[tuple[bytes, int], ProcessState] = {}
         self._process_of_span: dict[bytes, ProcessState] = {}
         self._ended = RecentKeys(ENDED_KEYS)
@@ -115,7 +117,7 @@ class OpenSpanRegistry:
         process.connections -= 1
         if not process.connections:
             self.processes -= 1
-            process.left, process.left_ns = self._clock(), self._wall()
+            process.left, process.left_ns = self._clock(), None
             if not process.open:
                 self._remove(process)
 
@@ -170,6 +172,7 @@ class OpenSpanRegistry:
         With ``final``: all that is open in any process that is not connected.
         """
         now = self._clock()
+        self._wall_clock.observe()
         ended = [one for one in self._processes.values() if one.left is not None]
         flush = final or len(self._processes) > PROCESSES
         closed: list[Closed] = []
@@ -197,12 +200,18 @@ class OpenSpanRegistry:
             source = process.sources.pop(key, None)
             self.ended(key)
             try:
-                closed = lost_spans.closed(packed, process.left_ns, f"{reason} (pid {process.pid})")
+                end_ns = self._end_of(process, packed)
+                closed = lost_spans.closed(packed, end_ns, f"{reason} (pid {process.pid})")
             except FrameError as error:
                 self._counters.dropped("span", 1, "malformed", str(error))
                 continue
             self._counters.add(LOST, "span")
             yield Closed(closed, process.resource_blob, source)
+
+    def _end_of(self, process: ProcessState, packed: bytes) -> int:
+        if process.left_ns is not None:
+            return process.left_ns
+        return self._wall_clock.end_of(lost_spans.start_of(packed), process.left or 0.0)
 
     # What outlives this relay, where the store is durable.
 
@@ -222,9 +231,7 @@ class OpenSpanRegistry:
 
     def _restored(self, start: Start) -> ProcessState | None:
         try:
-            found = process_state.restored(
-                start.client, start.resource_blob, self._clock(), self._wall()
-            )
+            found = process_state.restored(start.client, start.resource_blob, self._clock())
         except FrameError:
             return None
         return self._processes.setdefault((found.client, found.pid), found)

@@ -46,8 +46,8 @@ class ProcessState:
     closed_cleanly: bool = False
     left: float | None = None
     """When the last of its connections and its slot ended, on the ledger's clock; None before."""
-    left_ns: int = 0
-    """The same, in nanoseconds since the epoch: when what it had open ended."""
+    left_ns: int | None = None
+    """When what it had open ended, in nanoseconds since the epoch, if ``left`` does not say so."""
 
     @property
     def packed(self) -> bytes:
@@ -91,7 +91,7 @@ def known(
     )
 
 
-def restored(packed: bytes, resource_blob: bytes, now: float, now_ns: int) -> ProcessState:
+def restored(packed: bytes, resource_blob: bytes, now: float) -> ProcessState:
     """Return a process that an earlier relay knew, as not connected.
 
     Raises:
@@ -106,7 +106,6 @@ def restored(packed: bytes, resource_blob: bytes, now: float, now_ns: int) -> Pr
                 parent=parent,
                 resource_blob=resource_blob,
                 left=now,
-                left_ns=now_ns,
             )
         case _:
             raise FrameError("no process of an earlier relay")

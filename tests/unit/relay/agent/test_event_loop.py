@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from taskobs.protocol.frames import FrameKind, pack
+from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.protocol.span_encoder import KEY_BYTES
 from taskobs.relay.agent import event_loop
 from taskobs.relay.agent.event_loop import EventLoop
@@ -137,6 +138,48 @@ def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: C
     other.wait_for(FrameKind.STATUS_REPLY)
     assert loop.dropped() == {("connection", "not understood"): 1}
     other.close()
+
+
+def test_what_a_process_wrote_before_it_died_is_read_before_its_spans_are_lost(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay stood still while a child sent its last spans and was killed: none is lost."""
+    child = Client(loop.address).hello()
+    loop.turn(3)
+    keys = [number.to_bytes(KEY_BYTES, "big") for number in range(3)]
+    for key in keys:
+        child.raw(FrameKind.START, key + b"open")
+    loop.turn(3)
+    child.close()
+    loop.turn(2)
+    assert loop.open_spans.waiting
+    monkeypatch.setattr(loop.open_spans, "_alive", lambda _pid, _started: False)
+    last = Client(loop.address, client=child.client).hello()  # not accepted yet
+    for key in keys:
+        last.raw(FrameKind.END, key + b"x" * 1_000)
+    last.close()
+    now = time.monotonic() + 60.0
+    monkeypatch.setattr(loop.open_spans, "_clock", lambda: now)
+    lost = loop.event_loop._tick(now)  # pyright: ignore[reportPrivateUsage]
+    assert lost == []
+    loop.router.commit()
+    assert loop.store.pending("span").items == 3
+
+
+def test_a_frame_that_came_while_the_relay_stood_still_is_not_too_slow(
+    loop: Loop, client: Client
+) -> None:
+    """The relay was stopped for a minute in the middle of a large span, which is there."""
+    loop.turn(4)
+    frame = encode(FrameKind.END, b"k" * KEY_BYTES + b"x" * 100_000)
+    client.wire.sendall(frame[:10])
+    loop.turn(2)
+    client.wire.sendall(frame[10:])
+    loop.event_loop._tick(time.monotonic() + 60.0)  # pyright: ignore[reportPrivateUsage]
+    loop.turn()
+    assert loop.dropped() == {}
+    assert loop.event_loop.connections == 1
+    assert loop.store.pending("span").items == 1
 
 
 @pytest.mark.usefixtures("client")

@@ -28,6 +28,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.set_by = 0.0
         self.dead: set[int] = set()
         self.counters = Counters()
         self.open_spans = self.another()
@@ -37,7 +38,7 @@ class World:
             self.counters,
             parent=parent,
             clock=lambda: self.now,
-            wall=lambda: int(self.now * 1e9),
+            wall=lambda: int((self.now + self.set_by) * 1e9),
             alive=lambda pid, _: pid not in self.dead,
         )
 
@@ -63,8 +64,8 @@ def key(number: int) -> bytes:
     return number.to_bytes(span_encoder.KEY_BYTES, "big")
 
 
-def packed(name: str = "inner", kind: int = 0, **attributes: object) -> bytes:
-    row: list[object] = [name, b"t" * 16, b"s" * 8, None, False, 1, "", kind, 5, None]
+def packed(name: str = "inner", kind: int = 0, start: int = 5, **attributes: object) -> bytes:
+    row: list[object] = [name, b"t" * 16, b"s" * 8, None, False, 1, "", kind, start, None]
     row += [attributes, (), (), 0, None, None, 0, 0, 0]
     return frames.pack(row)
 
@@ -96,6 +97,29 @@ def test_what_a_killed_process_had_open_is_lost(world: World) -> None:
         0,
         False,
     )
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_clock_that_is_set_makes_no_long_lost_span(world: World, days: int, when: str) -> None:
+    """The time server corrects my clock by days while a task runs, which is killed then."""
+    child = world.joined()
+    if when == "before":
+        world.set_by = days * 86_400.0
+        world.lost()
+    began = int((world.now + world.set_by) * 1e9)
+    world.open_spans.started(child, key(1), packed(start=began))
+    world.lost(after=10.0)
+    if when == "after":
+        world.set_by = days * 86_400.0
+        world.lost(after=10.0)
+    else:
+        world.lost(after=10.0)
+    world.died(child)
+    (row,) = world.lost(after=1.0)
+    end = row[span_encoder.END_NS]
+    assert isinstance(end, int)
+    assert end - began == pytest.approx(20e9, abs=1e6)
 
 
 def test_a_run_waits_for_what_the_parent_tells(world: World) -> None:
@@ -144,7 +168,7 @@ def test_a_run_whose_outcome_is_known_is_no_open_run() -> None:
     """Only a run that somebody else can tell of is waited for."""
     assert lost_spans.is_open_run(RUN)
     assert not lost_spans.is_open_run(
-        packed("run shop.pay", lost_spans.CONSUMER, **{"celery.outcome": "x"})
+        packed("run shop.pay", lost_spans.CONSUMER, 5, **{"celery.outcome": "x"})
     )
     assert not lost_spans.is_open_run(packed("run shop.pay", 1))
     assert not lost_spans.is_open_run(packed("another", lost_spans.CONSUMER))
