@@ -7,7 +7,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskobs.relay.agent.connection import Connection, HangUpError, peer
@@ -142,7 +142,8 @@ class EventLoop:
             if connection.overdue(now):
                 # This process may have stood still: what should have come may have come long ago.
                 self._read_to_end(connection)
-                self._hang_up_if(connection, "too slow", connection.overdue(now))
+                if detail := connection.overdue(now):
+                    self._hang_up(connection, HangUpError("too slow", detail))
         self._bound_held()
         self._slots.read()
         self._slots.look()
@@ -156,16 +157,12 @@ class EventLoop:
             connected=bool(self._connections) or self._slots.live,
             waiting=self._open_spans.waiting,
         )
-        if self._open_spans.waiting:
+        if self._open_spans.waiting:  # before any of them is called lost
             self._read_all()
         return self._open_spans.lost(final=self._ending.shutting_down)
 
     def _read_all(self) -> None:
-        """Read what has come, over connections that are not accepted yet too.
-
-        Before spans are called lost: what their process wrote before it died may still be there,
-        when this process has stood still, or had much else to read.
-        """
+        """Read what processes wrote before they died, over connections not accepted yet, too."""
         accepted = -1
         while self._listening and accepted != self._accepted:
             accepted = self._accepted
@@ -174,18 +171,17 @@ class EventLoop:
             self._read_to_end(connection)
 
     def _read_to_end(self, connection: Connection) -> None:
-        """Read until nothing is there; a little more at most than its process may have written."""
-        received = -1
+        """Read until nothing is there."""
         for _ in range(_READS):
-            if connection.closed or received == connection.received:
-                return
             received = connection.received
             self._read(connection)
+            if connection.closed or received == connection.received:
+                return
 
     def _bound_held(self) -> None:
-        while sum(connection.weight for connection in self._connections) > HELD:
-            largest = max(self._connections, key=lambda connection: connection.weight)
-            self._hang_up_if(largest, "too much is kept for it", f"{largest.weight} bytes")
+        while (largest := _too_large(self._connections)) is not None:
+            detail = f"{largest.weight} bytes"
+            self._hang_up(largest, HangUpError("too much is kept for it", detail))
 
     def _pending(self) -> int:
         return sum(self._store.pending(kind).items for kind in ITEM_KINDS)
@@ -218,11 +214,8 @@ class EventLoop:
             self._welcome(sock)
 
     def _welcome(self, sock: socket.socket) -> None:
-        _, user = peer(sock)
-        stranger = user not in {-1, os.geteuid()}
-        if stranger or len(self._connections) >= CONNECTIONS:
-            reason = "another user's" if stranger else "too many"
-            self._counters.dropped("connection", 1, reason, f"user {user}")
+        if reason := _refusal(sock, len(self._connections)):
+            self._counters.dropped("connection", 1, reason, f"user {peer(sock)[1]}")
             sock.close()
             return
         self._accepted += 1
@@ -282,10 +275,6 @@ class EventLoop:
 
     # Ends of connections.
 
-    def _hang_up_if(self, connection: Connection, reason: str, detail: str) -> None:
-        if detail:
-            self._hang_up(connection, HangUpError(reason, detail))
-
     def _hang_up(self, connection: Connection, error: HangUpError) -> None:
         if connection.closed:
             return
@@ -300,3 +289,16 @@ class EventLoop:
         connection.close()
         if connection.process is not None:
             self._open_spans.left(connection.process)
+
+
+def _refusal(sock: socket.socket, connections: int) -> str:
+    """Say why a connection is refused; empty if it isn't."""
+    if peer(sock)[1] not in {-1, os.geteuid()}:
+        return "another user's"
+    return "too many" if connections >= CONNECTIONS else ""
+
+
+def _too_large(connections: Iterable[Connection]) -> Connection | None:
+    """Return the connection that most is kept for, if too much is kept for all of them."""
+    weights = {connection: connection.weight for connection in connections}
+    return max(weights, key=weights.__getitem__) if sum(weights.values()) > HELD else None

@@ -140,6 +140,10 @@ def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: C
     other.close()
 
 
+def dead(_pid: int, _started: int) -> bool:
+    return False
+
+
 def test_what_a_process_wrote_before_it_died_is_read_before_its_spans_are_lost(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +157,7 @@ def test_what_a_process_wrote_before_it_died_is_read_before_its_spans_are_lost(
     child.close()
     loop.turn(2)
     assert loop.open_spans.waiting
-    monkeypatch.setattr(loop.open_spans, "_alive", lambda _pid, _started: False)
+    monkeypatch.setattr(loop.open_spans, "_alive", dead)
     last = Client(loop.address, client=child.client).hello()  # not accepted yet
     for key in keys:
         last.raw(FrameKind.END, key + b"x" * 1_000)
