@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -190,7 +190,8 @@ def _resource(value: object) -> Mapping[str, object]:
         raise Refused("neither a mapping nor name=value pairs", _EXAMPLE_RESOURCE)
     items = list(cast("Mapping[object, object]", value).items())
     for position, (name, one) in enumerate(items, start=1):
-        parts = cast("list[object]", list(one)) if isinstance(one, (list, tuple)) else [one]
+        many = isinstance(one, (list, tuple))
+        parts = list(cast("Sequence[object]", one)) if many else [one]
         known = all(isinstance(part, (str, bool, int, float)) for part in parts)
         if not isinstance(name, str) or not name or not known:
             problem = f"not text to text, numbers, booleans or lists of them in entry {position}"

@@ -282,7 +282,6 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     relay: bool | None = None,
-    relay_providers: bool | None = None,
     relay_spool: str | None = None,
     relay_spool_bytes: int | None = None,
     relay_spool_age: float | None = None,

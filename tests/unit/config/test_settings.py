@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
 
 DSN = "https://publickey@sentry.example/42"
 ENDPOINT = "http://collector.example:4318"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 def refusal(name: str, value: object) -> SettingError:
@@ -193,6 +194,41 @@ def test_an_empty_dsn_argument_turns_errors_off() -> None:
 def test_an_endpoint_is_taken(endpoint: str, protocol: str) -> None:
     settings = resolve({"otlp_endpoint": endpoint, "otlp_protocol": protocol}, {})
     assert (settings.otlp_endpoint, settings.traces) == (endpoint, True)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["collector:4317", "unix:/run/otlp.sock", "dns:///collector:4317", "grpc://collector:4317"],
+)
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", TRACES_ENDPOINT])
+def test_grpc_takes_what_its_exporter_takes(endpoint: str, name: str) -> None:
+    """I give gRPC a name that it resolves, which is no URL."""
+    settings = resolve({}, {name: endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert (settings.traces_endpoint, settings.traces) == (endpoint, True)
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"TASKOBS_ENABLED": "0"}])
+def test_what_is_switched_off_is_not_read(off: dict[str, str]) -> None:
+    """I switch telemetry off, and a wrong variable of it raises nothing."""
+    wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": "nonsense", "OTEL_EXPORTER_OTLP_PROTOCOL": "nonsense"}
+    assert not resolve({}, {**wrong, **off}).traces
+
+
+@pytest.mark.parametrize(
+    ("names", "otlp", "others"),
+    [
+        ("console", False, ("console",)),
+        ("otlp", True, ()),
+        ("otlp, console", True, ("console",)),
+        ("none", False, ()),
+    ],
+)
+def test_exporters_are_those_that_opentelemetry_names(
+    *, names: str, otlp: bool, others: tuple[str, ...]
+) -> None:
+    """I name exporters as for OpenTelemetry's own configurator, without an endpoint."""
+    settings = resolve({}, {"OTEL_TRACES_EXPORTER": names})
+    assert (settings.otlp, settings.other_exporters) == (otlp, others)
 
 
 @pytest.mark.parametrize(
