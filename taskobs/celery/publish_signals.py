@@ -20,20 +20,22 @@ from taskobs.celery.run_signals import current_run
 from taskobs.internal.guard import Guard
 from taskobs.model import Canvas, Publish, Schedule
 
-_active_publish: ContextVar[Publish | None] = ContextVar("taskobs_publish", default=None)
+_active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish", default=None)
 
 
 class ActivePublish(ContextStack):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
-    __slots__ = ("_token", "publish")
+    __slots__ = ("_token", "app", "publish")
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, app: App | None = None) -> None:
         super().__init__(guard)
+        self.app = app
         self.publish: Publish | None = None
 
     def __enter__(self) -> None:
-        self._token = _active_publish.set(self.publish)
+        # A group's or chord's own messages are publishes inside this block; it has none itself.
+        self._token = _active_publish.set(None if self.publish is None else self)
 
     def __exit__(
         self,
@@ -74,7 +76,7 @@ class PublishSignals:
         self._beat_patch.remove()
 
     def _publishing(self, app: App, task: str, options: Mapping[str, Any]) -> ActivePublish:
-        sending = ActivePublish(self._guard)
+        sending = ActivePublish(self._guard, app)
         try:
             publish = publishes.publish_of(app, task, options, current_run())
             publish.schedule = self._beat_patch.take()
@@ -95,11 +97,12 @@ class PublishSignals:
         return None
 
     def _publish_routed(self, **message: Any) -> None:
-        publish = _active_publish.get()
-        if publish is None:
+        sending = _active_publish.get()
+        publish = None if sending is None else sending.publish
+        if sending is None or sending.app is None or publish is None:
             return
         try:
-            publishes.complete(publish, message)
+            publishes.complete(publish, sending.app, message)
         except Exception as error:
             if not self._guard.swallows(error):
                 raise

@@ -126,7 +126,7 @@ class RunSignals:
             if request.id == task_id:
                 self._begin(task, run)
             else:
-                describe_batch(run, task_id, args)
+                describe_batch(run, task.app, task_id, args)
                 self._begin(task, run).batch = True
                 self._logged_errors.watch_batches()
         except Exception as error:

@@ -91,9 +91,10 @@ def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
     queue = record.queue
     if queue:
         found[semconv.MESSAGING_DESTINATION_NAME] = found[semconv.CELERY_QUEUE] = queue
-    elif record.exchange:  # the conventions ask for ``exchange:routing_key``
-        destination, key = record.exchange, record.routing_key
-        found[semconv.MESSAGING_DESTINATION_NAME] = f"{destination}:{key}" if key else destination
+    if record.exchange:
+        found[semconv.CELERY_EXCHANGE] = record.exchange
+        if record.routing_key:
+            found[semconv.CELERY_ROUTING_KEY] = record.routing_key
     if record.name != record.task:
         found[semconv.CELERY_INNER_TASK] = record.name
     if record.root_id:

@@ -12,14 +12,16 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, cast
 
+from taskobs.celery._types import App
 from taskobs.celery.adapter.headers import queue_latency, texts_of
+from taskobs.celery.adapter.queues import queue_of
 from taskobs.model import Run
 
 _MOST: Final = 10_000
 """Arguments that are looked at."""
 
 
-def describe_batch(run: Run, task_id: str, args: object) -> None:
+def describe_batch(run: Run, app: App, task_id: str, args: object) -> None:
     """Complete the record of a run whose request has another id than its signals, or none."""
     run.task_id = task_id
     messages = list(islice(_messages(args), _MOST))
@@ -36,7 +38,7 @@ def describe_batch(run: Run, task_id: str, args: object) -> None:
     routes = {_route(message) for _, message in messages}
     if len(routes) == 1:  # else there is no one queue
         run.exchange, run.routing_key = routes.pop()
-        run.queue = None if run.exchange else run.routing_key
+        run.queue = queue_of(app, run.exchange, run.routing_key)
 
 
 def _messages(args: object) -> Iterator[tuple[Mapping[str, Any], object]]:

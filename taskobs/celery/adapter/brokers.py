@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import ref
@@ -61,6 +61,18 @@ def of_connection(connection: Any) -> Broker:
             _of_connections.clear()
         found = _of_connections[key] = _describe(connection)
     return found
+
+
+def as_text(broker: Broker) -> str:
+    """Write a broker as a header that `from_text` reads."""
+    return f"{broker.system} {broker.port} {broker.address}"
+
+
+@lru_cache(maxsize=_MOST)
+def from_text(text: str) -> Broker:
+    """Read what `as_text` has written."""
+    system, port, address = [*text.split(" ", 2), "", ""][:3]
+    return Broker(system=system, address=address, port=int(port)) if port.isdecimal() else NOWHERE
 
 
 def _of_app(app: App) -> tuple[ref[Any], Broker, Broker]:

@@ -10,6 +10,7 @@ from taskobs import semconv
 from taskobs.celery._types import App, Routed
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
+from taskobs.celery.adapter.queues import queue_of
 from taskobs.model import Publish, Run
 
 
@@ -38,7 +39,7 @@ def given_headers(options: Mapping[str, Any]) -> dict[str, object]:
     return {**cast("Mapping[str, object]", given)}
 
 
-def complete(publish: Publish, message: Routed) -> None:
+def complete(publish: Publish, app: App, message: Routed) -> None:
     """Add what is known once Celery has routed the message: what ``before_task_publish`` tells."""
     headers, exchange = message["headers"], message["exchange"]
     body: Any = message["body"]
@@ -52,10 +53,9 @@ def complete(publish: Publish, message: Routed) -> None:
     publish.group_id = task.get("group")
     retries = task.get("retries")
     publish.attempt = attempt_of(retries) if retries else 1
-    publish.exchange = getattr(exchange, "name", exchange) or ""
+    named = publish.exchange = str(getattr(exchange, "name", exchange) or "")
     publish.routing_key = message["routing_key"]
-    direct = None if publish.exchange else publish.routing_key
-    publish.queue = _declared(message["declare"]) or direct
+    publish.queue = queue_of(app, named, publish.routing_key, message["declare"])
     publish.eta = text_of(task.get("eta"))
     publish.expires = text_of(task.get("expires"))
     publish.priority = message["properties"].get("priority")
@@ -65,9 +65,7 @@ def complete(publish: Publish, message: Routed) -> None:
     publish.header_runs = (
         chord_links if chord_links and chord_links.belongs_to(publish.task_id) else None
     )
-    publish.stock = partial(
-        stock_attributes.of_publish, publish.exchange, publish.routing_key, message["declare"]
-    )
+    publish.stock = partial(stock_attributes.of_publish, publish.routing_key, message["declare"])
 
 
 def _note_schedule(publish: Publish) -> None:
@@ -78,7 +76,3 @@ def _note_schedule(publish: Publish) -> None:
         publish.headers[semconv.HEADER_SCHEDULE] = entry
     else:
         publish.headers.pop(semconv.HEADER_SCHEDULE, None)
-
-
-def _declared(declare: Any) -> str | None:
-    return next((queue.name for queue in declare or () if getattr(queue, "name", None)), None)

@@ -13,6 +13,7 @@ from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
 from taskobs.celery.adapter.headers import queue_latency, texts_of
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
+from taskobs.celery.adapter.queues import queue_of
 from taskobs.celery.adapter.schedules import ENTRY_CHARS
 from taskobs.model import Run
 
@@ -41,7 +42,12 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     if request.is_eager:
         run.eager = True
     else:
-        run.broker = brokers.published_to(task.app)
+        # A worker's main process adds these where they are not what the message or the app says.
+        broker = headers.get(semconv.HEADER_BROKER)
+        run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)
+        run.queue = headers.get(semconv.HEADER_QUEUE) or (
+            queue_of(task.app, run.exchange, run.routing_key) if run.exchange else run.routing_key
+        )
         run.queue_latency = queue_latency(headers, request.eta, now)
         if request.group or task_name == UNLOCK:
             run.chord_links = chord_links_of(task, task_name, request)
@@ -52,7 +58,8 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
 def _add_route(run: Run, request: Context) -> None:
     found = request.delivery_info
     route = cast("Mapping[str, Any]", found if isinstance(found, Mapping) else {})
-    run.exchange, run.routing_key = route.get("exchange") or "", route.get("routing_key")
-    run.queue = None if run.exchange else run.routing_key
+    exchange, key = route.get("exchange"), route.get("routing_key")
+    run.exchange = str(exchange or "")
+    run.routing_key = None if key is None else str(key)
     run.priority = route.get("priority")
     run.redelivered = bool(route.get("redelivered"))

@@ -24,13 +24,11 @@ _RARE: Final = (
 )
 
 
-def of_publish(exchange: str | None, routing_key: str | None, declare: Any) -> Mapping[str, object]:
+def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
     """Return what stock sets on the span of a publish."""
     found: dict[str, object] = {"celery.action": "apply_async"}
     if routing_key:
         found["messaging.destination"] = routing_key
-    if exchange:
-        found["celery.exchange"] = exchange
     kind = _kind(declare)
     if kind:
         found["messaging.destination_kind"] = kind

@@ -26,6 +26,7 @@ from taskobs import semconv
 from taskobs.celery import _compat
 from taskobs.celery.adapter.external_outcomes import cancelled, lost, pool_failure, revoked
 from taskobs.celery.adapter.untrusted import untrusted_task
+from taskobs.celery.patches.consume import ConsumePatch, current_source, note_source
 from taskobs.internal import span_ids
 from taskobs.internal.wrapping import Patches
 from taskobs.model import ExternalOutcome, Outcome
@@ -47,10 +48,12 @@ class RequestPatch:
         self._report = report
         self._on = False
         self._wrappers = Patches()
+        self._consume_patch = ConsumePatch()
 
     def install(self) -> None:
         """Watch the requests of workers that start from now on."""
         self._on = True
+        self._consume_patch.install()
         self._wrappers.wrap(strategy, "create_request_cls", self._create_request_class)
         self._wrappers.wrap(Consumer, "on_decode_error", self._decode_failed)
         signals.task_unknown.connect(self._unknown, weak=False, dispatch_uid=_UID + "unknown")
@@ -61,6 +64,7 @@ class RequestPatch:
     def remove(self) -> None:
         """Watch no more; classes that a running worker has made stay, and report nothing."""
         self._on = False
+        self._consume_patch.remove()
         self._wrappers.remove()
         signals.task_unknown.disconnect(dispatch_uid=_UID + "unknown")
         signals.task_rejected.disconnect(dispatch_uid=_UID + "rejected")
@@ -70,7 +74,9 @@ class RequestPatch:
         self, create: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         pool = args[2] if len(args) > 2 else kwargs["pool"]  # noqa: PLR2004  # as Celery has it
-        return _watched(create(*args, **kwargs), self._ended, inline=not pool.uses_semaphore)
+        task = args[1] if len(args) > 1 else kwargs["task"]
+        created = create(*args, **kwargs)
+        return _watched(created, self._ended, task.app, inline=not pool.uses_semaphore)
 
     def _ended(self, request: Any, external: ExternalOutcome) -> None:
         if self._on:
@@ -103,6 +109,7 @@ class RequestPatch:
 
     def _report_untrusted(self, consumer: Any, message: Any, error: BaseException | None) -> None:
         task, context = untrusted_task(consumer, message)
+        note_source(vars(context), consumer.app, current_source())
         self._report(task, context, ExternalOutcome(outcome=Outcome.UNKNOWN, error=error))
 
 
@@ -113,6 +120,7 @@ class _WatchedRequest(_compat.RequestHooks):
     """Whether the pool (solo, threads, greenlets) runs tasks in this very process."""
     _taskobs_ended: Callable[[Any, ExternalOutcome], None]
     """A static method."""
+    _taskobs_app: Any
     _taskobs_told = False
     _taskobs_succeeded = False
     _taskobs_outcome: ExternalOutcome | None = None
@@ -120,6 +128,11 @@ class _WatchedRequest(_compat.RequestHooks):
     time_start: float | None
     worker_pid: int | None
     request_dict: dict[str, Any]
+
+    def __init__(self, message: Any, **more: Any) -> None:
+        following: Any = super()
+        following.__init__(message, **more)
+        note_source(self.request_dict, self._taskobs_app, current_source())
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         # The ids of the run's span are chosen here, so that the child and this process, which
@@ -191,8 +204,12 @@ class _WatchedRequest(_compat.RequestHooks):
 
 
 def _watched(
-    base: type[Any], ended: Callable[[Any, ExternalOutcome], None], *, inline: bool
+    base: type[Any], ended: Callable[[Any, ExternalOutcome], None], app: Any, *, inline: bool
 ) -> type[Any]:
     """Extend a request class by reports of what a child can't report."""
-    attributes = {"_taskobs_inline": inline, "_taskobs_ended": staticmethod(ended)}
+    attributes = {
+        "_taskobs_app": app,
+        "_taskobs_inline": inline,
+        "_taskobs_ended": staticmethod(ended),
+    }
     return type("WatchedRequest", (_WatchedRequest, _compat.with_hooks(base)), attributes)

@@ -17,6 +17,9 @@ STARTED = 1_700_000_000.0
 class Base:
     """A request as Celery has it, of a run that is under way in a pool child."""
 
+    def __init__(self, message: object) -> None:
+        self.request_dict: dict[str, Any] = {"message": message}
+
     acknowledged = False
     time_start = STARTED
     worker_pid = 7
@@ -46,7 +49,7 @@ def request_of_a_run(told: list[ExternalOutcome]) -> Any:
     def ended(_: Any, external: ExternalOutcome) -> None:
         told.append(external)
 
-    return _watched(Base, ended, inline=False)()
+    return _watched(Base, ended, None, inline=False)(None)
 
 
 def failed(error: BaseException) -> Any:

@@ -38,7 +38,7 @@ def test_retries_that_are_no_number_are_a_first_attempt(
         "declare": (),
         "properties": {},
     }
-    complete(publish, message)
+    complete(publish, app, message)
     assert publish.attempt == attempt
 
 

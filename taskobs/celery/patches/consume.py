@@ -1,0 +1,92 @@
+"""Which queue, of which broker, the message comes from that a worker is being given.
+
+A message says to which exchange it was published, with which key, and maybe neither is where it was
+taken from: dead letters, delays and topics lie between. Whoever consumes knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple, cast
+
+from kombu import Queue
+
+from taskobs import semconv
+from taskobs.celery.adapter import brokers
+from taskobs.celery.adapter.queues import name_of_queue
+from taskobs.internal.guard import Guard
+from taskobs.internal.wrapping import Patches
+from taskobs.model import NOWHERE, Broker
+
+
+class Source(NamedTuple):
+    """Where a message comes from."""
+
+    queue: str
+    broker: Broker
+
+
+_source: ContextVar[Source | None] = ContextVar("taskobs_source", default=None)
+
+
+def current_source() -> Source | None:
+    """Return where the message comes from that is being handled; None outside of its handling."""
+    return _source.get()
+
+
+def note_source(fields: dict[str, Any], app: Any, source: Source | None) -> None:
+    """Add to a request's fields where its message comes from, where they don't say it already.
+
+    What its sender may have written under these names is not to be trusted.
+    """
+    fields.pop(semconv.HEADER_QUEUE, None)
+    fields.pop(semconv.HEADER_BROKER, None)
+    if source is None:
+        return
+    route = fields.get("delivery_info")
+    given = cast("dict[str, object]", route if isinstance(route, dict) else {})
+    if source.queue and (given.get("exchange") or given.get("routing_key") != source.queue):
+        fields[semconv.HEADER_QUEUE] = source.queue
+    if source.broker not in (NOWHERE, brokers.consumed_from(app)):
+        fields[semconv.HEADER_BROKER] = brokers.as_text(source.broker)
+
+
+class ConsumePatch:
+    """Wraps the callbacks of consumers that begin from now on."""
+
+    def __init__(self) -> None:
+        self._guard = Guard()
+        self._wrappers = Patches()
+
+    def install(self) -> None:
+        """Wrap ``kombu.Queue.consume``; all transports call it for each queue and connection."""
+        self._wrappers.wrap(Queue, "consume", self._consume)
+
+    def remove(self) -> None:
+        """Unwrap it; the callbacks of a consumer that runs stay wrapped."""
+        self._wrappers.remove()
+
+    def _consume(
+        self, consume: Callable[..., Any], queue: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if len(args) > 1:
+            args = (args[0], self._noting(queue, args[1]), *args[2:])
+        elif kwargs.get("callback") is not None:
+            kwargs = {**kwargs, "callback": self._noting(queue, kwargs["callback"])}
+        return consume(*args, **kwargs)
+
+    def _noting(self, queue: Any, callback: Callable[..., Any]) -> Callable[..., Any]:
+        source = Source(name_of_queue(queue), NOWHERE)
+        with self._guard:
+            connection = queue.channel.connection.client
+            source = Source(source.queue, brokers.of_connection(connection))
+
+        def noting(*message: Any, **more: Any) -> Any:
+            token = _source.set(source)
+            try:
+                return callback(*message, **more)
+            finally:
+                _source.reset(token)
+
+        return noting

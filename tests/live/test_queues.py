@@ -1,0 +1,77 @@
+"""One name for one queue: on the publish, the run, the event and the metric."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from taskobs import semconv
+from tests.live.shop import QUICK, Shop, tags
+
+if TYPE_CHECKING:
+    from taskobs.testing.receiver import Receiver
+    from taskobs.testing.wire import ReceivedSpan
+    from tests.live.celery_process import Broker, LiveApp
+
+ROUTED = "tests.live.apps.routed"
+ROUTES = [
+    ("queue='feed'", "feed"),
+    ("exchange='media', routing_key='feed.import'", "feed"),
+    ("exchange='media', routing_key='media.cats.video'", "videos"),
+    ("queue='videos', routing_key='media.dogs.video'", "videos"),
+    ("queue='celery'", "celery"),
+    ("", "celery"),
+    ("priority=5", "celery"),
+]
+
+
+BROADCASTS = [("exchange='news', routing_key='any'", "news"), ("queue='news'", "news")]
+"""Over RabbitMQ alone: a producer of kombu's doesn't declare what makes one of Redis' channels."""
+
+
+def open_routed(live: LiveApp, broker: Broker, receiver: Receiver, queues: str = "") -> Shop:
+    env = {**QUICK, "APP_QUEUES": queues}
+    worker = live.worker(broker, app=ROUTED, env=env)
+    return Shop(live, broker, receiver, worker, live.producer(broker, app=ROUTED, env=env))
+
+
+def names(spans: list[ReceivedSpan]) -> set[tuple[object, object]]:
+    """Give the names of the queue on spans: OpenTelemetry's and Celery's."""
+    keys = semconv.MESSAGING_DESTINATION_NAME, semconv.CELERY_QUEUE
+    return {(span.attributes.get(keys[0]), span.attributes.get(keys[1])) for span in spans}
+
+
+def test_topic_routing(live: LiveApp, broker: Broker, receiver: Receiver) -> None:
+    """I route by topics, a broadcast and defaults, and each queue has one name wherever I look."""
+    shop = open_routed(live, broker, receiver)
+    routes = [*ROUTES, *(BROADCASTS if broker.kind == "rabbitmq" else [])]
+    for options, queue in routes:
+        sent = f"app.fail.apply_async({options})"
+        task_id = shop.run(f"sent = {sent}\nresult = sent.id")
+        spans = shop.spans(task_id, 2)
+        assert names(spans) == {(queue, queue)}, options
+        [event] = shop.events(task_id, 1)
+        assert tags(event)[semconv.TAG_QUEUE] == queue
+    # A retry goes the way that its message came. Over Redis it may get lost: no topic exchange is
+    # declared for a retry, and kombu then takes it for a direct one (seen in Celery 5.7).
+    for options, queue in routes[:3] if broker.kind == "rabbitmq" else []:
+        task_id = shop.run(f"result = app.again.apply_async({options}).id")
+        assert names(shop.spans(task_id, 4)) == {(queue, queue)}, options
+
+
+def test_countdowns_on_a_quorum_queue(
+    live: LiveApp, rabbit_broker: Broker, receiver: Receiver
+) -> None:
+    """I delay tasks on a quorum queue by eight different times, and see one queue."""
+    pytest.importorskip(
+        "kombu.transport.native_delayed_delivery", reason="Celery 5.5 delays in RabbitMQ"
+    )
+    shop = open_routed(live, rabbit_broker, receiver, "quorum")
+    source = "result = [app.fail.apply_async(countdown=n).id for n in range(1, 9)]"
+    for task_id in shop.run(source):
+        publish, run = shop.spans(task_id, 2)
+        assert names([publish, run]) == {("orders", "orders")}
+        assert publish.attributes[semconv.CELERY_EXCHANGE] == "celery_delayed_27"
+        [event] = shop.events(task_id, 1)
+        assert tags(event)[semconv.TAG_QUEUE] == "orders"
