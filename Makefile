@@ -81,7 +81,7 @@ soak: $(VENV)/dev.stamp  ## run 50,000 tasks in one process, and see whether its
 celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
 	@$(BIN)/python tools/celery_suite.py $(ARGS)
 
-chaos: $(VENV)/dev.stamp  ## kill children and the relay under load, with the backend gone: what is lost?
+chaos: $(VENV)/dev.stamp  ## inject faults into a worker, its relay and its backend: what is lost, and is it counted?
 	@$(BIN)/python tools/chaos.py $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack

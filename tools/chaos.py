@@ -1,7 +1,10 @@
-"""A longer chaos test: thousands of tasks, children and relay killed, the backend away and slow.
+"""Run a worker under faults, one seed after the other, and print one table of what arrived.
 
-Runs the same plan without the relay and with it, several seeds, and prints both figures. Needs
-Redis. Exit status: 0 if with the relay all that was promised arrived, 1 if not.
+Each seed draws its own mixture: children and the relay killed; the relay stopped; its socket, spool
+and lock removed; the backend gone, slow, busy (429), or refusing large bodies (413); a stop while
+there is no backend. `--classic` is the plan of the table in docs/relay.md: children and the relay
+killed, the backend gone and slow. Needs Redis. Exit status: 0 if with the relay everything arrived
+once, or was counted as dropped; 1 if not.
 """
 
 from __future__ import annotations
@@ -9,68 +12,136 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
+from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.live import chaos, services  # noqa: E402  # found from ROOT
+from tests.live import services  # noqa: E402  # found from ROOT
 from tests.live.celery_process import Broker  # noqa: E402  # found from ROOT
-from tests.live.diary import table  # noqa: E402  # found from ROOT
+from tests.live.chaos import plan as plans  # noqa: E402  # found from ROOT
+from tests.live.chaos.rows import Rows, summed, table  # noqa: E402  # found from ROOT
+from tests.live.chaos.run import Report, run_plan  # noqa: E402  # found from ROOT
 
-LONG: Final = chaos.Plan(
-    seed=0,
-    tasks=6000,
-    seconds=120.0,
-    kills=80,
-    away=((10.0, 20.0), (50.0, 75.0)),
-    slow=((20.0, 35.0, 0.5), (90.0, 110.0, 0.3)),
-    relay_kills=(15.0, 30.0, 60.0, 85.0),
-)
+DIRECT, RELAY = "direct", "relay"
+FEW: Final = 4
+"""Columns of the table: of more runs, their sums are shown."""
+
+
+class Case(NamedTuple):
+    """One run."""
+
+    seed: int
+    pool: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.mode}, {self.pool}, seed {self.seed}"
+
+
+Reports = dict[Case, Report]
 
 
 def main() -> int:
     """Run the plans that were asked for, and print what came of them."""
-    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--quick", action="store_true", help="the plan of the live tests")
-    parser.add_argument("--only", choices=["direct", "relay"], help="one of the two pipelines")
-    parser.add_argument("--rude", type=float, nargs="*", default=[], metavar="SECOND")
-    parser.add_argument("--keep", type=Path, help="a folder for logs and diaries")
-    chosen = parser.parse_args()
-    plan = chaos.Plan(seed=0) if chosen.quick else LONG
-    plan = replace(plan, rude_kills=tuple(chosen.rude))
+    chosen = _arguments().parse_args()
     kept = chosen.keep or Path(tempfile.mkdtemp(prefix="taskobs-chaos-"))
     kept.mkdir(parents=True, exist_ok=True)
-    print(f"logs and diaries: {kept}")
+    _say(f"logs and journals: {kept}")
+    modes = [chosen.only] if chosen.only else [DIRECT, RELAY]
+    cases = [Case(*one) for one in product(chosen.seeds, chosen.pool, modes)]
+    begun = time.monotonic()
     with services.redis(kept) as redis:
-        return max(_compare(replace(plan, seed=seed), redis, kept, chosen) for seed in chosen.seeds)
+        reports = {case: _run(case, redis, kept, chosen) for case in cases}
+    _print_tables(reports)
+    _say(f"\n{time.monotonic() - begun:.0f} s in all")
+    return int(not all(one.good for case, one in reports.items() if case.mode == RELAY))
 
 
-def _compare(
-    plan: chaos.Plan, redis: services.Redis, kept: Path, chosen: argparse.Namespace
-) -> int:
-    reports: dict[str, chaos.Report] = {}
-    for mode in [chosen.only] if chosen.only else ["direct", "relay"]:
-        folder, url = kept / f"{mode}-{plan.seed}", redis.url()
-        folder.mkdir()
-        print(f"\nseed {plan.seed}, {mode}: {plan.tasks} tasks", flush=True)
-        reports[mode] = chaos.misuse(
-            plan, folder, Broker("redis", url, url), relay=mode == "relay", say=_say
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--pool", choices=["prefork", "spawn"], nargs="+", default=["prefork"])
+    parser.add_argument("--only", choices=[DIRECT, RELAY], help="one of the two pipelines")
+    parser.add_argument("--quick", action="store_true", help="the shorter plan of the live tests")
+    parser.add_argument("--classic", action="store_true", help="the plan of docs/relay.md's table")
+    sending = "with --classic: kill the relay at these times, too, while it sends"
+    parser.add_argument(
+        "--kill-sending", type=float, nargs="*", default=[], metavar="SECOND", help=sending
+    )
+    names = [kind.name for kind in plans.FaultKind]
+    parser.add_argument(
+        "--faults",
+        choices=names,
+        nargs="+",
+        metavar="NAME",
+        default=names,
+        help="leave out all others; the names are in tests/live/chaos/plan.py",
+    )
+    parser.add_argument("--keep", type=Path, help="a folder for logs and journals")
+    return parser
+
+
+def _run(case: Case, redis: services.Redis, kept: Path, chosen: argparse.Namespace) -> Report:
+    plan = _plan(case.seed, chosen)
+    faults = [fault for fault in plan.faults if fault.kind.name in chosen.faults]
+    plan = replace(plan, faults=faults)
+    folder, url = kept / f"{case.seed}-{case.pool}-{case.mode}", redis.url()
+    folder.mkdir()
+    _say(f"\n{case}: {plan}")
+    broker = Broker("redis", url, url)
+    report = run_plan(plan, folder, broker, relay=case.mode == RELAY, pool=case.pool, say=_say)
+    _say(_line(case, report))
+    if case.mode == RELAY:
+        _say(report.finding.complaints())
+    return report
+
+
+def _plan(seed: int, chosen: argparse.Namespace) -> plans.Plan:
+    if chosen.classic:
+        sizes = plans.CLASSIC_QUICK if chosen.quick else plans.CLASSIC_LONG
+        return plans.classic(seed, sizes, chosen.kill_sending)
+    return plans.draw(seed, plans.WIDE_QUICK if chosen.quick else plans.WIDE_LONG)
+
+
+def _line(case: Case, report: Report) -> str:
+    dropped = ", ".join(f"{n} {kind}s" for kind, n in sorted(report.counted.by_kind.items()))
+    return (
+        f"{case}: {'good' if report.good else 'NOT GOOD'}; "
+        f"{report.seconds:.0f} s, {report.killed} children and {report.relay_kills} relays killed, "
+        f"counted as dropped: {dropped or 'none'}; {'; '.join(report.troubles) or 'no trouble'}"
+    )
+
+
+def _print_tables(reports: Reports) -> None:
+    _say("")
+    for case, report in reports.items():
+        _say(_line(case, report))
+    _say("\n" + table(_columns(reports)))
+    reasons: Counter[tuple[str, str]] = Counter()
+    for report in reports.values():
+        reasons.update(report.counted.by_reason)
+    for (kind, reason), number in sorted(reasons.items()):
+        _say(f"dropped and counted: {number} {kind}s: {reason}")
+
+
+def _columns(reports: Reports) -> dict[str, Rows]:
+    """Return a column for each run; of many, the sums over their seeds."""
+    if len(reports) <= FEW:
+        return {str(case): report.finding.rows for case, report in reports.items()}
+    names = dict.fromkeys((case.mode, case.pool) for case in reports)
+    return {
+        f"{mode}, {pool}": summed(
+            [one.finding.rows for case, one in reports.items() if (case.mode, case.pool) == name]
         )
-    print("\n" + table({mode: report.finding for mode, report in reports.items()}))
-    for mode, report in reports.items():
-        print(
-            f"\n{mode}: {report.seconds:.0f} s, {report.killed} kills of children, "
-            f"{report.relay_kills} of the relay; {'; '.join(report.troubles) or 'no trouble'}"
-        )
-    if "relay" not in reports:
-        return 0
-    report = reports["relay"]
-    print(report.finding.complaints(20))
-    return 0 if report.finding.good and not report.troubles else 1
+        for name in names
+        for mode, pool in [name]
+    }
 
 
 def _say(line: str) -> None:

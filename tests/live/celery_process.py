@@ -147,18 +147,30 @@ class LiveApp:
         env: Mapping[str, str] | None = None,
         ready: bool = True,
         script: str | None = None,
+        node: str | None = None,
     ) -> Worker:
         """Start a worker and wait until it is ready; ``args`` go to ``celery worker``.
 
         The pool ``spawn`` is prefork whose children are spawned. A ``script`` is a module that
-        calls ``worker_main()`` in place of that command.
+        calls ``worker_main()`` in place of that command. Each worker has a name of its own, unless
+        ``node`` says another.
         """
         called = POOL_NAMES.get(pool, pool)
         if pool == "spawn":
             pool, env = "prefork", with_spawn(env)
         name = f"w{next(self._numbers)}"
         command = [sys.executable, "-m", *([script] if script else ["celery", "-A", app])]
-        command += ["worker", "-n", f"{name}@%h", "-l", "INFO", "-P", pool, "-c", str(concurrency)]
+        command += [
+            "worker",
+            "-n",
+            f"{node or name}@%h",
+            "-l",
+            "INFO",
+            "-P",
+            pool,
+            "-c",
+            str(concurrency),
+        ]
         command += ["--without-mingle", "--without-gossip", *args]
         worker = self._start(Worker, command, name, broker, env)
         self.started.append((called, broker.kind))

@@ -1,18 +1,21 @@
-"""An app that keeps a diary of what its tasks do, which a SIGKILL does not take away.
+"""An app that keeps a journal of what its tasks do, which a SIGKILL does not take away.
 
 Each line is one ``write`` to a file that is open for appending, so it is whole, and it is there
-as soon as the call returns: what was done before the process was killed stands in the diary.
+as soon as the call returns: what was done before the process was killed stands in the journal.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+import sentry_sdk
+from celery import Celery, signals
 from opentelemetry import trace
 
 import taskobs
@@ -26,10 +29,13 @@ app.conf.update(
     task_ignore_result=True,
     task_remote_tracebacks=False,
     worker_prefetch_multiplier=4,
+    # A child that takes longer to start is killed: by default after 4 s.
+    worker_proc_alive_timeout=120,
 )
+app.conf.update(json.loads(os.environ.get("APP_CONFIG", "{}")))
 session = taskobs.init()
 tracer = trace.get_tracer("chaos")
-diary = os.open(os.environ["APP_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+journal = os.open(os.environ["APP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 LATE: Any = {"acks_late": True, "reject_on_worker_lost": True}
 
 
@@ -42,14 +48,26 @@ def write(what: str, span: trace.Span, *more: object) -> None:
     address = span.get_span_context()
     ids = (f"{address.trace_id:032x}", f"{address.span_id:016x}")
     words = (what, os.getpid(), f"{time.time():.6f}", *ids, *more)
-    os.write(diary, (" ".join(map(str, words)) + "\n").encode())
+    os.write(journal, (" ".join(map(str, words)) + "\n").encode())
+
+
+@signals.before_task_publish.connect
+def publishing(**_: object) -> None:
+    """Write down the span of a publish, which has begun."""
+    write("publish", trace.get_current_span())
 
 
 @contextmanager
-def inner(name: str) -> Generator[trace.Span]:
-    """Make a span, and write down its start, that it is about to end, and that it has ended."""
-    span = tracer.start_span(name)
-    write("start", span)
+def inner(name: str, size: int = 0, *, at_start: bool = False) -> Generator[trace.Span]:
+    """Make a span, and write down its start, that it is about to end, and that it has ended.
+
+    It has an attribute of ``size`` characters, which compression does not make much shorter.
+    """
+    long = {"payload": secrets.token_hex(size)[:size]} if size else {}
+    span = tracer.start_span(name, attributes=long if at_start else None)
+    write("start", span, size)
+    if not at_start:
+        span.set_attributes(long)
     with trace.use_span(span):
         try:
             yield span
@@ -117,6 +135,25 @@ def limited(self: Task[Any, Any]) -> None:
     """Run into the hard time limit with spans open, and one that has ended."""
     with noted(self):
         _nest(1, 30, fails=False)
+
+
+@app.task(bind=True)
+def burst(self: Task[Any, Any], spans: list[int], attachments: list[int]) -> None:
+    """Make spans of these sizes, and give Sentry events with attachments of these."""
+    with noted(self):
+        for number, size in enumerate(spans):
+            with inner(f"long {number}", size, at_start=number % 2 == 1):
+                pass
+        for number, size in enumerate(attachments):
+            with inner(f"capture {number}") as span:
+                _capture(span, size)
+
+
+def _capture(span: trace.Span, size: int) -> None:
+    with sentry_sdk.new_scope() as scope:
+        scope.add_attachment(bytes=secrets.token_bytes(size), filename="dump")
+        write("capturing", span, size)
+        write("captured", span, sentry_sdk.capture_message("see attachment") or "none")
 
 
 @app.task(bind=True, max_retries=1)

@@ -1,0 +1,1 @@
+"""A worker and its relay under faults, and what arrived held against what its tasks wrote down."""
