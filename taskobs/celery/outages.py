@@ -17,6 +17,8 @@ from typing import Any, Final
 from celery import signals
 from kombu.exceptions import OperationalError
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.wrapping import Patches
 
 _UID: Final = "taskobs.outages"
@@ -43,6 +45,7 @@ class Outages:
     def __init__(self) -> None:
         self._down: set[str] = set()
         self._wrappers = Patches()
+        forksafe.add(self, ForkStep.EXPORT)
 
     def watch_worker(self) -> None:
         """Learn from now on when this worker's connection is back."""

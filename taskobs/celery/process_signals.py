@@ -33,9 +33,6 @@ class ProcessListener(Protocol):
     def became(self, role: Role, worker: Any = None) -> None:
         """Celery has told the role of this process; of a worker, also Celery's own object."""
 
-    def forked(self) -> None:
-        """This is a forked child, before anything else runs in it: take no locks."""
-
     def worker_ended(self) -> None:
         """The worker in this process has stopped; it may be another program's from now on."""
 
@@ -44,9 +41,6 @@ class ProcessListener(Protocol):
 
     def process_ending(self) -> None:
         """The process ends now; whatever isn't sent within a bound is lost."""
-
-
-_listeners: list[ProcessListener] = []
 
 
 class ProcessSignals:
@@ -71,9 +65,7 @@ class ProcessSignals:
         )
 
     def subscribe(self) -> None:
-        """Connect to Celery's signals, and to forks."""
-        _watch_forks()
-        _listeners.append(self._listener)
+        """Connect to Celery's signals."""
         for signal, receiver in self._receivers:
             connect(signal, receiver, _UID + receiver.__name__)
 
@@ -88,8 +80,6 @@ class ProcessSignals:
         """Disconnect from all of it."""
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
-        if self._listener in _listeners:
-            _listeners.remove(self._listener)
         atexit.unregister(self._listener.process_ending)
         self._termination.remove()
         if self._at_exit is not None:
@@ -150,30 +140,13 @@ def _at_first_tick(service: Any, action: Callable[[], object]) -> None:
         action()
 
 
-def _forked() -> None:
-    for listener in _listeners:
-        listener.forked()
-    # A child of multiprocessing leaves through os._exit: its own exit list is the only way to
-    # hear of it. The list is emptied at the child's start, after this, so it is joined later.
-
-
 def at_process_end(action: Callable[[], object]) -> None:
     """Have ``action`` called when this process ends, if it is a child of ``multiprocessing``.
 
-    ``atexit`` serves all other processes. Call it once in each process.
+    ``atexit`` serves all other processes. Call it once in each process, and not at its fork:
+    multiprocessing empties the list of what is called at the child's start.
     """
     util = sys.modules.get("multiprocessing.util")
     process = sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
         util.Finalize(None, action, exitpriority=0)
-
-
-_watching = False
-
-
-def _watch_forks() -> None:
-    """Register for forks, once: the interpreter offers no way to unregister."""
-    global _watching  # noqa: PLW0603  # belongs to the process, as the registration does
-    if not _watching and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forked)
-        _watching = True

@@ -6,12 +6,14 @@ imported, and its lock held for ever: the child then hangs at its own import of 
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from importlib import import_module
 from threading import RLock
 from types import ModuleType
 from typing import Final
+
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 
 _PATIENCE: Final = 5.0
 """Seconds that a fork waits for an import: a fork is never stopped."""
@@ -28,7 +30,7 @@ def import_locked(name: str, *beside: str) -> ModuleType:
 
 def watch_forks() -> None:
     """Have forks wait for imports from now on; call it before the first thread may import."""
-    _forks.watch()
+    forksafe.add(_forks, ForkStep.LOCKS)
 
 
 class _Forks:
@@ -36,26 +38,20 @@ class _Forks:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self._watched = False
         self._held = False
 
-    def watch(self) -> None:
-        """Register, once: the interpreter offers no way to unregister."""
-        if not self._watched and hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
-            )
-            self._watched = True
-
-    def _before(self) -> None:
+    def before_fork(self) -> None:
+        """Wait until no import is under way."""
         self._held = self.lock.acquire(timeout=_PATIENCE)
 
-    def _in_parent(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        """Let imports go on."""
         if self._held:
             self.lock.release()
 
-    def _in_child(self) -> None:
-        self.lock = RLock()  # the one that was inherited may be another thread's
+    def after_fork(self) -> None:
+        """In the child: have a lock that nobody holds."""
+        self.lock = RLock()
 
 
 _forks: Final = _Forks()

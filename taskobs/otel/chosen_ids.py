@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.span_ids import IDS, NEXT, TRACE_DIGITS
 
 
@@ -14,6 +16,7 @@ class ChosenIds(RandomIdGenerator):
         self._others = others or RandomIdGenerator()
         self.begun = False
         """Whether a span has begun in this process."""
+        forksafe.add(self, ForkStep.EXPORT)
 
     def after_fork(self) -> None:
         """In a forked child: no span has begun here."""

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
+
 
 class SwitchableProcessor(SpanProcessor):
     """Passes all on to a processor that may be another one later."""
@@ -43,6 +46,7 @@ class PerProcessProcessor(SpanProcessor):
         self._make = make
         self._inherited: SpanProcessor | None = None
         self._forget()
+        forksafe.add(self, ForkStep.EXPORT)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
@@ -101,6 +105,7 @@ class PerProcessProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Export what has ended and stop; blocks for as long as the exporter does."""
+        forksafe.remove(self)
         with self._lock:
             self._closed = True
             processor, self._processor = self._processor, None

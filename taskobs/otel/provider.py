@@ -71,9 +71,6 @@ class TraceProvider:
             return {}
         return {"resource": dict(found.attributes), "schema_url": found.schema_url}
 
-    def after_fork(self) -> None:
-        """In a forked child: leave alone what the parent has started."""
-
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
         """Return what exports all that has ended: calls that may block, to be made side by side.
 
@@ -180,14 +177,6 @@ class OwnTraceProvider(TraceProvider):
         """Send spans from this process again."""
         self._own.route_to(None)
         self._switch.to = self._spans
-
-    def after_fork(self) -> None:
-        """In a forked child: leave alone what the parent has started."""
-        self._ids.after_fork()
-        self._spans.after_fork()
-        for one in self._own.added:
-            if isinstance(one, PerProcessProcessor):
-                one.after_fork()
 
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
         """Return what exports all that has ended.

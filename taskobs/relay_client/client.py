@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.protocol.frames import (
     FRAME_HEADER,
     NUMBERED,
@@ -57,6 +59,7 @@ class RelayClient:
         self._idle_thread = idle_thread
         self._introduction = Introduction(hello)
         self._begin()
+        forksafe.add(self, ForkStep.EXPORT)
 
     def _begin(self) -> None:
         self._channel = SocketChannel(self.address, self._introduction.greeting, self._memory)
@@ -238,6 +241,7 @@ class RelayClient:
 
     def close(self) -> None:
         """Close at once; what is not written yet is lost, and so is what is sent from now on."""
+        forksafe.remove(self)
         self._channel.closed = True
         self._release_slot()
         self._channel.close()

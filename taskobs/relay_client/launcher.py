@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client import relay_command
 from taskobs.relay_client.listener import Listener
@@ -61,6 +63,7 @@ class Launcher:
         """Where the relay listens, or has listened."""
         self.memory: SharedMemory | None = None
         """What the relay shares with this process and its children."""
+        forksafe.add(self, ForkStep.EXPORT)
 
     @property
     def alive(self) -> bool:
@@ -155,9 +158,7 @@ class Launcher:
 
     def after_fork(self) -> None:
         """In a forked child: the relay is the parent's."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.after_fork()
+        self._listener = None
         self._forget_relay()
 
     def _forget_relay(self) -> None:

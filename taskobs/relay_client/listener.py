@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.relay_client import socket_directory
 
 _log: Final = logging.getLogger("taskobs")
@@ -32,6 +34,7 @@ class Listener:
                 f"there is no place for its socket: {error}"
             ) from error
         self._file = _identity(self.address)
+        forksafe.add(self, ForkStep.EXPORT)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -67,6 +70,7 @@ class Listener:
 
     def close(self) -> None:
         """Close the socket and remove its file."""
+        forksafe.remove(self)
         self._socket.close()
         if self._file is not None and _identity(self.address) == self._file:
             with suppress(OSError):

@@ -123,9 +123,11 @@ def renew(client: BaseClient) -> None:
     threads held is waited for, and no thread starts before something is captured. A transport
     of the user's own is not touched.
     """
-    if isinstance(client.transport, RelayTransport):
-        client.transport.after_fork()
-    elif client.options.get("transport") is None and client.transport is not None:
+    if (
+        not isinstance(client.transport, RelayTransport)
+        and client.options.get("transport") is None
+        and client.transport is not None
+    ):
         client.transport = make_transport(client.options)
     if client.monitor is not None:
         client.monitor = Monitor(cast("Transport", client.transport))

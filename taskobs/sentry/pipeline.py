@@ -17,6 +17,8 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.types import Event, Hint
 
 from taskobs import semconv
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
 from taskobs.observers import outer_trace
@@ -100,6 +102,7 @@ class SentryPipeline:
             sentry_sdk.get_global_scope().set_client(own)
         pipeline = cls(send_arguments=settings.send_arguments, own=own, repeats=repeats)
         pipeline._install()
+        forksafe.add(pipeline, ForkStep.EXPORT)
         pipeline._integrate()
         return pipeline
 
@@ -140,6 +143,7 @@ class SentryPipeline:
             if self._closed:
                 return
             self._closed = True
+        forksafe.remove(self)
         end = time.monotonic() + timeout
         for client in self._clients():
             if client is not self._own:

@@ -8,6 +8,8 @@ from typing import Any, Final
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport, make_transport
 
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.protocol import envelopes
 from taskobs.protocol.frames import FrameKind, pack
@@ -51,6 +53,7 @@ class RelayTransport(Transport):
         self._make_stock = stock
         self._guard = guard or Guard()
         self._stock: Transport | None = None
+        forksafe.add(self, ForkStep.EXPORT)
         destination = pack(sanitize({"dsn": str(options["dsn"]), "options": _relevant(options)}))
         self._prefix = envelopes.prefix(destination)
         self._room = envelopes.room(destination)

@@ -11,6 +11,8 @@ from taskobs.celery.outages import Outages
 from taskobs.celery.roles import Role
 from taskobs.config import checks
 from taskobs.config.settings import Settings
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.internal.shared_page import SharedPage
 from taskobs.otel.task_spans import shared_task_signals
@@ -38,6 +40,7 @@ class Errors:
         self._page: SharedPage | None = None
         self._offered: BaseClient | None = None
         self.pipeline: SentryPipeline | None = None
+        forksafe.add(self, ForkStep.SESSION)
 
     @property
     def destination(self) -> str | None:
@@ -78,15 +81,14 @@ class Errors:
         self._mind_role()
 
     def after_fork(self) -> None:
-        """In a forked child: leave alone what the parent has started."""
+        """In a forked child, after the pipeline: run tasks, with the client that there is."""
         self._runs_no_tasks = False
-        self._outages.after_fork()
         if self.pipeline is not None:
-            self.pipeline.after_fork()
             self._offered = active_client()  # the parent has it, too
 
     def stop(self) -> None:
         """Report nothing any more."""
+        forksafe.remove(self)
         self._undo.close()
         self.pipeline = self._offered = None
         if self._page is not None:

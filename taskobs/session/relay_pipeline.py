@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from taskobs.config.settings import RELAY_ADDRESS, Settings
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.otel.provider import TraceProvider
 from taskobs.protocol.frames import FrameError
@@ -58,6 +60,7 @@ class RelayPipeline:
         self._launcher = launcher
         self._traces: TraceProvider | None = None
         self._sentry: SentryPipeline | None = None
+        forksafe.add(self, ForkStep.EXPORT)
 
     @classmethod
     def launch(
@@ -128,11 +131,8 @@ class RelayPipeline:
             self.client.open()  # hears of a relay that was started again, and tells it all
 
     def after_fork(self) -> None:
-        """In a forked child: be one more client of the same relay."""
-        if self._launcher is not None:
-            self._launcher.after_fork()
-            self._launcher = None
-        self.client.after_fork()
+        """In a forked child: be one more client of the same relay, which is the parent's."""
+        self._launcher = None
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until the relay has sent all that it got.

@@ -19,6 +19,8 @@ from taskobs.celery.run_signals import current_run
 from taskobs.celery.watches import FailureWatch
 from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings, misspelt, resolve
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.observers.logs import LogFields
 from taskobs.otel.app_telemetry import flushes_of_app
 from taskobs.otel.task_spans import shared_task_signals
@@ -123,6 +125,8 @@ class Session:
             failures.install()
             undo.callback(self._announcement.remove)
             self._announcement.install()
+            undo.callback(forksafe.remove, self)
+            forksafe.add(self, ForkStep.SESSION)
             undo.callback(self._process.unsubscribe)
             undo.callback(self._embedded.remove)
             undo.callback(self._relay.close)
@@ -241,15 +245,12 @@ class Session:
         if self.role is Role.BEAT and self.settings.crons and self._errors.destination is None:
             warn_of_crons()
 
-    def forked(self) -> None:
-        """Leave alone what the parent has started: this is a child."""
+    def after_fork(self) -> None:
+        """In a forked child: leave alone what the parent has started."""
         self._looking = Lock()  # another thread of the parent may have held it
         self._look_again = False
         self._worker = self._timer = None
         self._delivery.restart()
-        self._spans.after_fork()
-        self._errors.after_fork()
-        self._relay.after_fork()
 
     def worker_ended(self) -> None:
         """Send what is left, and end the relay: a worker that got SIGHUP is executed anew next."""

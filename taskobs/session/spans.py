@@ -10,6 +10,8 @@ from typing import Final
 from opentelemetry import trace
 
 from taskobs.config.settings import Settings
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
 from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
 from taskobs.otel.provider import OwnTraceProvider, TraceProvider, set_provider
 from taskobs.otel.resource import AppName
@@ -31,6 +33,7 @@ class Spans:
         self._undo = ExitStack()
         self._refused = False
         self.provider: TraceProvider | None = None
+        forksafe.add(self, ForkStep.SESSION)
 
     def look(self) -> bool:
         """Use the provider that is set, or set ours; tell whether it is another than before."""
@@ -91,13 +94,12 @@ class Spans:
         return False
 
     def after_fork(self) -> None:
-        """In a forked child: leave alone what the parent has started."""
+        """In a forked child: warn anew."""
         self._refused = False
-        if self.provider is not None:
-            self.provider.after_fork()
 
     def stop(self, timeout: float) -> None:
         """Make no more spans; send what is left of ours, within ``timeout`` seconds."""
+        forksafe.remove(self)
         self._undo.close()
         provider, self.provider = self.provider, None
         self._task_spans = None

@@ -74,11 +74,6 @@ class WorkerRelay:
             undo.callback(shared_task_signals().detach, records)
             self._undo = undo.pop_all()
 
-    def after_fork(self) -> None:
-        """In a forked child: be one more client of the same relay."""
-        if self._pipeline is not None:
-            self._pipeline.after_fork()
-
     def poll(self) -> None:
         """Look after the relay; call it every second or so, in the worker. Returns at once."""
         if self._pipeline is not None:

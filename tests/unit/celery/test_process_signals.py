@@ -82,9 +82,6 @@ class ProcessListener:
         del worker
         self.told.append(role)
 
-    def forked(self) -> None:
-        self.told.append("forked")
-
     def worker_ended(self) -> None:
         self.told.append("worker ended")
 
@@ -160,34 +157,6 @@ def test_a_session_that_begins_in_a_receiver_knows_its_process() -> None:
         signals.worker_init.disconnect(set_up)
         process.unsubscribe()
     assert listener.told == [Role.WORKER]
-
-
-# What an earlier test of this process has loaded or started may object to forks.
-@pytest.mark.filterwarnings("ignore:Using fork:DeprecationWarning")  # eventlet
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_hears_of_it() -> None:
-    """A forked child is told before anything else runs in it, and not after `leave`."""
-    listener = ProcessListener()
-    process = ProcessSignals(listener)
-    process.subscribe()
-    status = _forked(lambda: int(listener.told != ["forked"]))
-    process.unsubscribe()
-    process.unsubscribe()
-    assert status == 0
-    assert _forked(lambda: len(listener.told)) == 0
-    assert not listener.told
-
-
-def _forked(code: object) -> int:
-    assert callable(code)
-    pid = os.fork()
-    if not pid:
-        status = 99
-        try:
-            status = int(str(code()))
-        finally:
-            os._exit(status)  # whatever happens: there must be no second run of the tests
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 FIRST_EXPORT = """

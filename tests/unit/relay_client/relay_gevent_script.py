@@ -79,7 +79,6 @@ def main() -> None:
         listener._accept()  # type: ignore[attr-defined]
         pid = os.fork()
         if pid == 0:
-            client.after_fork()
             client.send(FrameKind.RUN_METRIC, b"child 0")
             os._exit(0 if not client.unavailable else 1)
         assert serve(listener, 1) == 0

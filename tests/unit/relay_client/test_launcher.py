@@ -437,7 +437,6 @@ def test_a_forked_child_leaves_it_alone(bench: Bench) -> None:
     if not pid:
         status = 1
         try:
-            launcher.after_fork()
             launcher.poll()
             launcher.close()
             os.fstat(descriptor)

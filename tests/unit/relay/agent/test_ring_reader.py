@@ -858,7 +858,6 @@ def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer
     client.send_run_metric(b"parent")
     pid = os.fork()
     if pid == 0:
-        client.after_fork()
         client.send_run_metric(b"child")
         os._exit(0)
     os.waitpid(pid, 0)
