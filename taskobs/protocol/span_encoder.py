@@ -134,7 +134,7 @@ def _quickly(fields: tuple[Any, ...]) -> bytes:
         raise OverflowError("more events than a frame holds")
     trace = trace_id.to_bytes(16, "big")
     this = span_id.to_bytes(8, "big")
-    known = _scopes.get(id(scope))
+    cached = _scopes.get(id(scope))
     row = (
         name,
         trace,
@@ -151,7 +151,7 @@ def _quickly(fields: tuple[Any, ...]) -> bytes:
         [_link(link) for link in links] if links else (),
         0 if status is _UNSET else status.status_code.value,
         None if status is _UNSET else status.description,
-        known[1] if known is not None and known[0] is scope else scope_row(scope),
+        cached[1] if cached is not None and cached[0] is scope else scope_row(scope),
         dropped_attributes,
         dropped_events,
         dropped_links,
@@ -227,11 +227,11 @@ def _carefully(span: ReadableSpan, limit: int) -> bytes:
     return key_of(context) + pack(row)
 
 
-def _drop(row: list[Any], place: int, found: Collection[Any], kept: Collection[Any]) -> None:
-    row[place] = kept
-    dropped = row[_DROPPED_AT[place]] = row[_DROPPED_AT[place]] + len(found) - len(kept)
+def _drop(row: list[Any], field: int, found: Collection[Any], kept: Collection[Any]) -> None:
+    row[field] = kept
+    dropped = row[_DROPPED_AT[field]] = row[_DROPPED_AT[field]] + len(found) - len(kept)
     if len(found) > len(kept):
-        say_dropped(row[NAME], _WHAT[place], dropped)
+        say_dropped(row[NAME], _WHAT[field], dropped)
 
 
 def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:

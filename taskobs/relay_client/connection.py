@@ -30,7 +30,7 @@ _READS: Final = 4
 _ANSWER: Final = 1_024
 _BUFFER: Final = 1024 * 1024
 _NO_SIGNAL: Final[int] = getattr(_socket, "MSG_NOSIGNAL", 0)
-_LATER: Final = frozenset(
+_TRANSIENT_ERRORS: Final = frozenset(
     {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR}
 )
 """What may keep a connection from being made now, though somebody listens."""
@@ -180,7 +180,7 @@ class Connection:
         It is the worker's main process that decides this, and says so in shared memory: the
         socket's file may be missing just because somebody removed it, while the relay reads on.
         """
-        if error in _LATER:
+        if error in _TRANSIENT_ERRORS:
             return False
         if self._memory is not None:
             self._address = self._memory.address or self._address
@@ -230,10 +230,10 @@ class Connection:
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "the relay has hung up")
             for kind, payload in self._splitter.feed(data):
-                self._heard(kind, payload)
+                self._handle(kind, payload)
             answer = 0.0
 
-    def _heard(self, kind: FrameKind, payload: bytes) -> None:
+    def _handle(self, kind: FrameKind, payload: bytes) -> None:
         if kind is FrameKind.CLOSED:
             self.closed_received = True
             return

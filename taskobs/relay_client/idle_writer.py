@@ -26,7 +26,7 @@ class IdleWriter:
     def __init__(self, write: Callable[[], object], settled: Callable[[], bool]) -> None:
         self._write = write
         self._settled = settled
-        self._permits = [self]  # one thread at a time; ``del`` and ``append`` are atomic
+        self._start_tokens = [self]  # one thread at a time; ``del`` and ``append`` are atomic
 
     def start(self) -> None:
         """Start the thread if there is none and something is left to write.
@@ -37,15 +37,15 @@ class IdleWriter:
         if self._settled():
             return
         try:
-            del self._permits[-1]
+            del self._start_tokens[-1]
         except IndexError:
             return
         try:
             start_new_thread(self._run, ())
         except RuntimeError:  # no thread can be had, or the interpreter is shutting down
-            self._permits.append(self)
+            self._start_tokens.append(self)
         except BaseException:  # a time limit's signal: perhaps two threads, rather than none
-            self._permits.append(self)
+            self._start_tokens.append(self)
             raise
 
     def _run(self) -> None:
@@ -56,7 +56,7 @@ class IdleWriter:
                 self._write()
                 pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
-            self._permits.append(self)
+            self._start_tokens.append(self)
         # A frame that came after the last look found no permit, so nobody but this thread would
         # look again.
         self.start()

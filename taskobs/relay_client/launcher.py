@@ -169,9 +169,11 @@ class Launcher:
     def _died(self, relay: SpawnedRelay, how: str) -> None:
         age = self._clock() - self._born
         at_start = age < _YOUNG or not relay.answered
-        last_words = "" if relay.answered else relay.last_words()
+        last_error_line = "" if relay.answered else relay.last_error_line()
         self._forget_relay()
-        self._note_death(how + f" ({last_words})" * bool(last_words), age, at_start=at_start)
+        self._note_death(
+            how + f" ({last_error_line})" * bool(last_error_line), age, at_start=at_start
+        )
 
     def _note_death(self, how: str, age: float, *, at_start: bool) -> None:
         self._deaths_at_start = self._deaths_at_start + 1 if at_start else 0

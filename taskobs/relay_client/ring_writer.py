@@ -40,7 +40,7 @@ from taskobs.protocol.shared_memory import (
 )
 
 RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
-BELL: Final = 128 * 1024
+WAKE_BYTES: Final = 128 * 1024
 """Bytes after which the relay is woken, as its next look might be too late."""
 STUCK: Final = 5.0
 """Seconds without progress after which the write token is taken from its holder."""
@@ -165,7 +165,7 @@ class RingWriter:
             return False
         words[WRITTEN] = end  # publishes the frame, so only after all of it is there
         self.written = payload
-        if end // BELL != at // BELL:
+        if end // WAKE_BYTES != at // WAKE_BYTES:
             self.wake_needed = True
         return True
 

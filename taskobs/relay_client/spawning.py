@@ -20,7 +20,7 @@ from taskobs.relay_client.relay_command import CONTROL_FD, LISTEN_FD, MEMORY_FD
 _STANDARD_ERROR: Final = 2
 _HIGH_FD: Final = 10
 _PIPE_BYTES: Final = 65_536
-_LAST_WORDS: Final = 500
+_MAX_ERROR_CHARS: Final = 500
 _LOG_PREFIX: Final = "taskobs relay: "
 
 
@@ -61,12 +61,12 @@ class SpawnedRelay:
             return 0
         return status if found else None
 
-    def last_words(self) -> str:
+    def last_error_line(self) -> str:
         """Return the last line that it wrote to its standard error before it answered."""
         self.look()
         lines = self._written.decode(errors="replace").strip().splitlines()
         last = lines[-1].rpartition(_LOG_PREFIX)[2].strip() if lines else ""
-        return last[:_LAST_WORDS]
+        return last[:_MAX_ERROR_CHARS]
 
     def kill(self) -> None:
         """End it at once."""

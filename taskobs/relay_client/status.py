@@ -32,8 +32,8 @@ class Status:
 
     def as_json(self) -> dict[str, object]:
         """Return all of it as what JSON can hold."""
-        known: dict[str, object] = {"worker_pid": self.worker_pid, "address": self.address}
-        return {**known, **({"problem": self.problem} if self.problem else {}), **self.told}
+        result: dict[str, object] = {"worker_pid": self.worker_pid, "address": self.address}
+        return {**result, **({"problem": self.problem} if self.problem else {}), **self.told}
 
 
 def every(environ: Mapping[str, str], timeout: float = PATIENCE) -> list[Status]:

@@ -37,7 +37,7 @@ class Relay:
     def __init__(
         self,
         listener: socket.socket,
-        told: RelaySettings,
+        settings: RelaySettings,
         shared: SharedMemory | None = None,
         control: ControlSocket | None = None,
     ) -> None:
@@ -48,23 +48,27 @@ class Relay:
             ValueError: a variable that the exporter reads has a value that it can't use.
         """
         quieten()
-        self._told = told
+        self._settings = settings
         self._counters = counters = Counters()
         self._wakeup_pipe = WakeupPipe()
         self._runs = RunStatistics()
         self._exporter = exporter = {
-            "protocol": told.protocol,
-            "endpoint": told.endpoint,
-            "headers": told.headers,
+            "protocol": settings.protocol,
+            "endpoint": settings.endpoint,
+            "headers": settings.headers,
         }
         self._store = open_store(
-            told.spool, told.worker, counters, self._wakeup_pipe.released, worker_pid=told.parent
+            settings.spool,
+            settings.worker,
+            counters,
+            self._wakeup_pipe.released,
+            worker_pid=settings.parent,
         )
         self._senders = (
             SpanSender(self._store, counters, exporter),
             EnvelopeSender(self._store, counters),
         )
-        self._open_spans = OpenSpanRegistry(counters, parent=told.parent)
+        self._open_spans = OpenSpanRegistry(counters, parent=settings.parent)
         self._router = FrameRouter(
             store=self._store,
             open_spans=self._open_spans,
@@ -74,7 +78,7 @@ class Relay:
         )
         self._event_loop = EventLoop(
             listener,
-            worker=Worker(told.parent),
+            worker=Worker(settings.parent),
             router=self._router,
             slots=RingReaders(
                 shared, router=self._router, open_spans=self._open_spans, counters=counters
@@ -83,7 +87,7 @@ class Relay:
             store=self._store,
             counters=counters,
             wakeup_pipe=self._wakeup_pipe,
-            ending=ShutdownPolicy(told.grace),
+            shutdown=ShutdownPolicy(settings.grace),
             control=control,
         )
         self._control = control
@@ -101,7 +105,7 @@ class Relay:
         """Say what there is to say: whose relay it is, and what it counts."""
         failing = {sender.kind: sender.failing for sender in self._senders if sender.failing}
         return {
-            "worker": self._told.worker,
+            "worker": self._settings.worker,
             "pid": os.getpid(),
             "failing": failing,
             **self._counters.snapshot(),

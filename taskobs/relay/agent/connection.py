@@ -19,7 +19,7 @@ HELLO_WITHIN: Final = 5.0
 """Seconds in which a client has to say who it is."""
 FRAME_WITHIN: Final = 30.0
 """Seconds in which a frame that was begun has to be whole."""
-LEAVE_WITHIN: Final = 5.0
+CLOSE_WITHIN: Final = 5.0
 """Seconds in which a client that has heard BYE has to go."""
 NO_FRAMES: Final = "does not speak as clients do"
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -54,9 +54,9 @@ class Connection(Source):
         """Flushes that are not answered: the client's number, and the store's mark."""
         self.received = 0
         """Bytes that have come."""
-        self.leaving = False
+        self.closing = False
         """It has said CLOSE."""
-        self._owes_closed = False
+        self._must_answer_close = False
         self.closed = False
         self._splitter = Splitter()
         self._out = bytearray()
@@ -103,7 +103,7 @@ class Connection(Source):
             self._since = now
         return found
 
-    def greeted(self, process: ProcessState, now: float) -> None:
+    def introduced(self, process: ProcessState, now: float) -> None:
         """Know whose connection it is."""
         self.process, self._since = process, now
 
@@ -112,7 +112,7 @@ class Connection(Source):
         waited = now - self._since
         if self.process is None:
             return "it does not say who it is" if waited > HELLO_WITHIN else ""
-        if self.leaving and waited > LEAVE_WITHIN:
+        if self.closing and waited > CLOSE_WITHIN:
             return "it said goodbye and stays"
         return "a frame does not end" if self.held and waited > FRAME_WITHIN else ""
 
@@ -132,14 +132,14 @@ class Connection(Source):
 
     # Answers.
 
-    def parts(self) -> None:
+    def note_close(self) -> None:
         """Note a CLOSE, which may come again."""
-        self.leaving = self._owes_closed = True
+        self.closing = self._must_answer_close = True
 
-    def part(self) -> None:
+    def answer_close(self) -> None:
         """Answer a CLOSE, if there is one to answer."""
-        if self._owes_closed:
-            self._owes_closed = False
+        if self._must_answer_close:
+            self._must_answer_close = False
             self.send(FrameKind.CLOSED)
 
     def send(self, kind: FrameKind, payload: bytes = b"") -> None:

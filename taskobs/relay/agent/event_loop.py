@@ -57,14 +57,14 @@ class EventLoop:
         store: Store,
         counters: Counters,
         wakeup_pipe: WakeupPipe,
-        ending: ShutdownPolicy,
+        shutdown: ShutdownPolicy,
         control: ControlSocket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listener, self._worker = listener, worker
         self._router, self._slots = router, slots
         self._open_spans, self._store = open_spans, store
-        self._counters, self._wakeup_pipe, self._ending = counters, wakeup_pipe, ending
+        self._counters, self._wakeup_pipe, self._shutdown = counters, wakeup_pipe, shutdown
         self._control, self._clock = control, clock
         self._connections: dict[Connection, None] = {}
         self._touched: dict[Connection, None] = {}
@@ -73,7 +73,7 @@ class EventLoop:
         self._accepted = 0
         self._due = self._flush_at = 0.0
         self._selector = selectors.DefaultSelector()
-        self._selector.register(wakeup_pipe.reader, selectors.EVENT_READ, self._mail)
+        self._selector.register(wakeup_pipe.reader, selectors.EVENT_READ, self._on_wakeup)
         listener.settimeout(0)
 
     @property
@@ -83,7 +83,7 @@ class EventLoop:
 
     def terminate(self) -> None:
         """End once the worker has ended, and soon; from a signal's handler. Twice is at once."""
-        self._ending.terminate(self._clock())
+        self._shutdown.terminate(self._clock())
         self._due = 0.0
         self._wakeup_pipe.wake()
 
@@ -123,14 +123,14 @@ class EventLoop:
         self._router.acknowledged.clear()
         self._slots.acknowledge()
         self._answer()
-        return self._ending.shutting_down and self._drained(now)
+        return self._shutdown.shutting_down and self._drained(now)
 
     def _drained(self, now: float) -> bool:
         """Tell whether to end; have what waits sent, now and again every second."""
         if now >= self._flush_at:
             self._flush_at = now + FLUSH_INTERVAL
             self._store.flush()
-        return self._ending.over(now, self._pending())
+        return self._shutdown.finished(now, self._pending())
 
     # Now and then.
 
@@ -151,7 +151,7 @@ class EventLoop:
         ended = self._open_spans.main_process_ended = self._worker.ended
         if starts := self._store.inherited():
             self._open_spans.restore(starts, ())
-        self._ending.look(
+        self._shutdown.update(
             now,
             worker_ended=ended,
             connected=bool(self._connections) or self._slots.live,
@@ -159,7 +159,7 @@ class EventLoop:
         )
         if self._open_spans.waiting:  # before any of them is called lost
             self._read_all()
-        return self._open_spans.lost(final=self._ending.shutting_down)
+        return self._open_spans.lost(final=self._shutdown.shutting_down)
 
     def _read_all(self) -> None:
         """Read what processes wrote before they died, over connections not accepted yet, too."""
@@ -248,11 +248,11 @@ class EventLoop:
         process = connection.process
         if process is not None and process.pid == self._worker.pid:
             self._worker.closed_cleanly = process.closed_cleanly
-        if connection.closed or connection.leaving:
+        if connection.closed or connection.closing:
             self._due = 0.0
             self._slots.flush()
 
-    def _mail(self, _mask: int) -> None:
+    def _on_wakeup(self, _mask: int) -> None:
         settled = settle(self._wakeup_pipe.empty())
         flushing = [one for one in self._connections if one.flushes]
         self._touched.update(dict.fromkeys([*settled, *flushing]))

@@ -55,7 +55,7 @@ class RingReaders:
     @property
     def live(self) -> bool:
         """Whether there is a process that may still write."""
-        return any(not reader.over for reader in self._readers.values())
+        return any(not reader.ended for reader in self._readers.values())
 
     def read(self) -> None:
         """Take what has been written since the last time."""
@@ -63,7 +63,7 @@ class RingReaders:
             return
         self._find(self._shared)
         for reader in self._readers.values():
-            if not reader.over:
+            if not reader.ended:
                 self._read(reader)
 
     def _read(self, reader: SlotReader) -> None:
@@ -98,7 +98,7 @@ class RingReaders:
             return
         self._due = now + WAKE
         for index, reader in list(self._readers.items()):
-            if not reader.over:
+            if not reader.ended:
                 self._look_at(reader)
             elif reader.settled and reader.table.settled and not reader.process.open:
                 del self._readers[index]
@@ -118,12 +118,12 @@ class RingReaders:
         self._router.not_written(process, reader.dropped())
         self._announce(reader)
         table = reader.table
-        table.over = ended
+        table.process_ended = ended
         for table_index, payload in table.opened():
             if not self._open_spans.started(process, *split(payload), (table, table_index)):
                 table.settle(table_index)
         if ended:
-            reader.over = True
+            reader.ended = True
             process.closed_cleanly = process.closed_cleanly or closed
             self._open_spans.left(process)
 

@@ -126,10 +126,10 @@ class FrameRouter:
             case FrameKind.DROPPED:
                 self.not_written(process, _number(payload))
             case FrameKind.FLUSH | FrameKind.WAKE:
-                self._look(connection, kind, payload)
+                self._on_wake(connection, kind, payload)
             case FrameKind.CLOSE:
                 process.closed_cleanly = True
-                connection.parts()
+                connection.note_close()
             case _:
                 _wrong("not what a client sends now")
 
@@ -138,7 +138,7 @@ class FrameRouter:
     def _hello(self, connection: Connection, kind: FrameKind, payload: bytes, now: float) -> None:
         if kind is not FrameKind.HELLO:
             _wrong("comes before HELLO")
-        connection.greeted(self.joined(payload, connection.pid), now)
+        connection.introduced(self.joined(payload, connection.pid), now)
 
     def joined(self, hello: bytes, sender: int, started: int = 0) -> ProcessState:
         """Note a process that says HELLO; ``sender`` is its pid, if that is known.
@@ -208,7 +208,7 @@ class FrameRouter:
         self._announce([destination])
         self._keep(source, "envelope", envelope, destination)
 
-    def _look(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
+    def _on_wake(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
         self.wake_requested = True
         if kind is FrameKind.FLUSH:
             connection.flushes.append((_number(payload), -1))
@@ -273,7 +273,7 @@ class FrameRouter:
                 for number, mark in map(self._marked, connection.flushes)
                 if not self._flushed(connection, number, mark)
             ]
-        connection.part()
+        connection.answer_close()
 
     def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
         number, mark = flush

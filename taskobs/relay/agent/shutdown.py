@@ -47,7 +47,7 @@ class ShutdownPolicy:
         """Note a SIGTERM; the second one doesn't wait for the worker."""
         self._term_by = now + TERM_WAIT if self._term_by is None else now
 
-    def look(self, now: float, *, worker_ended: bool, connected: bool, waiting: bool) -> None:
+    def update(self, now: float, *, worker_ended: bool, connected: bool, waiting: bool) -> None:
         """Note how things stand.
 
         ``waiting``: spans are open in processes that are not connected; they get ``grace``.
@@ -64,6 +64,6 @@ class ShutdownPolicy:
         elif self._deadline is None:
             self._deadline = now + self._grace
 
-    def over(self, now: float, pending: int) -> bool:
+    def finished(self, now: float, pending: int) -> bool:
         """Tell whether to end, while ``pending`` items wait to be sent."""
         return self._deadline is not None and (not pending or now >= self._deadline)

@@ -40,7 +40,7 @@ class SlotReader(Source):
     def __init__(self, shared: SharedMemory, index: int, process: ProcessState) -> None:
         super().__init__()
         self.index, self.process = index, process
-        self.over = False
+        self.ended = False
         """Its process will write no more, and all that it wrote has been read."""
         self._shared = shared
         self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
@@ -152,7 +152,7 @@ class OpenSpanTable(Source):
 
     def __init__(self, shared: SharedMemory, index: int) -> None:
         super().__init__()
-        self.over = False
+        self.process_ended = False
         """Its process will write no more."""
         self._shared, self._index = shared, index
         self._open: dict[int, int] = {}
@@ -160,9 +160,9 @@ class OpenSpanTable(Source):
         self._table_index = 0
 
     def opened(self) -> Iterator[tuple[int, bytes]]:
-        """Give the spans that are open, with their places.
+        """Yield the open spans with their table indexes.
 
-        All if it is ``over``, or else, each once, those that were open at the last call too.
+        Once the process has ended: all. Before: each once, when it was open at the last call too.
         """
         data = self._shared.read(
             self._index,
@@ -179,7 +179,7 @@ class OpenSpanTable(Source):
         }
         for table_index, word in words.items():
             lasting = self._open.get(table_index) == word
-            if self.over or (lasting and self._noted.get(table_index) != word):
+            if self.process_ended or (lasting and self._noted.get(table_index) != word):
                 payload = self._payload(table_index, word)
                 if payload is not None:
                     self._noted[table_index] = word
@@ -193,7 +193,7 @@ class OpenSpanTable(Source):
     def settle(self, number: int) -> None:
         """Note that a span that was open has ended, or that its loss is safe."""
         super().settle(number)
-        if self.over:  # else it is for the process to say so
+        if self.process_ended:  # else it is for the process to say so
             self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
 
     def _payload(self, table_index: int, word: int) -> bytes | None:

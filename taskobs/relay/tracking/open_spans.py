@@ -25,7 +25,7 @@ ENDED_KEYS: Final = 50_000
 PROCESSES: Final = 1_024
 """Processes that are known at a time; beyond, those that are not connected are closed at once."""
 _RESOURCES: Final = 64
-PARENTS_WORD: Final = 20.0
+OUTCOME_WITHIN: Final = 20.0
 """Seconds that the worker's parent gets to tell how a run ended; billiard tells it 10 s late."""
 VANISHED: Final = "the process ended without a word"
 ENDED_OPEN: Final = "the process ended and left this open"
@@ -96,7 +96,7 @@ class OpenSpanRegistry:
         resource_blob = self._one_copy(resource_blob)
         found = self._processes.get((client, pid))
         if found is None:
-            found = process_state.known(client, pid, self._parent, resource_blob, started)
+            found = process_state.connected(client, pid, self._parent, resource_blob, started)
             self._processes[client, pid] = found
         found.resource_blob = resource_blob
         if self.resource_blob is None or pid == self._parent:
@@ -177,7 +177,7 @@ class OpenSpanRegistry:
         flush = final or len(self._processes) > PROCESSES
         closed: list[Closed] = []
         for process in ended:
-            if flush or process.over(now, self._alive):
+            if flush or process.has_ended(now, self._alive):
                 closed += self._close(process, patient=not flush and self._awaited(process, now))
                 if not process.open:
                     self._remove(process)
@@ -190,7 +190,7 @@ class OpenSpanRegistry:
         """Whether the worker's parent may still tell how this process's runs have ended."""
         if self.main_process_ended or process.parent != self._parent or process.pid == self._parent:
             return False
-        return now - (process.left or 0.0) < PARENTS_WORD
+        return now - (process.left or 0.0) < OUTCOME_WITHIN
 
     def _close(self, process: ProcessState, *, patient: bool) -> Iterator[Closed]:
         reason = ENDED_OPEN if process.closed_cleanly else VANISHED

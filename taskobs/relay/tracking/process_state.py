@@ -68,7 +68,7 @@ class ProcessState:
         self.size -= size
         return size
 
-    def over(self, now: float, alive: Alive) -> bool:
+    def has_ended(self, now: float, alive: Alive) -> bool:
         """Tell whether it will send no more.
 
         Its connections alone don't say so: they end also when this relay cuts them or is started
@@ -81,7 +81,7 @@ class ProcessState:
         return now - self.left >= RECONNECT and not alive(self.pid, self.started)
 
 
-def known(
+def connected(
     client: bytes, pid: int, parent: int, resource_blob: bytes, started: int = 0
 ) -> ProcessState:
     """Return a process that has just connected."""

@@ -88,7 +88,7 @@ def test_a_relay_that_is_stopped_keeps_nobody_waiting(
 def test_the_relay_ends_with_the_last_process(
     receiver: Receiver, relay: RelayProcess, worker: Client
 ) -> None:
-    """A child may live on after its worker has said goodbye; what it tells arrives."""
+    """A child may live on after its worker has sent CLOSE; what it tells arrives."""
     one = span()
     with Writer(relay) as child:
         child.tell(start(one))

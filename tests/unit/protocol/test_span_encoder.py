@@ -127,7 +127,7 @@ def test_odd_values_arrive_in_a_form_that_fits(value: object, arrives: object) -
 
 
 def test_odd_names_and_statuses_arrive() -> None:
-    """The task's name is whatever its author, or a stranger, called it."""
+    """The task's name is whatever its author, or whoever sent the message, called it."""
     span = make(provider())
     span.update_name("run \ud800")
     span.set_status(StatusCode.ERROR, "\udfff")
@@ -136,7 +136,7 @@ def test_odd_names_and_statuses_arrive() -> None:
 
 
 def test_a_value_of_no_known_type_arrives_as_text_even_if_it_has_none() -> None:
-    """`str()` of a stranger's object may raise."""
+    """`str()` of an object that the app defines may raise."""
 
     class Mute:
         def __str__(self) -> str:

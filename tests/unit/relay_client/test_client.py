@@ -54,7 +54,7 @@ def resident() -> int:
 
 
 def test_nothing_happens_before_the_first_frame(peer: Peer, client: RelayClient) -> None:
-    """A process that sends nothing doesn't connect, not even to say goodbye."""
+    """A process that sends nothing doesn't connect, not even to send CLOSE."""
     assert client.close_gracefully(5)
     assert peer.listener is not None
     peer.listener.settimeout(0)
@@ -449,7 +449,7 @@ def test_an_idle_process_finds_out_that_the_relay_was_restarted(
     assert second.frames[1:] == [(FrameKind.START, b"start"), (FrameKind.RUN_METRIC, b"fact")]
 
 
-# Flush and goodbye.
+# Flush and CLOSE.
 
 
 def answer(relay: Connection, kind: FrameKind, reply: FrameKind) -> None:
@@ -497,7 +497,7 @@ def test_an_old_answer_is_no_answer(peer: Peer, client: RelayClient) -> None:
     assert not client.flush(0.1)
 
 
-def test_a_goodbye_hands_over_all_that_waits(peer: Peer, client: RelayClient) -> None:
+def test_a_close_hands_over_all_that_waits(peer: Peer, client: RelayClient) -> None:
     """More than the socket holds; then the connection ends."""
     client.open()
     relay = peer.accept()
@@ -516,7 +516,7 @@ def test_a_goodbye_hands_over_all_that_waits(peer: Peer, client: RelayClient) ->
         peer.accept()
 
 
-def test_a_goodbye_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
+def test_a_close_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
     """What the first may not have saved, the second gets."""
     client.ended(key(1), b"end")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
-from taskobs.relay.storage.spool.owner import boot_id
+from taskobs.relay.storage.spool.worker_process import boot_id
 
 _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """The monotonic clock; where there is one that counts while the machine sleeps, that."""
@@ -23,7 +23,7 @@ class ClockReading(NamedTuple):
     now: float
     """Seconds of the spool's own clock."""
     boot: str
-    """See ``owner.boot_id``; "" where boots can't be told apart."""
+    """See ``worker_process.boot_id``; "" where boots can't be told apart."""
     ticks: float
     """The machine's monotonic clock at that moment."""
     wall: float

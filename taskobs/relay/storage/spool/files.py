@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.worker_process import WorkerProcess
 
 SUFFIX: Final = ".spool"
 _COMPANIONS: Final = ("-wal", "-shm")
@@ -50,7 +50,7 @@ class SpoolFile:
     @property
     def missing(self) -> bool:
         """Whether one of its files was removed or replaced: what is written now would be lost."""
-        return any(_identity_of(path) != known for path, known in self._files.items())
+        return any(_identity_of(path) != identity for path, identity in self._files.items())
 
     @property
     def removed(self) -> bool:
@@ -60,15 +60,17 @@ class SpoolFile:
     def opened(self) -> None:
         """Note which files SQLite has beside it, now that it has opened it."""
         found = {path: _identity_of(path) for path in (self.path, *companions(self.path))}
-        self._files.update({path: known for path, known in found.items() if known is not None})
+        self._files.update(
+            {path: identity for path, identity in found.items() if identity is not None}
+        )
 
-    def claim(self, owner: Owner) -> None:
+    def claim(self, worker_process: WorkerProcess) -> None:
         """Say whose it is, or that it is still in use; make the lock file again if it is gone."""
         path = lock_path(self.path)
         if _identity_of(path) == _identity(os.fstat(self._lock)):
             os.utime(self._lock)  # the sign of life that relays of other hosts look for
             if not os.fstat(self._lock).st_size:
-                os.write(self._lock, owner.dumps().encode())
+                os.write(self._lock, worker_process.dumps().encode())
             return
         lock = _open_ours(path, os.O_CREAT)
         try:
@@ -78,7 +80,7 @@ class SpoolFile:
             return
         os.close(self._lock)
         self._lock = lock
-        os.write(lock, owner.dumps().encode())
+        os.write(lock, worker_process.dumps().encode())
         _log.warning("taskobs relay: the lock file %s was removed, and is made again", path)
 
     def set_aside(self) -> Path:
@@ -130,7 +132,7 @@ class SpoolFile:
                 os.close(descriptor)
 
 
-def lock_one(directory: Path, worker: str, owner: Owner) -> SpoolFile:
+def lock_one(directory: Path, worker: str, worker_process: WorkerProcess) -> SpoolFile:
     """Lock the spool of ``worker``; one more beside it while an earlier relay still has that.
 
     Raises ``OSError``.
@@ -144,7 +146,7 @@ def lock_one(directory: Path, worker: str, owner: Owner) -> SpoolFile:
             _log.warning("taskobs relay: %s; another file is used", error)
             continue
         if file is not None:
-            _overwrite_owner(file, owner)
+            _overwrite_worker_process(file, worker_process)
             return file
     raise OSError(f"{_MANY} spools of {name} are in use in {directory}")
 
@@ -196,7 +198,7 @@ def name_of(path: Path) -> str:
     return path.stem.partition("+")[0]  # no name has a "+" of its own
 
 
-def read_owner(path: Path) -> Owner:
+def read_worker_process(path: Path) -> WorkerProcess:
     """Return whose a spool is.
 
     Raises:
@@ -205,14 +207,14 @@ def read_owner(path: Path) -> Owner:
     """
     descriptor = _open_ours(lock_path(path), flags=os.O_RDONLY)
     with os.fdopen(descriptor, encoding="utf-8") as file:
-        return Owner.parse(file.read(_MANY))
+        return WorkerProcess.parse(file.read(_MANY))
 
 
-def _overwrite_owner(file: SpoolFile, owner: Owner) -> None:
+def _overwrite_worker_process(file: SpoolFile, worker_process: WorkerProcess) -> None:
     descriptor = _open_ours(lock_path(file.path))
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, owner.dumps().encode())
+        os.write(descriptor, worker_process.dumps().encode())
     finally:
         os.close(descriptor)
 

@@ -16,9 +16,9 @@ from typing import Final
 
 from taskobs.relay.storage.spool.directory import private_directory
 from taskobs.relay.storage.spool.files import SpoolFile, lock_one
-from taskobs.relay.storage.spool.owner import Owner
 from taskobs.relay.storage.spool.rows import Rows
 from taskobs.relay.storage.spool.schema import NotASpoolError, is_damage
+from taskobs.relay.storage.spool.worker_process import WorkerProcess
 
 _log: Final = logging.getLogger("taskobs.relay")
 RETRY: Final = 5.0
@@ -35,11 +35,11 @@ class SpoolInUse:
         self,
         directory: Path,
         worker: str,
-        owner: Owner,
+        worker_process: WorkerProcess,
         longest: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._worker, self._owner = directory, worker, owner
+        self._directory, self._worker, self._worker_process = directory, worker, worker_process
         self._longest, self._clock = longest, clock
         self._retry_at = 0.0
         self._warned = False
@@ -93,7 +93,7 @@ class SpoolInUse:
 
     def claim(self) -> None:
         """Give the sign of life that other relays look for; see ``SpoolFile.claim``."""
-        self._file.claim(self._owner)
+        self._file.claim(self._worker_process)
 
     def close(self) -> None:
         """Close the file, and let others have it."""
@@ -106,7 +106,7 @@ class SpoolInUse:
         return not self._damaged and not self._file.missing
 
     def _new_file(self) -> SpoolFile:
-        return lock_one(private_directory(self._directory), self._worker, self._owner)
+        return lock_one(private_directory(self._directory), self._worker, self._worker_process)
 
     def _open(self) -> Rows:
         try:

@@ -139,8 +139,8 @@ class SpoolReader:
 
     def untaken(self, kind: ItemKind) -> tuple[int, int]:
         """Return how many items, and bytes, wait. Raises nothing."""
-        unwritten = self._writes.waiting(kind)
-        return self.count[kind] + len(unwritten), self.bytes[kind] + unwritten.bytes
+        backlog = self._writes.waiting(kind)
+        return self.count[kind] + len(backlog), self.bytes[kind] + backlog.bytes
 
     def taken_bytes(self, kind: ItemKind) -> int:
         """Return how many bytes are taken, about. Raises nothing."""

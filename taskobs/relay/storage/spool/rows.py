@@ -100,17 +100,23 @@ class Rows:
         add = self._db.executemany
         starts, ended = list(starts), list(ended)
         with self._commit():
-            about = self._resource_ids(stored, starts)
+            blob_ids = self._resource_ids(stored, starts)
             add(
                 tables.ADD_ITEM,
                 [
-                    (number, ITEM_KINDS.index(item.kind), since, about[self._value(item)], item[1])
+                    (
+                        number,
+                        ITEM_KINDS.index(item.kind),
+                        since,
+                        blob_ids[self._value(item)],
+                        item[1],
+                    )
                     for number, since, item in stored
                 ],
             )
             add(
                 tables.ADD_START,
-                [(one.key, one.payload, about[one.resource_blob], one.client) for one in starts],
+                [(one.key, one.payload, blob_ids[one.resource_blob], one.client) for one in starts],
             )
             add(tables.DROP_START, _rows(ended))
             add(tables.ADD_ENDED, _rows(ended))
@@ -131,7 +137,7 @@ class Rows:
         digest = sha256(value).digest()
         number = self._resource_blobs.get(digest)
         if number is None:
-            self._db.execute(tables.ADD_ABOUT, (digest, value))
+            self._db.execute(tables.ADD_BLOB, (digest, value))
             found = self._db.execute("SELECT id FROM about WHERE digest = ?", (digest,))
             number = self._resource_blobs[digest] = int(found.fetchone()[0])
         return number
@@ -151,7 +157,7 @@ class Rows:
         self._db.execute(tables.TRIM_ENDED, (ENDED,))
         if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _RESOURCES:
             self._resource_blobs.clear()
-            self._db.execute(tables.SWEEP_ABOUTS)
+            self._db.execute(tables.SWEEP_BLOBS)
 
     def take_over(self, path: Path, newest: int, age: float) -> TakenOver:
         """Move what another file holds here, its items with ids above ``newest``.

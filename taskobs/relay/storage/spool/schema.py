@@ -41,7 +41,7 @@ WAITING: Final = """
 SELECT count(*), coalesce(sum(length(payload)), 0), coalesce(max(id), 0) FROM item
 WHERE kind = ? AND id > ?
 """
-ADD_ABOUT: Final = """
+ADD_BLOB: Final = """
 INSERT INTO about (digest, value) VALUES (?, ?)
 ON CONFLICT (digest) DO UPDATE SET value = excluded.value
 """
@@ -63,7 +63,7 @@ STARTS: Final = """
 SELECT start.key, start.payload, about.value, start.client
 FROM start JOIN about ON about.id = start.about
 """
-SWEEP_ABOUTS: Final = """
+SWEEP_BLOBS: Final = """
 DELETE FROM about WHERE id NOT IN (SELECT about FROM item UNION SELECT about FROM start)
 """
 _OURS: Final = """

@@ -22,10 +22,10 @@ from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Sta
 from taskobs.relay.storage.spool import schema as tables
 from taskobs.relay.storage.spool.in_use import SpoolInUse
 from taskobs.relay.storage.spool.limits import SpoolLimits
-from taskobs.relay.storage.spool.owner import Owner
 from taskobs.relay.storage.spool.reader import SpoolReader
 from taskobs.relay.storage.spool.take_over import TakeOver
 from taskobs.relay.storage.spool.unsafe_sources import UnsafeSources
+from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.writes import Writes
 
 _log = logging.getLogger("taskobs.relay")
@@ -67,10 +67,10 @@ class Spool(Store):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(counters, released)
-        owner = Owner.of(config.worker_pid or os.getppid())
+        worker_process = WorkerProcess.of(config.worker_pid or os.getppid())
         longest = config.age / 2  # so that no clock that is wrong after a reboot empties it
-        self._in_use = SpoolInUse(config.directory, config.worker, owner, longest, clock)
-        self._take_over = TakeOver(owner, clock)
+        self._in_use = SpoolInUse(config.directory, config.worker, worker_process, longest, clock)
+        self._take_over = TakeOver(worker_process, clock)
         self._sources = UnsafeSources()
         self._rows = rows = self._in_use.rows
         self._writes = Writes(counters, rows, self._wrote, self._sources.discard, self._held)

@@ -18,12 +18,12 @@ from taskobs.relay.storage.spool.files import (
     lock,
     lock_path,
     name_of,
-    read_owner,
+    read_worker_process,
 )
-from taskobs.relay.storage.spool.owner import UNCHANGED_FOR, ChangeWatch, Owner
 from taskobs.relay.storage.spool.reader import SpoolReader
 from taskobs.relay.storage.spool.rows import Rows, TakenOver
 from taskobs.relay.storage.spool.schema import NotASpoolError, connect, is_damage
+from taskobs.relay.storage.spool.worker_process import UNCHANGED_FOR, ChangeWatch, WorkerProcess
 
 _log: Final = logging.getLogger("taskobs.relay")
 _SKIPPED: Final = 1_000
@@ -37,8 +37,10 @@ NOTHING: Final = TakenOver(0, [], dict.fromkeys(ITEM_KINDS, 0), 0)
 class TakeOver:
     """Takes over what it finds in a directory, again and again. Not thread-safe."""
 
-    def __init__(self, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:
-        self._owner = owner
+    def __init__(
+        self, worker_process: WorkerProcess, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._worker_process = worker_process
         self._clock = clock
         self._watch = ChangeWatch()
         self._skipped: set[Path] = set()
@@ -145,12 +147,14 @@ class TakeOver:
 
     def _is_abandoned(self, path: Path, mine: Path) -> bool:
         try:
-            owner = read_owner(path)
+            worker_process = read_worker_process(path)
         except (OSError, ValueError):
-            owner = None  # nobody says whose it is
-        alive = None if owner is None else owner.alive()
+            worker_process = None  # nobody says whose it is
+        alive = None if worker_process is None else worker_process.alive()
         if alive is None:
             files = (path, *companions(path), lock_path(path))
             return self._watch.unchanged_for(path, files, self._clock()) >= UNCHANGED_FOR
         # A worker has one relay at a time: what an earlier relay of ours had is free.
-        return not alive or (owner == self._owner and name_of(path) == name_of(mine))
+        return not alive or (
+            worker_process == self._worker_process and name_of(path) == name_of(mine)
+        )

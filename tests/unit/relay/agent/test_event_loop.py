@@ -56,7 +56,7 @@ class Loop:
             store=self.store,
             counters=self.counters,
             wakeup_pipe=self.wakeup_pipe,
-            ending=ShutdownPolicy(10.0),
+            shutdown=ShutdownPolicy(10.0),
         )
 
     def run_metric(self, _: bytes) -> None:
@@ -91,10 +91,10 @@ def test_another_user_is_turned_away(
 ) -> None:
     """Somebody else on this machine finds the socket: nothing of theirs is read."""
 
-    def stranger(_: socket.socket) -> tuple[int, int]:
+    def other_user(_: socket.socket) -> tuple[int, int]:
         return 1, os.geteuid() + 1
 
-    monkeypatch.setattr(event_loop, "peer", stranger)
+    monkeypatch.setattr(event_loop, "peer", other_user)
     loop.turn(4)
     assert not client.receive()
     assert loop.dropped() == {("connection", "another user's"): 1}

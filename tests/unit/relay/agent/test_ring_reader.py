@@ -392,10 +392,10 @@ def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_
         Counters(), spool_store.SpoolConfig(tmp_path, "celery@host", worker_pid=os.getpid())
     )
     side = Side(shared, store)
-    owner = side.open_spans.joined(b"c" * 16, 7, b"")
+    other = side.open_spans.joined(b"c" * 16, 7, b"")
     _, payload = start(span())
     for told in (payload, payload, payload + b"!"):
-        side.open_spans.started(owner, told[:24], told[24:])
+        side.open_spans.started(other, told[:24], told[24:])
         side.router.commit()
         (kept,) = store.starts()
         assert kept.payload == told[24:]
@@ -439,7 +439,7 @@ def test_an_exception_that_strikes_takes_no_place_of_the_table(
 
 
 def test_a_slot_that_was_left_is_not_written_to(shared: SharedMemory) -> None:
-    """A thread goes on when its process has said goodbye: the slot may be another's by then."""
+    """A thread goes on when its process has sent CLOSE: the slot may be another's by then."""
     slot = taken(shared)
     assert slot.opened(b"k" * 24, b"payload")
     slot.close()
@@ -780,7 +780,7 @@ def test_a_span_whose_start_is_struck_is_forgotten(
 
 
 class Nowhere:
-    """Takes light spans, and forgets them."""
+    """Takes fast spans, and forgets them."""
 
     def fast_span_started(self, span: FastSpan) -> None: ...
 
@@ -788,7 +788,7 @@ class Nowhere:
 
 
 def fast_span(spans: RelayProcessor | None = None) -> FastSpan:
-    """Start a light span that ``spans``, or else nobody, has been told of."""
+    """Start a fast span that ``spans``, or else nobody, has been told of."""
     made = FastSpanProvider(shutdown_on_exit=False)
     made.add_span_processor(SpanProcessor())
     made.route_to(spans or Nowhere())

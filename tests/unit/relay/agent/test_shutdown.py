@@ -30,7 +30,7 @@ def look(
     connected: bool = False,
     waiting: bool = False,
 ) -> bool:
-    ending.look(now, worker_ended=ended, connected=connected, waiting=waiting)
+    ending.update(now, worker_ended=ended, connected=connected, waiting=waiting)
     return ending.shutting_down
 
 
@@ -39,7 +39,7 @@ def test_it_works_on_as_long_as_its_worker_does() -> None:
     ending = ShutdownPolicy(GRACE)
     assert not look(ending, 0, ended=False)
     assert not look(ending, 86_400, ended=False)
-    assert not ending.over(86_400, 0)
+    assert not ending.finished(86_400, 0)
 
 
 def test_it_works_on_for_a_child_that_outlives_its_worker() -> None:
@@ -48,7 +48,7 @@ def test_it_works_on_for_a_child_that_outlives_its_worker() -> None:
     assert not look(ending, 0, connected=True)
     assert not look(ending, 3_600, connected=True)
     assert look(ending, 3_601)
-    assert ending.over(3_601, 0)
+    assert ending.finished(3_601, 0)
 
 
 def test_it_waits_for_what_is_open_but_not_for_ever() -> None:
@@ -63,8 +63,8 @@ def test_sending_what_is_left_has_a_bound() -> None:
     """The collector is down: the relay gives up in time."""
     ending = ShutdownPolicy(GRACE)
     look(ending, 0)
-    assert not ending.over(GRACE - 1, 5)
-    assert ending.over(GRACE, 5)
+    assert not ending.finished(GRACE - 1, 5)
+    assert ending.finished(GRACE, 5)
 
 
 def test_a_late_client_is_served() -> None:
@@ -73,7 +73,7 @@ def test_a_late_client_is_served() -> None:
     assert look(ending, 0)
     assert not look(ending, 1, connected=True)
     assert look(ending, 60)
-    assert not ending.over(61, 1)
+    assert not ending.finished(61, 1)
 
 
 def test_sigterm_has_a_bound_too() -> None:
@@ -170,7 +170,7 @@ def test_a_client_has_to_say_who_it_is(pair: tuple[Connection, socket.socket]) -
 def test_a_frame_has_to_end(pair: tuple[Connection, socket.socket]) -> None:
     """A byte now and then doesn't keep a frame unfinished."""
     connection, theirs = pair
-    connection.greeted(process(), 0.0)
+    connection.introduced(process(), 0.0)
     frame = encode(FrameKind.DROPPED, pack(1))
     assert not connection.overdue(10_000)  # a client may be silent
     for second in range(30, 60):
@@ -184,17 +184,17 @@ def test_a_frame_has_to_end(pair: tuple[Connection, socket.socket]) -> None:
 
 
 def test_a_client_that_has_parted_has_to_go(pair: tuple[Connection, socket.socket]) -> None:
-    """After BYE a connection is over, also for a client that doesn't end it."""
+    """After CLOSED a connection is over, also for a client that doesn't end it."""
     connection, theirs = pair
-    connection.greeted(process(), 0.0)
-    connection.parts()
-    connection.part()
-    connection.part()
+    connection.introduced(process(), 0.0)
+    connection.note_close()
+    connection.answer_close()
+    connection.answer_close()
     assert theirs.recv(100) == encode(FrameKind.CLOSED)
-    connection.parts()  # it asks again
-    connection.part()
+    connection.note_close()  # it asks again
+    connection.answer_close()
     assert theirs.recv(100) == encode(FrameKind.CLOSED)
-    assert connection.overdue(limits.LEAVE_WITHIN + 1)
+    assert connection.overdue(limits.CLOSE_WITHIN + 1)
 
 
 def test_what_is_settled_in_another_order_is_acknowledged_in_order(

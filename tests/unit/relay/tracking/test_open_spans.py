@@ -139,7 +139,7 @@ def test_a_run_that_nobody_tells_of_is_lost(world: World) -> None:
     child = world.joined()
     world.open_spans.started(child, key(1), RUN)
     world.died(child)
-    assert world.lost(after=open_spans.PARENTS_WORD - 0.1) == []
+    assert world.lost(after=open_spans.OUTCOME_WITHIN - 0.1) == []
     (row,) = world.lost(after=0.1)
     attributes = row[span_encoder.ATTRIBUTES]
     assert isinstance(attributes, dict)
@@ -198,7 +198,7 @@ def test_a_second_connection_keeps_a_process(world: World) -> None:
     assert len(world.lost(after=1)) == 1
 
 
-def test_what_is_open_after_a_goodbye_is_lost_at_once(world: World) -> None:
+def test_what_is_open_after_a_close_is_lost_at_once(world: World) -> None:
     """A process ended in order and forgot a span: it is there, marked."""
     child = world.joined()
     world.open_spans.started(child, key(1), packed())
@@ -322,13 +322,13 @@ def test_a_process_that_comes_and_goes_leaves_nothing(world: World) -> None:
 
 def test_recent_keys_are_bounded() -> None:
     """Keys of ended spans don't grow without end."""
-    recent = RecentKeys(100)
+    keys = RecentKeys(100)
     for one in range(1_000):
-        recent.add(key(one))
-        assert key(one) in recent
-        assert key(max(0, one - 49)) in recent
-        assert len(recent) <= 100
-    assert key(0) not in recent
+        keys.add(key(one))
+        assert key(one) in keys
+        assert key(max(0, one - 49)) in keys
+        assert len(keys) <= 100
+    assert key(0) not in keys
 
 
 def test_a_process_is_alive_until_it_has_ended() -> None:

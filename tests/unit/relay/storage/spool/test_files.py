@@ -21,8 +21,8 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
-from taskobs.relay.storage.spool.owner import UNCHANGED_FOR, Owner
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from taskobs.relay.storage.spool.worker_process import UNCHANGED_FOR, WorkerProcess
 from tests.support.as_user import NOBODY, needs_root, run_as
 
 SMALL = 1024 * 1024
@@ -85,27 +85,27 @@ def test_a_live_spool_is_not_taken_over_though_its_lock_file_was_removed(
     """A cleaner removes old files, and nothing changes for two minutes: no span is sent twice."""
     clock = Clock()
     with (
-        closing(Spool(Counters(), config._replace(worker="other"))) as owner,
+        closing(Spool(Counters(), config._replace(worker="other"))) as live,
         closing(Spool(Counters(), config, clock=clock)) as spool,
     ):
-        owner.append([item(b"1")])
-        owner.path.with_suffix(".lock").unlink()
+        live.append([item(b"1")])
+        live.path.with_suffix(".lock").unlink()
         for _ in range(3):
             clock.now += UNCHANGED_FOR
             look(spool)
         assert spool.pending("span").items == 0
-        look(owner)
-        assert owner.path.with_suffix(".lock").read_text() == Owner.of(os.getpid()).dumps()
-        look(owner)
-        assert taken(owner) == [b"1"]
+        look(live)
+        assert live.path.with_suffix(".lock").read_text() == WorkerProcess.of(os.getpid()).dumps()
+        look(live)
+        assert taken(live) == [b"1"]
     assert len([line for line in caplog.messages if "lock file" in line]) == 1
 
 
 def test_a_spool_of_another_host_is_taken_over_once_nothing_changes(config: SpoolConfig) -> None:
     """A volume goes from one pod to the next, whose process ids say nothing here."""
     path = leave(config, "other", os.getpid(), b"1")
-    owner = Owner.of(os.getpid())._replace(host="elsewhere")
-    path.with_suffix(".lock").write_text(owner.dumps())
+    worker_process = WorkerProcess.of(os.getpid())._replace(host="elsewhere")
+    path.with_suffix(".lock").write_text(worker_process.dumps())
     clock = Clock()
     with closing(Spool(Counters(), config, clock=clock)) as spool:
         clock.now += UNCHANGED_FOR - 1
@@ -125,8 +125,8 @@ def test_a_clock_that_is_set_makes_no_spool_look_abandoned(
 ) -> None:
     """Another host writes to the volume too, and the clock here is set by days."""
     path = leave(config, "other", os.getpid(), b"1")
-    owner = Owner.of(os.getpid())._replace(host="elsewhere")
-    path.with_suffix(".lock").write_text(owner.dumps())
+    worker_process = WorkerProcess.of(os.getpid())._replace(host="elsewhere")
+    path.with_suffix(".lock").write_text(worker_process.dumps())
     now = path.stat().st_mtime + seconds
     monkeypatch.setattr("time.time", lambda: now)
     with closing(Spool(Counters(), config)) as spool:
@@ -137,8 +137,10 @@ def test_a_clock_that_is_set_makes_no_spool_look_abandoned(
 def test_the_worker_of_a_live_spool_is_known_by_more_than_its_pid(config: SpoolConfig) -> None:
     """Its process id was given to another process: the spool is abandoned."""
     path = leave(config, "other", os.getpid(), b"1")
-    owner = Owner.of(os.getpid())
-    path.with_suffix(".lock").write_text(owner._replace(started=owner.started + 1).dumps())
+    worker_process = WorkerProcess.of(os.getpid())
+    path.with_suffix(".lock").write_text(
+        worker_process._replace(started=worker_process.started + 1).dumps()
+    )
     with closing(Spool(Counters(), config)) as spool:
         assert taken(spool) == [b"1"]
 

@@ -23,8 +23,8 @@ from taskobs.relay.storage.items import Item, ItemKind, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool.backlog import WriteBacklog
-from taskobs.relay.storage.spool.owner import Owner
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.writes import UNWRITABLE
 
 SMALL = 1024 * 1024
@@ -32,7 +32,7 @@ WRITER = """
 import sys, itertools
 from pathlib import Path
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.spool.owner import Owner
+from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.store import SpoolConfig, Spool
 from taskobs.relay.storage.items import Item, Start
 spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
@@ -304,7 +304,7 @@ def test_a_broken_file_of_a_dead_worker_is_set_aside(config: SpoolConfig) -> Non
     config.directory.mkdir()
     left = config.directory / "old.spool"
     left.write_bytes(b"nonsense" * 1000)
-    left.with_suffix(".lock").write_text(Owner.of(dead_pid()).dumps())
+    left.with_suffix(".lock").write_text(WorkerProcess.of(dead_pid()).dumps())
     with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
     assert [path.name.partition("-2")[0] for path in config.directory.glob("old.spool*")] == [

@@ -21,7 +21,7 @@ on another host, in another container. Live owners touch their lock file every h
 _WATCHED: Final = 1_000
 
 
-class Owner(NamedTuple):
+class WorkerProcess(NamedTuple):
     """A worker, by its process; ids of processes mean something within one namespace and boot."""
 
     host: str
@@ -32,12 +32,12 @@ class Owner(NamedTuple):
     """See ``pids.start_time``."""
 
     @classmethod
-    def of(cls, pid: int) -> Owner:
+    def of(cls, pid: int) -> WorkerProcess:
         """Return the owner that a process of this machine is."""
         return cls(socket.gethostname(), boot_id(), _pid_namespace(), pid, pids.start_time(pid))
 
     @classmethod
-    def parse(cls, text: str) -> Owner:
+    def parse(cls, text: str) -> WorkerProcess:
         """Read what ``dumps`` has written.
 
         Raises:
@@ -53,7 +53,7 @@ class Owner(NamedTuple):
             }:
                 return cls(host, boot, pid_namespace, pid, started)
             case _:
-                raise ValueError("not the owner of a spool")
+                raise ValueError("not a worker process that uses a spool")
 
     def dumps(self) -> str:
         """Return it as JSON."""
@@ -61,7 +61,7 @@ class Owner(NamedTuple):
 
     def alive(self) -> bool | None:
         """Tell whether it runs; None if that can't be seen from here."""
-        if (self.host, self.boot, self.pid_namespace) != Owner.of(0)[:3]:
+        if (self.host, self.boot, self.pid_namespace) != WorkerProcess.of(0)[:3]:
             return None
         return pids.alive(self.pid, self.started)
 
