@@ -1,4 +1,4 @@
-"""ValueCheck the values of settings, whether they come as arguments or as text from a variable.
+"""Check the values of settings, whether they come as arguments or as text from a variable.
 
 Each check returns the value in its final type, or raises ``Refused``. It never puts the value
 into a message: ``taskobs.config.settings`` does, masked where it is secret.
@@ -192,8 +192,8 @@ def _resource(value: object) -> Mapping[str, object]:
     for position, (name, one) in enumerate(items, start=1):
         many = isinstance(one, (list, tuple))
         parts = list(cast("Sequence[object]", one)) if many else [one]
-        known = all(isinstance(part, (str, bool, int, float)) for part in parts)
-        if not isinstance(name, str) or not name or not known:
+        supported = all(isinstance(part, (str, bool, int, float)) for part in parts)
+        if not isinstance(name, str) or not name or not supported:
             problem = f"not text to text, numbers, booleans or lists of them in entry {position}"
             raise Refused(problem, _EXAMPLE_RESOURCE)
     return {str(name): one for name, one in items}
@@ -235,7 +235,7 @@ def _headers(value: object) -> Mapping[str, str]:
         items = list(cast("Mapping[object, object]", value).items())
     else:
         raise Refused("neither a mapping nor name=value pairs", _EXAMPLE_HEADERS)
-    return dict(_header(*item, position=place) for place, item in enumerate(items, start=1))
+    return dict(_header(*item, position=number) for number, item in enumerate(items, start=1))
 
 
 def _header(name: object, value: object, *, position: int) -> tuple[str, str]:

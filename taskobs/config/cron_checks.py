@@ -1,4 +1,4 @@
-"""ValueCheck the values of the settings of check-ins: see ``taskobs.config.checks``."""
+"""Check the values of the settings of check-ins: see ``taskobs.config.checks``."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def _exclude(value: object) -> tuple[str, ...]:
         items = list(cast("Collection[object]", value))
     else:
         raise Refused("not a list of names or regular expressions", _NAMES_EXAMPLE)
-    return tuple(_pattern(item, place) for place, item in enumerate(items, start=1))
+    return tuple(_pattern(item, position) for position, item in enumerate(items, start=1))
 
 
-def _pattern(item: object, place: int) -> str:
+def _pattern(item: object, position: int) -> str:
     if not isinstance(item, str):
-        raise Refused(f"not text in entry {place}", _NAMES_EXAMPLE)
+        raise Refused(f"not text in entry {position}", _NAMES_EXAMPLE)
     try:
         re.compile(item)
     except re.error:
         example = [re.escape(item)]
-        raise Refused(f"not a regular expression in entry {place}", example) from None
+        raise Refused(f"not a regular expression in entry {position}", example) from None
     return item
 
 
@@ -66,8 +66,8 @@ def _option(name: str, option: object, value: object) -> object:
     if option == "timezone":
         return _timezone(name, value)
     if option not in _NUMBERS:
-        known = ", ".join((*_NUMBERS, "timezone"))
-        raise Refused(f"with an option for {name!r} that is none of {known}", _OPTIONS_EXAMPLE)
+        options = ", ".join((*_NUMBERS, "timezone"))
+        raise Refused(f"with an option for {name!r} that is none of {options}", _OPTIONS_EXAMPLE)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
         problem = f"with a {option} for {name!r} that is not a whole number from 1 to {_MOST}"
         raise Refused(problem, _OPTIONS_EXAMPLE)

@@ -36,11 +36,11 @@ def _watch(module: str) -> list[Callable[[], object]]:
     if waiting is None:
         waiting = _wanted[module] = []
         if module not in sys.modules:
-            wrapt.register_post_import_hook(partial(_imported, waiting), module)
+            wrapt.register_post_import_hook(partial(_call_waiting, waiting), module)
     return waiting
 
 
-def _imported(waiting: list[Callable[[], object]], _: object) -> None:
+def _call_waiting(waiting: list[Callable[[], object]], _: object) -> None:
     for then in list(waiting):
         then()
 

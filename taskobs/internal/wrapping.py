@@ -16,11 +16,11 @@ class Patches:
         self._live: set[object] = set()
 
     def wrap(self, target: Any, name: str, around: Callable[..., Any]) -> None:
-        """Have ``around(wrapped, instance, args, kwargs)`` called for ``owner.name``.
+        """Have ``around(wrapped, instance, args, kwargs)`` called for ``target.name``.
 
         Wrapping it a second time does nothing.
         """
-        if any(known[:2] == (target, name) for known in self._made):
+        if any(patch[:2] == (target, name) for patch in self._made):
             return
         original, live = target.__dict__[name], object()
         wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: live in self._live)

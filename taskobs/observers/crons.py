@@ -240,8 +240,8 @@ def _read_monitor(told: object) -> Monitor | None:
     monitor = {name: value for name, value in fields.items() if _plain(name, value)}
     times = cast("dict[str, object]", due)
     schedule = {name: value for name, value in times.items() if _plain(name, value)}
-    known = schedule.get("type") in ("crontab", "interval") and "value" in schedule
-    return {**monitor, "schedule": schedule} if known else None
+    is_supported = schedule.get("type") in ("crontab", "interval") and "value" in schedule
+    return {**monitor, "schedule": schedule} if is_supported else None
 
 
 _FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {

@@ -43,8 +43,8 @@ class TaskInstrumentor(CeleryInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         self._replace_stock()
-        known = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
-        self._use_spans(TaskSpans.start(**known))
+        options = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
+        self._use_spans(TaskSpans.start(**options))
 
     def _use_spans(self, spans: TaskSpans) -> None:
         self._spans = spans

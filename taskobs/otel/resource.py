@@ -44,12 +44,12 @@ def _given(settings: Settings) -> dict[str, AttributeValue]:
     return given
 
 
-def _of_sentry(settings: Settings, known: Mapping[str, object]) -> dict[str, AttributeValue]:
+def _of_sentry(settings: Settings, attributes: Mapping[str, object]) -> dict[str, AttributeValue]:
     """Return what Sentry's events are filed under, where the resource says nothing of it."""
     found: dict[str, AttributeValue] = {}
-    if settings.release and SERVICE_VERSION not in known:
+    if settings.release and SERVICE_VERSION not in attributes:
         found[SERVICE_VERSION] = settings.release
-    if settings.environment and not {_ENVIRONMENT, _OLD_ENVIRONMENT} & known.keys():
+    if settings.environment and not {_ENVIRONMENT, _OLD_ENVIRONMENT} & attributes.keys():
         found[_ENVIRONMENT] = settings.environment
     return found
 
@@ -61,8 +61,8 @@ class LateResource(Resource):
     to itself alone: an exporter groups spans by it, and the SDK's makes JSON for each hash.
     """
 
-    def __init__(self, known: Resource, app_name: AppName) -> None:
-        super().__init__(known.attributes, known.schema_url)
+    def __init__(self, resource: Resource, app_name: AppName) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
         self._app_name = app_name
 
     @property
@@ -77,8 +77,8 @@ class LateResource(Resource):
 
     def to_json(self, indent: int | None = 4) -> str:
         """Return it as JSON."""
-        known = {"attributes": self.attributes, "schema_url": self.schema_url}
-        return json.dumps(known, indent=indent)
+        fields = {"attributes": self.attributes, "schema_url": self.schema_url}
+        return json.dumps(fields, indent=indent)
 
     __hash__ = object.__hash__
 

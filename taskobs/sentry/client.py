@@ -82,11 +82,11 @@ def make_client(settings: SentrySettings) -> BaseClient:
             "user_info": False,
             "http_bodies": [],
         }
-    known: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
+    options: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
     if not integrations.available():  # whatever there is, but two for each failure
-        known["disabled_integrations"] = _stock_integration()
+        options["disabled_integrations"] = _stock_integration()
     with _without_spotlights_django():
-        return sentry_sdk.Client(**known)
+        return sentry_sdk.Client(**options)
 
 
 def drain(client: BaseClient, timeout: float) -> bool:
@@ -96,7 +96,7 @@ def drain(client: BaseClient, timeout: float) -> bool:
     """
     if _idle(client):
         return True
-    flushed = _bounded(lambda: client.flush(timeout=timeout), timeout + _GRACE)
+    flushed = _run_with_timeout(lambda: client.flush(timeout=timeout), timeout + _GRACE)
     return flushed and _compat.pending(_sender(client)) == 0
 
 
@@ -105,7 +105,7 @@ def shut(client: BaseClient, timeout: float) -> bool:
     end = time.monotonic() + timeout + _GRACE
     drained = drain(client, timeout)
     sender = _compat.sender_thread(_sender(client))
-    closed = _bounded(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
+    closed = _run_with_timeout(lambda: client.close(timeout=0), max(_GRACE, end - time.monotonic()))
     if sender is not None:
         sender.join(max(0.0, end - time.monotonic()))
     return drained and closed
@@ -180,7 +180,7 @@ def _stock_integration() -> list[type[Integration]]:
     return [CeleryIntegration]
 
 
-def _bounded(action: Callable[[], object], seconds: float) -> bool:
+def _run_with_timeout(action: Callable[[], object], seconds: float) -> bool:
     """Run what Sentry does not bound itself, on a thread; False if it takes longer or raises."""
     done: list[bool] = []
 

@@ -83,7 +83,9 @@ class Integrations:
                     self._enable(path)
             else:
                 self._waiting[library] = path
-                self._undo.callback(when_imported(library, partial(self._imported, library)))
+                self._undo.callback(
+                    when_imported(library, partial(self._library_imported, library))
+                )
 
     def stop(self) -> None:
         """Enable no more of them."""
@@ -91,7 +93,7 @@ class Integrations:
         self._waiting.clear()
         self._wrappers.remove()
 
-    def _imported(self, library: str) -> None:
+    def _library_imported(self, library: str) -> None:
         if library in self._waiting and self._is_current():
             if library == _DJANGO:
                 self._wrappers.wrap(sys.modules[library], "setup", self._django_is_set_up)

@@ -27,7 +27,7 @@ _LEFT_OUT: Final = frozenset(
 _WORKED_OUT: Final = "provided_by_user"
 
 
-def offer(page: SharedPage, client: BaseClient) -> bool:
+def share(page: SharedPage, client: BaseClient) -> bool:
     """Hand a client's options over; False if they can't be, as they hold what can't be pickled.
 
     What decides what may be sent, such as ``before_send``, is handed over by its name in its

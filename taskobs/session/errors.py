@@ -58,7 +58,7 @@ class Errors:
         """
         found = active_client()
         if found is not None:
-            self._offer(found)  # first: what uses a client adds to its options
+            self._share_client(found)  # first: what uses a client adds to its options
         begins = self.pipeline is None and (
             self._settings.errors or found is not None or self._accept_client()
         )
@@ -136,15 +136,15 @@ class Errors:
 
     # Clients that the app has made in another process of the worker.
 
-    def _offer(self, client: BaseClient) -> None:
+    def _share_client(self, client: BaseClient) -> None:
         """Hand the app's client over to the worker's other processes, which may have none."""
         if self._page is None or client is self._offered:
             return
         self._offered = client
-        from taskobs.sentry.shared_client import offer
+        from taskobs.sentry.shared_client import share
 
         in_child = self._role is Role.POOL_CHILD
-        if not offer(self._page, client) and in_child and self._page.is_first(_NOT_SHARED):
+        if not share(self._page, client) and in_child and self._page.is_first(_NOT_SHARED):
             _log.warning(
                 "taskobs: sentry_sdk.init() is called in pool children alone, with an option that "
                 "can't be handed to their worker's main process, so runs whose process dies are "

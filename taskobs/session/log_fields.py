@@ -60,7 +60,7 @@ def _process(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     record = event.get(_RECORD)
     made_with: dict[str, object] = getattr(record, "__dict__", {})
     for name, value in fields.items():
-        known = made_with.get(name, value)
-        if known:
-            event.setdefault(name, known)
+        current = made_with.get(name, value)
+        if current:
+            event.setdefault(name, current)
     return event

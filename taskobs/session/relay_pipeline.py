@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from taskobs.sentry.pipeline import SentryPipeline
 
 _log: Final = logging.getLogger("taskobs")
-_GOODBYE: Final = 1.0
+_HAND_OVER_TIMEOUT: Final = 1.0
 """Seconds that a pool child may take to hand over what it has not written yet."""
 _FIRST_POLL: Final = 0.25
 """Seconds into a stop after which it is looked whether the relay is alive; then later and later."""
@@ -144,7 +144,9 @@ class RelayPipeline:
     def end(self, timeout: float) -> bool:
         """Hand over what waits; in the worker, also see it sent, and the relay end."""
         if self._launcher is None:
-            return self.client.close_gracefully(min(timeout, _GOODBYE)) or self.unavailable
+            return (
+                self.client.close_gracefully(min(timeout, _HAND_OVER_TIMEOUT)) or self.unavailable
+            )
         end = time.monotonic() + timeout
         done = self._flushed(self._launcher, end)
         if not done and not self.unavailable:
@@ -184,8 +186,8 @@ class RelayPipeline:
 
     def _hello(self) -> dict[str, object]:
         resource = self._traces.resource() if self._traces else {}
-        known = {"role": self._role(), "name": self._worker}
-        return {**known, "resource": {}, "schema_url": "", **resource}
+        process = {"role": self._role(), "name": self._worker}
+        return {**process, "resource": {}, "schema_url": "", **resource}
 
 
 def _publish(launcher: Launcher) -> None:
@@ -226,5 +228,5 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
             "bytes": settings.relay_spool_bytes,
             "age": settings.relay_spool_age,
         }
-    known = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
-    return {**known, "exporter": exporter, "spool": spool}
+    identity = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
+    return {**identity, "exporter": exporter, "spool": spool}

@@ -115,7 +115,10 @@ class Session:
     def start(self) -> None:
         """Set up what is configured; ``init()`` calls it, as a constructor has no effect."""
         undo, guard = self._undo, shared_task_signals().guard
-        failures, late = FailureWatch(shared_task_signals(), self._reports_now), LateSetup(self)
+        failures, late_setup = (
+            FailureWatch(shared_task_signals(), self._reports_now),
+            LateSetup(self),
+        )
         try:
             undo.callback(setattr, guard, "strict", guard.strict)
             guard.strict = self.settings.strict
@@ -132,8 +135,8 @@ class Session:
             undo.callback(self._relay.close)
             undo.callback(self._stop_timer)
             self._look()
-            undo.callback(late.remove)
-            late.install()
+            undo.callback(late_setup.remove)
+            late_setup.install()
             self._process.subscribe()
         except BaseException:
             undo.close()

@@ -24,7 +24,7 @@ class WorkerRelay:
         self._on = settings.relay and supported()
         self._settings = settings
         self._role = Role.PRODUCER
-        self._owner = os.getpid()
+        self._pid = os.getpid()
         self._pipeline: RelayPipeline | None = None
         self._undo = ExitStack()
 
@@ -54,7 +54,7 @@ class WorkerRelay:
         ours = traces is not None and traces.ours
         if role is Role.WORKER:
             self._on = False  # there is no second try
-            self._owner = os.getpid()
+            self._pid = os.getpid()
             name = str(getattr(worker, "hostname", None) or "")
             # Celery sets up logging only after this, so that the logger's level says nothing yet.
             level = getattr(worker, "loglevel", None)
@@ -99,5 +99,5 @@ class WorkerRelay:
 
     def _role_name(self) -> str:
         """Name the role of this process: a forked child hears of its own late, or never."""
-        forked = os.getpid() != self._owner and self._role is Role.WORKER
+        forked = os.getpid() != self._pid and self._role is Role.WORKER
         return (Role.POOL_CHILD if forked else self._role).value

@@ -61,9 +61,9 @@ def _taskobs(_: Shell, words: list[str]) -> None:
 def _pip(shell: Shell, words: list[str]) -> None:
     assert words.pop(0) == "install"
     for word in words:
-        place, _, extra = word.rstrip("]").partition("[")
-        if place.startswith("."):
-            assert (shell.folder / place / "pyproject.toml").exists()
+        path, _, extra = word.rstrip("]").partition("[")
+        if path.startswith("."):
+            assert (shell.folder / path / "pyproject.toml").exists()
             assert not extra or extra in metadata("taskobs").get_all("Provides-Extra", [])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from taskobs import semconv
 from taskobs.testing.receiver import Receiver
-from tests.live.apps.factory.place import PLACES
+from tests.live.apps.factory.place import POSITIONS
 from tests.live.process import LIMIT
 from tests.live.services import HOST
 from tests.live.shop import QUICK, tags, trace_of
@@ -84,14 +84,14 @@ def said(log: str) -> list[str]:
     return [line.partition("taskobs: ")[2] for line in log.splitlines() if "taskobs: " in line]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", POSITIONS)
 def test_a_flask_factory(
-    live: LiveApp, receiver: Receiver, redis_broker: Broker, place: str
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, position: str
 ) -> None:
     """`init()` stands anywhere in my factory: the same spans, events, links."""
     nothing_of_ours(live)
     live.env |= {
-        "APP_INIT_AT": place,
+        "APP_INIT_AT": position,
         "APP_SENTRY_DSN": receiver.dsn,
         "APP_OTLP": receiver.endpoint,
         **QUICK,

@@ -104,10 +104,10 @@ class Recorder(SpanProcessor):
 def _lines(
     spans: Sequence[ReadableSpan], parent: ReadableSpan | None, indent: str
 ) -> Generator[str]:
-    known = {span_id(span) for span in spans}
+    recorded = {span_id(span) for span in spans}
     for span in spans:
         above = span.parent.span_id if span.parent else None
-        if above == (span_id(parent) if parent else None) or (not parent and above not in known):
+        if above == (span_id(parent) if parent else None) or (not parent and above not in recorded):
             yield indent + span.name
             yield from _lines(spans, span, indent + "  ")
 

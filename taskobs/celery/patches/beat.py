@@ -1,6 +1,7 @@
-"""The seam in beat: which entry of the schedule a publish is for.
+"""The patch in beat: which entry of the schedule a publish is for.
 
-All schedulers send through ``Scheduler.apply_async``, also redbeat's and django-celery-beat's.
+All schedulers publish through ``Scheduler.apply_async``, including those of redbeat and
+django-celery-beat.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _due: ContextVar[Schedule | None] = ContextVar("taskobs_due", default=None)
 
 
 class BeatPatch:
-    """Wraps the send of an entry that is due; can be put in place and taken away."""
+    """Wraps the publish of an entry that is due, from ``install`` to ``remove``."""
 
     def __init__(self, schedule_of: Callable[[Any], Schedule | None]) -> None:
         self._schedule_of = schedule_of
@@ -33,7 +34,7 @@ class BeatPatch:
         self._wrappers.remove()
 
     def take(self) -> Schedule | None:
-        """Return what is due, for the first publish that asks: one tick is one message."""
+        """Return the entry that is due, once: one tick publishes one message."""
         found = _due.get()
         if found is not None:
             _due.set(None)

@@ -1,8 +1,8 @@
-"""The publish seam: every publish of every app in the process is one ``with`` block.
+"""The patch around publishing: each publish of each app in the process is one ``with`` block.
 
-Celery's two publish signals can't express that a broker refused: the second never comes. So
-the real send is wrapped, at ``Celery.send_task``, through which ``delay``, ``apply_async``,
-canvas, retries and beat all go, and which also spans the wait for a broker connection.
+Celery's two publish signals can't report a failed publish: the second one isn't sent then. So
+``Celery.send_task`` itself is wrapped. ``delay``, ``apply_async``, canvas, retries and beat all
+call it, and it includes the wait for a broker connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Canvas = Callable[[str, Mapping[str, Any]], AbstractContextManager[object]]
 
 
 class SendPatch:
-    """Patches around the real sends; they can be put in place and taken away."""
+    """Wraps the methods that publish, from ``install`` to ``remove``."""
 
     def __init__(self, publishing: Publishing, canvas: Canvas) -> None:
         self._publishing = publishing
@@ -28,7 +28,7 @@ class SendPatch:
         self._wrappers = Patches()
 
     def install(self) -> None:
-        """Wrap ``Celery.send_task`` and the sends of group and chord."""
+        """Wrap ``Celery.send_task``, and ``apply_async`` of group and chord."""
         self._wrappers.wrap(Celery, "send_task", self._send_task)
         self._wrappers.wrap(canvas.group, "apply_async", self._send_canvas)
         self._wrappers.wrap(canvas.chord, "apply_async", self._send_canvas)

@@ -96,14 +96,14 @@ def captured_by_its_call() -> None:
 
 
 @app.task
-def handles_and_holds(place: str) -> str:
+def handles_and_holds(folder: str) -> str:
     """Capture an exception, handle it, and stay until there is a file."""
     try:
         _decline()
     except DeclinedError as error:
         sentry_sdk.capture_exception(error)
     deadline = time.monotonic() + PATIENCE
-    while not Path(place, "go").exists() and time.monotonic() < deadline:
+    while not Path(folder, "go").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return "held"
 

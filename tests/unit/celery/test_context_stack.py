@@ -32,21 +32,21 @@ def refusing(_: object) -> Generator[None]:
 def test_what_opened_is_closed_in_reverse() -> None:
     """What was opened first is closed last, and only once."""
     closed: list[str] = []
-    openings = ContextStack(Guard(strict=True))
-    openings.open([opener(name, closed) for name in "abc"], object())
-    openings.close()
-    openings.close()
+    stack = ContextStack(Guard(strict=True))
+    stack.open([opener(name, closed) for name in "abc"], object())
+    stack.close()
+    stack.close()
     assert closed == ["c", "b", "a"]
 
 
 def test_one_that_fails_to_open_or_close_harms_no_other() -> None:
-    """An observer that raises takes neither the others' openings nor their closings with it."""
+    """An observer that raises stops neither the opening nor the closing of the others."""
     closed: list[str] = []
     guard = Guard()
-    openings = ContextStack(guard)
+    stack = ContextStack(guard)
     broken: list[Opener] = [opener("b", closed, RuntimeError()), refusing]  # type: ignore[list-item]
-    openings.open([opener("a", closed), *broken, opener("c", closed)], object())
-    openings.close()
+    stack.open([opener("a", closed), *broken, opener("c", closed)], object())
+    stack.close()
     assert closed == ["c", "b", "a"]
     assert guard.counts == {"builtins.RuntimeError": 2}
 
@@ -54,8 +54,8 @@ def test_one_that_fails_to_open_or_close_harms_no_other() -> None:
 def test_a_time_limit_closes_the_rest_and_goes_on() -> None:
     """A time limit that strikes while one is closed reaches my task, when all are closed."""
     closed: list[str] = []
-    openings = ContextStack(Guard(passing=(Limit,)))
-    openings.open([opener("a", closed), opener("b", closed, Limit())], object())
+    stack = ContextStack(Guard(passing=(Limit,)))
+    stack.open([opener("a", closed), opener("b", closed, Limit())], object())
     with pytest.raises(Limit):
-        openings.close()
+        stack.close()
     assert closed == ["b", "a"]

@@ -14,7 +14,7 @@ from tests.support.recording import Recorder, attribute, exceptions, outcome
 
 
 class Told:
-    """What a seam was told."""
+    """The calls that a patch made."""
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
@@ -76,15 +76,15 @@ def test_a_group_is_seen_with_its_parts(add: Any, told: list[str]) -> None:
 
 
 def test_removed_leaves_celery_as_it_was() -> None:
-    """When the seam goes, the very functions that were there before are back."""
-    owners = [(Celery, "send_task"), (canvas.group, "apply_async"), (canvas.chord, "apply_async")]
-    before = [id(owner.__dict__[name]) for owner, name in owners]
+    """Removing the patch restores the original functions."""
+    targets = [(Celery, "send_task"), (canvas.group, "apply_async"), (canvas.chord, "apply_async")]
+    before = [id(target.__dict__[name]) for target, name in targets]
     patch = Told().patch
     patch.install()
-    assert not {id(owner.__dict__[name]) for owner, name in owners} & set(before)
+    assert not {id(target.__dict__[name]) for target, name in targets} & set(before)
     patch.remove()
     patch.remove()
-    assert [id(owner.__dict__[name]) for owner, name in owners] == before
+    assert [id(target.__dict__[name]) for target, name in targets] == before
 
 
 def test_a_wrapper_of_somebody_else_stays(app: Celery) -> None:

@@ -32,7 +32,7 @@ def kind(): return type(stock()).__module__
 
 
 @pytest.fixture
-def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Give the name of a module that nobody has imported yet, nor will after the test."""
     name = f"late_{tmp_path.name}"
     (tmp_path / f"{name}.py").touch()
@@ -51,14 +51,14 @@ def run(receiver: Receiver, source: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_each_that_waits_hears_of_an_import_once(late: str) -> None:
+def test_each_that_waits_hears_of_an_import_once(module: str) -> None:
     """Whoever waits for a module is called when it is imported, and not again."""
     heard: list[str] = []
     for name in ("one", "other"):
-        when_imported(late, partial(heard.append, name))
+        when_imported(module, partial(heard.append, name))
     assert not heard
-    import_module(late)
-    import_module(late)
+    import_module(module)
+    import_module(module)
     assert heard == ["one", "other"]
 
 
@@ -69,30 +69,30 @@ def test_what_is_there_already_is_not_waited_for() -> None:
     assert heard == [None]
 
 
-def test_who_fails_at_once_waits_no_longer(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_fails_at_once_waits_no_longer(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is called at once, and raises, is not called again by a later import."""
     calls: list[None] = []
 
     def fails() -> None:
         calls.append(None)
-        raise ValueError(late)
+        raise ValueError(module)
 
-    when_imported(late, list)  # from now on, its import is told of
+    when_imported(module, list)  # from now on, its import is told of
     with monkeypatch.context() as there:
-        there.setitem(sys.modules, late, sys)
-        with pytest.raises(ValueError, match=late):
-            when_imported(late, fails)
-    import_module(late)
+        there.setitem(sys.modules, module, sys)
+        with pytest.raises(ValueError, match=module):
+            when_imported(module, fails)
+    import_module(module)
     assert len(calls) == 1
 
 
-def test_who_no_longer_waits_is_not_called(late: str) -> None:
+def test_who_no_longer_waits_is_not_called(module: str) -> None:
     """What calls it off may be called twice."""
     heard: list[None] = []
-    forget = when_imported(late, lambda: heard.append(None))
+    forget = when_imported(module, lambda: heard.append(None))
     forget()
     forget()
-    import_module(late)
+    import_module(module)
     assert not heard
 
 

@@ -307,7 +307,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("text", STRANGE, ids=map(str, range(len(STRANGE))))
-def test_a_strangers_header_is_left_alone(sent: CheckIns, text: str) -> None:
+def test_a_header_of_another_sender_is_ignored(sent: CheckIns, text: str) -> None:
     """Whatever somebody writes into my queue, my workers run and tell Sentry nothing wrong."""
     assert read(text, "id-1") is None
     publish = Publish(task="shop.count", task_id="id-1", headers={semconv.HEADER_CHECK_IN: text})

@@ -49,8 +49,8 @@ def snapshot(span: ReadableSpan) -> dict[str, Any]:
 
 
 def a_run(**records: Any) -> Run:
-    known: dict[str, Any] = {"task": "add", "name": "add", "task_id": "id-1", "queue": "orders"}
-    return Run(**known | records)
+    defaults: dict[str, Any] = {"task": "add", "name": "add", "task_id": "id-1", "queue": "orders"}
+    return Run(**defaults | records)
 
 
 def test_a_publish(observer: SpanObserver, recorder: Recorder) -> None:
@@ -141,17 +141,17 @@ def test_a_run(observer: SpanObserver, recorder: Recorder) -> None:
     ]
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("eager", [True, False])
 def test_a_run_without_a_trace_begins_one(
-    observer: SpanObserver, recorder: Recorder, *, known: bool
+    observer: SpanObserver, recorder: Recorder, *, eager: bool
 ) -> None:
     """A message of an app without tracing begins a trace, whatever is current in the worker."""
-    stranger = trace.NonRecordingSpan(
+    parent = trace.NonRecordingSpan(
         trace.SpanContext(98, 99, is_remote=False, trace_flags=trace.TraceFlags(1))
     )
-    with trace.use_span(stranger), observer.run(a_run(eager=known)):
+    with trace.use_span(parent), observer.run(a_run(eager=eager)):
         pass
-    assert (recorder.one("run add").parent is not None) is known
+    assert (recorder.one("run add").parent is not None) is eager
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
@@ -270,7 +270,7 @@ def test_hostile_task_names(app: Celery, spans: Recorder, name: str) -> None:
 def test_a_name_that_can_not_be_encoded_costs_no_batch(
     observer: SpanObserver, recorder: Recorder
 ) -> None:
-    """A stranger's task name can't keep the spans of others from being exported."""
+    """A task name that the sender made up can't keep the spans of others from being exported."""
     with observer.run(a_run(name="\udcff")), observer.publish(Publish(task="a", name="\udcff")):
         pass
     assert recorder.names == ["run ?", "publish ?"]
@@ -292,13 +292,13 @@ def test_a_reason_that_can_not_be_encoded_is_on_the_span(
 
 
 def test_run_times_are_of_what_ran(recorder: Recorder) -> None:
-    """A stranger's task name is no label of a metric, and what never began took no time."""
+    """An unknown task's name is no label of a metric, and a run that never began has no time."""
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
     histogram = meters.get_meter("test").create_histogram("runtime")
     tracer = tracer_provider(recorder).get_tracer("test")
     observer = SpanObserver(tracer, histogram, clock=lambda: 1_000.5)
-    for task, ran in (("add", True), ("stranger", False)):
+    for task, ran in (("add", True), ("other", False)):
         run = a_run(task=task, hostname="celery@w1", started=1_000.0)
         run.ran = ran
         with observer.run(run):

@@ -1,4 +1,4 @@
-"""Light spans are as the SDK's, to whoever looks at them and to the relay."""
+"""A fast span reads as one of the SDK's, for the app that holds it and for the relay."""
 
 # What other libraries reach into is private to the SDK.
 # pyright: reportPrivateUsage=false
@@ -123,8 +123,8 @@ def tracer_of(provider: TracerProvider) -> trace.Tracer:
 def timeless(rows: list[list[Any]]) -> list[list[Any]]:
     """Leave out what a clock said."""
     for row in rows:
-        for place in (START_NS, END_NS):
-            row[place] = row[place] is not None
+        for column in (START_NS, END_NS):
+            row[column] = row[column] is not None
         for event in row[EVENTS]:
             event[1] = event[1] > 0
             event[2].pop("exception.stacktrace", None)
@@ -546,11 +546,11 @@ def test_what_is_described_is_kept_within_my_limits(limits: str) -> None:
     for fast in (True, False):
         told = Told()
         tracer = tracer_of(telling(told, fast=fast, span_limits=LIMITS[limits]))
-        late = DeferredAttributes.install(tracer, set_unchecked)
-        assert late is not None
+        deferred = DeferredAttributes.install(tracer, set_unchecked)
+        assert deferred is not None
         nobody = trace.INVALID_SPAN_CONTEXT
         describe: Callable[[], Any] = lambda: {"a": "long enough", "b": 2}  # noqa: E731
-        span = late.start_span("run x", None, nobody, SpanKind.CONSUMER, describe)
+        span = deferred.start_span("run x", None, nobody, SpanKind.CONSUMER, describe)
         assert isinstance(span, FastSpan) is (fast and limits == "default")
         add(span, {"celery.outcome": "succeeded"}, set_unchecked)
         span.end()

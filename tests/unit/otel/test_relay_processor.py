@@ -350,7 +350,7 @@ def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) ->
     assert run_metric[3] is None
 
 
-def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
+def test_names_that_senders_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
     """An unknown task's name is not passed on; an odd one is."""
     observer = RunMetricObserver(client)
     for run in (
@@ -368,7 +368,7 @@ def test_names_that_strangers_choose_are_no_labels(peer: Peer, client: RelayClie
 def test_a_routing_key_of_any_length_is_no_trouble(
     peer: Peer, client: RelayClient, unexpected: object
 ) -> None:
-    """It is a stranger's: the relay hangs up on what is too long, and the ring has no room."""
+    """The sender chose it: the relay refuses frames that are too long; the ring's slots are small."""
     RunMetricObserver(client).ended(make_run(queue=unexpected))
     payload = peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload
     assert len(payload) < 4_096

@@ -151,11 +151,11 @@ def with_late(app: Celery, init: Callable[[], None]) -> Any:
     """Give a task that sets telemetry up and fails; its secrets are no source code around it."""
 
     @app.task(name="shop.late")
-    def late(**_: object) -> None:
+    def late_task(**_: object) -> None:
         init()
         raise ValueError("stock")
 
-    return late
+    return late_task
 
 
 # Newer releases of Sentry ask for another option, which older ones don't have.
@@ -174,10 +174,10 @@ def test_a_run_that_began_before_its_client_was_adopted_tells_no_arguments(
     def init() -> None:
         taskobs.init(sentry_dsn=DSN, relay=False, send_arguments=send_arguments)
 
-    late = with_late(app, init)
+    late_task = with_late(app, init)
     card = "s3cret-argument"
     try:
-        for task in (late, app.tasks["shop.fail"]):
+        for task in (late_task, app.tasks["shop.fail"]):
             task.apply(kwargs={"card": card})
     finally:
         taskobs.init().close()
@@ -344,7 +344,7 @@ def _messages(encoding: str | None, body: bytes) -> Iterator[str]:
 
 
 @pytest.fixture
-def sink() -> Iterator[_Server]:
+def server() -> Iterator[_Server]:
     """Run a Sentry of two lines on the loopback interface."""
     server = _Server()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -355,29 +355,29 @@ def sink() -> Iterator[_Server]:
     server.server_close()
 
 
-def test_flush_waits_for_what_was_captured(sink: _Server) -> None:
+def test_flush_waits_for_what_was_captured(server: _Server) -> None:
     """After a flush that says so, everything has arrived."""
-    with pipeline(sentry_dsn=sink.dsn) as ours:
+    with pipeline(sentry_dsn=server.dsn) as ours:
         sentry_sdk.capture_message("one")
         assert ours.flush(60.0)
-        assert sink.messages() == ["one"]
+        assert server.messages() == ["one"]
 
 
-def test_close_sends_what_is_left_and_ends_the_thread(sink: _Server) -> None:
+def test_close_sends_what_is_left_and_ends_the_thread(server: _Server) -> None:
     """Nothing captured before ``close()`` is lost, and no thread stays."""
     before = set(threading.enumerate())
-    with pipeline(sentry_dsn=sink.dsn) as ours:
+    with pipeline(sentry_dsn=server.dsn) as ours:
         sentry_sdk.capture_message("last words")
         ours.close(60.0)
-    assert sink.messages() == ["last words"]
+    assert server.messages() == ["last words"]
     left = [t for t in set(threading.enumerate()) - before if "process_request" not in t.name]
     assert left == []
 
 
-def test_a_slow_backend_does_not_hold_up_a_flush(sink: _Server) -> None:
+def test_a_slow_backend_does_not_hold_up_a_flush(server: _Server) -> None:
     """A Sentry that does not answer costs the time that was granted and no more."""
-    sink.delay = 60.0
-    with pipeline(sentry_dsn=sink.dsn) as ours:
+    server.delay = 60.0
+    with pipeline(sentry_dsn=server.dsn) as ours:
         sentry_sdk.capture_message("slow")
         began = time.monotonic()
         assert not ours.flush(0.3)
@@ -385,12 +385,12 @@ def test_a_slow_backend_does_not_hold_up_a_flush(sink: _Server) -> None:
         began = time.monotonic()
         ours.close(0.3)
         assert time.monotonic() - began < 0.3 + 20
-    sink.answer.set()
+    server.answer.set()
 
 
-def test_flushing_nothing_starts_no_thread(sink: _Server) -> None:
+def test_flushing_nothing_starts_no_thread(server: _Server) -> None:
     """A process that captured nothing ends without Sentry's thread having been started."""
-    with pipeline(sentry_dsn=sink.dsn) as ours:
+    with pipeline(sentry_dsn=server.dsn) as ours:
         before = threading.active_count()
         assert ours.flush(1.0)
         assert threading.active_count() == before
@@ -420,19 +420,19 @@ def test_the_fork_hook_makes_a_fresh_stock_transport() -> None:
 
 
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
-def test_forked_children_send_their_own_events_and_only_those(sink: _Server, whose: str) -> None:
+def test_forked_children_send_their_own_events_and_only_those(server: _Server, whose: str) -> None:
     """The parent's queue is sent by the parent alone; each child's event arrives once."""
-    sink.delay = 0.05
-    subprocess.run([sys.executable, CHILD, sink.dsn, whose], check=True, timeout=120)
+    server.delay = 0.05
+    subprocess.run([sys.executable, CHILD, server.dsn, whose], check=True, timeout=120)
     parents = [f"parent {number}" for number in range(5)]
     children = [f"child {number}" for number in range(4)]
-    assert sink.messages() == sorted([*parents, *children])
+    assert server.messages() == sorted([*parents, *children])
 
 
-def test_a_lock_held_at_the_fork_does_not_stop_the_child(sink: _Server) -> None:
+def test_a_lock_held_at_the_fork_does_not_stop_the_child(server: _Server) -> None:
     """Whatever another thread of the parent was doing, the child flushes and ends."""
-    subprocess.run([sys.executable, CHILD, sink.dsn, "locked"], check=True, timeout=120)
-    assert sink.messages() == ["child 0", "child 1", "child 2", "child 3"]
+    subprocess.run([sys.executable, CHILD, server.dsn, "locked"], check=True, timeout=120)
+    assert server.messages() == ["child 0", "child 1", "child 2", "child 3"]
 
 
 def test_a_workers_own_redis_commands_are_no_breadcrumbs() -> None:

@@ -184,12 +184,12 @@ def test_sentry_within_the_run_that_fails(app: Celery) -> None:
     kept: list[Kept] = []
 
     @app.task(name="late")
-    def late() -> None:
+    def late_task() -> None:
         kept.append(user_init())
         raise ValueError("no funds")
 
     with taskobs.init(strict=True):
-        late.apply()
+        late_task.apply()
     assert [task for task, _ in task_events(kept[0])] == ["late"]
 
 

@@ -125,8 +125,8 @@ def test_every_app_is_covered(receiver: Receiver) -> None:
     early = PrivateApp("early", broker="memory://", set_as_current=False)
     early_task = with_task(early, "early")
     with taskobs.init(otlp_endpoint=receiver.endpoint, strict=True):
-        late = PrivateApp("late", broker="memory://", set_as_current=False)
-        late_task = with_task(late, "late")
+        late_app = PrivateApp("late", broker="memory://", set_as_current=False)
+        late_task = with_task(late_app, "late")
         for task in (early_task, late_task):
             task.delay(1, 2)
         early.send_task("elsewhere")

@@ -6,7 +6,7 @@ import os
 
 import taskobs
 
-PLACES = (
+POSITIONS = (
     "before all else",
     "after Celery()",
     "between Sentry and OpenTelemetry",
@@ -15,7 +15,7 @@ PLACES = (
 )
 
 
-def here(place: str) -> None:
-    """Set telemetry up, if this is the place to."""
-    if os.environ.get("APP_INIT_AT") == place:
+def here(position: str) -> None:
+    """Set telemetry up, if `APP_INIT_AT` names this position."""
+    if os.environ.get("APP_INIT_AT") == position:
         taskobs.init()
