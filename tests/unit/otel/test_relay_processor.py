@@ -368,7 +368,7 @@ def test_names_that_senders_choose_are_no_labels(peer: Peer, client: RelayClient
 def test_a_routing_key_of_any_length_is_no_trouble(
     peer: Peer, client: RelayClient, unexpected: object
 ) -> None:
-    """The sender chose it: the relay refuses frames that are too long; the ring's slots are small."""
+    """The sender chose it: the relay refuses frames that are too long, and a slot is small."""
     RunMetricObserver(client).ended(make_run(queue=unexpected))
     payload = peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload
     assert len(payload) < 4_096
