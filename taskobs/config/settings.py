@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from taskobs.config import checks, cron_checks, otlp
 from taskobs.config.otlp import Source
+from taskobs.protocol import spool_defaults
 
 T = TypeVar("T")
 
@@ -73,8 +74,8 @@ class Settings:
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
-    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", 256 * 1024 * 1024, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
-    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", 86400.0, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
+    relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", spool_defaults.BYTES, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
+    relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", spool_defaults.AGE, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
     strict: bool = setting("TASKOBS_STRICT", default=False, value_check=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
     enabled: bool = setting("TASKOBS_ENABLED", default=True, value_check=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")

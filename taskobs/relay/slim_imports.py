@@ -6,10 +6,11 @@ saves 4 MB.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import Final
+
+from taskobs.internal.hidden_modules import hidden_modules
 
 _UNUSED: Final = {
     "charset_normalizer": "requests guesses the encoding of a text that names none",
@@ -21,17 +22,10 @@ _UNUSED: Final = {
 
 
 def _import_slim() -> None:
-    hidden_modules = [name for name in _UNUSED if name not in sys.modules]
-    for name in hidden_modules:
-        sys.modules[name] = cast("Any", None)  # an import of it raises ImportError
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # requests warns that it cannot guess
-            import_module("requests")
-            import_module("opentelemetry.sdk.resources")
-    finally:
-        for name in hidden_modules:
-            del sys.modules[name]
+    with hidden_modules(*_UNUSED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # requests warns that it cannot guess
+        import_module("requests")
+        import_module("opentelemetry.sdk.resources")
 
 
 _import_slim()

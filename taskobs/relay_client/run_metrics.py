@@ -9,7 +9,7 @@ from typing import Final
 from taskobs.model import Outcome, Run
 from taskobs.observers.base import Observer
 from taskobs.protocol.frames import pack
-from taskobs.protocol.sanitize import sanitize
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
 
 _MOST: Final = 4_096
@@ -53,7 +53,7 @@ class RunMetricObserver(Observer):
         run_metric = (task, outcome._value_, run.queue, seconds)
         try:
             packed = pack(run_metric)
-        except (OverflowError, TypeError, ValueError):
+        except UNEXPECTED:
             packed = b""
         if 0 < len(packed) <= _MOST:
             return packed

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from threading import Thread
 from typing import Any, Final, Protocol, cast
 
 import sentry_sdk
@@ -21,6 +20,7 @@ from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport, make_transport
 
 from taskobs.internal.hidden_modules import hidden_modules
+from taskobs.internal.timeouts import run_with_timeout
 from taskobs.sentry import _compat, integrations
 from taskobs.sentry.relay_transport import RelayTransport
 
@@ -189,13 +189,7 @@ def _run_with_timeout(action: Callable[[], object], seconds: float) -> bool:
             action()
             done.append(True)
 
-    work = Thread(target=act, daemon=True, name="taskobs-drain")
-    try:
-        work.start()
-    except RuntimeError:  # too late in the life of the interpreter for a thread
-        act()
-    else:
-        work.join(seconds)
+    run_with_timeout(seconds, act)
     return bool(done)
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from taskobs.protocol import spool_defaults
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.base import Released, Store, nobody
 from taskobs.relay.storage.memory import MemoryStore
@@ -30,14 +31,14 @@ def open_store(
         return MemoryStore(counters, released)
     import sqlite3  # 2 MB, which most relays have no use for
 
-    from taskobs.relay.storage.spool.store import AGE, BYTES, Spool, SpoolConfig
+    from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 
     try:
         config = SpoolConfig(
             Path(str(spool["directory"])),
             worker,
-            bytes=int(str(spool.get("bytes") or BYTES)),
-            age=float(str(spool.get("age") or AGE)),
+            bytes=int(str(spool.get("bytes") or spool_defaults.BYTES)),
+            age=float(str(spool.get("age") or spool_defaults.AGE)),
             worker_pid=worker_pid,
         )
         return Spool(counters, config, released)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
+from taskobs.protocol import spool_defaults
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.base import TOO_OLD, Released, Store, nobody
 from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind, Pending, Start, Stored
@@ -29,8 +30,6 @@ from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.writes import Writes
 
 _log = logging.getLogger("taskobs.relay")
-BYTES: Final = 256 * 1024 * 1024
-AGE: Final = 86_400.0
 DAMAGED: Final = "the spool was damaged"
 REMOVED: Final = "the spool was removed"
 _PAUSE: Final = 1.0
@@ -42,9 +41,9 @@ class SpoolConfig(NamedTuple):
     directory: Path
     worker: str
     """The name of the worker, which the file is named after."""
-    bytes: int = BYTES
+    bytes: int = spool_defaults.BYTES
     """About; the file can be a third larger."""
-    age: float = AGE
+    age: float = spool_defaults.AGE
     """Seconds after which an item is dropped."""
     worker_pid: int | None = None
     """The process id of the worker; None for this process's parent."""
