@@ -1,7 +1,7 @@
 """Samplers, id generators and exporters that ``OTEL_*`` variables name.
 
 OpenTelemetry's own configurator, which ``opentelemetry-instrument`` runs, reads the same variables.
-A provider that is made in code, as ours is, knows the SDK's own samplers and nothing else.
+A provider that is made in code, such as ours, reads the names of the SDK's own samplers only.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def id_generator() -> IdGenerator | None:
 
 
 def exporter_of(name: str) -> SpanExporter | None:
-    """Return a new exporter that is named in ``OTEL_TRACES_EXPORTER``; None if that can't be."""
+    """Return a new exporter named in ``OTEL_TRACES_EXPORTER``; None if it can't be made."""
     try:
         made = _load("opentelemetry_traces_exporter", name)()
     except Exception as error:  # noqa: BLE001  # somebody else's class

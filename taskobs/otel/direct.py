@@ -13,33 +13,33 @@ from taskobs.internal.forksafe import ForkStep
 
 
 class SwitchableProcessor(SpanProcessor):
-    """Passes all on to a processor that may be another one later."""
+    """Forwards to a processor that can be replaced while the process runs."""
 
     def __init__(self, to: SpanProcessor) -> None:
         self.to = to
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Pass a start on."""
+        """Forward the start."""
         self.to.on_start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Pass an end on."""
+        """Forward the end."""
         self.to.on_end(span)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Have what has ended sent."""
+        """Export the spans that have ended."""
         return self.to.force_flush(timeout_millis)
 
     def shutdown(self) -> None:
-        """Stop."""
+        """Shut the current processor down."""
         self.to.shutdown()
 
 
 class PerProcessProcessor(SpanProcessor):
-    """Hands ended spans to a processor that belongs to this process, made for its first span.
+    """Forwards ended spans to a processor of this process, which is made for its first span.
 
-    A batch processor has a thread, a queue, and behind it an exporter with a socket, none of
-    which survive a fork in one piece: so the child gets its own.
+    A batch processor has a thread, a queue and an exporter with a socket. None of them can be used
+    in a forked child, so the child makes its own.
     """
 
     def __init__(self, make: Callable[[], SpanProcessor]) -> None:
@@ -60,11 +60,11 @@ class PerProcessProcessor(SpanProcessor):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was handed to this process's processor, which isn't there yet."""
+        """Whether this process has no processor yet, as no span has ended in it."""
         return self._processor is None
 
     def retire(self) -> None:
-        """Send what has ended and end the thread, without waiting; a later span starts anew."""
+        """Export what is queued and end the thread, without waiting; a later span starts anew."""
         with self._lock:
             processor, self._processor = self._processor, None
         if processor is not None:
@@ -73,10 +73,10 @@ class PerProcessProcessor(SpanProcessor):
             ).start()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: only what has ended is exported."""
+        """Do nothing: only ended spans are exported."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Pass an ended span on; a closed pipeline drops it."""
+        """Forward an ended span; after ``shutdown`` it is dropped."""
         processor = self._processor or self._start()
         if processor is not None:
             processor.on_end(span)
@@ -89,7 +89,7 @@ class PerProcessProcessor(SpanProcessor):
             return self._processor
 
     def _end_inherited(self) -> None:
-        """End the parent's processor, which the SDK has restarted, empty, in this child.
+        """Shut down the parent's processor, which the SDK has restarted, empty, in this child.
 
         On a thread of its own: a lock of the parent's exporter may have been held at the fork.
         """
@@ -100,11 +100,11 @@ class PerProcessProcessor(SpanProcessor):
             ).start()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Export what has ended; blocks for as long as the exporter does."""
+        """Export the spans that have ended; blocks as long as the exporter does."""
         return self._processor is None or self._processor.force_flush(timeout_millis)
 
     def shutdown(self) -> None:
-        """Export what has ended and stop; blocks for as long as the exporter does."""
+        """Export the spans that have ended, and stop; blocks as long as the exporter does."""
         forksafe.remove(self)
         with self._lock:
             self._closed = True

@@ -1,4 +1,4 @@
-"""The stock exporter of a process that sends its own spans."""
+"""Makes OpenTelemetry's OTLP exporters, for processes that export their own spans."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _IMPORTED_LATE: Final = {
     _HTTP: ("requests", "netrc", "encodings.idna", "importlib.readers"),
     _GRPC: ("grpc.experimental", "grpc._channel"),
 }
-"""What the exporters import when they are made, or send for the first time."""
+"""Modules that the exporters import when they are made, or when they first export."""
 
 
 class ExporterFactory:
-    """Makes exporters as the settings say; their modules are imported with the first of them.
+    """Makes exporters from the settings; their modules are imported with the first one.
 
-    The processes of a worker, which have a relay, never need them: 6 MB and 60 ms of CPU time.
-    An exporter that imports on its own thread while the process forks would leave the child stuck
-    on the module's lock. So it is the thread which ends a process's first span that imports all of
-    them, and forks wait for it.
+    A worker's processes, which have a relay, never import them; that saves 6 MB and 60 ms of CPU
+    time. If an exporter imported a module on its own thread during a fork, the child would wait
+    for the module's lock for ever. So the thread that ends a process's first span imports all
+    modules, and forks wait for it.
 
     Raises:
         MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
@@ -44,11 +44,11 @@ class ExporterFactory:
         watch_forks()
 
     def prepare(self) -> Any:  # noqa: ANN401  # a module, of which there are two
-        """Import the modules: in a parent, so that its children have them in common."""
+        """Import the modules: in the parent, so that its children share their memory."""
         return import_locked(self._module, *_IMPORTED_LATE[self._module])
 
     def make(self) -> SpanExporter:
-        """Make one; what is no argument, it reads from ``OTEL_EXPORTER_OTLP_*`` itself."""
+        """Make one; it reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself."""
         exporter: SpanExporter = self.prepare().OTLPSpanExporter(**self._options)
         return exporter
 

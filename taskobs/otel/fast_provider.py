@@ -1,8 +1,8 @@
-"""A tracer provider whose tracers start ``FastSpan``s while a relay is all that hears of them.
+"""A tracer provider whose tracers start ``FastSpan``s while the relay is their only receiver.
 
 The provider, its tracers and its processors are the SDK's classes with a method or two of their
-own. Where a release of the SDK, or a library that has patched it, does something that a fast span
-does not, the tracers stay the SDK's.
+own. Where a release of the SDK, or a library that has patched it, does something that fast spans
+don't, the provider gives out the SDK's own tracers.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _INTERNAL_METRICS: Final = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"  # since 1
 
 
 class WatchedProcessors(SynchronousMultiSpanProcessor):
-    """A provider's processors, and who takes fast spans in their place.
+    """A provider's processors, and the sink that fast spans go to instead.
 
-    That is the case as long as there is one processor, which was added through the provider.
+    A sink is used while there is exactly one processor, which was added through the provider.
     """
 
     span_sink: SpanSink | None = None
@@ -67,15 +67,15 @@ class WatchedProcessors(SynchronousMultiSpanProcessor):
         super().__setattr__(name, value)
 
     def route_to(self, span_sink: SpanSink | None) -> None:
-        """Have fast spans taken by a sink, if it stands for the only processor."""
+        """Send fast spans to a sink, if it represents the only processor."""
         if self.changes == 1:
             vars(self)["span_sink"] = span_sink
-        if self.changes != 1:  # another thread has added one meanwhile
+        if self.changes != 1:  # another thread added a processor meanwhile
             vars(self)["span_sink"] = None
 
 
 class _AfterStart:
-    """The processors of a span that they have been shown at its start."""
+    """The processors for a span whose start they have already been told of."""
 
     def __init__(self, processors: WatchedProcessors) -> None:
         self._processors = processors
@@ -87,7 +87,7 @@ class _AfterStart:
 
 
 class FastSpanProvider(TracerProvider):
-    """A provider whose tracers start fast spans as long as a sink is all that hears of them."""
+    """A provider whose tracers start fast spans while a sink is their only receiver."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class FastSpanProvider(TracerProvider):
         )
 
     def route_to(self, span_sink: SpanSink | None) -> None:
-        """Have fast spans taken by a sink, if there are no other processors; None: by nobody."""
+        """Send fast spans to a sink, if there is no other processor; None: make none."""
         self.fast_processors.route_to(span_sink)
 
     def get_tracer(
@@ -135,7 +135,7 @@ class FastSpanProvider(TracerProvider):
         )
 
     def _make_fast(self, tracer: Any, scope: InstrumentationScope) -> None:  # noqa: ANN401  # in between
-        """Make a tracer of the SDK's one that starts fast spans."""
+        """Change a tracer of the SDK into one that starts fast spans."""
         limits, sampler = self.fast_limits, tracer.sampler
         tracer.fast_provider, tracer.fast_processors = self, self.fast_processors
         tracer.fast_scope, tracer.fast_scope_row = scope, scope_row(scope)
@@ -162,9 +162,9 @@ def _room(most: int | None, length: int | None = None) -> int:
 
 
 def _drops_or_samples(sampler: object) -> bool:
-    """Tell samplers whose decisions are known to be one of these two.
+    """Tell whether a sampler only ever drops a span, or records and samples it.
 
-    Others may record a span without sampling it, or depend on what only the SDK tells them.
+    Others may record a span without sampling it, or read what only the SDK passes to them.
     """
     return (
         sampler is ALWAYS_ON
@@ -175,7 +175,7 @@ def _drops_or_samples(sampler: object) -> bool:
 
 
 def _follows_parents(sampler: object) -> bool:
-    """Tell samplers that do as a span's parent did: a ``ParentBased`` may have been told not to."""
+    """Tell whether a sampler follows the parent's decision: ``ParentBased`` may not."""
     return (
         sampler is DEFAULT_ON or sampler is DEFAULT_OFF or type(sampler) is ParentBasedTraceIdRatio
     )
@@ -188,18 +188,18 @@ def _root_decision(sampler: object) -> int | None:
 
 
 def _not_called() -> Iterable[object]:
-    """Return what is not called for a fast span."""
+    """Return the SDK's functions that a fast span bypasses."""
     return (Span.__init__, Span.start, Span.end, ReadableSpan.__init__, Tracer.start_span)
 
 
 def _is_the_sdks(function: object) -> bool:
-    """Tell whether a function is the SDK's own: some libraries put another in its place."""
+    """Tell whether a function is the SDK's own: some libraries patch it."""
     code = getattr(function, "__code__", None)
     return type(function) is FunctionType and code.co_filename == sdk.__file__  # type: ignore[union-attr]
 
 
 def _try_out(tracer: FastSpanTracer) -> None:
-    """Make the SDK's fields of a span; raise if this release of the SDK makes them otherwise."""
+    """Make a span's SDK fields once; raises if this release of the SDK makes them differently."""
     span = object.__new__(FastSpan)
     span.fast_tracer, span.fast_parent, span.fast_flags = tracer, None, BOTH
     span.fast_context = SpanContext(1, 1, is_remote=False)

@@ -1,9 +1,9 @@
-"""Spans that cost less than the SDK's where a relay is all that hears of them.
+"""Spans that cost less than the SDK's, for when the relay is their only receiver.
 
 The SDK makes a lock, two lists and a bounded dictionary for each span, checks each attribute and
-copies the span at its end. A ``FastSpan`` is a ``Span`` of the SDK's that puts this off: what it
-is given is kept in the row that the relay is sent, and the SDK's own fields are made when
-somebody asks for one of them. From then on all is done by the SDK's own methods.
+copies the span at its end. A ``FastSpan`` is a subclass of the SDK's ``Span`` that defers this: it
+keeps its values in the row that is sent to the relay, and makes the SDK's fields when one of them
+is read. From then on the SDK's own methods do everything.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _QUIET: Final = SpanProcessor()
 
 # What a span's ``__dict__`` holds of ours, beside the SDK's fields.
 _ENDED: Final = "fast_ended"
-"""When the span has ended, in a list of one."""
+"""When the span ended, in a list of one element."""
 _ASKED: Final = "fast_asked"
 _MADE: Final = "fast_made"
 _COMPLETE: Final = "fast_complete"
 
 
 class SpanSink(Protocol):
-    """Takes fast spans."""
+    """Receives fast spans."""
 
     def fast_span_started(self, span: FastSpan) -> object:
-        """Take a span that has started."""
+        """Receive a span that has started."""
 
     def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> object:
-        """Take a span that has ended, all of which is in its row.
+        """Receive a span that has ended; its row holds all of it.
 
         ``again`` says that an exception may have interrupted the first call, as a soft time
         limit's signal does.
@@ -62,16 +62,15 @@ class SpanSink(Protocol):
 
 
 class FastSpan(Span):
-    """A span of the SDK's whose fields are made when one of them is asked for.
+    """A span of the SDK whose fields are made when one of them is read.
 
-    The SDK keeps a span's fields in its ``__dict__``; so do libraries that put something of their
-    own into a span. What is ours is in slots. So an empty ``__dict__`` means that nobody has asked
-    for more than the row holds; the methods here are for this state, and leave all others to the
-    SDK.
+    The SDK keeps a span's fields in its ``__dict__``, and so do libraries that add attributes to
+    the object. Ours are in slots. So an empty ``__dict__`` means that only the row is in use; the
+    methods here handle this state, and call the SDK's methods in any other.
 
-    Threads may share a span. Whoever writes into the row looks at ``__dict__`` once more
-    afterwards: if it is not empty any more, the SDK's fields may have been made without what was
-    written, and it is written there too. No lock is taken, because the signal of a soft time
+    Threads may share a span. A method that writes into the row checks ``__dict__`` again
+    afterwards: if it is no longer empty, another thread may have made the SDK's fields without
+    the new value, so the method writes it there too. No lock is taken: the signal of a soft time
     limit may raise between any two lines, and would leave it locked.
     """
 
@@ -86,7 +85,7 @@ class FastSpan(Span):
     """What the span is packed as; see ``protocol.span_encoder``."""
     fast_tracer: FastSpanTracer
 
-    # What the row answers.
+    # Read from the row.
 
     def get_span_context(self) -> SpanContext:
         """Return the span's context."""
@@ -99,7 +98,7 @@ class FastSpan(Span):
 
     @property
     def resource(self) -> Resource:
-        """The resource of this process: the SDK gives a forked child another one."""
+        """The resource of this process; in a forked child, the SDK may replace it."""
         return self.fast_tracer.fast_provider.resource
 
     def is_recording(self) -> bool:
@@ -107,7 +106,7 @@ class FastSpan(Span):
         held = self.__dict__
         return not held or (_ENDED not in held and super().is_recording())
 
-    # What the row takes.
+    # Written into the row.
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set an attribute."""
@@ -133,7 +132,8 @@ class FastSpan(Span):
             if (
                 cleaned is not None
                 and len(cleaned) + len(present) <= tracer.fast_room
-                # The SDK moves a key that is set again to the end of those that it may drop.
+                # The SDK drops the oldest keys above its limit, and a key that is set again
+                # becomes the newest.
                 and present.keys().isdisjoint(cleaned)
             ):
                 present.update(cleaned)
@@ -194,7 +194,7 @@ class FastSpan(Span):
     # The end.
 
     def end(self, end_time: int | None = None) -> None:
-        """End the span; it is sent from the row, if that holds all of it."""
+        """End the span; if the row holds all of it, the row is sent."""
         held: Any = self.__dict__
         span_sink = self.fast_tracer.fast_processors.span_sink
         if held or span_sink is None:
@@ -202,15 +202,15 @@ class FastSpan(Span):
             return
         mine = [time.time_ns() if end_time is None else end_time]
         try:
-            # Of several threads that end a span, one finds its own list.
+            # If several threads end the span, only one finds its own list.
             if held.setdefault(_ENDED, mine) is not mine:
                 self._end_as_sdk(end_time)
                 return
             self.fast_row[END_NS] = mine[0]
             span_sink.fast_span_ended(self)
         except BaseException:
-            # A soft time limit's signal. The span may not have been sent: a second END of one
-            # span is recognised by the relay, and a missing one is not.
+            # A soft time limit's signal may have interrupted the send. So it is repeated: the
+            # relay recognises a second END of a span, but can't know of a missing one.
             if _ENDED in held and held[_ENDED] is mine:
                 self.fast_row[END_NS] = mine[0]
                 span_sink.fast_span_ended(self, again=True)
@@ -236,7 +236,7 @@ class FastSpan(Span):
         return super().__getattribute__(name)
 
     def complete(self, attributes: Mapping[str, AttributeValue] | None = None) -> None:
-        """Make the SDK's fields, unless they are there; ``attributes`` are given unchecked."""
+        """Make the SDK's fields, unless they exist; ``attributes`` are added unchecked."""
         held: Any = self.__dict__
         if _COMPLETE in held:
             return
@@ -250,7 +250,7 @@ class FastSpan(Span):
         self._hand_over_events()
 
     def _hand_over_events(self) -> None:
-        """Give the SDK the row's events, each once, whichever thread does it."""
+        """Move the row's events to the SDK's list, each once, also if threads do it together."""
         events = self.fast_row[EVENTS]
         while events and _ENDED not in self.__dict__:
             try:
@@ -260,7 +260,7 @@ class FastSpan(Span):
             super().add_event(name, attributes, timestamp)
 
     def as_sdk_span(self, attributes: Mapping[str, AttributeValue] | None = None) -> Span:
-        """Return a span of the SDK's with what the row holds, which no processor hears of."""
+        """Return a span of the SDK with the row's values; no processor is called for it."""
         row, tracer, ended = self.fast_row, self.fast_tracer, self.__dict__.get(_ENDED)
         span = _SdkSpan(
             name=row[NAME],
@@ -288,7 +288,7 @@ class FastSpan(Span):
 
 
 class _SdkSpan(Span):
-    """A span of the SDK's that no tracer has made."""
+    """A span of the SDK, made without a tracer."""
 
 
 _OK: Final = StatusCode.OK.value

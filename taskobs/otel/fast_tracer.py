@@ -1,4 +1,4 @@
-"""A tracer that starts ``FastSpan``s where they say all that the SDK's spans would."""
+"""A tracer that starts ``FastSpan``s where they record the same as the SDK's spans."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _FLAGS: Final = tuple(map(TraceFlags, range(4)))
 _STATE: Final = 4
 """Where a span's context, a tuple, has its trace state."""
 _DESCRIBED: Final = 64
-"""Attributes that a span must be allowed to have, to be described: those of tasks have fewer."""
+"""The attribute limit must be at least this: spans of tasks have fewer attributes."""
 BOTH: Final = (True, True)
 
 
 class FastSpanTracer(Tracer):
-    """A tracer that starts fast spans where they say all that the SDK's would.
+    """A tracer that starts fast spans where they record the same as the SDK's.
 
-    It is made of one of the SDK's, which stays the one that the SDK knows.
+    It is an SDK tracer whose class was changed, so the SDK keeps its reference to it.
     """
 
     fast_provider: FastSpanProvider
@@ -49,15 +49,15 @@ class FastSpanTracer(Tracer):
     fast_scope_row: object
     fast_limits: SpanLimits
     fast_room: int
-    """How many attributes a span may have; 0 if they may be cut."""
+    """The most attributes that a span may have; 0 if values may be cut."""
     fast_event_room: int
     fast_event_attribute_room: int
     fast_sampler: Sampler
-    """The sampler whose decisions are known to be one of two: drop, or record and sample."""
+    """The sampler, if it only ever drops a span, or records and samples it."""
     fast_follows_parents: bool
     fast_can_be_off: bool
     fast_root: int | None
-    """What is decided for a span without a parent, whatever it is; None if it depends."""
+    """The decision for every span without a parent; None if it varies."""
 
     def start_span(  # noqa: PLR0913, PLR0917  # as the SDK's
         self,
@@ -105,7 +105,7 @@ class FastSpanTracer(Tracer):
         describe: Callable[[], Attributes],
         start_time: int | None,
     ) -> trace.Span | None:
-        """Start a span and describe it, unchecked, if it is sampled; None if it can't be fast.
+        """Start a span with unchecked attributes, if it is sampled; None if it can't be fast.
 
         ``parent`` is the span of the ``context``.
         """
@@ -121,7 +121,7 @@ class FastSpanTracer(Tracer):
 
     def start_sdk_span(self, *args: Any, **named: Any) -> trace.Span:  # noqa: ANN401  # the SDK's
         """Start a span as the SDK does."""
-        # Once another provider has replaced ours, each of our tracers has its ``start_span``.
+        # When another provider replaces ours, our tracers get its ``start_span`` as an attribute.
         start = vars(self).get("start_span", super().start_span)
         span: trace.Span = start(*args, **named)
         return span
@@ -134,7 +134,7 @@ class FastSpanTracer(Tracer):
         kind: SpanKind,
         attributes: Any,  # noqa: ANN401  # see above
     ) -> trace.Span | None:
-        """Return a span that has not started, or one that is not recorded; None: the SDK must."""
+        """Return an unstarted span, or a non-recording one; None: the SDK must start it."""
         if (
             type(parent) is not SpanContext
             or type(parent[_STATE]) is not TraceState
@@ -143,7 +143,7 @@ class FastSpanTracer(Tracer):
             or (self.fast_can_be_off and not is_switched_on(self))
         ):
             return None
-        # In the order of the SDK's, whose id generators and samplers may count.
+        # In the SDK's order: an id generator or a sampler may depend on the number of calls.
         ids: Any = self.id_generator
         state: TraceState | None
         trace_id, parent_id, remote, flags, state, valid = parent

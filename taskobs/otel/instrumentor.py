@@ -1,4 +1,4 @@
-"""The instrumentor that takes the place of OpenTelemetry's own for Celery."""
+"""``TaskInstrumentor``, which replaces OpenTelemetry's ``CeleryInstrumentor``."""
 
 # The stock class keeps all that it has, and the one object of it, in private names.
 # pyright: reportPrivateUsage=false
@@ -26,8 +26,8 @@ class TaskInstrumentor(CeleryInstrumentor):
     ``uninstrument()`` work as the stock class documents; ``stock_attributes=False`` leaves
     its attributes out. Not needed beside ``taskobs.init()``, which does the same and more.
 
-    While it is in place, ``CeleryInstrumentor()`` is this object, so that nobody instruments
-    a second time; a stock one that was active before steps back until ``uninstrument()``.
+    While it is active, ``CeleryInstrumentor()`` returns this object, so that Celery isn't
+    instrumented twice; a stock one that was active before is inactive until ``uninstrument()``.
     """
 
     # The stock base keeps one object a class, under a name that subclasses inherit.
@@ -64,7 +64,7 @@ class TaskInstrumentor(CeleryInstrumentor):
         self._former, self._former_was_on = former, former.is_instrumented_by_opentelemetry
         if self._former_was_on:
             former.uninstrument()
-        # Whoever holds it must not start it beside us.
+        # Code that holds the stock object must not start it beside this one.
         former._is_instrumented_by_opentelemetry = True  # noqa: SLF001
 
     def _restore_stock(self) -> None:
@@ -82,9 +82,9 @@ class TaskInstrumentor(CeleryInstrumentor):
 
 
 def activate_for_session(spans: TaskSpans) -> bool:
-    """Have ``TaskInstrumentor()`` be as if it had been asked for ``spans``, if it is idle.
+    """Mark ``TaskInstrumentor()`` as instrumented, with ``spans``, if it isn't yet.
 
-    Returns whether it was.
+    Returns whether it wasn't.
     """
     ours = TaskInstrumentor()
     if ours.is_instrumented_by_opentelemetry:
@@ -96,7 +96,7 @@ def activate_for_session(spans: TaskSpans) -> bool:
 
 
 def deactivate_for_session(spans: TaskSpans) -> None:
-    """Undo that, unless somebody has called ``uninstrument()`` meanwhile."""
+    """Undo ``activate_for_session``, unless ``uninstrument()`` was called since."""
     ours = TaskInstrumentor()
     if ours._spans is spans:  # noqa: SLF001  # as above
         ours.uninstrument()

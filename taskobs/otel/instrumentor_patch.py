@@ -1,6 +1,6 @@
-"""A session in the place of OpenTelemetry's instrumentor, in processes that import that one.
+"""Makes ``CeleryInstrumentor()`` return a session's instrumentor, once a process imports it.
 
-Its module and what that imports take 1.5 MB and 50 ms, which most processes have no use for.
+The stock module and its imports take 1.5 MB and 50 ms, and most processes don't need them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def is_instrumented() -> bool:
 
 
 class InstrumentorPatch:
-    """Has ``CeleryInstrumentor()`` be a ``TaskInstrumentor`` that makes a session's spans.
+    """Makes ``CeleryInstrumentor()`` return a ``TaskInstrumentor`` with a session's spans.
 
-    From ``install`` to ``remove``, and only once the stock module has been imported.
+    From ``install`` to ``remove``, as soon as the stock module has been imported.
     """
 
     def __init__(self, spans: TaskSpans, guard: Guard) -> None:
@@ -36,13 +36,14 @@ class InstrumentorPatch:
         self._undo = ExitStack()
 
     def install(self) -> None:
-        """Take the place now, or when there is one to take."""
+        """Replace the stock instrumentor now, or when its module is imported."""
         self._undo.callback(when_imported(semconv.STOCK_SCOPE, self._stock_is_here))
-        # Imported first, ours is still being imported when the stock one, which it imports, is.
+        # Our module imports the stock one. If ours is imported first, it isn't complete when
+        # the stock module is: so ours is waited for, too.
         self._undo.callback(when_imported(_OURS, self._ours_is_here))
 
     def remove(self) -> None:
-        """Give the place back to whom it belongs."""
+        """Restore the stock instrumentor."""
         self._undo.close()
 
     def _stock_is_here(self) -> None:

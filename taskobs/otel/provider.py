@@ -1,4 +1,4 @@
-"""The tracer provider of this process: one that the app has set, or ours."""
+"""The tracer provider of this process: the app's, if it has set one, or ours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Flushable(Protocol):
 
 
 class TraceProvider:
-    """What a session does about a provider that the app has set: little, as it is the app's."""
+    """A provider that the app has set: a session uses it, and leaves its configuration alone."""
 
     ours = False
     """Whether the provider is ours."""
@@ -42,12 +42,12 @@ class TraceProvider:
 
     @property
     def destination(self) -> str:
-        """Say where spans go; no secrets."""
+        """Return where spans go, for the log; without secrets."""
         return "the app's TracerProvider"
 
     @property
     def replaceable(self) -> bool:
-        """Whether the app may still set another provider, without a trace in two halves."""
+        """Whether the app can still set another provider without splitting a trace."""
         return False
 
     @property
@@ -56,41 +56,41 @@ class TraceProvider:
         return False
 
     def prepare(self) -> None:
-        """Import what sending takes, if it is for us to send: before the first run and fork."""
+        """Import the exporter, if it is ours, before the first run and fork."""
 
     def route_to(self, client: RelayClient, guard: Guard) -> None:
-        """Hand spans to a relay; what has ended before is sent from here."""
+        """Send spans to a relay from now on; earlier ones are exported by this process."""
 
     def restore(self) -> None:
-        """Send spans from this process again."""
+        """Export spans from this process again."""
 
     def resource(self) -> dict[str, object]:
-        """Return what a relay must know of all spans of this process."""
+        """Return the resource of this process's spans, as the relay needs it."""
         found = getattr(self.provider, "resource", None)
         if not isinstance(found, Resource):
             return {}
         return {"resource": dict(found.attributes), "schema_url": found.schema_url}
 
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
-        """Return what exports all that has ended: calls that may block, to be made side by side.
+        """Return calls that export the ended spans; each may block, so run them in parallel.
 
-        What was ``relayed`` is not for this process to export.
+        Spans that were ``relayed`` are exported by the relay, not by this process.
         """
         del relayed
         provider = self.provider
         return [_flush_of(provider, timeout)] if isinstance(provider, _Flushable) else []
 
     def stop(self, timeout: float) -> None:
-        """Stop what is ours, within ``timeout`` seconds."""
+        """Stop our processors, within ``timeout`` seconds."""
 
     def withdraw(self) -> None:
-        """Take our provider away, so that another may be set."""
+        """Remove our provider, so that another can be set."""
 
 
 class OwnTraceProvider(TraceProvider):
-    """Our provider, which exports over OTLP, and to what ``OTEL_TRACES_EXPORTER`` names.
+    """Our provider, which exports over OTLP and to the exporters of ``OTEL_TRACES_EXPORTER``.
 
-    Nothing is connected to and no thread is started before the first span ends; then
+    It opens no connection and starts no thread before the first span ends. Then
     ``first_export`` is called, once in each process.
     """
 
@@ -99,7 +99,7 @@ class OwnTraceProvider(TraceProvider):
     def __init__(
         self, settings: Settings, app_name: AppName, first_export: Callable[[], object]
     ) -> None:
-        """Set no provider yet.
+        """Make the provider without setting it.
 
         Raises:
             MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
@@ -141,7 +141,7 @@ class OwnTraceProvider(TraceProvider):
 
     @property
     def destination(self) -> str:
-        """Say where spans go; no secrets."""
+        """Return where spans go, for the log; without secrets."""
         shown = [self._settings.shown_endpoint] if self._exporter is not None else []
         return " and ".join([*shown, *self._settings.other_exporters])
 
@@ -156,17 +156,17 @@ class OwnTraceProvider(TraceProvider):
         return self._exporter is not None
 
     def replace_by(self, provider: trace.TracerProvider) -> None:
-        """Give way to another provider: all tracers that were given out go on with it."""
+        """Be replaced by another provider: the tracers that we gave out use it from now on."""
         self.restore()
         self._own.replace_by(provider)
 
     def prepare(self) -> None:
-        """Import what sending takes: before the first run and fork."""
+        """Import the exporter, before the first run and fork."""
         if self._exporter is not None:
             self._exporter.prepare()
 
     def route_to(self, client: RelayClient, guard: Guard) -> None:
-        """Hand spans to a relay; what has ended before is sent now."""
+        """Send spans to a relay from now on; earlier ones are exported now."""
         if self._exporter is None:
             return
         spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
@@ -174,28 +174,28 @@ class OwnTraceProvider(TraceProvider):
         self._spans.retire()
 
     def restore(self) -> None:
-        """Send spans from this process again."""
+        """Export spans from this process again."""
         self._own.route_to(None)
         self._switch.to = self._spans
 
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
-        """Return what exports all that has ended.
+        """Return calls that export the ended spans, one for each processor.
 
-        There is a call for each processor: a collector of ours that is dead takes no time from
-        what the app has added.
+        So a collector that doesn't answer takes no time from processors that the app has added.
         """
-        # Through the switch: a relay that was given up may have left spans for this process.
+        # Through the switchable processor: after a relay was given up, this process may hold
+        # spans that it did not send.
         ours = [] if relayed and self._exporter is not None else [self._switch]
         return [_flush_of(one, timeout) for one in [*ours, *self._own.added]]
 
     def stop(self, timeout: float) -> None:
-        """Stop our processors, which send what is left, within ``timeout`` seconds."""
+        """Stop our processors, which export what is left, within ``timeout`` seconds."""
         self.restore()
         others = [one for one in self._own.added if isinstance(one, PerProcessProcessor)]
         run_with_timeout(timeout, *(one.shutdown for one in [self._spans, *others]))
 
     def withdraw(self) -> None:
-        """Take the provider away, so that another may be set."""
+        """Remove the provider, so that another can be set."""
         if trace.get_tracer_provider() is self._own:
             unset_provider()
 
@@ -205,6 +205,6 @@ def _flush_of(flushed: _Flushable, timeout: float) -> Callable[[], object]:
 
 
 def set_provider() -> trace.TracerProvider | None:
-    """Return the provider that somebody has set; None as long as nobody has."""
+    """Return the global provider; None if none was set."""
     found = trace.get_tracer_provider()
     return None if isinstance(found, trace.ProxyTracerProvider) else found

@@ -1,4 +1,4 @@
-"""What our spans say of their process: the resource."""
+"""The resource of our spans: the attributes of the process that made them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENVIRONMENT: Final = "deployment.environment.name"
 _OLD_ENVIRONMENT: Final = "deployment.environment"
 _DEFAULT_NAME: Final = "celery"
 _UNNAMED: Final = "unknown_service"
-"""What the SDK's own name for a service that has none begins with."""
+"""Prefix of the SDK's default service name."""
 
 AppName = Callable[[], "str | None"]
 
@@ -23,7 +23,7 @@ AppName = Callable[[], "str | None"]
 def resource_of(settings: Settings, app_name: AppName) -> Resource:
     """Return the resource of the settings and of ``OTEL_RESOURCE_ATTRIBUTES``.
 
-    Without a name for the service, it is called as the app is, once there is one.
+    A service without a name gets the name of the Celery app, once there is one.
     """
     found = Resource.create(_given(settings))
     found = found.merge(Resource(_of_sentry(settings, found.attributes)))
@@ -45,7 +45,7 @@ def _given(settings: Settings) -> dict[str, AttributeValue]:
 
 
 def _of_sentry(settings: Settings, attributes: Mapping[str, object]) -> dict[str, AttributeValue]:
-    """Return what Sentry's events are filed under, where the resource says nothing of it."""
+    """Return Sentry's release and environment, where the resource has no such attribute."""
     found: dict[str, AttributeValue] = {}
     if settings.release and SERVICE_VERSION not in attributes:
         found[SERVICE_VERSION] = settings.release
@@ -55,10 +55,10 @@ def _of_sentry(settings: Settings, attributes: Mapping[str, object]) -> dict[str
 
 
 class LateResource(Resource):
-    """A resource whose service is named when somebody reads it: after the app has been made.
+    """A resource that finds the service's name when it is read: by then the app exists.
 
-    Spans hold the resource itself, so those that have ended before say the same. It is equal
-    to itself alone: an exporter groups spans by it, and the SDK's makes JSON for each hash.
+    Spans refer to the resource, so earlier spans get the name too. It is equal only to itself:
+    exporters group spans by resource, and the SDK's ``__hash__`` serializes it to JSON each time.
     """
 
     def __init__(self, resource: Resource, app_name: AppName) -> None:
@@ -67,7 +67,7 @@ class LateResource(Resource):
 
     @property
     def attributes(self) -> Any:  # noqa: ANN401  # its type has another name in each release
-        """Return the attributes, with the app's name, or a default as long as there is no app."""
+        """Return the attributes, with the app's name, or a default while there is no app."""
         return {**super().attributes, SERVICE_NAME: self._app_name() or _DEFAULT_NAME}
 
     def merge(self, other: Resource) -> Resource:

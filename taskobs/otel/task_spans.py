@@ -1,4 +1,4 @@
-"""The spans of tasks, under the scope of OpenTelemetry's instrumentor but without importing it."""
+"""Makes the spans of tasks, under the scope name of OpenTelemetry's Celery instrumentor."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _STOCK: Final = "opentelemetry-instrumentation-celery"
 
 @cache
 def shared_task_signals() -> TaskSignals:
-    """Return the one ``TaskSignals`` of this process: Celery is connected to once."""
+    """Return this process's only ``TaskSignals``: Celery's signals are connected once."""
     return TaskSignals(Guard(passing=PASSING))
 
 
 @cache
 def stock_version() -> str:
-    """Return the version that the stock instrumentor gives for its scope."""
+    """Return the version that the stock instrumentor writes into its scope."""
     try:
         return version(_STOCK)
-    except PackageNotFoundError:  # an app that is bundled without what pip knows of its packages
+    except PackageNotFoundError:  # the app is bundled without its packages' metadata
         from opentelemetry.instrumentation.celery.version import __version__
 
         return __version__
@@ -58,7 +58,7 @@ class TaskSpans:
         stock_attributes: bool = True,
         use_span_links: bool = False,
     ) -> TaskSpans:
-        """Begin; without providers, with the process's own."""
+        """Start; a provider that isn't given is the process's global one."""
         scope = (semconv.STOCK_SCOPE, stock_version())
         tracer = _tracer(tracer_provider)
         meter = metrics.get_meter(*scope, meter_provider, schema_url=semconv.STOCK_SCHEMA_URL)
@@ -79,7 +79,7 @@ class TaskSpans:
         return cls(observer, histogram, deferred)
 
     def use(self, tracer_provider: TracerProvider) -> None:
-        """Make spans through another provider from now on; those that are open stay as they are."""
+        """Use another provider for new spans; open spans stay with the former one."""
         if self._deferred is not None:
             self._deferred.remove()
         tracer = _tracer(tracer_provider)
