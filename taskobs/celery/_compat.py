@@ -29,11 +29,14 @@ _CRONTAB_FIELDS: Final = tuple(
     PrivateName(
         package="celery",
         module="celery.schedules",
-        path=f"crontab._orig_{name}",
+        path=f"crontab.{name}",
         use="a crontab is shown with all of its values in the place of what was written",
         of_instances=True,
     )
-    for name in ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+    for name in (
+        *("_orig_minute", "_orig_hour"),
+        *("_orig_day_of_month", "_orig_month_of_year", "_orig_day_of_week"),
+    )
 )
 _ANNOUNCE_REVOKED: Final = PrivateName(
     package="celery",

@@ -57,14 +57,16 @@ class PrivateName:
     @property
     def missing(self) -> bool:
         """Whether the module is imported and lacks the name; its value may be None."""
-        if self.module not in sys.modules or self.of_instances or self._is_later():
+        if self.module not in sys.modules or self.of_instances:
             return False
-        return self._look() is _MISSING
+        return self._look() is _MISSING and not self._is_later()
 
     def _is_later(self) -> bool:
         """Whether the installed release is older than the name."""
+        if not self.since:
+            return False
         installed = _NUMBERS.findall(_version(self.package))
-        return bool(self.since) and [*map(int, installed)] < [*map(int, self.since.split("."))]
+        return [*map(int, installed)] < [*map(int, self.since.split("."))]
 
 
 def warn_of_missing(names: Iterable[PrivateName]) -> list[PrivateName]:

@@ -9,7 +9,6 @@ themselves, so their callers need no check.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
@@ -91,10 +90,58 @@ _TRACER_CONFIG: Final = PrivateName(
     of_instances=True,
 )
 
-NAMES: Final = (
-    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS),
-    *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
+_LOGS: Final = PrivateName(
+    package="opentelemetry-api",
+    module="opentelemetry._logs",  # its API is not declared stable
+    path="get_logger_provider",
+    use="logs of the app's LoggerProvider may be lost at the end of a pool child",
 )
+_STOCK_BASE: Final = "opentelemetry.instrumentation.instrumentor"
+_INSTANCE: Final = PrivateName(
+    package="opentelemetry-instrumentation",
+    module=_STOCK_BASE,
+    path="BaseInstrumentor._instance",
+    use="an app that calls CeleryInstrumentor().instrument() later gets each span twice",
+)
+_IS_INSTRUMENTED: Final = PrivateName(
+    package="opentelemetry-instrumentation",
+    module=_STOCK_BASE,
+    path="BaseInstrumentor._is_instrumented_by_opentelemetry",
+    use="an app that starts a CeleryInstrumentor which it made earlier gets each span twice",
+)
+_STOCK: Final = "opentelemetry.instrumentation.celery"
+_STOCK_TRACER: Final = PrivateName(
+    package="opentelemetry-instrumentation-celery",
+    module=_STOCK,
+    path="CeleryInstrumentor._tracer",
+    use="a CeleryInstrumentor goes on with the process's TracerProvider after uninstrument()",
+    of_instances=True,
+)
+_STOCK_LINKS: Final = PrivateName(
+    package="opentelemetry-instrumentation-celery",
+    module=_STOCK,
+    path="CeleryInstrumentor._use_span_links",  # older releases have no such setting
+    use="a CeleryInstrumentor goes on without span links after uninstrument()",
+    of_instances=True,
+)
+_GRPC_CHANNEL: Final = PrivateName(
+    package="grpcio",
+    module="grpc._channel",
+    path="Channel",
+    use="a pool child may hang if its parent was exporting for the first time when it forked",
+)
+
+NAMES: Final = (
+    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS, _LOGS),
+    *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
+    *(_INSTANCE, _IS_INSTRUMENTED, _STOCK_TRACER, _STOCK_LINKS, _GRPC_CHANNEL),
+)
+
+GRPC_IMPORTS: Final = ("grpc.experimental", _GRPC_CHANNEL.module)
+"""The modules that the exporter over gRPC imports when it is made (seen in grpcio 1.60 to 1.85).
+
+Whoever imports them early does without those that a release lacks.
+"""
 
 
 def watch_set_provider(patches: Patches, around: Callable[..., Any]) -> None:
@@ -168,7 +215,42 @@ def set_unchecked(span: Any, attributes: dict[str, Any]) -> bool:  # noqa: ANN40
 
 def logger_provider() -> object:
     """Return the provider of OpenTelemetry's logs, if the process uses them."""
-    # The module's name begins with an underscore, as its API is not declared stable.
-    module = sys.modules.get("opentelemetry._logs")
-    get = getattr(module, "get_logger_provider", None)
+    get = _LOGS.find()
     return get() if get is not None else None
+
+
+def instance_of(kind: type) -> Any:  # noqa: ANN401  # the stock class ships no types
+    """Return the one object of a class of instrumentors; None if there is none, or no telling."""
+    return _INSTANCE.read(kind)
+
+
+def set_instance(kind: Any, instance: object) -> None:  # noqa: ANN401  # as above
+    """Have ``kind()`` give this object, where the release keeps it as an attribute of the class."""
+    if not _INSTANCE.missing:
+        kind._instance = instance
+
+
+def block(instrumentor: Any) -> bool:  # noqa: ANN401  # as above
+    """Have an instrumentor ignore ``instrument()``; False if this release offers no way."""
+    if _IS_INSTRUMENTED.missing:
+        return False
+    instrumentor._is_instrumented_by_opentelemetry = True
+    return True
+
+
+def unblock(instrumentor: Any) -> bool:  # noqa: ANN401  # as above
+    """Undo `block`; False if somebody has called ``uninstrument()`` meanwhile."""
+    if not instrumentor.is_instrumented_by_opentelemetry:
+        return False
+    instrumentor._is_instrumented_by_opentelemetry = False
+    return True
+
+
+def instrument_again(instrumentor: Any) -> None:  # noqa: ANN401  # as above
+    """Start a stock instrumentor that was stopped, with what it was started with before."""
+    tracer, metrics = _STOCK_TRACER.read(instrumentor), instrumentor.metrics
+    links = _STOCK_LINKS.read(instrumentor, default=False)
+    instrumentor.instrument(skip_dep_check=True, use_span_links=links)
+    instrumentor.metrics = metrics
+    if tracer is not None:
+        instrumentor._tracer = tracer

@@ -10,12 +10,13 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
 from taskobs.internal.import_lock import import_locked, watch_forks
+from taskobs.otel._sdk_compat import GRPC_IMPORTS
 
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 _IMPORTED_LATE: Final = {
     _HTTP: ("requests", "netrc", "encodings.idna", "importlib.readers"),
-    _GRPC: ("grpc.experimental", "grpc._channel"),
+    _GRPC: GRPC_IMPORTS,
 }
 """Modules that the exporters import when they are made, or when they first export."""
 

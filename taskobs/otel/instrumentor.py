@@ -1,8 +1,5 @@
 """``TaskInstrumentor``, which replaces OpenTelemetry's ``CeleryInstrumentor``."""
 
-# The stock class keeps all that it has, and the one object of it, in private names.
-# pyright: reportPrivateUsage=false
-
 # What Celery hands out has no types worth the name.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
@@ -14,9 +11,13 @@ from typing import Any, ClassVar, Final
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 from taskobs import semconv
+from taskobs.internal.private_names import warn_of_missing
+from taskobs.otel import _sdk_compat
 from taskobs.otel.task_spans import TaskSpans
 
 _OPTIONS: Final = ("tracer_provider", "meter_provider", "use_span_links", "stock_attributes")
+_SPANS: Final = "taskobs_spans"
+"""The option of ``instrument()`` by which a session gives the spans that it has started."""
 
 
 class TaskInstrumentor(CeleryInstrumentor):
@@ -30,24 +31,31 @@ class TaskInstrumentor(CeleryInstrumentor):
     instrumented twice; a stock one that was active before is inactive until ``uninstrument()``.
     """
 
-    # The stock base keeps one object a class, under a name that subclasses inherit.
-    _instance: ClassVar[Any] = None
+    _only: ClassVar[TaskInstrumentor | None] = None
     _spans: TaskSpans | None = None
     _former: Any = None
     _former_was_on = False
+    _former_is_blocked = False
 
     def __new__(cls) -> TaskInstrumentor:  # noqa: PYI034  # `Self` needs Python 3.11
-        """Return the one object of the class."""
-        made: TaskInstrumentor = super().__new__(cls)
-        return made
+        """Return the one object of the class.
+
+        The stock base would return the object of the stock class, which subclasses inherit.
+        """
+        if cls._only is None:
+            cls._only = object.__new__(cls)
+        return cls._only
+
+    @property
+    def spans(self) -> TaskSpans | None:
+        """What makes the spans, while it is in place."""
+        return self._spans
 
     def _instrument(self, **kwargs: Any) -> None:
+        warn_of_missing(_sdk_compat.NAMES)
         self._replace_stock()
         options = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
-        self._use_spans(TaskSpans.start(**options))
-
-    def _use_spans(self, spans: TaskSpans) -> None:
-        self._spans = spans
+        spans = self._spans = kwargs.get(_SPANS) or TaskSpans.start(**options)
         self.metrics = {semconv.STOCK_HISTOGRAM: spans.histogram}
 
     def _uninstrument(self, **_: Any) -> None:
@@ -57,28 +65,25 @@ class TaskInstrumentor(CeleryInstrumentor):
         self._restore_stock()
 
     def _replace_stock(self) -> None:
-        former = CeleryInstrumentor._instance  # noqa: SLF001  # the only place it is kept
-        CeleryInstrumentor._instance = self  # noqa: SLF001
+        former = _sdk_compat.instance_of(CeleryInstrumentor)
+        _sdk_compat.set_instance(CeleryInstrumentor, self)
         if former is None or former is self:
             return
         self._former, self._former_was_on = former, former.is_instrumented_by_opentelemetry
         if self._former_was_on:
             former.uninstrument()
         # Code that holds the stock object must not start it beside this one.
-        former._is_instrumented_by_opentelemetry = True  # noqa: SLF001
+        self._former_is_blocked = _sdk_compat.block(former)
 
     def _restore_stock(self) -> None:
         former, self._former = self._former, None
-        if CeleryInstrumentor._instance is self:  # noqa: SLF001
-            CeleryInstrumentor._instance = former  # noqa: SLF001
-        if former is None or not former.is_instrumented_by_opentelemetry:
+        if _sdk_compat.instance_of(CeleryInstrumentor) is self:
+            _sdk_compat.set_instance(CeleryInstrumentor, former)
+        if former is None:
             return
-        former._is_instrumented_by_opentelemetry = False  # noqa: SLF001
-        if self._former_was_on:
-            tracer, stock_metrics = former._tracer, former.metrics  # noqa: SLF001
-            links = getattr(former, "_use_span_links", False)  # older releases have no such setting
-            former.instrument(skip_dep_check=True, use_span_links=links)
-            former._tracer, former.metrics = tracer, stock_metrics  # noqa: SLF001
+        is_ours = not self._former_is_blocked or _sdk_compat.unblock(former)
+        if is_ours and self._former_was_on and not former.is_instrumented_by_opentelemetry:
+            _sdk_compat.instrument_again(former)
 
 
 def activate_for_session(spans: TaskSpans) -> bool:
@@ -89,14 +94,12 @@ def activate_for_session(spans: TaskSpans) -> bool:
     ours = TaskInstrumentor()
     if ours.is_instrumented_by_opentelemetry:
         return False
-    ours._replace_stock()  # noqa: SLF001  # of this module's own class, as what follows
-    ours._use_spans(spans)  # noqa: SLF001
-    ours._is_instrumented_by_opentelemetry = True  # noqa: SLF001
+    ours.instrument(skip_dep_check=True, **{_SPANS: spans})
     return True
 
 
 def deactivate_for_session(spans: TaskSpans) -> None:
     """Undo ``activate_for_session``, unless ``uninstrument()`` was called since."""
     ours = TaskInstrumentor()
-    if ours._spans is spans:  # noqa: SLF001  # as above
+    if ours.spans is spans:
         ours.uninstrument()

@@ -9,16 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import reload
 from threading import Thread
-from typing import Final
+from typing import Any, Final
 
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.scope import Scope
 from sentry_sdk.transport import Transport
 
 from taskobs.internal.private_names import PrivateName
-
-EXPERIMENTS: Final = "_experiments"
-"""A client's option that holds others; ``Client`` takes it as a keyword."""
 
 
 def _name(module: str, path: str, use: str, *, of_instances: bool = False) -> PrivateName:
@@ -74,9 +71,20 @@ _QUEUE: Final = _name(
     "tells whether events wait to be sent; without it a flush counts as complete when it ends",
     of_instances=True,
 )
+_WSGI_HELPERS: Final = _name(
+    "sentry_sdk.integrations._wsgi_common",
+    "RawPostDataException",  # of Django, or a stand-in
+    "is looked up again once the app has Django; without it nothing needs to be",
+)
+_EXPERIMENTS: Final = _name(
+    "sentry_sdk.consts",
+    "DEFAULT_OPTIONS._experiments",  # an option, which is a key and no attribute
+    "may hold the app's before_send_log; without it only the option of that name is called",
+    of_instances=True,
+)
 NAMES: Final = (
     *(_IGNORED_LOGGERS, _EVENT_PROCESSORS, _SCOPE_NAME, _INTEGRATIONS, _DEACTIVATES),
-    *(_WORKER, _THREAD, _QUEUE),
+    *(_WORKER, _THREAD, _QUEUE, _WSGI_HELPERS, _EXPERIMENTS),
 )
 
 
@@ -94,9 +102,14 @@ def reload_wsgi_helpers() -> None:
 
     Reloading keeps the module's namespace, so what others imported from it uses what is new.
     """
-    module = sys.modules.get("sentry_sdk.integrations._wsgi_common")
-    if module is not None:
+    module = sys.modules.get(_WSGI_HELPERS.module)
+    if module is not None and not _WSGI_HELPERS.missing:
         reload(module)
+
+
+def experiments(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return those of a client's options that Sentry calls experiments."""
+    return options.get(_EXPERIMENTS.path.rpartition(".")[2]) or {}
 
 
 def deactivated() -> Mapping[str, set[str]]:

@@ -15,7 +15,6 @@ from taskobs.protocol import envelopes
 from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
-from taskobs.sentry._compat import EXPERIMENTS
 
 OPTIONS: Final = (
     "ca_certs",
@@ -128,9 +127,4 @@ class RelayTransport(Transport):
 
 
 def _relevant(options: Mapping[str, Any]) -> dict[str, object]:
-    told: dict[str, object] = {name: options[name] for name in OPTIONS if name in options}
-    experiments: Mapping[str, object] = options.get(EXPERIMENTS) or {}
-    told[EXPERIMENTS] = {
-        name: value for name, value in experiments.items() if name.startswith("transport_")
-    }
-    return told
+    return {name: options[name] for name in OPTIONS if name in options}

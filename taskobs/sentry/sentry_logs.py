@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from sentry_sdk.client import BaseClient
@@ -13,7 +13,7 @@ from taskobs.observers.sentry.celery_texts import (
     safe_message,
     without_arguments,
 )
-from taskobs.sentry._compat import EXPERIMENTS
+from taskobs.sentry import _compat
 from taskobs.sentry.trace_ids import current_span_ids
 
 Log = dict[str, Any]
@@ -38,8 +38,7 @@ class LogFilter:
         if _OPTION not in options or isinstance(options[_OPTION], _BeforeSend):
             return
         given = options[_OPTION]
-        experiments: Mapping[str, Any] = options.get(EXPERIMENTS) or {}
-        theirs: BeforeSend | None = given or experiments.get(_OPTION)
+        theirs: BeforeSend | None = given or _compat.experiments(options).get(_OPTION)
         options[_OPTION] = _BeforeSend(theirs, send_arguments=self._send_arguments)
         self._before.append((client, given))
 

@@ -29,6 +29,7 @@ from taskobs.session.delivery import Delivery
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.late_setup import LateSetup
+from taskobs.session.private_names import warn_of_missing_names
 from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
@@ -177,6 +178,7 @@ class Session:
         if self._observing:
             return
         self._observing = True
+        warn_of_missing_names()
         self._process.watch_end()
         if self.settings.log_ids:
             logs = LogFields(current_run)
@@ -244,6 +246,8 @@ class Session:
     def ready(self) -> None:
         """Say where telemetry goes, now that logging and whatever the app has is set up."""
         self.look()
+        if self._observing:
+            warn_of_missing_names()  # also of what Celery has imported by now, such as a backend
         self._announcement.say()
         if self.role is Role.BEAT and self.settings.crons and self._errors.destination is None:
             warn_of_crons()
