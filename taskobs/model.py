@@ -144,13 +144,16 @@ class Publish(TaskMessage):
     error: BaseException | None = None
 
 
-class Canvas(NamedTuple):
+@dataclass(slots=True)
+class Canvas:
     """A group or chord that is about to be published, message by message."""
 
     kind: str
     """Its Celery task name."""
     headers: Mapping[str, object]
     """The headers that the caller gives to each of its messages."""
+    error: BaseException | None = None
+    """What ended it before all of its messages were published."""
 
 
 @dataclass(slots=True, kw_only=True)

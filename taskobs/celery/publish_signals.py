@@ -26,12 +26,13 @@ _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish"
 class ActivePublish(ContextStack):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
-    __slots__ = ("_token", "app", "publish")
+    __slots__ = ("_token", "app", "canvas", "publish")
 
     def __init__(self, guard: Guard, app: App | None = None) -> None:
         super().__init__(guard)
         self.app = app
         self.publish: Publish | None = None
+        self.canvas: Canvas | None = None
 
     def __enter__(self) -> None:
         # A group's or chord's own messages are publishes inside this block; it has none itself.
@@ -46,6 +47,8 @@ class ActivePublish(ContextStack):
         _active_publish.reset(self._token)
         if self.publish is not None:
             self.publish.error = error
+        if self.canvas is not None:
+            self.canvas.error = error
         self.close()
 
 
@@ -111,5 +114,6 @@ class PublishSignals:
     def _canvas(self, kind: str, options: Mapping[str, Any]) -> ActivePublish:
         sending = ActivePublish(self._guard)
         with self._guard:
-            sending.open(self._calls.canvas, Canvas(kind, publishes.given_headers(options)))
+            sending.canvas = Canvas(kind, publishes.given_headers(options))
+            sending.open(self._calls.canvas, sending.canvas)
         return sending

@@ -23,6 +23,7 @@ from taskobs.celery.adapter.runs import run_of
 from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
 from taskobs.celery.patches.logged_errors import LoggedErrors
+from taskobs.celery.patches.retry import RetryPatch
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome, Run
 
@@ -39,9 +40,12 @@ class ActiveRun(ContextStack):
 
     ``handling`` is what the caller was handling already: not what ended the run. A ``batch`` is a
     run whose signals somebody else than Celery sends; ``logged`` is the last exception in its log.
+    ``refused`` is what ``retry`` raised when it could not publish, and what it was to retry for.
     """
 
-    __slots__ = ("batch", "depth", "handling", "logged", "outer", "reported", "run", "task")
+    __slots__ = (
+        *("batch", "depth", "handling", "logged", "outer", "refused", "reported", "run", "task"),
+    )
 
     def __init__(self, guard: Guard, run: Run, task: Task, outer: ActiveRun | None) -> None:
         self._guard, self._open = guard, []  # what the base does, without the call
@@ -51,6 +55,7 @@ class ActiveRun(ContextStack):
         self.depth: int = 0 if outer is None else outer.depth + 1
         self.batch = False
         self.logged: BaseException | None = None
+        self.refused: tuple[BaseException, object] | None = None
         self.handling = sys.exc_info()[1]
         self.reported: tuple[BaseException, ...] = ()
 
@@ -73,6 +78,7 @@ class RunSignals:
         self._calls = calls
         self._clock = clock
         self._logged_errors = LoggedErrors(self._hook_failed, self._batch_failed)
+        self._retry_patch = RetryPatch(self._retry_refused)
         self._request_patch: RequestPatch | None = None
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
@@ -87,12 +93,14 @@ class RunSignals:
     def install(self) -> None:
         """Listen to what no signal tells."""
         self._logged_errors.install()
+        self._retry_patch.install()
         if self._request_patch is not None:  # of a worker that runs on
             self._request_patch.install()
 
     def remove(self) -> None:
         """Listen no more."""
         self._logged_errors.remove()
+        self._retry_patch.remove()
         if self._request_patch is not None:
             self._request_patch.remove()
 
@@ -192,6 +200,9 @@ class RunSignals:
         if error is not None and (state is None or error is not opened.handling):
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
             self._fail(opened, error)
+        elif opened.refused is not None and result is opened.refused[0]:
+            # Celery gives up the task, and rejects its message without a word to anybody.
+            self._fail(opened, outcomes.error_of_refused_retry(*opened.refused), unexpected=True)
         elif opened.run.outcome is None:
             cause = result if isinstance(result, BaseException) else opened.logged
             if opened.batch and state == "FAILURE" and cause is not None:
@@ -219,6 +230,12 @@ class RunSignals:
             self._fail(opened, error, outcome=outcome)
             opened.run.outcome = outcome
 
+    def _retry_refused(self, error: BaseException, retried_for: object) -> None:
+        """The next attempt could not be published; the task may still handle that."""
+        opened = _active_run.get()
+        if opened is not None:
+            opened.refused = error, retried_for
+
     def _batch_failed(self, error: BaseException) -> None:
         """An exception was logged; it is a batch's failure if the batch is signalled to fail."""
         opened = _active_run.get()
@@ -232,8 +249,12 @@ class RunSignals:
         traceback: str | None = None,
         *,
         outcome: Outcome | None = None,
+        unexpected: bool = False,
     ) -> None:
-        """Report an exception once; ``outcome`` is the run's if Celery keeps another one."""
+        """Report an exception once; ``outcome`` is the run's if Celery keeps another one.
+
+        One that is ``unexpected`` is a failure also if the task lists it in ``throws``.
+        """
         # By identity: an exception of the task's own may not be comparable.
         if any(error is reported for reported in opened.reported):
             return
@@ -241,6 +262,7 @@ class RunSignals:
         opened.run.traceback = traceback
         with self._guard:
             outcomes.apply_exception(opened.task, opened.run, error)
+            opened.run.expected = opened.run.expected and not unexpected
         if opened.run.outcome is not Outcome.FAILED or opened.run.expected:
             return
         if not isinstance(error, Exception):

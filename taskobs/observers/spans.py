@@ -141,7 +141,7 @@ class SpanObserver(Observer):
             ids = source()
             context = None if ids is None else outer_trace.joined(self._tracer, name, ids)
         span = self._tracer.start_span(name, context, attributes=attributes)
-        return _Current(trace.set_span_in_context(span, context), span.end)
+        return _Current(trace.set_span_in_context(span, context), _end_publish, canvas, span)
 
     def sending(self, publish: Publish) -> None:
         """Describe the span, now that the message is routed, and write the headers."""
@@ -280,7 +280,7 @@ class _Current:
             otel_context.detach(self._token)
 
 
-def _end_publish(publish: Publish, span: Span) -> None:
+def _end_publish(publish: Publish | Canvas, span: Span) -> None:
     try:
         if publish.error is not None:
             record_error(span, publish.error)

@@ -170,6 +170,18 @@ def test_retries_exhausted(each_shop: AuditedShop) -> None:
     assert str(tags(event)[semconv.TAG_ATTEMPT]) == "2"
 
 
+def test_retry_that_can_not_be_published(each_shop: AuditedShop) -> None:
+    """I retry with arguments that my task doesn't take: it is gone, and I hear of it, and why."""
+    task_id = each_shop.run(f"result = app.app.send_task('{WAREHOUSE}.retries_wrongly').id")
+    publish, run = each_shop.spans(task_id, 2)
+    assert (publish.status, run.status, outcome(run)) == ("unset", "error", "failed")
+    assert run.attributes[semconv.ERROR_TYPE] == "TypeError"
+    [event] = each_shop.events(task_id, 1)
+    assert trace_of(event) == (run.trace_id, run.span_id)
+    assert tags(event)[semconv.TAG_OUTCOME] == "failed"
+    assert [one["type"] for one in event.data["exception"]["values"]] == ["ValueError", "TypeError"]  # type: ignore[index]
+
+
 @pytest.mark.row("ignore, reject", "Ignore")
 def test_ignore(each_shop: AuditedShop) -> None:
     """I ignore a run, and it is no error."""

@@ -58,6 +58,16 @@ def apply_state(task: Any, run: Run, state: str | None, result: Any) -> None:
         run.outcome = outcome
 
 
+def error_of_refused_retry(reject: BaseException, retried_for: object) -> BaseException:
+    """Return why a retry could not be published, with what it was to retry for as its cause."""
+    reason: object = getattr(reject, "reason", None)
+    error = reason if isinstance(reason, BaseException) else reject
+    chained = error.__cause__ is not None or error.__context__ is retried_for
+    if isinstance(retried_for, BaseException) and retried_for is not error and not chained:
+        error.__cause__ = retried_for
+    return error
+
+
 def apply_external_outcome(run: Run, external: ExternalOutcome) -> None:
     """Note the end of a run that could not report it."""
     run.outcome, run.exception = external.outcome, external.error

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from tests.live.apps.shop import app
+
+if TYPE_CHECKING:
+    from celery import Task
 
 
 @app.task
@@ -17,6 +22,12 @@ def charge(card: str, *, code: str) -> None:
     if card and code:
         msg = "declined"
         raise ValueError(msg)
+
+
+@app.task(bind=True)
+def retries_wrongly(self: Task[Any, Any]) -> None:
+    """Retry with an argument that it does not take."""
+    raise self.retry(kwargs={"x": 1}, exc=ValueError("busy"))
 
 
 def _broken(*_: object) -> None:
