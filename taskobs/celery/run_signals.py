@@ -1,73 +1,41 @@
-"""From Celery's signals to observers: what opens a run, and what closes it.
-
-One record in one context variable holds the run that is open; it is restored, not cleared, so eager
-runs nest, and threads and greenlets don't see each other's.
-"""
+"""From Celery's signals to observers: what opens a run, and what closes it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import current_task, signals
 from celery.app.task import Context
 
 from taskobs.celery._types import Task
+from taskobs.celery.active_run import (
+    ACTIVE_RUN,
+    ActiveRun,
+    active_run,
+    note_logged_error,
+    note_refused_retry,
+)
 from taskobs.celery.adapter import outcomes
 from taskobs.celery.adapter.batches import describe_batch
 from taskobs.celery.adapter.external_outcomes import lost
 from taskobs.celery.adapter.runs import run_of
-from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
 from taskobs.celery.patches.logged_errors import LoggedErrors
 from taskobs.celery.patches.retry import RetryPatch
+from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome, Run
-
-if TYPE_CHECKING:
-    from taskobs.celery.patches.request import RequestPatch
 
 _DEEPEST: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
 _UNENDED: Final = "its end was never reported"
 
 
-class ActiveRun(ContextStack):
-    """A run that is open, and the one to restore at its end.
-
-    ``handling`` is what the caller was handling already: not what ended the run. A ``batch`` is a
-    run whose signals somebody else than Celery sends; ``logged`` is the last exception in its log.
-    ``refused`` is what ``retry`` raised when it could not publish, and what it was to retry for.
-    """
-
-    __slots__ = (
-        *("batch", "depth", "handling", "logged", "outer", "refused", "reported", "run", "task"),
-    )
-
-    def __init__(self, guard: Guard, run: Run, task: Task, outer: ActiveRun | None) -> None:
-        self._guard, self._open = guard, []  # what the base does, without the call
-        self.run = run
-        self.task = task
-        self.outer = outer
-        self.depth: int = 0 if outer is None else outer.depth + 1
-        self.batch = False
-        self.logged: BaseException | None = None
-        self.refused: tuple[BaseException, object] | None = None
-        self.handling = sys.exc_info()[1]
-        self.reported: tuple[BaseException, ...] = ()
-
-
-_active_run: ContextVar[ActiveRun | None] = ContextVar("taskobs_run", default=None)
 _last_failure: ContextVar[str | None] = ContextVar("taskobs_failure", default=None)
-
-
-def current_run() -> Run | None:
-    """Return the run that this thread or greenlet is in."""
-    found = _active_run.get()
-    return found.run if found else None
 
 
 class RunSignals:
@@ -77,12 +45,11 @@ class RunSignals:
         self._guard = guard
         self._calls = calls
         self._clock = clock
-        self._logged_errors = LoggedErrors(self._hook_failed, self._batch_failed)
-        self._retry_patch = RetryPatch(self._retry_refused)
-        self._request_patch: RequestPatch | None = None
+        self._logged_errors = LoggedErrors(self._hook_failed, note_logged_error)
+        self._retry_patch = RetryPatch(note_refused_retry)
+        self._worker_requests = WorkerRequests(self._external_outcome)
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
-            (signals.worker_init, self._worker_starts),
-            (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
+            *self._worker_requests.receivers,
             (signals.task_prerun, self._run_started),
             (signals.task_failure, self._run_failed),
             (signals.task_retry, self._run_retried),
@@ -94,39 +61,24 @@ class RunSignals:
         """Listen to what no signal tells."""
         self._logged_errors.install()
         self._retry_patch.install()
-        if self._request_patch is not None:  # of a worker that runs on
-            self._request_patch.install()
+        self._worker_requests.install()
 
     def remove(self) -> None:
         """Listen no more."""
         self._logged_errors.remove()
         self._retry_patch.remove()
-        if self._request_patch is not None:
-            self._request_patch.remove()
-
-    def _worker_starts(self, **_: Any) -> None:
-        from taskobs.celery.patches.request import RequestPatch  # it imports the worker's modules
-
-        if self._request_patch is None:
-            self._request_patch = RequestPatch(self._external_outcome)
-            self._request_patch.install()
+        self._worker_requests.remove()
 
     def worker_runs(self, worker: object) -> None:
         """Watch the requests of a worker that may have started before anybody observed."""
-        patched = self._request_patch is not None
-        self._worker_starts()
-        consumer: Any = getattr(worker, "consumer", None)
-        if getattr(consumer, "strategies", None) and not patched:
-            # A consumer makes the request class of each task once, when it starts. It does this
-            # after each loss of its broker, too.
-            consumer.update_strategies()
+        self._worker_requests.worker_runs(worker)
 
     # The start.
 
     def _run_started(self, *, task: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
         try:
             request = task.request
-            outer = _active_run.get()
+            outer = ACTIVE_RUN.get()
             if outer is not None and not (request.is_eager and outer.depth < _DEEPEST):
                 # A worker begins no run inside another: the end of this one never came.
                 self._close_unended(outer)
@@ -142,8 +94,8 @@ class RunSignals:
                 raise
 
     def _begin(self, task: Task, run: Run) -> ActiveRun:
-        opened = ActiveRun(self._guard, run, task, _active_run.get())
-        _active_run.set(opened)
+        opened = ActiveRun(self._guard, run, task, ACTIVE_RUN.get())
+        ACTIVE_RUN.set(opened)
         opened.open(self._calls.run, run)
         if run.chord_links is not None and run.span is not None and run.span.sampled:
             with self._guard:  # the backend may fail; the run is open all the same
@@ -161,7 +113,7 @@ class RunSignals:
         einfo: Any = None,
         **call: Any,
     ) -> None:
-        opened = self._opened(task_id)
+        opened = active_run(task_id)
         if opened is None:
             # A worker's main process gets this signal, too, for runs that it has not run.
             if _is_running(sender, task_id):
@@ -175,16 +127,18 @@ class RunSignals:
         self._fail(opened, exception if handled is None else handled, written)
 
     def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
-        opened = self._opened(request.id)
+        opened = active_run(request.id)
         # A worker that stops cold sends this for each task it gives up, without a reason.
         if opened is not None and reason is not None:
             with self._guard:
                 outcomes.apply_exception(opened.task, opened.run, reason)
 
     def _run_ended(self, *, task_id: str, state: str | None, retval: Any, **_: Any) -> None:
-        opened = self._opened(task_id) or self._opened_outside(task_id)
-        if opened is None:
-            return
+        opened = ACTIVE_RUN.get()
+        if opened is None or opened.run.task_id != task_id:
+            opened = self._opened_outside(task_id)
+            if opened is None:
+                return
         run, error = opened.run, sys.exc_info()[1]
         try:
             if state == "SUCCESS" and error is None and run.outcome is None:  # as nearly always
@@ -224,23 +178,11 @@ class RunSignals:
 
     def _hook_failed(self, error: BaseException) -> None:
         """A hook of the task raised, and Celery kept the outcome: report it beside."""
-        opened = _active_run.get()
+        opened = ACTIVE_RUN.get()
         if opened is not None:
             outcome = opened.run.outcome or Outcome.SUCCEEDED
             self._fail(opened, error, outcome=outcome)
             opened.run.outcome = outcome
-
-    def _retry_refused(self, error: BaseException, retried_for: object) -> None:
-        """The next attempt could not be published; the task may still handle that."""
-        opened = _active_run.get()
-        if opened is not None:
-            opened.refused = error, retried_for
-
-    def _batch_failed(self, error: BaseException) -> None:
-        """An exception was logged; it is a batch's failure if the batch is signalled to fail."""
-        opened = _active_run.get()
-        if opened is not None and opened.batch:
-            opened.logged = error
 
     def _fail(
         self,
@@ -289,7 +231,7 @@ class RunSignals:
         self, task: Any, task_id: str, error: BaseException, args: Any, kwargs: Any
     ) -> None:
         """Report the failure of a run that began before anybody observed, as it is signalled."""
-        opened = self._opened(task_id)
+        opened = active_run(task_id)
         if opened is not None:
             if opened.reported:  # to those who observed already
                 call_each(self._guard, self._calls.failed, opened.run)
@@ -308,19 +250,20 @@ class RunSignals:
             self._finish(opened)
 
     def _finish(self, opened: ActiveRun) -> None:
-        _active_run.set(opened.outer)
+        ACTIVE_RUN.set(opened.outer)
         try:
-            call_each(self._guard, self._calls.ended, opened.run)
+            for ended in self._calls.ended:  # as `call_each` does, at each run
+                try:
+                    ended(opened.run)
+                except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                    if not self._guard.swallows(error):
+                        raise
         finally:
             opened.close()
 
-    def _opened(self, task_id: str) -> ActiveRun | None:
-        opened = _active_run.get()
-        return opened if opened is not None and opened.run.task_id == task_id else None
-
     def _opened_outside(self, task_id: str) -> ActiveRun | None:
         """Return a run that has others inside it which never ended, and close those."""
-        innermost = found = _active_run.get()
+        innermost = found = ACTIVE_RUN.get()
         while found is not None and found.run.task_id != task_id:
             found = found.outer
         if found is not None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import TracerProvider
 
+from taskobs.celery.active_run import current_run
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
-from taskobs.celery.run_signals import current_run
 from taskobs.celery.watches import FailureWatch
 from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings, misspelt, resolve

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-_MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
+MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
 _MOST_RETRIES: Final = 2**31
 
 
 def name_of(task: str, kwargs: object) -> str:
     """Name the inner task of a map, which says more than ``celery.map``."""
-    if task in _MAPPED and isinstance(kwargs, Mapping):
+    if task in MAPPED and isinstance(kwargs, Mapping):
         inner = cast("Mapping[str, Any]", kwargs).get("task")
         name = cast("Mapping[str, Any]", inner).get("task") if isinstance(inner, Mapping) else None
         return name if isinstance(name, str) else task

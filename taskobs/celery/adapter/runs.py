@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from taskobs import semconv
 from taskobs.celery._types import Context, Task
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
 from taskobs.celery.adapter.headers import queue_latency, texts_of
-from taskobs.celery.adapter.names import attempt_of, name_of, text_of
+from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.celery.adapter.schedules import ENTRY_CHARS
 from taskobs.model import Run
+
+_NO_ROUTE: Final[Mapping[str, Any]] = {}
 
 
 def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> Run:
     """Make the record of a run that starts ``now``."""
     task_name = task.name  # a task may be a proxy, which looks it up each time: asked once
-    run = Run(task=task_name, name=name_of(task_name, kwargs), task_id=request.id)
+    run = Run(task=task_name, name=task_name, task_id=request.id)
     # One by one: a call with all of them as keywords takes four times as long.
+    if task_name in MAPPED:
+        run.name = name_of(task_name, kwargs)
     run.root_id = request.root_id
     run.parent_id = request.parent_id
     run.group_id = request.group
@@ -33,8 +37,14 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.began = now
     run.args = args or ()
     run.kwargs = kwargs or {}
+    found = request.delivery_info
+    route = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else _NO_ROUTE
+    run.exchange = str(route.get("exchange") or "")
+    key = route.get("routing_key")
+    run.routing_key = None if key is None else str(key)
+    run.priority = route.get("priority")
+    run.redelivered = bool(route.get("redelivered"))
     headers = run.headers = texts_of(vars(request), request.headers)
-    _add_route(run, request)
     if request.eta is not None or request.expires is not None:
         run.eta, run.expires = text_of(request.eta), text_of(request.expires)
     entry = headers.get(semconv.HEADER_SCHEDULE)
@@ -42,24 +52,23 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     if request.is_eager:
         run.eager = True
     else:
-        # A worker's main process adds these where they are not what the message or the app says.
-        broker = headers.get(semconv.HEADER_BROKER)
-        run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)
-        run.queue = headers.get(semconv.HEADER_QUEUE) or (
-            queue_of(task.app, run.exchange, run.routing_key) if run.exchange else run.routing_key
-        )
-        run.queue_latency = queue_latency(headers, request.eta, now)
-        if request.group or task_name == UNLOCK:
-            run.chord_links = chord_links_of(task, task_name, request)
+        _add_delivery(run, task, request)
     run.stock = partial(stock_attributes.of_run, run.routing_key, request)
     return run
 
 
-def _add_route(run: Run, request: Context) -> None:
-    found = request.delivery_info
-    route = cast("Mapping[str, Any]", found if isinstance(found, Mapping) else {})
-    exchange, key = route.get("exchange"), route.get("routing_key")
-    run.exchange = str(exchange or "")
-    run.routing_key = None if key is None else str(key)
-    run.priority = route.get("priority")
-    run.redelivered = bool(route.get("redelivered"))
+def _add_delivery(run: Run, task: Task, request: Context) -> None:
+    """Add what only a run has that was delivered by a broker."""
+    headers = run.headers
+    run.queue_latency = queue_latency(headers, request.eta, run.began)
+    # A worker's main process adds these where they are not what the message or the app says.
+    broker, queue = headers.get(semconv.HEADER_BROKER), headers.get(semconv.HEADER_QUEUE)
+    run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)
+    if queue is not None:
+        run.queue = queue
+    elif run.exchange:
+        run.queue = queue_of(task.app, run.exchange, run.routing_key)
+    else:  # the default exchange: the key is the queue's name, as nearly always
+        run.queue = run.routing_key
+    if request.group or run.task == UNLOCK:
+        run.chord_links = chord_links_of(task, run.task, request)

@@ -1,0 +1,50 @@
+"""Watches the requests of a worker, once this process is known to be one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+if TYPE_CHECKING:
+    from taskobs.celery.patches.request import Report, RequestPatch
+
+
+class WorkerRequests:
+    """Extends the requests of a worker that starts, and of one that runs already."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._patch: RequestPatch | None = None
+        self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (signals.worker_init, self._worker_starts),
+            (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
+        )
+
+    def install(self) -> None:
+        """Watch a worker that runs on, after a time in which nobody observed."""
+        if self._patch is not None:
+            self._patch.install()
+
+    def remove(self) -> None:
+        """Watch no more."""
+        if self._patch is not None:
+            self._patch.remove()
+
+    def worker_runs(self, worker: object) -> None:
+        """Watch a worker that may have started before anybody observed."""
+        patched = self._patch is not None
+        self._worker_starts()
+        consumer: Any = getattr(worker, "consumer", None)
+        if getattr(consumer, "strategies", None) and not patched:
+            # A consumer makes the request class of each task once, when it starts. It does this
+            # after each loss of its broker, too.
+            consumer.update_strategies()
+
+    def _worker_starts(self, **_: Any) -> None:
+        from taskobs.celery.patches.request import RequestPatch  # it imports the worker's modules
+
+        if self._patch is None:
+            self._patch = RequestPatch(self._report)
+            self._patch.install()
