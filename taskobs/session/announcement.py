@@ -1,4 +1,4 @@
-"""The line that says, at the start of a process, where its telemetry goes."""
+"""Logs, at the start of a process, where its telemetry goes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from taskobs.session.worker_relay import WorkerRelay
 
 _log: Final = logging.getLogger("taskobs")
 _NOT_TELEMETRY: Final = frozenset({"enabled", "strict", "log_ids", "relay", "shutdown_timeout"})
-"""Settings that don't say that somebody wants traces or errors."""
+"""Settings that don't ask for traces or errors by themselves."""
 _CURE: Final = (
     "give init() an otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"
 )
 
 
 class Announcement:
-    """Says once in each worker, beat and producer what ``describe`` gives, and each change of it.
+    """Logs the text of ``describe`` once in each worker, beat and producer, and when it changes.
 
-    ``describe`` gives None when nothing is recorded.
+    ``describe`` returns None when nothing is recorded.
     """
 
     def __init__(self, settings: Settings, describe: Callable[[], str | None]) -> None:
@@ -37,29 +37,29 @@ class Announcement:
         self._first_publish = FirstPublish(self.say)
 
     def install(self) -> None:
-        """Say it when this process publishes first, unless it turns out to be Celery's own.
+        """Log it at this process's first publish, unless Celery makes it a worker or beat before.
 
-        Logging is set up by then, as it rarely is when ``init()`` is called.
+        By then logging is set up; when ``init()`` is called it rarely is.
         """
         self._first_publish.install()
 
     def remove(self) -> None:
-        """Don't say it at the first publish any more."""
+        """Don't log it at the first publish."""
         self._first_publish.remove()
 
     def became(self, role: Role) -> None:
-        """Note that this is a process of Celery's, which says it at its start, or not at all."""
+        """Handle that this is a Celery process: it logs at its start, or not at all."""
         self.remove()
         if role is Role.POOL_CHILD:
             self._ready = False
 
     def say(self) -> None:
-        """Say it."""
+        """Log it now, and its changes from now on."""
         self._ready = True
         self.changed()
 
     def changed(self) -> None:
-        """Say it again if it is another than what was said; nothing before it was said first."""
+        """Log it if it has changed since it was last logged; nothing before the first ``say``."""
         if not self._ready:
             return
         text = self._describe()
@@ -81,7 +81,7 @@ class Announcement:
 
 
 def destinations(settings: Settings, spans: Spans, errors: Errors, relay: WorkerRelay) -> str:
-    """Say where telemetry goes; no secrets."""
+    """Return where telemetry goes, as one line; without secrets."""
     traces, dsn = spans.provider, errors.destination
     metrics = relay.metrics_destination(settings) or app_meters()
     parts = [
@@ -93,7 +93,7 @@ def destinations(settings: Settings, spans: Spans, errors: Errors, relay: Worker
 
 
 def warn_of_crons() -> None:
-    """Say that check-ins are asked for and there is no Sentry to take them."""
+    """Warn that check-ins are enabled but Sentry isn't set up."""
     _log.warning(
         "taskobs: crons is on, and Sentry is not set up in beat (pid %d), so no check-ins are "
         "sent: give init() a sentry_dsn, set SENTRY_DSN, or call sentry_sdk.init()",

@@ -1,4 +1,4 @@
-"""Sending what a process has left, within a bound."""
+"""Sends a process's pending telemetry, in bounded time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Flushes = Callable[[float], "list[Callable[[], object]]"]
 
 
 class Relay(Protocol):
-    """What a session's relay does here."""
+    """The part of a session's relay that is used here."""
 
     @property
     def carries(self) -> bool:
@@ -24,16 +24,16 @@ class Relay(Protocol):
         ...
 
     def flush(self, timeout: float) -> bool:
-        """See what the relay has got sent; tell whether that worked."""
+        """Wait until the relay has sent what it received; tell whether it did."""
         ...
 
     def end(self, timeout: float) -> bool:
-        """Hand over what waits, as this process ends; tell whether that worked."""
+        """Hand pending frames over, as this process ends; tell whether that worked."""
         ...
 
 
 class Delivery:
-    """Flushes all that a session sends; ``flushes`` gives what exports from this process.
+    """Flushes all that a session sends; ``flushes`` returns this process's own exports.
 
     All calls of ``end`` in a process together take at most ``shutdown_timeout`` seconds.
     """
@@ -45,16 +45,16 @@ class Delivery:
         self._deadline: float | None = None
 
     def flush(self, timeout: float | None) -> bool:
-        """Send what there is, within ``timeout`` seconds; tell whether all was sent."""
+        """Send pending telemetry, within ``timeout`` seconds; tell whether all was sent."""
         return self._deliver(
             self._shutdown_timeout if timeout is None else timeout, self._relay.flush
         )
 
     def end(self) -> None:
-        """Send what is left, as the process ends."""
+        """Send pending telemetry, as the process ends."""
         left = self.left()
         if left > 0 and not self._deliver(left, self._relay.end):
-            self._deadline = 0.0  # a backend that is dead now gets no second wait
+            self._deadline = 0.0  # don't wait a second time for a backend that doesn't answer
             _log.warning(
                 "taskobs: process %d ends with telemetry unsent: no answer within %.1f s",
                 os.getpid(),
@@ -62,26 +62,28 @@ class Delivery:
             )
 
     def left(self) -> float:
-        """Return how many seconds this process, which ends, may still spend on sending."""
+        """Return the seconds that this process may still spend on sending before it ends."""
         if self._deadline is None:
             self._deadline = time.monotonic() + self._shutdown_timeout
         return max(0.0, self._deadline - time.monotonic())
 
     def restart(self) -> None:
-        """Let the process have its time again: it goes on, or is a child of the one that ended."""
+        """Reset the time limit: the process continues after all, or is a new child."""
         self._deadline = None
 
     def go_on(self) -> None:
-        """The same, unless the backend has not answered in time."""
+        """Reset the time limit, unless a backend didn't answer within it."""
         self._deadline = 0.0 if self._deadline == 0.0 else None
 
     def _deliver(self, timeout: float, hand_over: Callable[[float], bool]) -> bool:
-        """Send what this process sends itself, then have done what is to be done at the relay."""
+        """Run this process's own exports, then ``hand_over`` with the time that remains."""
         end = time.monotonic() + timeout
         carried = self._relay.carries
         sent = self._send(timeout)
         handed = hand_over(max(0.0, end - time.monotonic()))
-        if carried and not self._relay.carries:  # it is gone, and has left all to this process
+        if (
+            carried and not self._relay.carries
+        ):  # the relay is unavailable, and its undelivered frames are this process's to send
             sent = self._send(max(0.0, end - time.monotonic()))
         return sent and handed
 

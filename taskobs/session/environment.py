@@ -1,4 +1,4 @@
-"""What a session finds in its process: a Sentry client, apps."""
+"""Finds what a process already has: a Sentry client, Celery apps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def active_client() -> BaseClient | None:
-    """Return Sentry's client, if somebody has initialised Sentry; it is not imported for that."""
+    """Return Sentry's client if Sentry was initialised; never imports Sentry."""
     sdk = sys.modules.get("sentry_sdk")
-    # While the package is being imported, its module is there and its functions are not.
+    # While another thread imports the package, its module exists without its functions.
     get_client = getattr(sdk, "get_client", None)
     client: BaseClient | None = get_client() if get_client is not None else None
     return client if client is not None and client.is_active() else None
 
 
 class AppName:
-    """The name of the Celery app that this process is of, as soon as it is known.
+    """The name of this process's Celery app, once there is one.
 
-    A worker's app is known; in other processes it is the one that was there when ``init()`` was
-    called, or else the first one that is there when somebody asks.
+    A worker's signals give its app. In other processes it is the app that existed when ``init()``
+    was called, or else the first one that exists when the name is read.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class AppName:
         self.use(_compat.current_app())
 
     def use(self, app: App | None) -> None:
-        """Take this app for the process's."""
+        """Set the process's app."""
         if app is not None:
             self._app = ref(app)
 
     def __call__(self) -> str | None:
-        """Return the name; None as long as there is no app that has one."""
+        """Return the name; None while no app has one."""
         app = self._app() if self._app is not None else None
         if app is None:
             app = _compat.current_app()

@@ -1,4 +1,4 @@
-"""A session's errors: begun when there is a DSN, or when the app has initialised Sentry."""
+"""A session's error reporting: starts with a DSN, or when the app initialises Sentry."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("taskobs")
 _NOT_SHARED: Final = 1
-"""Set in a worker's page when the warning of a client that can't be handed over has been logged."""
+"""Flag in a worker's shared page: the warning about a client that can't be shared was logged."""
 
 
 class Errors:
-    """Reports failed runs to Sentry, from the first ``look`` that finds somewhere to report to."""
+    """Reports failed runs to Sentry, from the first ``look`` that finds a DSN or a client."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -44,7 +44,7 @@ class Errors:
 
     @property
     def destination(self) -> str | None:
-        """Say where errors go, without the key; None for nowhere."""
+        """Return where errors go, without the key; None if they go nowhere."""
         client = self.pipeline.client() if self.pipeline is not None else None
         if client is None:
             return None
@@ -52,13 +52,13 @@ class Errors:
         return checks.without_credentials(dsn).replace("***@", "") if dsn else "the app's Sentry"
 
     def look(self) -> bool:
-        """Begin if errors have somewhere to go; use a client that the app has made meanwhile.
+        """Start if there is a DSN or a client; adopt a client that the app has made since.
 
-        Returns whether they begin now.
+        Returns whether reporting starts with this call.
         """
         found = active_client()
         if found is not None:
-            self._share_client(found)  # first: what uses a client adds to its options
+            self._share_client(found)  # before the pipeline adds its own to the client's options
         begins = self.pipeline is None and (
             self._settings.errors or found is not None or self._accept_client()
         )
@@ -74,20 +74,20 @@ class Errors:
         return self.pipeline is None and self._page is not None and self._page.get() is not None
 
     def became(self, role: Role, *, forks: bool) -> None:
-        """Note the role of this process; ``forks`` says that its pool children run all tasks."""
+        """Store the role of this process; with ``forks``, its pool children run all tasks."""
         self._role, self._runs_no_tasks = role, forks
         if role is Role.WORKER and forks and self._page is None:
             self._page = SharedPage()
-        self._mind_role()
+        self._apply_role()
 
     def after_fork(self) -> None:
-        """In a forked child, after the pipeline: run tasks, with the client that there is."""
+        """In a forked child, after the pipeline: it runs tasks, with the inherited client."""
         self._runs_no_tasks = False
         if self.pipeline is not None:
-            self._offered = active_client()  # the parent has it, too
+            self._offered = active_client()  # the parent has it too, so it needn't be shared
 
     def stop(self) -> None:
-        """Report nothing any more."""
+        """Stop reporting."""
         forksafe.remove(self)
         self._undo.close()
         self.pipeline = self._offered = None
@@ -96,7 +96,9 @@ class Errors:
             self._page = None
 
     def _start(self) -> None:
-        with hidden_modules("gevent", "eventlet"):  # Sentry asks whether they have patched anything
+        with hidden_modules(
+            "gevent", "eventlet"
+        ):  # Sentry imports them to ask whether they patched
             from taskobs.observers.sentry.observer import SentryObserver
             from taskobs.sentry.pipeline import SentryPipeline
 
@@ -111,7 +113,7 @@ class Errors:
                 self._start_crons(undo, pipeline)
             self.pipeline = pipeline
             self._undo = undo.pop_all()
-        self._mind_role()
+        self._apply_role()
 
     def _start_crons(self, undo: ExitStack, pipeline: SentryPipeline) -> None:
         from taskobs.observers.crons import CronObserver
@@ -124,7 +126,7 @@ class Errors:
         shared_task_signals().attach(crons)
         undo.callback(shared_task_signals().detach, crons)
 
-    def _mind_role(self) -> None:
+    def _apply_role(self) -> None:
         if self.pipeline is None:
             return
         if self._runs_no_tasks:
@@ -137,7 +139,7 @@ class Errors:
     # Clients that the app has made in another process of the worker.
 
     def _share_client(self, client: BaseClient) -> None:
-        """Hand the app's client over to the worker's other processes, which may have none."""
+        """Share the app's client with the worker's other processes, which may have none."""
         if self._page is None or client is self._offered:
             return
         self._offered = client

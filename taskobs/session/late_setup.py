@@ -1,7 +1,7 @@
-"""Hearing of what the app sets up after ``init()``: a TracerProvider, a Sentry client.
+"""Notices when the app sets a TracerProvider or a Sentry client after ``init()``.
 
-Both are watched where they are set, so that a process in which nothing is set pays nothing for
-it: no publish and no run has to look.
+The two functions that set them are wrapped. So it costs nothing where they aren't called: no
+publish and no run has to check.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _SENTRY: Final = "sentry_sdk.scope"
 
 
 class Listener(Protocol):
-    """What wants to hear of it."""
+    """Is told of what the app sets up."""
 
     def may_set(self, provider: TracerProvider) -> bool:
-        """Tell whether the app may set a provider now, in the place of ours."""
+        """Tell whether the app may replace our provider now."""
         ...
 
     def look(self) -> object:
-        """Use what is there now."""
+        """Use the provider and the client that are set now."""
 
 
 class LateSetup:
-    """Calls a listener when the app sets something up, from ``install`` to ``remove``."""
+    """Calls a listener when the app sets one of the two, from ``install`` to ``remove``."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -40,13 +40,13 @@ class LateSetup:
         self._undo = ExitStack()
 
     def install(self) -> None:
-        """Watch from now on."""
+        """Start watching."""
         watch_set_provider(self._patches, self._set_provider)
-        # Sentry is not imported to be watched: most processes without it never are.
+        # Wrapped when the app imports Sentry: importing it here would cost processes without it.
         self._undo.callback(when_imported(_SENTRY, self._sentry_is_here))
 
     def remove(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._undo.close()
         self._patches.remove()
 

@@ -1,4 +1,4 @@
-"""The ids of task and trace for logging libraries that do not use the records of ``logging``."""
+"""Task and trace ids for logging libraries that don't use ``logging``'s records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def log_fields(*given: Any) -> Any:  # see above
 
 def _process(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     fields = fields_of(current_run())
-    # ``ProcessorFormatter`` may format a record in another thread than that which has made it.
+    # ``ProcessorFormatter`` may format a record in another thread than the one that made it.
     record = event.get(_RECORD)
     made_with: dict[str, object] = getattr(record, "__dict__", {})
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""The pipeline `relay`: what a process of a worker does in place of sending by itself."""
+"""The pipeline `relay`: a worker's process hands its telemetry to the worker's relay process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("taskobs")
 _HAND_OVER_TIMEOUT: Final = 1.0
-"""Seconds that a pool child may take to hand over what it has not written yet."""
+"""Seconds that a pool child may take to write its pending frames."""
 _FIRST_POLL: Final = 0.25
-"""Seconds into a stop after which it is looked whether the relay is alive; then later and later."""
+"""Seconds before a stop first checks that the relay is alive; the interval doubles each time."""
 _GRACE: Final = 10.0
-"""Seconds that the relay may take to send what waits, once its worker has ended."""
+"""Seconds that the relay may spend on sending its backlog, once its worker has ended."""
 _STATUS_TIMEOUT: Final = 0.5
 _CLOSE_TIMEOUT: Final = 0.2
 
 
 class RelayPipeline:
-    """Hands the spans, errors and facts of this process to the relay of its worker.
+    """Hands the spans, errors and run metrics of this process to the relay of its worker.
 
     Made by ``launch`` in the worker, by ``join`` in a child that was spawned; forked children
     inherit it. ``close`` puts the direct pipeline back.
@@ -72,7 +72,7 @@ class RelayPipeline:
         ours: bool,
         log_level: object = None,
     ) -> RelayPipeline | None:
-        """Start a relay for this worker, without waiting for it; None if that can't be.
+        """Start a relay for this worker, without waiting for it; None if it can't be started.
 
         ``ours`` says that spans go where the settings say, not to a provider of the user's;
         ``log_level`` is the worker's.
@@ -89,7 +89,7 @@ class RelayPipeline:
 
     @classmethod
     def join(cls, role: Callable[[], str]) -> RelayPipeline | None:
-        """Find the relay of the worker that has spawned this process; None without one."""
+        """Find the relay of the worker that spawned this process; None if it has none."""
         pid, shared, address = [*os.environ.get(RELAY_ADDRESS, "").split(":", 2), "", ""][:3]
         if pid != str(os.getppid()) or not address:
             return None
@@ -99,12 +99,12 @@ class RelayPipeline:
     def carry(
         self, traces: TraceProvider | None, sentry: SentryPipeline | None, guard: Guard
     ) -> None:
-        """Take over what this process records; call it again when there is more of it.
+        """Route this process's spans and errors to the relay; call it again when a source is added.
 
-        Only now does the worker connect: what the relay is told first has the spans' resource.
+        The worker connects only now, as the first frame contains the spans' resource.
         """
         if traces is not None and self._traces is not traces:
-            self._traces = traces  # the app may have set one of its own in the place of ours
+            self._traces = traces  # the app may have replaced our provider
             traces.route_to(self.client, guard)
         if sentry is not None and self._sentry is None:
             self._sentry = sentry
@@ -114,35 +114,35 @@ class RelayPipeline:
 
     @property
     def unavailable(self) -> bool:
-        """Whether there is no relay any more, and each process sends what it has."""
+        """Whether the relay was given up, so that each process sends its own telemetry."""
         return self.client.unavailable
 
     @property
     def relay_pid(self) -> int | None:
-        """The relay's process id, in the process that has started it."""
+        """The relay's process id, in the process that started it; None elsewhere."""
         return self._launcher.pid if self._launcher else None
 
     def poll(self) -> None:
-        """Look after the relay; call it every second or so, in the worker. Returns at once."""
+        """Restart the relay if it has died; call it once a second in the worker. Never blocks."""
         if self._launcher is not None:
             self._launcher.poll()
             if self._launcher.alive:
                 _publish(self._launcher)
-            self.client.open()  # hears of a relay that was started again, and tells it all
+            self.client.open()  # connects to a relay that was restarted, and sends it all again
 
     def after_fork(self) -> None:
-        """In a forked child: be one more client of the same relay, which is the parent's."""
+        """In a forked child: use the parent's relay, without managing its process."""
         self._launcher = None
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until the relay has sent all that it got.
+        """Wait at most ``timeout`` seconds until the relay has sent all that it received.
 
-        True also when it is gone: what it may not have got is for the direct pipeline.
+        Also True without a relay: the direct pipeline then sends what the relay didn't receive.
         """
         return self.client.flush(timeout) or self.unavailable
 
     def end(self, timeout: float) -> bool:
-        """Hand over what waits; in the worker, also see it sent, and the relay end."""
+        """Write pending frames; in the worker, also wait until they are sent and the relay ends."""
         if self._launcher is None:
             return (
                 self.client.close_gracefully(min(timeout, _HAND_OVER_TIMEOUT)) or self.unavailable
@@ -151,15 +151,15 @@ class RelayPipeline:
         done = self._flushed(self._launcher, end)
         if not done and not self.unavailable:
             _log_unsent(self._launcher.address)
-        # Some time in any case: the relay of a process that is executed anew would take it for
-        # alive without CLOSE, and never end.
+        # Also when no time is left: SIGHUP makes a worker execute itself anew under the same
+        # process id. Without CLOSE, its old relay would take it for alive and never end.
         self.client.close_gracefully(max(_CLOSE_TIMEOUT, end - time.monotonic()))
         self._launcher.close()
         self._launcher.wait(max(0.0, end - time.monotonic()))
         return done
 
     def _flushed(self, launcher: Launcher, end: float) -> bool:
-        """Have all sent until ``end``; should the relay die meanwhile, by the next one."""
+        """Wait until ``end`` for all to be sent; if the relay dies, its successor sends it."""
         pause = _FIRST_POLL
         while True:
             launcher.poll()
@@ -168,10 +168,10 @@ class RelayPipeline:
                 return True
             if left <= pause:
                 return False
-            pause *= 2  # each asks again, and a relay takes no more than some questions
+            pause *= 2  # each flush is one more request, and the relay limits those that wait
 
     def close(self) -> None:
-        """Let this process send by itself again."""
+        """Let this process send its own telemetry again."""
         for carried in (self._traces, self._sentry):
             if carried is not None:
                 carried.restore()
@@ -191,22 +191,22 @@ class RelayPipeline:
 
 
 def _publish(launcher: Launcher) -> None:
-    """Tell children that will be spawned where the relay is."""
+    """Set the variable from which spawned children read the relay's address."""
     shared = launcher.memory.descriptor if launcher.memory else ""
     os.environ[RELAY_ADDRESS] = f"{os.getpid()}:{shared}:{launcher.address}"
 
 
 def supported() -> bool:
-    """Tell whether this platform has what a relay needs."""
+    """Tell whether this platform supports a relay: it needs Unix sockets."""
     return socket_directory.SUPPORTED
 
 
 def _log_unsent(address: str) -> None:
-    """Say in the worker's own log what its relay still has: the relay's end comes after ours."""
-    with suppress(OSError, FrameError):  # it hangs, or is gone
+    """Log what the relay still has to send: it ends after this process."""
+    with suppress(OSError, FrameError):  # it doesn't answer, or has ended
         waiting = status.waiting(status.ask(address, _STATUS_TIMEOUT))
         _log.warning(
-            "taskobs: the relay has not sent %s; it goes on for up to %.0f s", waiting, _GRACE
+            "taskobs: the relay has not sent %s; it continues for up to %.0f s", waiting, _GRACE
         )
 
 
@@ -215,7 +215,7 @@ def _warn(why: str) -> None:
 
 
 def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, object]:
-    """Return what the relay is told; it reads ``OTEL_*`` itself, as the stock exporter does."""
+    """Return the relay's configuration; the relay reads ``OTEL_*`` variables itself."""
     exporter: dict[str, object] = {"protocol": settings.otlp_protocol}
     if ours and settings.given["otlp_endpoint"] == "argument":
         exporter["endpoint"] = settings.traces_endpoint

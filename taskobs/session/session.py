@@ -80,18 +80,18 @@ class Session:
         self.close()
 
     def describe(self) -> str:
-        """Say in a few words where telemetry goes; no secrets."""
+        """Return in a few words where telemetry goes; without secrets."""
         return destinations(self.settings, self._spans, self._errors, self._relay)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Send what there is, for at most ``timeout`` seconds (``shutdown_timeout`` by default).
+        """Send what is pending, for at most ``timeout`` seconds (default: ``shutdown_timeout``).
 
         Returns whether all was sent in time.
         """
         return self._delivery.flush(timeout)
 
     def close(self) -> None:
-        """Send what is left, within ``shutdown_timeout``, and undo what ``init()`` did."""
+        """Send pending telemetry, within ``shutdown_timeout``, and undo what ``init()`` did."""
         global _session  # noqa: PLW0603  # the one that init() made
         if _session is self:
             _session = None
@@ -99,12 +99,12 @@ class Session:
         self._undo.close()
 
     def _flushes(self, timeout: float) -> list[Callable[[], object]]:
-        """Return the calls that export what does not go to a relay; each may block."""
+        """Return calls that export from this process what no relay sends; each may block."""
         relayed = self._relay.carries
         traces, sentry = self._spans.provider, self._errors.pipeline
         jobs = traces.flushes(timeout, relayed=relayed) if traces is not None else []
         if sentry is not None and relayed:
-            sentry.flush(timeout)  # what Sentry has gathered goes to the relay, which takes no time
+            sentry.flush(timeout)  # moves Sentry's batched items to the relay, without blocking
         elif sentry is not None:
             jobs.append(lambda: sentry.flush(timeout))
         if self.role is Role.POOL_CHILD:
@@ -114,7 +114,7 @@ class Session:
     # Set-up.
 
     def start(self) -> None:
-        """Set up what is configured; ``init()`` calls it, as a constructor has no effect."""
+        """Set up what is configured; called by ``init()``, so that a constructor has no effects."""
         undo, guard = self._undo, shared_task_signals().guard
         failures, late_setup = (
             FailureWatch(shared_task_signals(), self._reports_now),
@@ -143,22 +143,23 @@ class Session:
             undo.close()
             raise
 
-    # What the app has set up: looked at whenever it sets something up; see LateSetup.
+    # What the app sets up after ``init()``: ``LateSetup`` calls these methods.
 
     def may_set(self, provider: TracerProvider) -> bool:
-        """Tell whether the app may set a provider now, in the place of ours."""
+        """Tell whether the app may replace our provider now."""
         with shared_task_signals().guard:
             return self._spans.may_set(provider)
         return True
 
     def look(self) -> None:
-        """Use what the app has set up meanwhile; our own trouble is none of the app's."""
+        """Use the provider and the client that the app has set up; never raises into the app."""
         with shared_task_signals().guard:
             self._look()
 
     def _look(self) -> None:
-        # What is set up in here comes back to here, on this very thread, and another thread may
-        # set something up meanwhile. Both find the lock taken, and whoever holds it looks again.
+        # Not reentrant: `_adopt` sets up a client, which calls `look` again on this thread, and
+        # another thread may call it at the same time. Both find the lock taken and only leave the
+        # flag set, for which the lock's holder repeats the loop.
         self._look_again = True
         while self._look_again and self._looking.acquire(blocking=False):
             try:
@@ -186,7 +187,7 @@ class Session:
             logs.install()
 
     def _catch_up(self) -> None:
-        """Do what would have been done when Celery told the role of this process."""
+        """Repeat for the new observers what happened when this process's role became known."""
         if self._worker is not None:
             shared_task_signals().worker_runs(self._worker)
         elif self.role is Role.BEAT:
@@ -198,7 +199,7 @@ class Session:
             traces.prepare()
 
     def _reports_now(self) -> bool:
-        """Begin to report errors if that has become possible; tell whether it has just now."""
+        """Start reporting errors if that is possible now; tell whether this call started it."""
         if self._errors.pipeline is not None:
             return False
         self.look()
@@ -208,10 +209,10 @@ class Session:
         recorded = self._spans.provider is not None or self._errors.destination is not None
         return self.describe() if recorded else None
 
-    # What becomes of the process: see taskobs.celery.process_signals.ProcessListener.
+    # Events of the process: see taskobs.celery.process_signals.ProcessListener.
 
     def became(self, role: Role, worker: object = None) -> None:
-        """Celery has told the role of this process."""
+        """Handle that Celery's signals gave the role of this process."""
         self.role = role
         self._announcement.became(role)
         if role is Role.WORKER:
@@ -238,13 +239,13 @@ class Session:
             timer.remove()
 
     def _tick(self) -> None:
-        """Look after what no signal tells of; once a second, in a worker's main process."""
+        """Poll what no signal announces; called once a second in a worker's main process."""
         self._relay.poll()
         if self._errors.offered:
             self.look()
 
     def ready(self) -> None:
-        """Say where telemetry goes, now that logging and whatever the app has is set up."""
+        """Log where telemetry goes, now that logging and the app's own libraries are set up."""
         self.look()
         if self._observing:
             warn_of_missing_names()  # also of what Celery has imported by now, such as a backend
@@ -253,14 +254,14 @@ class Session:
             warn_of_crons()
 
     def after_fork(self) -> None:
-        """In a forked child: leave alone what the parent has started."""
+        """In a forked child: forget the parent's lock, worker and timer."""
         self._looking = Lock()  # another thread of the parent may have held it
         self._look_again = False
         self._worker = self._timer = None
         self._delivery.restart()
 
     def worker_ended(self) -> None:
-        """Send what is left, and end the relay: a worker that got SIGHUP is executed anew next."""
+        """Send what is pending and end the relay: after SIGHUP, the worker executes itself anew."""
         self.process_ending()
         self._stop_timer()
         self._relay.close()
@@ -268,7 +269,7 @@ class Session:
         self._delivery.go_on()
 
     def process_ending(self) -> None:
-        """Send what is left; all calls in a process together take at most ``shutdown_timeout``."""
+        """Send what is pending; all calls together take at most ``shutdown_timeout``."""
         self._delivery.end()
 
 

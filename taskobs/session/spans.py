@@ -1,4 +1,4 @@
-"""A session's spans: begun when they have somewhere to go, or when the app has set a provider."""
+"""A session's spans: they start with an endpoint, or when the app sets a provider."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log: Final = logging.getLogger("taskobs")
 
 
 class Spans:
-    """Makes spans, from the first ``look`` that finds somewhere to send them."""
+    """Makes spans, from the first ``look`` that finds an endpoint or a provider."""
 
     def __init__(
         self, settings: Settings, app_name: AppName, first_export: Callable[[], object]
@@ -36,7 +36,7 @@ class Spans:
         forksafe.add(self, ForkStep.SESSION)
 
     def look(self) -> bool:
-        """Use the provider that is set, or set ours; tell whether it is another than before."""
+        """Use the provider that is set, or set ours; tell whether it changed."""
         found, used = set_provider(), self.provider
         if found is not None and (used is None or used.provider is not found):
             self._use_of_app(found)
@@ -71,10 +71,10 @@ class Spans:
         self._task_spans = spans
 
     def may_set(self, provider: trace.TracerProvider) -> bool:
-        """Make room for a provider of the app's, as long as no span of ours has begun.
+        """Withdraw our provider in favour of the app's, unless a span of ours has started.
 
-        Later it would cut traces in two, and tracers of ours may be open. False, with a warning,
-        then; OpenTelemetry refuses a second provider, too, with a warning that names no cure.
+        Later, the change would split traces. So it is then refused, with a warning that names the
+        remedy; OpenTelemetry's own warning about a second provider names none.
         """
         ours = self.provider
         if ours is None or not ours.ours or provider is ours.provider:
@@ -98,7 +98,7 @@ class Spans:
         self._refused = False
 
     def stop(self, timeout: float) -> None:
-        """Make no more spans; send what is left of ours, within ``timeout`` seconds."""
+        """Stop making spans; export our pending ones, within ``timeout`` seconds."""
         forksafe.remove(self)
         self._undo.close()
         provider, self.provider = self.provider, None

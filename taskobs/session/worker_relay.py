@@ -1,4 +1,4 @@
-"""What a session does about the relay, as the role of its process becomes known."""
+"""Starts, joins and closes the worker's relay, depending on the role of the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class WorkerRelay:
-    """The relay of the worker that this process belongs to, if it belongs to one that has one."""
+    """The relay of this process's worker, if it has one."""
 
     def __init__(self, settings: Settings) -> None:
         self._on = settings.relay and supported()
@@ -40,7 +40,7 @@ class WorkerRelay:
         traces: TraceProvider | None,
         sentry: SentryPipeline | None,
     ) -> None:
-        """Start a relay in a worker, or find it in a spawned child, and take over from direct."""
+        """Start a relay in a worker, or join it in a spawned child, and route telemetry to it."""
         self._role = role
         if self._pipeline is None and self._on and self._wanted(traces, sentry):
             self._begin(role, worker, traces)
@@ -53,10 +53,10 @@ class WorkerRelay:
     def _begin(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
         ours = traces is not None and traces.ours
         if role is Role.WORKER:
-            self._on = False  # there is no second try
+            self._on = False  # started only once, also if it fails
             self._pid = os.getpid()
             name = str(getattr(worker, "hostname", None) or "")
-            # Celery sets up logging only after this, so that the logger's level says nothing yet.
+            # Celery configures logging after this signal, so the logger's level isn't set yet.
             level = getattr(worker, "loglevel", None)
             self._pipeline = RelayPipeline.launch(
                 self._settings, name, self._role_name, ours=ours, log_level=level
@@ -75,29 +75,29 @@ class WorkerRelay:
             self._undo = undo.pop_all()
 
     def poll(self) -> None:
-        """Look after the relay; call it every second or so, in the worker. Returns at once."""
+        """Restart a relay that died; call it once a second in the worker. Never blocks."""
         if self._pipeline is not None:
             self._pipeline.poll()
 
     def metrics_destination(self, settings: Settings) -> str | None:
-        """Say where the relay sends metrics; None if it sends none."""
+        """Return where the relay sends metrics; None if it sends none."""
         return settings.shown_metrics_endpoint if self.carries else None
 
     def flush(self, timeout: float) -> bool:
-        """See what the relay has got sent, within ``timeout`` seconds; True without a relay."""
+        """Wait at most ``timeout`` seconds until the relay has sent all; True without one."""
         return self._pipeline is None or self._pipeline.flush(timeout)
 
     def end(self, timeout: float) -> bool:
-        """Hand over what waits, as this process ends; in the worker, see it sent."""
+        """Hand pending frames over at this process's end; a worker waits until they are sent."""
         return self._pipeline is None or self._pipeline.end(timeout)
 
     def close(self) -> None:
-        """Put the direct pipeline back; the next worker in this process has a relay of its own."""
+        """Restore the direct pipeline; a later worker in this process starts its own relay."""
         self._on = self._on or self._pipeline is not None
         self._undo.close()
         self._pipeline = None
 
     def _role_name(self) -> str:
-        """Name the role of this process: a forked child hears of its own late, or never."""
+        """Name this process's role: a forked child's own signal comes late, or never."""
         forked = os.getpid() != self._pid and self._role is Role.WORKER
         return (Role.POOL_CHILD if forked else self._role).value
