@@ -196,8 +196,11 @@ class EnvelopeSender(Sender):
         return found
 
     def _forget_idle(self) -> None:
+        """Close the connections of those least in use, as long as there are too many."""
         *others, _ = self._destinations.values()
-        for destination in others[: max(0, len(self._destinations) - CLIENTS)]:
+        for destination in others:
+            if len(self._destinations) <= CLIENTS:
+                return
             if destination.idle:
                 del self._destinations[destination.key]
                 self._store.release(destination.key)
@@ -219,6 +222,7 @@ class EnvelopeSender(Sender):
             # Before it is put back: else it would be taken again at once, in spite of a pause.
             self._hold_or_release(destination)
             waits = destination.next_at < math.inf
+            self._forget_idle()  # one that was busy when there were too many
         if result.status is ExportStatus.SUCCESS:
             self._exported([one], 0, "", "")
         self._give_up(given_up, result.reason, result.detail)
