@@ -1,4 +1,4 @@
-"""A relay put together from its parts."""
+"""The relay process: it builds its parts, runs them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LAST_METRICS: Final = 2.0
 
 
 class Relay:
-    """One worker's relay. ``run`` blocks until the worker has ended and all is out."""
+    """One worker's relay. ``run`` blocks until the worker has ended and all is sent or dropped."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Relay:
         return self._store.pending(kind).items
 
     def status(self) -> dict[str, object]:
-        """Say what there is to say: whose relay it is, and what it counts."""
+        """Return what ``taskobs status`` shows: the worker, this process and the counters."""
         failing = {sender.kind: sender.failing for sender in self._senders if sender.failing}
         return {
             "worker": self._settings.worker,
@@ -112,7 +112,7 @@ class Relay:
         }
 
     def terminate(self) -> None:
-        """End soon; see ``Server.terminate``."""
+        """Shut down soon; see ``EventLoop.terminate``."""
         self._event_loop.terminate()
 
     def start(self) -> None:
@@ -121,6 +121,8 @@ class Relay:
         Raises:
             OSError: the system allows no more threads.
         """
+        # Before the first frame is read: a client sends again what an earlier relay did not
+        # acknowledge, and these keys tell which of it has been taken already.
         self._router.restore()
         try:
             for sender in self._senders:
@@ -128,22 +130,23 @@ class Relay:
             self._metrics = start_metrics(
                 self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
             )
-        except RuntimeError as error:  # all that `Thread.start` says of a tight RLIMIT_NPROC
+        except RuntimeError as error:  # what `Thread.start` raises at a limit of RLIMIT_NPROC
             raise OSError(f"the system allows no more threads: {error}") from error
 
     def answer(self) -> None:
-        """Tell the launcher that the relay serves from now on."""
+        """Tell the launcher that the relay is ready."""
         if self._control is not None:
             self._control.answer()
 
     def run(self) -> None:
-        """Serve until the worker has ended and all is sent, or given up."""
+        """Serve until the worker has ended and all is sent or dropped."""
         self._event_loop.run()
+        # All are stopped before one is waited for, so that they end at the same time.
         for sender in self._senders:
             sender.stop(0.0)
         for sender in self._senders:
             sender.join(_LAST_SENDER)
-        # After the senders, which count at their end what was not sent.
+        # After the senders: when they stop, they count what was not sent, and this exports it.
         if self._metrics is not None:
             self._metrics.stop(_LAST_METRICS)
         self._store.close()

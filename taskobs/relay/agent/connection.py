@@ -1,4 +1,4 @@
-"""One client's connection, as the relay sees it."""
+"""The relay's end of one client's connection: frames in, replies out."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from taskobs.relay.tracking.process_state import ProcessState
 
 CHUNK: Final = 256 * 1024
 MAX_UNREAD: Final = 64 * 1024
-"""Bytes of answers that a client may leave unread."""
+"""Bytes of replies that a client may leave unread."""
 MAX_FLUSHES: Final = 64
 HELLO_WITHIN: Final = 5.0
-"""Seconds in which a client has to say who it is."""
+"""Seconds after its connect in which a client has to send HELLO."""
 FRAME_WITHIN: Final = 30.0
-"""Seconds in which a frame that was begun has to be whole."""
+"""Seconds in which a frame has to be complete after its first byte."""
 CLOSE_WITHIN: Final = 5.0
-"""Seconds in which a client that has heard BYE has to go."""
+"""Seconds in which a client has to close its connection after it sent CLOSE."""
 NO_FRAMES: Final = "does not speak as clients do"
 _CREDENTIALS: Final = struct.Struct("3i")
+"""Linux's ``struct ucred``: process id, user id, group id."""
 
 
 class HangUpError(Exception):
-    """This connection is to be ended.
+    """The relay has to close this connection.
 
-    ``reason``, one of a few, is empty if the client has gone; ``detail`` is for the log.
+    ``reason`` is one of a few fixed texts, as it labels a counter, and empty if the client closed
+    the connection; ``detail`` is for the log.
     """
 
     def __init__(self, reason: str = "", detail: str = "") -> None:
@@ -37,9 +39,9 @@ class HangUpError(Exception):
 
 
 class Connection(Source):
-    """Reads frames, keeps answers until the client reads them, knows what is acknowledged.
+    """Reads frames, buffers replies until the client reads them, and tracks acknowledgements.
 
-    ``acknowledge`` gives all numbered frames up to the first that is not settled yet.
+    ``acknowledge`` acknowledges all numbered frames before the first that is not settled yet.
     """
 
     def __init__(self, sock: socket.socket, now: float) -> None:
@@ -49,13 +51,13 @@ class Connection(Source):
         self.process: ProcessState | None = None
         self.pid = peer(sock)[0]
         self.numbered = 0
-        """How many numbered frames have come."""
+        """How many numbered frames were received."""
         self.flushes: list[tuple[int, int]] = []
-        """Flushes that are not answered: the client's number, and the store's mark."""
+        """Unanswered flushes: the client's number and the store's mark."""
         self.received = 0
-        """Bytes that have come."""
+        """Bytes that were received."""
         self.closing = False
-        """It has said CLOSE."""
+        """The client has sent CLOSE."""
         self._must_answer_close = False
         self.closed = False
         self._splitter = Splitter()
@@ -65,25 +67,25 @@ class Connection(Source):
 
     @property
     def held(self) -> int:
-        """Bytes of a frame that is not whole."""
+        """Bytes of a frame that is not complete."""
         return self._splitter.held
 
     @property
     def weight(self) -> int:
-        """Bytes that are kept for it, about, beside what is open in its process."""
+        """About how many bytes the connection takes, beside its process's open spans."""
         resource_blob = len(self.process.resource_blob) if self.process else 0
         return self.held + len(self._out) + resource_blob
 
     @property
     def writing(self) -> bool:
-        """Whether there are answers that the client has not read."""
+        """Whether there are replies that the client has not read."""
         return bool(self._out)
 
     def receive(self, now: float) -> list[tuple[FrameKind, bytes]]:
-        """Return the frames that have come whole; none if nothing came.
+        """Return the frames that are complete now; none if nothing was received.
 
         Raises:
-            HangUpError: the client has gone, or what it sends is no frame.
+            HangUpError: the client has closed the connection, or sends something else than frames.
         """
         try:
             data = self.socket.recv(CHUNK)
@@ -99,22 +101,24 @@ class Connection(Source):
             found = self._splitter.feed(data)
         except FrameError as error:
             raise HangUpError(NO_FRAMES, str(error)) from error
+        # A frame's time runs from its first byte, so a client that sends a byte now and then is
+        # cut off too. Before HELLO it runs from the connect.
         if self.process and (found or not before):
             self._since = now
         return found
 
     def introduced(self, process: ProcessState, now: float) -> None:
-        """Know whose connection it is."""
+        """Note which process connected."""
         self.process, self._since = process, now
 
     def overdue(self, now: float) -> str:
-        """Say what has been waited for too long; empty if nothing."""
+        """Return what the client is late with; empty if nothing."""
         waited = now - self._since
         if self.process is None:
-            return "it does not say who it is" if waited > HELLO_WITHIN else ""
+            return "no HELLO" if waited > HELLO_WITHIN else ""
         if self.closing and waited > CLOSE_WITHIN:
-            return "it said goodbye and stays"
-        return "a frame does not end" if self.held and waited > FRAME_WITHIN else ""
+            return "it sent CLOSE and keeps its connection"
+        return "a frame is incomplete" if self.held and waited > FRAME_WITHIN else ""
 
     # Numbered frames.
 
@@ -123,30 +127,32 @@ class Connection(Source):
         return self.numbered
 
     def acknowledge(self) -> None:
-        """Tell the client how far all is settled, unless it still has answers to read."""
+        """Acknowledge what is settled, unless the client has replies to read first."""
+        # An ACK covers all frames before it. To wait loses nothing, and a client that doesn't read
+        # can't make the buffer grow.
         first = self._first_unsettled()
         safe = self.numbered if first is None else first - 1
         if safe > self._acknowledged and not self._out:
             self._acknowledged = safe
             self.send(FrameKind.ACK, frames.pack(safe))
 
-    # Answers.
+    # Replies.
 
     def note_close(self) -> None:
-        """Note a CLOSE, which may come again."""
+        """Note a CLOSE; a client may repeat it."""
         self.closing = self._must_answer_close = True
 
     def answer_close(self) -> None:
-        """Answer a CLOSE, if there is one to answer."""
+        """Reply to a CLOSE that has no reply yet."""
         if self._must_answer_close:
             self._must_answer_close = False
             self.send(FrameKind.CLOSED)
 
     def send(self, kind: FrameKind, payload: bytes = b"") -> None:
-        """Put an answer on its way; ``write`` sends what this can't.
+        """Send a reply; what the socket doesn't take now is sent by ``write``.
 
         Raises:
-            HangUpError: the client reads no answers, or has gone.
+            HangUpError: the client doesn't read its replies.
         """
         self._out += frames.encode(kind, payload)
         self.write()
@@ -154,32 +160,33 @@ class Connection(Source):
             raise HangUpError("does not read its answers", f"{len(self._out)} bytes")
 
     def write(self) -> None:
-        """Send as much as the client's buffer takes."""
+        """Send as much as the socket takes."""
         if self.closed or not self._out:
             return
         try:
             del self._out[: self.socket.send(self._out)]
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # it has gone: what it sent before is still to be read, up to its end
+        except OSError:  # closed by the client; what it sent before can still be read
             self._out.clear()
 
     def close(self) -> None:
-        """End it; twice is once."""
+        """Close the socket; a second call does nothing."""
         self.closed = True
         self.socket.close()
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:
-    """Return the process id and the user id of whoever connected; -1 where it can't be known.
+    """Return the process id and user id of the client; -1 where they are unavailable.
 
-    Where it can't (macOS), the directory of the socket is what keeps strangers away.
+    Without them (macOS), only the permissions of the socket's directory keep other users out.
     """
     if not hasattr(socket, "SO_PEERCRED"):
         return -1, -1
+    # The kernel noted these at the connect: a client can't choose them, and they stay when it ends.
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:
         return -1, -1
     pid, uid, _ = _CREDENTIALS.unpack(packed)
-    return pid or -1, uid
+    return pid or -1, uid  # 0: a process of a pid namespace that can't be seen from here

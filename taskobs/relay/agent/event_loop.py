@@ -1,4 +1,4 @@
-"""The relay's loop: sockets, what follows from what they brought, and the end."""
+"""The relay's event loop: read sockets and slots, commit what came, reply, and shut down."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 
 _log: Final = logging.getLogger("taskobs.relay")
 TICK: Final = 0.25
-"""Seconds between two looks at what no socket tells."""
+"""Poll interval, in seconds, for state that no socket event announces."""
 GATHER: Final = 0.005
-"""Seconds between two turns of work, so that what comes in small pieces is taken together.
+"""Pause, in seconds, after a turn that received something, so that the next one receives more.
 
-That is one commit of the spool, and one ACK, for many frames; a socket holds more than comes in
-such a time.
+Many frames then share one commit of the spool and one ACK. A socket's buffer holds more than
+arrives in that time.
 """
 FLUSH_INTERVAL: Final = 1.0
-"""Seconds between two attempts to send what is left at the end."""
+"""Interval, in seconds, for flushing what is left during shutdown."""
 CONNECTIONS: Final = 1_024
 HELD: Final = 16 * 1024 * 1024
-"""Bytes that are kept for connections, of unfinished frames for one, over all of them."""
+"""Bytes that all connections together may take, mostly in incomplete frames."""
 _AT_ONCE: Final = 64
 _READS: Final = 64
-"""Reads of one connection in a row. They take more than a socket's buffers hold."""
+"""Reads of one connection in a row: together more than a socket's buffers hold."""
 
 
 class EventLoop:
-    """Serves the processes of one worker until it has ended and all is out.
+    """Serves the processes of one worker until it has ended and all is sent or dropped.
 
     Not thread-safe but for ``terminate``.
     """
@@ -68,7 +68,7 @@ class EventLoop:
         self._control, self._clock = control, clock
         self._connections: dict[Connection, None] = {}
         self._touched: dict[Connection, None] = {}
-        """Those that have brought something in this turn, and may have to be answered."""
+        """Connections that received something in this turn, and may need a reply."""
         self._listening = False
         self._accepted = 0
         self._due = self._flush_at = 0.0
@@ -82,9 +82,10 @@ class EventLoop:
         return len(self._connections)
 
     def terminate(self) -> None:
-        """End once the worker has ended, and soon; from a signal's handler. Twice is at once."""
+        """Shut down when the worker ends, or, when called twice, at once. For signal handlers."""
         self._shutdown.terminate(self._clock())
         self._due = 0.0
+        # ``select`` continues after a signal's handler (PEP 475), so it needs an event.
         self._wakeup_pipe.wake()
 
     def run(self) -> int:
@@ -94,17 +95,17 @@ class EventLoop:
                 pass
         finally:
             self.close()
-        return self._pending()
+        return _pending(self._store)
 
     def close(self) -> None:
-        """Hang up on all, and listen no more."""
+        """Close all connections and the listener."""
         for connection in list(self._connections):
             self._end(connection)
         self._selector.close()
         self._listener.close()
 
     def _turn(self) -> bool:
-        """Take what there is and do what follows from it; tell whether this was the last turn."""
+        """Read, commit and reply once; return whether this was the last turn."""
         if self._touched:
             time.sleep(GATHER)
             self._touched.clear()
@@ -118,6 +119,7 @@ class EventLoop:
             self._slots.read()
         now = self._clock()
         lost = self._tick(now) if now >= self._due else []
+        # Committed first, then acknowledged: a client forgets what was acknowledged.
         self._router.commit(lost)
         self._touched.update(self._router.acknowledged)
         self._router.acknowledged.clear()
@@ -126,21 +128,21 @@ class EventLoop:
         return self._shutdown.shutting_down and self._drained(now)
 
     def _drained(self, now: float) -> bool:
-        """Tell whether to end; have what waits sent, now and again every second."""
+        """Return whether to end; flush the store now and every second."""
         if now >= self._flush_at:
             self._flush_at = now + FLUSH_INTERVAL
             self._store.flush()
-        return self._shutdown.finished(now, self._pending())
+        return self._shutdown.finished(now, _pending(self._store))
 
-    # Now and then.
+    # Every tick.
 
     def _tick(self, now: float) -> list[Closed]:
-        """Look at what no socket tells; return the spans that are lost."""
+        """Check what no socket event announces; return the spans that are lost."""
         self._due = now + TICK
         self._listen()
         for connection in list(self._connections):
             if connection.overdue(now):
-                # This process may have stood still: what should have come may have come long ago.
+                # This process may have been suspended: the data may be in the socket's buffer.
                 self._read_to_end(connection)
                 if detail := connection.overdue(now):
                     self._hang_up(connection, HangUpError("too slow", detail))
@@ -157,12 +159,12 @@ class EventLoop:
             connected=bool(self._connections) or self._slots.live,
             waiting=self._open_spans.waiting,
         )
-        if self._open_spans.waiting:  # before any of them is called lost
+        if self._open_spans.waiting:  # the ENDs of lost spans may have been sent, and be unread
             self._read_all()
         return self._open_spans.lost(final=self._shutdown.shutting_down)
 
     def _read_all(self) -> None:
-        """Read what processes wrote before they died, over connections not accepted yet, too."""
+        """Read what processes wrote before they died, also over connections in the backlog."""
         accepted = -1
         while self._listening and accepted != self._accepted:
             accepted = self._accepted
@@ -171,7 +173,7 @@ class EventLoop:
             self._read_to_end(connection)
 
     def _read_to_end(self, connection: Connection) -> None:
-        """Read until nothing is there."""
+        """Read until nothing is left in the socket."""
         for _ in range(_READS):
             received = connection.received
             self._read(connection)
@@ -183,15 +185,12 @@ class EventLoop:
             detail = f"{largest.weight} bytes"
             self._hang_up(largest, HangUpError("too much is kept for it", detail))
 
-    def _pending(self) -> int:
-        return sum(self._store.pending(kind).items for kind in ITEM_KINDS)
-
     # Sockets.
 
     def _listen(self) -> None:
         other = self._control.listener() if self._control is not None else None
-        if other is not None:  # the launcher made it, as the first one's file was removed
-            self._accept(0)  # who connected before that
+        if other is not None:  # the launcher bound it, as the file of the current one was removed
+            self._accept(0)  # its backlog, as closing a listener resets those that wait there
             if self._listening:
                 self._selector.unregister(self._listener)
             self._listener.close()
@@ -206,7 +205,7 @@ class EventLoop:
                 sock, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
                 return
-            except OSError as error:  # no descriptors are left: those that are connected go on
+            except OSError as error:  # no descriptors: still readable, so the loop would spin
                 self._counters.dropped("connection", 1, "cannot be accepted", str(error))
                 self._selector.unregister(self._listener)
                 self._listening = False  # until the next tick
@@ -239,8 +238,8 @@ class EventLoop:
                 self._router.frame(connection, kind, payload, now)
         except HangUpError as error:
             self._hang_up(connection, error)
-        except Exception as error:  # noqa: BLE001  # one client's trouble is not the others'
-            _log.exception("taskobs relay: a frame could not be taken")
+        except Exception as error:  # noqa: BLE001  # one client's fault is not the others'
+            _log.exception("taskobs relay: handling a frame failed")
             self._hang_up(connection, HangUpError("not understood", repr(error)))
         self._note_parent(connection)
 
@@ -249,7 +248,7 @@ class EventLoop:
         if process is not None and process.pid == self._worker.pid:
             self._worker.closed_cleanly = process.closed_cleanly
         if connection.closed or connection.closing:
-            self._due = 0.0
+            self._due = 0.0  # its process may have ended: checked now, not at the next tick
             self._slots.flush()
 
     def _on_wakeup(self, _mask: int) -> None:
@@ -266,6 +265,7 @@ class EventLoop:
             except HangUpError as error:
                 self._hang_up(connection, error)
                 continue
+            # Only if replies are unsent: a socket is nearly always writable.
             wanted = selectors.EVENT_READ
             if connection.writing:
                 wanted |= selectors.EVENT_WRITE
@@ -285,20 +285,24 @@ class EventLoop:
 
     def _end(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
-        self._selector.unregister(connection.socket)
+        self._selector.unregister(connection.socket)  # first: a closed one has no descriptor
         connection.close()
         if connection.process is not None:
             self._open_spans.left(connection.process)
 
 
+def _pending(store: Store) -> int:
+    return sum(store.pending(kind).items for kind in ITEM_KINDS)
+
+
 def _refusal(sock: socket.socket, connections: int) -> str:
-    """Say why a connection is refused; empty if it isn't."""
+    """Return why a connection is refused; empty if it isn't."""
     if peer(sock)[1] not in {-1, os.geteuid()}:
         return "another user's"
     return "too many" if connections >= CONNECTIONS else ""
 
 
 def _too_large(connections: Iterable[Connection]) -> Connection | None:
-    """Return the connection that most is kept for, if too much is kept for all of them."""
+    """Return the connection that takes the most memory, if all together take too much."""
     weights = {connection: connection.weight for connection in connections}
     return max(weights, key=weights.__getitem__) if sum(weights.values()) > HELD else None

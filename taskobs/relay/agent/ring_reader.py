@@ -1,4 +1,4 @@
-"""The relay's end of the memory that it shares with the processes of its worker."""
+"""Reads the slots of all processes in the memory that the relay shares with its worker."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from taskobs.relay.tracking.process_state import Alive
 
 _log: Final = logging.getLogger("taskobs.relay")
 WAKE: Final = 1.0
-"""Seconds between two looks at whether processes live, and at what they have open."""
+"""Interval, in seconds, for checking which processes are alive and which spans they have open."""
 UNNAMED: Final = 10.0
-"""Seconds in which whoever has taken a slot has to say who it is."""
+"""Seconds in which a process that took a slot has to write its HELLO there."""
 _NO_FRAMES: Final = "malformed"
 
 
 class RingReaders:
-    """Reads all slots. Without memory that is shared, there are none. Not thread-safe."""
+    """Reads all slots; without shared memory there are none. Not thread-safe."""
 
     def __init__(  # noqa: PLR0913  # what it reads goes to all of these
         self,
@@ -49,16 +49,16 @@ class RingReaders:
         self._readers: dict[int, SlotReader] = {}
         self._unnamed: dict[int, float] = {}
         self._refused: dict[int, tuple[int, int]] = {}
-        """Whose slot can't be read, by pid and ``pids.start_time``; it stays theirs."""
+        """Processes whose slot can't be read: pid and ``pids.start_time`` by index."""
         self._due = 0.0
 
     @property
     def live(self) -> bool:
-        """Whether there is a process that may still write."""
+        """Whether a process may still write."""
         return any(not reader.ended for reader in self._readers.values())
 
     def read(self) -> None:
-        """Take what has been written since the last time."""
+        """Read what was written since the last call."""
         if self._shared is None:
             return
         self._find(self._shared)
@@ -78,21 +78,21 @@ class RingReaders:
             self._router.written(reader, reader.process, kind, payload)
         except FrameError as error:
             self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
-        except Exception as error:  # noqa: BLE001  # one process's trouble is not the others'
-            _log.exception("taskobs relay: a frame could not be taken")
+        except Exception as error:  # noqa: BLE001  # one process's fault is not the others'
+            _log.exception("taskobs relay: handling a frame failed")
             self._counters.dropped("frame", 1, "not understood", repr(error))
 
     def acknowledge(self) -> None:
-        """Tell the processes what is safe."""
+        """Tell the processes which frames are safe, so that they may overwrite them."""
         for reader in self._readers.values():
             reader.acknowledge()
 
     def flush(self) -> None:
-        """Have the next ``look`` look."""
+        """Have the next ``look`` check at once."""
         self._due = 0.0
 
     def look(self) -> None:
-        """Once a second: see who has ended, and what is open for long."""
+        """Once a second: check which processes have ended, and which spans are open for long."""
         shared, now = self._shared, self._clock()
         if shared is None or now < self._due:
             return
@@ -100,9 +100,11 @@ class RingReaders:
         for index, reader in list(self._readers.items()):
             if not reader.ended:
                 self._look_at(reader)
+            # Until then the next relay needs the slot, should this one be killed.
             elif reader.settled and reader.table.settled and not reader.process.open:
                 del self._readers[index]
                 shared.free(index)
+        # A refused slot is its process's for as long as that may write to it.
         for index, (pid, started) in list(self._refused.items()):
             if not self._alive(pid, started):
                 del self._refused[index]
@@ -110,6 +112,7 @@ class RingReaders:
 
     def _look_at(self, reader: SlotReader) -> None:
         process = reader.process
+        # Asked before the last read: what a process wrote before it ended is then all there.
         closed = reader.closed
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
@@ -136,7 +139,7 @@ class RingReaders:
                 detail = f"pid {reader.process.pid}: {error}"
                 self._counters.dropped("destination", 1, _NO_FRAMES, detail)
 
-    # Those that are new.
+    # New processes.
 
     def _find(self, shared: SharedMemory) -> None:
         for index in shared.taken():
@@ -150,10 +153,11 @@ class RingReaders:
                 self._not_introduced(shared, index)
 
     def _not_introduced(self, shared: SharedMemory, index: int) -> None:
-        """Free a slot if its process died before it said who it is."""
+        """Free a slot if its process died before it wrote its HELLO."""
         since = self._unnamed.setdefault(index, self._clock())
         if self._clock() - since > UNNAMED:
             taker = shared.read_word(index, shared_memory.TAKER)
+            # 0: its start time isn't there yet. A reused id only keeps the slot for longer.
             if not taker or not self._alive(taker, 0):
                 del self._unnamed[index]
                 shared.free(index)
@@ -165,7 +169,7 @@ class RingReaders:
         )
         started = shared.read_word(index, shared_memory.STARTED)
         if stamp(hello) != word and self._alive(pid, started):
-            return  # this core doesn't see yet what was written before the pid
+            return  # written before the pid, but not visible to this core yet; see ``RING_HEADER``
         try:
             process = self._router.joined(hello, pid, started)
         except FrameError as error:

@@ -1,4 +1,4 @@
-"""What becomes of each frame: into the ledger, the store and the counters, and answers back."""
+"""Routes each frame to the open-span registry, the store and the counters, and replies to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from taskobs.relay.tracking.recent_keys import RecentKeys
 MAX_SMALL: Final = 64 * 1024
 """Bytes of a payload that is neither a span nor an envelope."""
 MAX_TURN: Final = 1024 * 1024
-"""Bytes of spans and envelopes that are held before the store has them."""
+"""Bytes of spans and envelopes that are held before they are written to the store."""
 EVENT_IDS: Final = 10_000
 _COUNTED: Final = {
     FrameKind.END: "span",
@@ -40,10 +40,10 @@ KILLED_WRITING: Final = "their process was killed while it wrote them"
 
 
 class FrameRouter:
-    """Takes frames of all connections, and hands on what they hold once a turn.
+    """Takes frames of all connections and slots; ``commit`` hands their contents to the store.
 
-    ``on_run_metric`` gets each RUN_METRIC payload, and raises ``ValueError`` for one that isn't
-    any; ``status`` is what STATUS is answered with. Not thread-safe.
+    ``on_run_metric`` is called with each RUN_METRIC payload, and raises ``ValueError`` for a
+    malformed one; ``status`` returns the reply to STATUS. Not thread-safe.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class FrameRouter:
         self._received: Counter[int] = Counter()
         self._bytes = 0
         self.acknowledged: dict[Connection, None] = {}
-        """Connections of which frames became safe; who acknowledges them empties it."""
+        """Connections whose frames were settled by ``commit``; the event loop clears it."""
         self.wake_requested = False
-        """Somebody has more to tell than what came over its connection; who looks resets it."""
+        """A client asked to have its slot read now; the event loop resets it."""
 
     def frame(self, connection: Connection, kind: FrameKind, payload: bytes, now: float) -> None:
-        """Take one frame.
+        """Handle a frame of a connection.
 
         Raises:
-            HangUpError: it isn't what a client sends, or not what it may send now.
+            HangUpError: it is malformed, or not allowed at this point.
         """
         self._bytes += len(payload) + frames.FRAME_HEADER.size
         try:
@@ -87,10 +87,10 @@ class FrameRouter:
             raise HangUpError(NO_FRAMES, f"{kind.name}: {error}") from error
 
     def written(self, source: Source, process: ProcessState, kind: int, payload: bytes) -> None:
-        """Take a frame that a process has written into its slot.
+        """Handle a frame from a process's slot.
 
         Raises:
-            FrameError: it isn't what a process writes there.
+            FrameError: it is malformed, or of a kind that isn't written there.
         """
         self._bytes += len(payload)
         self._received[kind] += 1
@@ -106,7 +106,7 @@ class FrameRouter:
             _wrong(f"kind {kind} in a slot")
 
     def not_written(self, process: ProcessState, number: int, reason: str = BUFFER_FULL) -> None:
-        """Count frames that a process had no room for, or had not written when it was killed."""
+        """Count frames that a process dropped, or had not written when it was killed."""
         self._counters.dropped("frame", number, reason, f"pid {process.pid}")
 
     def _of(
@@ -141,12 +141,13 @@ class FrameRouter:
         connection.introduced(self.joined(payload, connection.pid), now)
 
     def joined(self, hello: bytes, sender: int, started: int = 0) -> ProcessState:
-        """Note a process that says HELLO; ``sender`` is its pid, if that is known.
+        """Register the process that sent a HELLO; ``sender`` is its pid from the kernel, or -1.
 
         Raises:
-            FrameError: it isn't what this release says.
+            FrameError: it isn't the HELLO of this release.
         """
         given = parse(hello, MAX_SMALL)
+        # The kernel's pid first: in a container, a process may name another id than it has here.
         process = self._open_spans.joined(
             given.client, sender if sender > 0 else given.pid, given.resource_blob, started
         )
@@ -174,7 +175,7 @@ class FrameRouter:
         key, packed = _keyed(payload)
         if self._open_spans.ended(key):
             self._keep(source, "span", packed, process.resource_blob)
-        else:
+        else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
 
     def _run_metric(self, source: Source, payload: bytes) -> None:
@@ -184,7 +185,7 @@ class FrameRouter:
             self._on_run_metric(payload)
         except ValueError as error:
             _wrong(str(error))
-        source.arrived(settled=True)
+        source.arrived(settled=True)  # it is counted, and sent again would count twice
 
     def _start(self, source: Source, process: ProcessState, payload: bytes) -> None:
         """Take an open span that had no room in its process's table.
@@ -204,6 +205,7 @@ class FrameRouter:
             return
         if event_id:
             self._event_ids.add(event_id)
+            # Stored with the keys of ended spans, so that the next relay knows a duplicate, too.
             self._open_spans.change_log.ended(event_id)
         self._announce([destination])
         self._keep(source, "envelope", envelope, destination)
@@ -223,17 +225,18 @@ class FrameRouter:
             self.commit()
 
     def restore(self) -> None:
-        """Take over what an earlier relay has kept of open spans, and of what has ended."""
+        """Read what an earlier relay stored: open spans, and the keys of what has ended."""
         ended = self._store.ended()
+        # Keys of spans (24 bytes) and ids of events (16 bytes) are stored in one table.
         for event_id in ended:
             if len(event_id) != KEY_BYTES:
                 self._event_ids.add(event_id)
         self._open_spans.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
 
-    # Once a turn.
+    # Once in each turn of the event loop.
 
     def commit(self, lost: Iterable[Closed] = ()) -> None:
-        """Hand on to the store what has come since the last call, and what was ``lost``."""
+        """Write to the store what was received since the last call, and the ``lost`` spans."""
         self._count()
         items = self._items
         for one in lost:
@@ -246,12 +249,13 @@ class FrameRouter:
             starts = [self._open_spans.start(key) for key in changes.opened]
             settled = settle(self._store.append(items, starts, changes.ended))
             self.acknowledged.update(dict.fromkeys(settled))
+        # ``append`` has removed those that ended; these were forgotten, and have no ended key.
         forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
             self._store.start_del(list(forgotten))
 
     def _count(self) -> None:
-        """Add what has come to the counters, which other threads read: not for each frame."""
+        """Add what was received to the counters: once a turn, as each addition takes a lock."""
         for kind, what in _COUNTED.items():
             number = self._received.pop(kind, 0)
             if number:
@@ -261,10 +265,10 @@ class FrameRouter:
         self._bytes = 0
 
     def result(self, connection: Connection) -> None:
-        """Send what ``commit`` has made true: ACK, FLUSHED, BYE.
+        """Send the replies that are due after ``commit``: ACK, FLUSHED, CLOSED.
 
         Raises:
-            HangUpError: the client reads no answers.
+            HangUpError: the client doesn't read its replies.
         """
         connection.acknowledge()
         if connection.flushes:
@@ -276,6 +280,7 @@ class FrameRouter:
         connection.answer_close()
 
     def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
+        # Marked after the commit, so that the mark includes what came before the FLUSH.
         number, mark = flush
         return (number, self._store.flush()) if mark < 0 else flush
 
@@ -287,7 +292,7 @@ class FrameRouter:
 
 
 def settle(sources: Sequence[object]) -> list[Connection]:
-    """Note what is out or given up; return the connections that it came from."""
+    """Mark frames as settled; return the connections that they came from."""
     found: list[Connection] = []
     for one in sources:
         match one:

@@ -1,4 +1,4 @@
-"""What a relay is told by the worker that starts it: JSON on its standard input."""
+"""The relay's settings: JSON that the worker writes to the relay's standard input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MAX_CONFIGURATION: Final = 1024 * 1024
 
 
 class ConfigurationError(ValueError):
-    """The configuration isn't what a worker of this release gives."""
+    """The settings aren't those of this release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """How a relay works; what is not here is in the environment, under ``OTEL_*``."""
+    """Settings of one relay; all others are in the environment, under ``OTEL_*``."""
 
     worker: str = ""
     """The worker's node name, ``celery@host``."""
@@ -32,7 +32,7 @@ class RelaySettings:
     spool: Mapping[str, object] | None = None
     """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
     grace: float = GRACE
-    """Seconds that are left for sending what waits, once the worker has ended."""
+    """Seconds for sending what waits after the worker has ended."""
     log_level: int = logging.WARNING
     """The worker's, as a number of ``logging``."""
 
@@ -41,7 +41,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
     """Read a configuration; empty gives the defaults. Unknown names are ignored.
 
     Raises:
-        ConfigurationError: a value is none that it can have.
+        ConfigurationError: a value is not allowed.
     """
     try:
         found = json.loads(text or "{}")
@@ -81,6 +81,7 @@ def _number(given: Mapping[str, Any], name: str, default: float) -> float:
     value = given.get(name)
     if value is None:
         return default
+    # ``bool`` is a subclass of ``int``; NaN, which JSON may hold, is not ``>= 0``.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ConfigurationError(f"{name}: {value!r} is no number of zero or more")
     return value

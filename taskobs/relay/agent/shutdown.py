@@ -1,4 +1,4 @@
-"""When a relay ends: with its worker, and within a bound."""
+"""Decides when a relay ends: when its worker has ended and all is sent, or after a bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from taskobs.internal import pids
 from taskobs.relay.tracking.process_state import Alive
 
 TERM_WAIT: Final = 120.0
-"""Seconds that a relay works on after SIGTERM while its worker does.
+"""Seconds that a relay works on after SIGTERM while its worker runs.
 
 systemd and Docker send the signal to all processes at a stop, and a warm stop takes its time.
 """
@@ -20,17 +20,18 @@ class Worker:
     def __init__(self, pid: int, alive: Alive = pids.alive) -> None:
         self.pid = pid
         self.closed_cleanly = False
+        # With its start time: after the worker has ended, another process may get its id.
         self._started = pids.start_time(pid)
         self._alive = alive
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended, or has said that it will; its pool children may still be there."""
+        """Whether it has ended or sent CLOSE; its pool children may still run."""
         return self.closed_cleanly or not self._alive(self.pid, self._started)
 
 
 class ShutdownPolicy:
-    """Decides; times are in seconds on one monotonic clock. Not thread-safe."""
+    """Decides when to shut down and when to end; times are seconds of one monotonic clock."""
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
@@ -40,17 +41,18 @@ class ShutdownPolicy:
 
     @property
     def shutting_down(self) -> bool:
-        """Whether all that is left to do is to send what waits."""
+        """Whether only what waits is still sent."""
         return self._deadline is not None
 
     def terminate(self, now: float) -> None:
-        """Note a SIGTERM; the second one doesn't wait for the worker."""
+        """Note a SIGTERM; after a second one the worker isn't waited for."""
         self._term_by = now + TERM_WAIT if self._term_by is None else now
 
     def update(self, now: float, *, worker_ended: bool, connected: bool, waiting: bool) -> None:
-        """Note how things stand.
+        """Note the state of the worker and its processes.
 
-        ``waiting``: spans are open in processes that are not connected; they get ``grace``.
+        ``waiting``: spans are open in processes that aren't connected; these get ``grace`` seconds
+        to connect again.
         """
         if not worker_ended or connected:
             self._quiet_since = None
@@ -60,10 +62,10 @@ class ShutdownPolicy:
             not waiting or now - self._quiet_since >= self._grace
         )
         if not quiet and (self._term_by is None or now < self._term_by):
-            self._deadline = None
+            self._deadline = None  # also after shutdown began: a process has connected again
         elif self._deadline is None:
             self._deadline = now + self._grace
 
     def finished(self, now: float, pending: int) -> bool:
-        """Tell whether to end, while ``pending`` items wait to be sent."""
+        """Return whether to end, while ``pending`` items wait to be sent."""
         return self._deadline is not None and (not pending or now >= self._deadline)

@@ -23,15 +23,15 @@ from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.process_state import ProcessState
 
 KEEP: Final = 1024 * 1024
-"""Bytes that may wait in a ring for being safe; beyond, room for new ones is more important."""
+"""Bytes in a ring that may wait until they are safe; beyond, new frames get their room."""
 STEP: Final = 256 * 1024
-"""Bytes of a ring that are returned to the system at once, when they are safe."""
+"""Bytes of a ring that are returned to the system in one go, once they are safe."""
 READ: Final = 1024 * 1024
-"""Bytes of a ring that are read at once, unless a frame is longer."""
+"""Bytes of a ring that are read in one go, unless a frame is longer."""
 TORN: Final = 8
-"""Reads in which a frame has to be whole."""
+"""Reads after which an incomplete frame counts as malformed."""
 _MOST: Final = 1_000_000
-"""Frames that are counted at once: a slot's words may hold anything."""
+"""Upper bound for a count that a process wrote: a faulty one may write any number."""
 
 
 class SlotReader(Source):
@@ -41,7 +41,7 @@ class SlotReader(Source):
         super().__init__()
         self.index, self.process = index, process
         self.ended = False
-        """Its process will write no more, and all that it wrote has been read."""
+        """Its process will write no more, and everything that it wrote has been read."""
         self._shared = shared
         self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
         self._reusable = shared.read_word(index, shared_memory.REUSABLE)
@@ -49,11 +49,12 @@ class SlotReader(Source):
         self.table = OpenSpanTable(shared, index)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Give the frames that were written since the last call.
+        """Yield the frames that were written since the last call.
 
         Raises:
-            FrameError: what was written is none; it is passed over.
+            FrameError: what was written is malformed; it is skipped.
         """
+        # Read once: a process that goes on writing must not keep the loop here.
         end = self._shared.read_word(self.index, shared_memory.WRITTEN)
         size = end - self._at
         if not 0 <= size <= shared_memory.RING:
@@ -61,12 +62,14 @@ class SlotReader(Source):
             raise FrameError("a slot's words are out of order")
         while self._at < end:
             before = self._at
+            # A frame longer than READ yields nothing at first, and is read in a second attempt.
             for size in (READ, RING_HEADER.size + MAX_PAYLOAD):
                 yield from self._frames(min(size, end - before))
                 if self._at > before:
                     break
             else:
                 break
+        # A checksum may be wrong for an instant, see ``RING_HEADER``; it must not stay wrong.
         self._torn = self._torn + 1 if self._at < end else 0
         if self._torn > TORN:
             self._at, self._torn = end, 0
@@ -82,10 +85,10 @@ class SlotReader(Source):
             yield kind, payload
 
     def _number(self) -> int:
-        return self._taking
+        return self._taking  # a position in the ring never comes again, and only grows
 
     def acknowledge(self) -> None:
-        """Let what is safe be written over, and what has waited for that for too long."""
+        """Release what is safe, and what has waited beyond ``KEEP``."""
         first = self._first_unsettled()
         while first is not None and self._at - first > KEEP:
             self.settle(first)
@@ -97,10 +100,9 @@ class SlotReader(Source):
             self._discard(safe // STEP * STEP)
 
     def _discard(self, end: int) -> None:
-        """Return what is safe to the system, in whole steps, and let it be overwritten then.
-
-        In this order: the process may write there from the moment that it sees the word.
-        """
+        """Return what is safe to the system, in whole steps, and let it be overwritten then."""
+        # In this order: the process may write there once it sees the word, and what it writes
+        # must not be discarded.
         if end <= self._reusable:
             return
         start = self._reusable % shared_memory.RING
@@ -122,7 +124,7 @@ class SlotReader(Source):
         return min(total - counted, _MOST)
 
     def deferred(self) -> int:
-        """Return how many frames a process, which is dead, held in its own memory."""
+        """Return how many frames a dead process held in its own memory."""
         return min(self._shared.read_word(self.index, shared_memory.DEFERRED), _MOST)
 
     def destinations(self) -> bytes | None:
@@ -132,22 +134,22 @@ class SlotReader(Source):
             return None
         size = min(length_of(word), shared_memory.MAX_DESTINATIONS)
         found = self._shared.read(self.index, shared_memory.DESTINATIONS_AT, size)
-        if stamp(found) != word:  # it is being written
+        if stamp(found) != word:  # it is being written: read again at the next look
             return None
         self._destinations = word
         return found
 
     @property
     def closed(self) -> bool:
-        """Whether the process has said that it will write no more."""
+        """Whether the process has closed the slot."""
         return bool(self._shared.read_word(self.index, shared_memory.CLOSED))
 
 
 class OpenSpanTable(Source):
     """Reads which spans are open in one process.
 
-    Those that are lost with it stand there until that is safe: another relay will find them, if
-    this one is killed.
+    Lost spans stay in the table until their end is safe: the next relay finds them there, should
+    this one be killed.
     """
 
     def __init__(self, shared: SharedMemory, index: int) -> None:
@@ -169,6 +171,8 @@ class OpenSpanTable(Source):
             shared_memory.OPEN_WORDS * shared_memory.WORD,
             shared_memory.OPEN * shared_memory.WORD,
         )
+        # A word is a span's length and checksum, so an equal one means the same span. Spans that
+        # end between two calls cost no more than this.
         words = {
             table_index: word for table_index, word in enumerate(memoryview(data).cast("Q")) if word
         }
@@ -191,12 +195,14 @@ class OpenSpanTable(Source):
         return self._table_index
 
     def settle(self, number: int) -> None:
-        """Note that a span that was open has ended, or that its loss is safe."""
+        """Note that a span has ended, or that its loss is safe."""
         super().settle(number)
-        if self.process_ended:  # else it is for the process to say so
+        if self.process_ended:  # a word has one writer: before, that is the process
             self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
 
     def _payload(self, table_index: int, word: int) -> bytes | None:
         at = shared_memory.OPEN_AT + table_index * shared_memory.OPEN_BYTES
         payload = self._shared.read(self._index, at, min(length_of(word), shared_memory.OPEN_BYTES))
-        return payload if stamp(payload) == word else None  # else it has just ended
+        return (
+            payload if stamp(payload) == word else None
+        )  # else the entry changed between the two reads: its span has ended

@@ -1,4 +1,4 @@
-"""What other threads, and signals, have for the relay's loop."""
+"""Wakes the event loop from other threads and signal handlers, and passes settled frames to it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ _CHUNK: Final = 4096
 
 
 class WakeupPipe:
-    """Takes what a store releases, and wakes the loop. Thread-safe, and safe in a signal."""
+    """Passes what a store releases to the event loop. Thread-safe and safe in signal handlers."""
 
     def __init__(self) -> None:
         self.reader, self._writer = socket.socketpair()
         self.reader.settimeout(0)
         self._writer.settimeout(0)
+        # A deque's ``append`` and ``popleft`` are atomic: a signal's handler must not take a lock
+        # that the code it interrupted may hold.
         self._released: deque[Sequence[object]] = deque()
 
     def released(self, sources: Sequence[object]) -> None:
-        """Take what a store releases; see ``store.Released``."""
-        self._released.append(sources)
+        """Take what a store releases; see ``Store``."""
+        self._released.append(sources)  # before the loop is woken, which then finds it
         self.wake()
 
     def wake(self) -> None:
-        """Have the loop look around, once however often this is called meanwhile."""
+        """Wake the loop: once, however often this is called before it runs."""
         with suppress(OSError):  # full, so the loop will be woken; or closed
             self._writer.send(b"\0")
 
     def empty(self) -> list[object]:
-        """Give the sources that were released since the last call."""
+        """Return the sources that were released since the last call."""
+        # The pipe first: what is released after this line wakes the loop again.
         with suppress(OSError):
             while self.reader.recv(_CHUNK):
                 pass
@@ -41,6 +44,6 @@ class WakeupPipe:
         return sources
 
     def close(self) -> None:
-        """End it; what is released from now on is forgotten."""
+        """Close both ends; what is released from now on is ignored."""
         self.reader.close()
         self._writer.close()

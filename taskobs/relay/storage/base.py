@@ -1,4 +1,7 @@
-"""Where finished telemetry waits to be sent: ``memory`` and ``sqlite`` are the two ways."""
+"""The interface of a store, in which finished telemetry waits until it is sent.
+
+There are two: ``MemoryStore``, and ``Spool``, which keeps it in an SQLite file.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ Released = Callable[[Sequence[object]], None]
 
 
 def nobody(_: Sequence[object]) -> None:
-    """Tell nobody of released sources."""
+    """Ignore released sources."""
 
 
 class Store(Takers):
     """Keeps items until they are sent. Thread-safe.
 
-    ``released`` is given the sources (without the Nones) of items that are sent, given up, or safe
-    later than when they came, on the thread that found so, while no lock of the store is held.
+    ``released`` is called with the sources (without the Nones) of items that were sent or dropped,
+    or became safe after ``append`` returned. It is called on any thread, without the store's lock.
     """
 
     durable: ClassVar[bool]
-    """Whether what ``append`` has taken outlives this process, unless it says otherwise."""
+    """Whether the store outlives this process."""
 
     def __init__(self, counters: Counters, released: Released = nobody) -> None:
         super().__init__()
@@ -39,11 +42,11 @@ class Store(Takers):
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
     ) -> Sequence[object]:
-        """Keep ``items``; what there is no room for is dropped, oldest first, and counted.
+        """Keep ``items``; without room for all, the oldest are dropped and counted.
 
         A durable store also keeps ``starts``, forgets those with the keys ``ended`` and remembers
-        that they have ended, all in one commit. Returns the sources of what outlives this process
-        from now on; ``released`` is given those of the others, later. Raises nothing.
+        that they have ended, all in one commit. Returns the sources of what is safe on disk now;
+        ``released`` gets the others later. Raises nothing.
         """
 
     def announce(self, announcement: bytes) -> None:  # the memory needs none
@@ -64,38 +67,38 @@ class Store(Takers):
         return False
 
     def check(self) -> None:  # the memory needs none
-        """Look whether what was kept is still there; call it a few times a second."""
+        """Check that the stored items are still there; to be called a few times a second."""
 
     def is_safe(self, mark: int) -> bool:
-        """Tell whether all that was there when ``mark`` was made outlives this process."""
+        """Return whether all that waited when ``mark`` was made outlives this process."""
         return self.is_flushed(mark)
 
     @abstractmethod
     def done(self, stored: Sequence[Stored]) -> None:
-        """Forget what is sent, or given up and counted."""
+        """Forget what is sent, or dropped and counted."""
 
     @abstractmethod
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""
 
     def start_put(self, starts: Sequence[Start]) -> None:
-        """Keep open spans, if the store is durable."""
+        """Store open spans, if the store is durable."""
         self.append((), starts=starts)
 
     def start_del(self, keys: Sequence[bytes]) -> None:
-        """Forget spans that are open no more."""
+        """Forget spans that are no longer open."""
         self.append((), ended=keys)
 
     def starts(self) -> list[Start]:
-        """Give the open spans that an earlier relay has kept."""
+        """Return the open spans that an earlier relay stored."""
         return []
 
     def inherited(self) -> list[Start]:
-        """Give, once, the open spans of other relays whose store was taken over meanwhile."""
+        """Return, once, the open spans of other workers' spools that were taken over."""
         return []
 
     def ended(self) -> list[bytes]:
-        """Give the keys of the spans that an earlier relay has seen end, oldest first."""
+        """Return the keys of ended spans that an earlier relay stored, oldest first."""
         return []
 
     def _release(self, stored: Iterable[Stored]) -> None:

@@ -1,4 +1,4 @@
-"""What waits in a store: finished spans and Sentry's envelopes."""
+"""The items of a store: finished spans and Sentry's envelopes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final, Literal, NamedTuple
 ItemKind = Literal["span", "envelope"]
 ITEM_KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
 SOURCE: Final = 120
-"""What is kept elsewhere for an item until it is out, in bytes, about: its number."""
+"""About how many bytes the number of an item's frame takes in its source until it is settled."""
 OVERHEAD: Final = 340 + SOURCE
-"""What keeping one item takes beside its payload, in bytes, about."""
+"""About how many bytes an item takes beside its payload."""
 
 
 class Item(NamedTuple):
@@ -17,12 +17,12 @@ class Item(NamedTuple):
 
     kind: ItemKind
     payload: bytes
-    """The packed span, or the envelope as it goes over the wire."""
+    """The packed span, or the envelope as it is sent."""
     resource_blob: bytes
-    """What many share: of a span, the packed ``[resource attributes, schema url]`` of its process;
-    of an envelope, the packed ``{"dsn": ..., "options": {...}}`` of its client."""
+    """What items share. Of a span: the packed ``[resource attributes, schema url]`` of its process;
+    of an envelope: the packed ``{"dsn": ..., "options": {...}}`` of its client."""
     source: object = None
-    """Whatever the caller wants to have back once the item is out or given up; not kept on disk."""
+    """What the caller gets back once the item is sent or dropped; not kept on disk."""
 
 
 class Stored(NamedTuple):
@@ -35,14 +35,14 @@ class Stored(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What waits of one kind, with what is being sent right now."""
+    """How much of one kind waits, including what is being sent."""
 
     items: int
     bytes: int
 
 
 class Start(NamedTuple):
-    """An open span, so that it can be told of as lost by a later relay."""
+    """An open span, stored so that a later relay can report it as lost."""
 
     key: bytes
     payload: bytes
@@ -51,5 +51,5 @@ class Start(NamedTuple):
 
 
 def weight(item: Item) -> int:
-    """Return how many bytes keeping an item takes, about."""
+    """Return about how many bytes an item takes."""
     return len(item.payload) + OVERHEAD

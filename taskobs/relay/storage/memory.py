@@ -1,4 +1,4 @@
-"""The store in memory: within a bound, and for as long as the relay lives."""
+"""The store in memory: bounded, and lost when the relay ends."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 MEMORY: Final = 7 * 1024 * 1024
 """Bytes; with them, a relay stays below 60 MB. Some 24,000 spans of tasks fit."""
 _PROCESS_BYTES: Final = 2_500
-"""What the relay keeps of a process or a connection as long as something of it waits, in bytes."""
+"""About how many bytes a process or a connection takes while items of it wait."""
 
 
 class MemoryStore(Store):
-    """Keeps items in memory, at most ``limit`` bytes; they end with the process."""
+    """Keeps items in memory, at most ``limit`` bytes."""
 
     durable = False
 
@@ -36,14 +36,14 @@ class MemoryStore(Store):
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
         self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self._shared: Counter[object] = Counter()
-        """What items have in common: whom they are from, and what these say of themselves."""
+        """How many items refer to each resource and each source, which are counted once."""
         self._shared_bytes = 0
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
     ) -> Sequence[object]:
-        """Keep ``items``; drop the oldest of all for which there is no room."""
-        del starts, ended  # they are in the ledger, and end with this process
+        """Keep ``items``; without room for all, drop the oldest ones."""
+        del starts, ended  # the open-span registry has them, and they end with this process
         now = time.monotonic()
         with self._lock:
             for item in items:
@@ -52,6 +52,7 @@ class MemoryStore(Store):
                 self._share(item)
             dropped = self._make_room()
             self._arrived(items)
+        # Without the lock: counters have their own, and ``released`` may call anything.
         for kind in ITEM_KINDS:
             number = sum(one.item.kind == kind for one in dropped)
             self._counters.dropped(kind, number, OVERFLOW)
@@ -59,7 +60,7 @@ class MemoryStore(Store):
         return ()
 
     def done(self, stored: Sequence[Stored]) -> None:
-        """Forget what is out, or given up and counted."""
+        """Forget what is sent, or dropped and counted."""
         with self._lock:
             for one in stored:
                 kind = one.item.kind
@@ -87,7 +88,7 @@ class MemoryStore(Store):
         while self._size() > self._limit:
             queues = [queue for queue in self._queues.values() if len(queue)]
             if not queues:
-                break
+                break  # all that is left is being sent
             oldest = min(queues, key=lambda queue: queue.first or 0).drop()
             for one in oldest:
                 self._unshare(one.item)
@@ -133,7 +134,7 @@ class MemoryStore(Store):
 
 
 def _in_common(item: Item) -> tuple[tuple[object, int], ...]:
-    """Return what an item shares with others, and how many bytes it takes, about."""
+    """Return what an item shares with others, and about how many bytes each of these takes."""
     resource_blob = (item.resource_blob, len(item.resource_blob))
     source: object = item.source
     if isinstance(source, tuple):

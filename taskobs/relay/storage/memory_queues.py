@@ -1,6 +1,6 @@
-"""Items that wait in memory, oldest first: in one queue, or in one for each destination.
+"""Queues of items in memory, oldest first: one in all, or one for each destination.
 
-What waits for long is compressed: a fifth of the memory for 2 µs of CPU an item.
+Items that wait for long are compressed: they take a fifth of the memory for 2 µs of CPU each.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Final, cast
 from taskobs.relay.storage.items import SOURCE, Item, ItemKind, Stored, weight
 
 LOOSE: Final = 1024 * 1024
-"""Bytes of a queue that wait as they came; of what is beyond, the oldest is compressed."""
+"""Bytes of a queue that are not compressed; beyond, its oldest are."""
 _BLOCK: Final = 128
 _BLOCK_BYTES: Final = 128 * 1024
 BESIDE: Final = 48 + SOURCE
-"""What keeping one item takes beside its share of what is compressed, in bytes, about."""
+"""About how many bytes an item takes beside its compressed payload."""
 _LEVEL: Final = 1
-"""Spans share so many texts that the others save no more."""
+"""The fastest level: spans share so many texts that higher ones save no more."""
 _ALONE: Final = -1
 Destinations = Container[bytes]
 
 
 class Block:
-    """Some items of one kind, oldest first; it takes them to be immutable, as they are."""
+    """A compressed batch of items of one kind, oldest first."""
 
     __slots__ = (
         "_compressed",
@@ -43,8 +43,9 @@ class Block:
     def __init__(self, stored: Sequence[Stored]) -> None:
         items = [one.item for one in stored]
         self.since = stored[0].since
-        """When the oldest came; the others are given back as old as it is."""
+        """When the oldest came; ``unpack`` gives all items this time."""
         self._kind: ItemKind = items[0].kind
+        # Arrays, as an object for each number would take more than the compressed payload.
         self._ids = array("Q", [one.id for one in stored])
         self._lengths = array("I", [len(item.payload) for item in items])
         self._compressed = zlib.compress(b"".join([item.payload for item in items]), _LEVEL)
@@ -63,11 +64,11 @@ class Block:
 
     @property
     def weight(self) -> int:
-        """How many bytes it takes, about."""
+        """About how many bytes it takes."""
         return len(self._compressed) + len(self) * BESIDE
 
     def unpack(self) -> list[Stored]:
-        """Give the items again."""
+        """Return the items."""
         payloads = zlib.decompress(self._compressed)
         ends = accumulate(self._lengths)
         rows = zip(
@@ -97,7 +98,7 @@ class Block:
 
 
 def _parted(source: object) -> tuple[object, int]:
-    """Take a connection and the number of its frame apart: two objects less for each item."""
+    """Split a source into its object and the number of a frame, to store them without a tuple."""
     if isinstance(source, tuple):
         process, number = cast("tuple[object, int]", source)
         return process, number
@@ -105,17 +106,17 @@ def _parted(source: object) -> tuple[object, int]:
 
 
 class Queue:
-    """Items of one kind, oldest first: a few as they came, and what is between in blocks."""
+    """Items of one kind, oldest first: unpacked at both ends, compressed blocks in between."""
 
     def __init__(self) -> None:
         self._front: deque[Stored] = deque()
-        """What was in a block, and is next."""
+        """Unpacked items of a former block, which are taken next."""
         self._blocks: deque[Block] = deque()
         self._back: deque[Stored] = deque()
         self._back_bytes = 0
         self._length = 0
         self.bytes = 0
-        """What all of it takes, about."""
+        """About how many bytes all of it takes."""
 
     def __len__(self) -> int:
         return self._length
@@ -129,7 +130,7 @@ class Queue:
         return None if one is None else one.id
 
     def put(self, one: Stored) -> None:
-        """Add what is newest."""
+        """Add the newest item."""
         self._back.append(one)
         size = weight(one.item)
         self._back_bytes += size
@@ -139,7 +140,7 @@ class Queue:
             self._compress()
 
     def peek(self) -> Stored | None:
-        """Give what is oldest, and keep it."""
+        """Return the oldest item without taking it."""
         if self._blocks and not self._front:
             block = self._blocks.popleft()
             self._front.extend(block.unpack())
@@ -150,12 +151,12 @@ class Queue:
         return None
 
     def get(self) -> Stored:
-        """Take what is oldest; there has to be something."""
+        """Take the oldest item; there has to be one."""
         self.peek()  # unpacks the oldest block: what is in ``_back`` is newer
         return self._forget(self._front.popleft() if self._front else self._from_back())
 
     def take(self, items: int, size: int) -> list[Stored]:
-        """Take what is oldest: at most so many items and bytes, but one at least."""
+        """Take the oldest items: at most so many items and bytes, but at least one."""
         batch: list[Stored] = []
         while len(batch) < items and (one := self.peek()) is not None:
             size -= weight(one.item)
@@ -165,8 +166,8 @@ class Queue:
         return batch
 
     def put_back(self, stored: Sequence[Stored]) -> None:
-        """Add again what ``get`` has given: it is older than all that was never given."""
-        # In the order of ids, as several takers put back in any order, and ``first`` is the oldest.
+        """Return items that ``get`` gave: they are older than all that were never taken."""
+        # Sorted, as several takers put back in any order, and ``first`` must be the oldest.
         self._front = deque(sorted([*self._front, *stored], key=lambda one: one.id))
         self._length += len(stored)
         self.bytes += sum(weight(one.item) for one in stored)
@@ -217,7 +218,7 @@ class DestinationQueues:
 
     @property
     def bytes(self) -> int:
-        """What all of it takes, about."""
+        """About how many bytes all of it takes."""
         return sum(queue.bytes for queue in self._queues.values())
 
     @property

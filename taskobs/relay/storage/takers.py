@@ -1,4 +1,4 @@
-"""How a store hands items to the threads that send them: who waits, for how much, until when.
+"""How a store hands items to the threads that send them.
 
 A *taker* is a thread that waits in ``take``. There may be one for each kind at a time.
 """
@@ -18,7 +18,7 @@ _MAINTENANCE_INTERVAL: Final = 30.0
 
 
 class Takers(ABC):
-    """What takers see of a store. Thread-safe.
+    """The part of a store that sender threads use. Thread-safe.
 
     Methods with an underscore are called with the lock held.
     """
@@ -27,7 +27,7 @@ class Takers(ABC):
         self._lock = Lock()
         self._ready = {kind: Condition(self._lock) for kind in ITEM_KINDS}
         self._wanted: dict[ItemKind, tuple[int, int]] = {}
-        """What a taker waits for, items and bytes: it is woken for no less."""
+        """The items and bytes that a taker waits for: with fewer it isn't woken."""
         self._flush_up_to: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         """The newest id that is to be taken without a delay; 0 if there is none."""
         self._flushed = Condition(self._lock)
@@ -35,7 +35,7 @@ class Takers(ABC):
         self._held: dict[bytes, int] = {}
         """Destinations on hold. The value is an id: nothing older of that destination waits."""
         self._changes = 0
-        """Rises with whatever may give a taker that found all on hold something to take."""
+        """Counts what may make an item available to a taker that found all of them on hold."""
         self._signals: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self._maintain_at = 0.0
         self._closed = False
@@ -60,6 +60,7 @@ class Takers(ABC):
             end = time.monotonic() + timeout
             while not self._closed:
                 self._maintain_when_due()
+                # Read before the waits, which release the lock: a change in between is seen.
                 changes, left = self._changes, max(0.0, end - time.monotonic())
                 wait = min(_MAINTENANCE_INTERVAL, left)
                 if self._wait_for(kind, 1, 0, wait, signal):
@@ -73,13 +74,13 @@ class Takers(ABC):
             return []
 
     def put_back(self, stored: Sequence[Stored]) -> None:
-        """Have taken items given again, as what is oldest: they could not be sent."""
+        """Return items that could not be sent: they are the oldest ones again."""
         with self._lock:
             self._put_back(stored)
             self._changed()
 
     def hold(self, destination: bytes) -> None:
-        """Give no envelope with this ``resource_blob`` until ``release``; others go on."""
+        """Stop giving envelopes with this ``resource_blob`` until ``release``."""
         with self._lock:
             self._held.setdefault(destination, self._hold_from(destination))
 
@@ -92,20 +93,20 @@ class Takers(ABC):
                 self._changed()
 
     def signals(self, kind: ItemKind) -> int:
-        """Return what each flush and interrupt makes larger, to be given to ``take``.
+        """Return the number of flushes and interrupts, as ``signal`` for ``take``.
 
-        Read it before deciding to wait there, so that none that comes in between is missed.
+        Read it before deciding to wait there, so that none in between is missed.
         """
         return self._signals[kind]
 
     def interrupt(self, kind: ItemKind) -> None:
-        """Have a ``take`` that was given a ``signal`` return, with what there is."""
+        """Make a ``take`` that was given a ``signal`` return what there is."""
         with self._lock:
             self._signals[kind] += 1
             self._ready[kind].notify_all()
 
     def flush(self) -> int:
-        """Have all that is there now taken without a delay; return the mark for ``is_flushed``."""
+        """Have all that waits now taken without a delay; return a mark for ``is_flushed``."""
         with self._lock:
             last = self._last()
             self._flush_up_to = dict.fromkeys(ITEM_KINDS, last)
@@ -122,7 +123,8 @@ class Takers(ABC):
         return self._flush_count
 
     def is_flushed(self, mark: int) -> bool:
-        """Tell whether all that was there when ``mark`` was made is sent or given up."""
+        """Return whether all that waited when ``mark`` was made is sent or dropped."""
+        # Ids only grow, so it is enough to compare the oldest that is left.
         with self._lock:
             first = [self._first(kind, taken=True) for kind in ITEM_KINDS]
         return not any(one is not None and one <= mark for one in first)
@@ -138,11 +140,11 @@ class Takers(ABC):
 
     @property
     def closed(self) -> bool:
-        """Whether it gives nothing any more."""
+        """Whether it was closed."""
         return self._closed
 
     def close(self) -> None:
-        """Wake who waits and give nothing any more; what is durable stays."""
+        """Wake all takers and give nothing any more; what is on disk stays."""
         with self._lock:
             self._closed = True
             for waiting in (self._flushed, *self._ready.values()):
@@ -167,13 +169,13 @@ class Takers(ABC):
             if self._is_enough(kind):
                 self._ready[kind].notify_all()
 
-    # For stores to have.
+    # For stores to implement.
 
     def _maintain(self) -> None:  # noqa: B027  # the memory needs none
-        """Do what is due now and then."""
+        """Do what is due every half minute."""
 
     def _hold_from(self, destination: bytes) -> int:
-        """Return an id: all that waits for a destination is newer."""
+        """Return an id that is older than all that waits for a destination."""
         del destination
         return 0
 
@@ -207,7 +209,8 @@ class Takers(ABC):
     def _wait_for(
         self, kind: ItemKind, items: int, size: int, timeout: float, signal: int | None
     ) -> bool:
-        """Wait until so much is to be taken, or a flush was requested for what there is."""
+        """Wait until so much waits, or a flush was requested for what waits."""
+        # Noted for ``_wake``, which wakes no taker for less.
         self._wanted[kind] = items, size
         self._ready[kind].wait_for(
             lambda: self._closed or self._is_enough(kind) or self._is_signalled(kind, signal),

@@ -1,4 +1,4 @@
-"""What has changed in the ledger since it was last kept on disk."""
+"""Changes of the open-span registry since they were last written to disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Changes(NamedTuple):
-    """Keys of spans: open and not kept yet, kept and open no more, ended."""
+    """Keys of spans: open and not on disk yet, on disk and no longer open, ended."""
 
     opened: list[bytes]
     closed: list[bytes]
@@ -14,7 +14,7 @@ class Changes(NamedTuple):
 
 
 class ChangeLog:
-    """Collects changes; a span that opens and closes between two looks leaves none."""
+    """Collects changes; a span that opens and closes between two calls of ``take`` leaves none."""
 
     def __init__(self) -> None:
         self._opened: dict[bytes, None] = {}
@@ -26,18 +26,18 @@ class ChangeLog:
         self._opened[key] = None
 
     def closed(self, key: bytes) -> None:
-        """Note a span that is open no more."""
-        try:
+        """Note a span that is no longer open."""
+        try:  # it isn't on disk if it was opened after the last ``take``, so nothing is deleted
             del self._opened[key]
         except KeyError:
             self._closed.append(key)
 
     def ended(self, key: bytes) -> None:
-        """Note a key that must not be told of again."""
+        """Note a key whose next report is a duplicate."""
         self._ended.append(key)
 
     def take(self) -> Changes:
-        """Give what has changed since the last call."""
+        """Return what has changed since the last call."""
         changes = Changes(list(self._opened), self._closed, self._ended)
         self._opened, self._closed, self._ended = {}, [], []
         return changes

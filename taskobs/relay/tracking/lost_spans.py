@@ -1,4 +1,4 @@
-"""The end of a span that nobody ends any more: its process has gone."""
+"""Ends a span whose process ended without ending it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ERROR: Final = 2
 
 
 def is_open_run(packed: bytes) -> bool:
-    """Tell whether a packed span is that of a run whose outcome isn't known; False if it is odd."""
+    """Return whether a packed span is a run without an outcome; False if it is malformed."""
     try:
         row = _row(packed)
     except FrameError:
@@ -47,7 +47,9 @@ def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
     if _is_open_run(row):
         attributes[semconv.CELERY_OUTCOME] = LOST
     attributes[semconv.TASKOBS_LOST] = True
+    # A span that failed before its process ended keeps its own type of error.
     attributes.setdefault(semconv.ERROR_TYPE, LOST)
+    # The clock may have been set back meanwhile: no span ends before it starts.
     row[END_NS] = max(end_ns, row[START_NS])
     row[STATUS], row[STATUS_DESCRIPTION] = ERROR, reason
     return frames.pack(row)
@@ -63,7 +65,7 @@ def start_of(packed: bytes) -> int:
 
 
 def latest_start(spans: Iterable[bytes]) -> int:
-    """Return when the last of these packed spans began: then, at least, its process was there."""
+    """Return when the last of these packed spans began: its process still ran at that time."""
     latest = 0
     for packed in spans:
         with suppress(FrameError):

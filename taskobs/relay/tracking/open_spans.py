@@ -1,4 +1,4 @@
-"""Which spans are open in which process, and which of them nobody will end."""
+"""The open spans of each process, and which of them are lost because the process ended."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from taskobs.relay.tracking.wall_clock import WallClock
 
 OPEN_SPANS: Final = 10_000
 OPEN_BYTES: Final = 4 * 1024 * 1024
-"""What one process may have open; beyond, its oldest spans are forgotten."""
+"""Bounds for one process's open spans; beyond them, its oldest are forgotten."""
 ALL_OPEN_BYTES: Final = 16 * 1024 * 1024
 ENDED_KEYS: Final = 50_000
 PROCESSES: Final = 1_024
-"""Processes that are known at a time; beyond, those that are not connected are closed at once."""
+"""Processes that are tracked; beyond, those that aren't connected are closed at once."""
 _RESOURCES: Final = 64
 OUTCOME_WITHIN: Final = 20.0
-"""Seconds that the worker's parent gets to tell how a run ended; billiard tells it 10 s late."""
+"""Seconds in which the main process may report how a run ended; billiard reports it after 10 s."""
 VANISHED: Final = "the process ended without a word"
 ENDED_OPEN: Final = "the process ended and left this open"
 FORGOTTEN: Final = "too many are open in one process"
@@ -38,14 +38,14 @@ class Closed(NamedTuple):
     packed: bytes
     resource_blob: bytes
     source: tuple[Source, int] | None = None
-    """What to settle once it is out; see ``Process.sources``."""
+    """What to settle once it is sent; see ``ProcessState.sources``."""
 
 
 class OpenSpanRegistry:
-    """Open spans by process, the keys of those that have ended, and what was lost.
+    """Registers open spans by process and the keys of ended ones, and finds lost spans.
 
-    It reads no sockets and sends nothing: the server tells it what came, and asks it what is
-    ``lost``. ``parent`` is the pid of the worker's parent. Not thread-safe.
+    It reads no sockets and sends nothing. ``parent`` is the pid of the worker's main process.
+    Not thread-safe.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class OpenSpanRegistry:
         """How many processes are connected."""
         self._resource_blobs: dict[bytes, bytes] = {}
         self.resource_blob: bytes | None = None
-        """The resource of the worker's parent; as long as that is not known, another's of its."""
+        """The resource of the main process; before that has connected, of another process."""
         self.change_log = ChangeLog()
         self.main_process_ended = False
-        """Nobody will tell any more how a run has ended, so none is waited for."""
+        """No outcome of a run will be reported any more, so none is waited for."""
 
     @property
     def open(self) -> int:
@@ -84,14 +84,14 @@ class OpenSpanRegistry:
         """Whether spans are open in a process that is not connected."""
         return any(one.left is not None and one.open for one in self._processes.values())
 
-    # What the clients say.
+    # What clients report.
 
     def joined(
         self, client: bytes, pid: int, resource_blob: bytes, started: int = 0
     ) -> ProcessState:
-        """Note a connection of a process, or its slot; give what is known of it.
+        """Note a connection of a process, or its slot; return the state of that process.
 
-        ``started`` is its ``pids.start_time``, where that is known.
+        ``started`` is its ``pids.start_time``, or 0.
         """
         resource_blob = self._one_copy(resource_blob)
         found = self._processes.get((client, pid))
@@ -107,7 +107,7 @@ class OpenSpanRegistry:
         return found
 
     def _one_copy(self, resource_blob: bytes) -> bytes:
-        """Return what an earlier process has said already, if it has said the same."""
+        """Return an equal resource that is held already: processes of a worker share theirs."""
         if len(self._resource_blobs) >= _RESOURCES:
             self._resource_blobs.clear()
         return self._resource_blobs.setdefault(resource_blob, resource_blob)
@@ -115,6 +115,7 @@ class OpenSpanRegistry:
     def left(self, process: ProcessState) -> None:
         """Note the end of one of a process's connections."""
         process.connections -= 1
+        # With the last one, and not before: a process may have a slot and a connection.
         if not process.connections:
             self.processes -= 1
             process.left, process.left_ns = self._clock(), None
@@ -128,7 +129,7 @@ class OpenSpanRegistry:
         packed: bytes,
         source: tuple[Source, int] | None = None,
     ) -> bool:
-        """Note an open span; False if it isn't kept: it has ended, is another's, or is too much."""
+        """Note an open span; False if it has ended, is another process's, or there is no room."""
         if key in self._ended or self._process_of_span.get(key, process) is not process:
             return False
         before = process.sources.get(key)
@@ -138,6 +139,7 @@ class OpenSpanRegistry:
             self._put(process, key, packed)
         if source is not None and key in process.open:
             process.sources[key] = source
+        # Reported twice, by the ring and the table: the earlier report isn't needed any more.
         if before is not None and before != process.sources.get(key):
             before[0].settle(before[1])
         return source is None or key in process.open
@@ -151,8 +153,9 @@ class OpenSpanRegistry:
             self._forget_oldest(max(self._processes.values(), key=lambda one: one.size))
 
     def ended(self, key: bytes) -> bool:
-        """Note the end of a span; False, and counted, if it had ended already."""
+        """Note the end of a span; return False, and count it, if it had ended already."""
         process = self._process_of_span.get(key)
+        # Settled before ``_drop``, which removes the source.
         if process is not None and key in process.sources:
             source, number = process.sources[key]
             source.settle(number)
@@ -164,12 +167,12 @@ class OpenSpanRegistry:
         self.change_log.ended(key)
         return True
 
-    # What nobody says.
+    # Lost spans.
 
     def lost(self, *, final: bool = False) -> list[Closed]:
-        """Close what was open in processes that have ended, but for runs that are waited for.
+        """Close the open spans of ended processes, except runs whose outcome may still be reported.
 
-        With ``final``: all that is open in any process that is not connected.
+        With ``final``: close all spans of all processes that aren't connected.
         """
         now = self._clock()
         self._wall_clock.observe()
@@ -187,7 +190,7 @@ class OpenSpanRegistry:
         self._processes.pop((process.client, process.pid), None)
 
     def _awaited(self, process: ProcessState, now: float) -> bool:
-        """Whether the worker's parent may still tell how this process's runs have ended."""
+        """Return whether the main process may still report how this process's runs ended."""
         if self.main_process_ended or process.parent != self._parent or process.pid == self._parent:
             return False
         return now - (process.left or 0.0) < OUTCOME_WITHIN
@@ -197,8 +200,9 @@ class OpenSpanRegistry:
         for key, packed in list(process.open.items()):
             if patient and lost_spans.is_open_run(packed):
                 continue
+            # Taken out first: ``ended`` would settle it now, and it isn't sent yet.
             source = process.sources.pop(key, None)
-            self.ended(key)
+            self.ended(key)  # an END that arrives after this is a duplicate
             try:
                 end_ns = self._end_of(process, packed)
                 closed = lost_spans.closed(packed, end_ns, f"{reason} (pid {process.pid})")
@@ -213,10 +217,11 @@ class OpenSpanRegistry:
             return process.left_ns
         return self._wall_clock.end_of(lost_spans.start_of(packed), process.left or 0.0)
 
-    # What outlives this relay, where the store is durable.
+    # What outlives this relay, if the store is durable.
 
     def restore(self, starts: Iterable[Start], ended: Iterable[bytes]) -> None:
-        """Take over what an earlier relay has kept: open spans, and keys that have ended."""
+        """Take over what an earlier relay stored: open spans, and the keys of ended ones."""
+        # The keys first: they tell which of the spans have ended after they were stored.
         for key in ended:
             self._ended.add(key)
         for start in starts:
@@ -226,7 +231,7 @@ class OpenSpanRegistry:
             else:
                 self._put(process, start.key, start.payload)
         for process in self._processes.values():
-            if process.parent != self._parent:  # of a worker that ended some time ago
+            if process.parent != self._parent:  # its worker ended at an unknown time in the past
                 process.left_ns = lost_spans.latest_start(process.open.values())
 
     def _restored(self, start: Start) -> ProcessState | None:
@@ -237,7 +242,7 @@ class OpenSpanRegistry:
         return self._processes.setdefault((found.client, found.pid), found)
 
     def start(self, key: bytes) -> Start:
-        """Give an open span as the store keeps it."""
+        """Return an open span as the store keeps it."""
         process = self._process_of_span[key]
         return Start(key, process.open[key], process.resource_blob, process.packed)
 

@@ -1,4 +1,4 @@
-"""A process of the worker, as the relay knows it."""
+"""What the relay keeps of each process of the worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from taskobs.protocol.frames import FrameError
 from taskobs.relay.tracking.acknowledgements import Source
 
 SPAN_OVERHEAD: Final = 160
-"""Bytes that keeping an open span takes beside its payload, about."""
+"""About how many bytes an open span takes beside its payload."""
 RECONNECT: Final = 1.0
-"""Seconds in which what a process sent before its end may still come over another connection."""
+"""Seconds after a connection's end in which its process's frames may still come over another."""
 
 Alive = Callable[[int, int], bool]
 
@@ -24,34 +24,34 @@ class ProcessState:
     """One process, over all of its connections."""
 
     client: bytes
-    """What it calls itself, over all of its connections: 16 bytes."""
+    """A random id of 16 bytes that it sends with each connection: a pid is used again."""
     pid: int
     started: int
     """See ``pids.start_time``."""
     parent: int
-    """The pid of its worker's parent; its own if that is what it is."""
+    """The pid of its worker's main process; its own if it is that one."""
     role: str = ""
     name: str = ""
     resource_blob: bytes
-    """Its resource, as ``store.Item`` has it."""
+    """Its packed resource; see ``Item``."""
     open: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     """The packed spans that it has started and not ended, by key; oldest first."""
     size: int = 0
-    """Bytes that they take."""
+    """About how many bytes they take."""
     sources: dict[bytes, tuple[Source, int]] = field(
         default_factory=dict[bytes, tuple[Source, int]]
     )
-    """What to settle once they are lost and that is out, of those that are told of in memory."""
+    """By key, for spans reported in shared memory: what to settle once their end is sent."""
     connections: int = 0
     closed_cleanly: bool = False
     left: float | None = None
-    """When the last of its connections and its slot ended, on the ledger's clock; None before."""
+    """When the last of its connections and its slot ended (monotonic); None while one is there."""
     left_ns: int | None = None
-    """When what it had open ended, in nanoseconds since the epoch, if ``left`` does not say so."""
+    """When its open spans ended, in nanoseconds since the epoch, if ``left`` doesn't say that."""
 
     @property
     def packed(self) -> bytes:
-        """What ``store.Start`` keeps of it, and ``restored`` makes it of."""
+        """Its identity as ``Start`` stores it, for ``restored``."""
         return frames.pack([self.client, self.pid, self.started, self.parent])
 
     def put(self, key: bytes, packed: bytes) -> int:
@@ -69,15 +69,13 @@ class ProcessState:
         return size
 
     def has_ended(self, now: float, alive: Alive) -> bool:
-        """Tell whether it will send no more.
-
-        Its connections alone don't say so: they end also when this relay cuts them or is started
-        anew, and a process reconnects when it has something to send.
-        """
+        """Return whether it will send no more."""
         if self.left is None:
             return False
         if self.closed_cleanly:
             return True
+        # A lost connection alone doesn't say so: this relay may have closed it or been restarted,
+        # and a process connects again only when it has something to send.
         return now - self.left >= RECONNECT and not alive(self.pid, self.started)
 
 
@@ -95,7 +93,7 @@ def restored(packed: bytes, resource_blob: bytes, now: float) -> ProcessState:
     """Return a process that an earlier relay knew, as not connected.
 
     Raises:
-        FrameError: ``packed`` is not what ``Process.packed`` gave.
+        FrameError: ``packed`` is malformed.
     """
     match frames.unpack(packed):
         case [bytes(client), int(pid), int(started), int(parent)]:

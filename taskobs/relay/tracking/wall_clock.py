@@ -1,7 +1,7 @@
-"""How long ago a wall-clock time was, though somebody may have set the clock since.
+"""Converts between the wall clock and the monotonic clock though the wall clock may be set.
 
-Spans say by the wall clock when they began. The monotonic clock says how much time has passed, and
-each step of the wall clock against it is remembered.
+Spans have start times of the wall clock. How much time has passed since then is measured by the
+monotonic clock, so each step of the wall clock against it is remembered.
 """
 
 from __future__ import annotations
