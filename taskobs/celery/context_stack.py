@@ -1,4 +1,4 @@
-"""What observers have opened for one publish or one run, and closing it again."""
+"""The context managers that observers have opened for one publish or one run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from taskobs.observers.base import NOTHING
 
 
 class ContextStack:
-    """Context managers that are closed in the reverse order, each of them whatever happens.
+    """Closes context managers in reverse order, each of them even if another one raises.
 
-    An ``ExitStack`` that holds a guard before each does the same; with it and generators in
-    the place of classes, opening and closing cost as much again as all that observers do.
-    Not thread-safe.
+    An ``ExitStack`` with a guard around each does the same, but opening and closing it costs as
+    much as all that the observers do. Not thread-safe.
     """
 
     __slots__ = ("_guard", "_open")
@@ -25,7 +24,7 @@ class ContextStack:
         self._open: list[AbstractContextManager[object]] = []
 
     def open(self, openers: Iterable[Opener], record: object) -> None:
-        """Enter what each opener returns for the record; one that fails harms no other."""
+        """Enter what each opener returns for the record; an opener that raises is skipped."""
         for opener in openers:
             try:
                 manager = opener(record)
@@ -37,12 +36,12 @@ class ContextStack:
                     raise
 
     def close(self) -> None:
-        """Exit them all; what no guard may swallow is raised when all are closed."""
+        """Exit all; an exception that the guard must not swallow is raised after the last."""
         try:
             while self._open:
                 try:
-                    # Taken off the list before its exit: an exit that a time limit's signal strikes
-                    # is not called a second time.
+                    # Removed first: a time limit's signal may interrupt the exit, which must not
+                    # be called a second time then.
                     self._open.pop().__exit__(None, None, None)
                 except Exception as error:  # noqa: PERF203  # free since Python 3.11
                     if not self._guard.swallows(error):

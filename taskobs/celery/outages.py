@@ -1,7 +1,6 @@
-"""Broker outages: what Celery logs at each attempt to connect is reported once an outage.
+"""Broker outages: Celery logs each failed attempt to connect; Sentry gets one event per outage.
 
-Known in each process on its own. What is suppressed is suppressed in Sentry only; the log
-has it all.
+Each process tracks outages on its own. Repeats are suppressed in Sentry only, not in the log.
 """
 
 # What Celery hands out has no types worth the name.
@@ -35,12 +34,12 @@ _WITH_CAUSE: Final = (
     # A worker that gives up, after broker_connection_max_retries.
     ("celery.worker", "Unrecoverable error:", _CONSUMER),
 )
-"""What is logged of other errors too: an outage is behind it if the exception says so."""
+"""Records of other errors too: the exception tells whether the cause is an outage."""
 _CAUSES: Final = 20
 
 
 class Outages:
-    """Tells the first report of an outage from those that repeat it."""
+    """Distinguishes the first log record of an outage from its repeats."""
 
     def __init__(self) -> None:
         self._down: set[str] = set()
@@ -48,23 +47,23 @@ class Outages:
         forksafe.add(self, ForkStep.EXPORT)
 
     def watch_worker(self) -> None:
-        """Learn from now on when this worker's connection is back."""
+        """Notice from now on when this worker is connected again."""
         from celery.worker.consumer import Consumer
 
         self._wrappers.wrap(Consumer, "ensure_connected", self._until_back(_CONSUMER))
 
     def watch_beat(self) -> None:
-        """Learn from now on when this beat's connection is back: at the first message sent."""
+        """Notice from now on when this beat is connected again: at its next publish."""
         signals.after_task_publish.connect(self._published, weak=False, dispatch_uid=_UID)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._wrappers.remove()
         signals.after_task_publish.disconnect(dispatch_uid=_UID)
         self._down.clear()
 
     def after_fork(self) -> None:
-        """Forget what the parent is cut off from."""
+        """Forget the parent's outages: a forked child has its own connections."""
         self._down.clear()
 
     def repeats(self, record: logging.LogRecord) -> bool:
@@ -115,7 +114,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_of_connection(error: BaseException) -> bool:
-    """Tell by type, and of transports' own types by name."""
+    """Compare types; a transport's own exception types by name."""
     return isinstance(error, (OperationalError, ConnectionError)) or any(
         kind.__name__ == "ConnectionError" for kind in type(error).__mro__
     )

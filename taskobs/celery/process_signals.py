@@ -1,4 +1,4 @@
-"""What happens to the process that a session lives in: its role, forks, and its end."""
+"""Notifies a session of its process's role, its forks and its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UID: Final = "taskobs.process."
 
 
 def runs_no_tasks(worker: Any) -> bool:
-    """Whether a worker, Celery's own object, leaves all tasks to the processes of its pool."""
+    """Tell whether a worker (Celery's object) runs all tasks in the processes of its pool."""
     pool = getattr(worker, "pool_cls", None)
     if isinstance(pool, str):
         pool = get_implementation(pool)
@@ -28,23 +28,23 @@ def runs_no_tasks(worker: Any) -> bool:
 
 
 class ProcessListener(Protocol):
-    """What wants to know of it."""
+    """Receives the events of a process."""
 
     def became(self, role: Role, worker: Any = None) -> None:
-        """Celery has told the role of this process; of a worker, also Celery's own object."""
+        """Celery's signals gave the role of this process; ``worker`` is Celery's object."""
 
     def worker_ended(self) -> None:
-        """The worker in this process has stopped; it may be another program's from now on."""
+        """The worker in this process has stopped; the process may execute another program."""
 
     def ready(self) -> None:
-        """The worker takes tasks from now on, or beat looks at its schedule."""
+        """The worker starts to consume, or beat to check its schedule."""
 
     def process_ending(self) -> None:
-        """The process ends now; whatever isn't sent within a bound is lost."""
+        """The process is ending; what isn't sent in bounded time is lost."""
 
 
 class ProcessSignals:
-    """Tells a listener, from ``subscribe`` to ``unsubscribe``, what becomes of this process."""
+    """Calls a listener, from ``subscribe`` to ``unsubscribe``, for each event of this process."""
 
     def __init__(self, listener: ProcessListener) -> None:
         self._listener = listener
@@ -52,7 +52,7 @@ class ProcessSignals:
         self._at_exit: Any = None
         self._termination = TerminationHook(listener.process_ending)
         self._is_celerys = False
-        """This is a worker, a child of its pool, or beat: Celery handles the signals."""
+        """Whether this is a worker, a pool child or beat, whose POSIX signals Celery handles."""
         self._receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_started),
             (signals.celeryd_after_setup, self._worker_set_up),
@@ -70,14 +70,14 @@ class ProcessSignals:
             connect(signal, receiver, _UID + receiver.__name__)
 
     def watch_end(self) -> None:
-        """Hear of the end of the interpreter too, as there is something to send; twice is once."""
+        """Also call the listener at the interpreter's end; a second call has no effect."""
         atexit.unregister(self._listener.process_ending)
         atexit.register(self._listener.process_ending)
         if not self._is_celerys:
             self._termination.install()
 
     def unsubscribe(self) -> None:
-        """Disconnect from all of it."""
+        """Disconnect from all signals and hooks."""
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
         atexit.unregister(self._listener.process_ending)
@@ -104,7 +104,7 @@ class ProcessSignals:
         self._listener.worker_ended()
 
     def _child_started(self, **_: Any) -> None:
-        self._celery_handles_signals()  # a spawned child has no worker's start behind it
+        self._celery_handles_signals()  # a spawned child did not inherit the worker's state
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
             self._listener.became(Role.POOL_CHILD)
 
@@ -117,26 +117,26 @@ class ProcessSignals:
         _at_first_tick(sender, self._listener.ready)
 
     def _embedded_beat_started(self, **_: Any) -> None:
-        # A process of billiard's leaves through os._exit, and sends no signal of its end.
+        # A process of billiard ends by os._exit, without atexit and without a signal.
         self._at_exit = Finalize(None, self._listener.process_ending, exitpriority=0)
 
 
 def _at_first_tick(service: Any, action: Callable[[], object]) -> None:
-    """Have ``action`` called when beat first looks at its schedule.
+    """Call ``action`` when beat first checks its schedule.
 
-    Beat has no signal for that, and ``beat_init`` is too early: the app's own receivers of it,
-    which may set up Sentry, are called after ours.
+    Beat has no signal for that, and ``beat_init`` is too early: the app's own receivers, which
+    may set up Sentry, are called after ours.
     """
     scheduler: Any = getattr(service, "scheduler", None)
 
     def tick(*args: Any, **kwargs: Any) -> Any:
-        del scheduler.tick  # the method of its class is behind this
+        del scheduler.tick  # reveals the method of the class again
         action()
         return scheduler.tick(*args, **kwargs)
 
     try:
         scheduler.tick = tick
-    except AttributeError:  # no service, or a scheduler with slots
+    except AttributeError:  # no scheduler, or one with slots
         action()
 
 

@@ -1,4 +1,4 @@
-"""A clock for what must be looked after while a worker runs, without a thread of its own."""
+"""Calls a function at intervals while a worker runs, on the worker's own timer."""
 
 # What Celery hands out has no types worth the name.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -15,8 +15,8 @@ from celery import bootsteps
 class WorkerTimer:
     """Calls ``action`` every ``seconds``, on the timer that a worker has for its heartbeats.
 
-    The worker's consumer begins anew after each loss of its broker, and clears the timer; a step
-    of its start is called again. Not while a task runs in the worker itself (solo).
+    The worker's consumer restarts after each loss of its broker and clears the timer. A bootstep is
+    started again with it. With the solo pool, no call is made while a task runs.
     """
 
     def __init__(self, action: Callable[[], object], seconds: float = 1.0) -> None:
@@ -26,12 +26,12 @@ class WorkerTimer:
         self._step = self._made()
 
     def install(self, worker: Any) -> None:
-        """Begin with the consumer of a worker that has not made it yet."""
+        """Add the step to a worker's consumer; call it before the worker makes that."""
         self._steps = worker.app.steps["consumer"]
         self._steps.add(self._step)
 
     def remove(self) -> None:
-        """Call no more; a consumer that runs keeps a step that does nothing."""
+        """Stop calling; a running consumer keeps a step that does nothing."""
         self._action = _nothing
         if self._steps is not None:
             self._steps.discard(self._step)
@@ -44,7 +44,7 @@ class WorkerTimer:
         seconds, call = self._seconds, self._call
 
         class Ticks(bootsteps.StartStopStep):
-            """Starts the ticks with each connection to the broker."""
+            """Starts the timer with each connection to the broker."""
 
             name = "taskobs-clock"
             entry: Any = None

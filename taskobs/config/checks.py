@@ -28,7 +28,7 @@ _EXAMPLE_RESOURCE = "name=value,other-name=value"
 
 
 class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a SettingError
-    """A value cannot work: why, and a value that would."""
+    """A value is invalid: the reason, and an example of a valid one."""
 
     def __init__(self, problem: str, example: object) -> None:
         super().__init__(problem)
@@ -37,17 +37,17 @@ class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a Se
 
 
 class ValueCheck(NamedTuple):
-    """How the values of a setting are checked, and how they may be shown."""
+    """How a setting's values are checked, and how they are shown without secrets."""
 
     check: Callable[[object], object]
     show: Callable[[object], str]
 
 
 def checked(name: str, variable: str, value_check: ValueCheck, value: object, fix: str) -> object:
-    """Return a value as its setting has it; ``fix`` is a line that sets it, with ``{}`` in it.
+    """Return a value in its setting's type; ``fix`` sets it, with ``{}`` for the value.
 
     Raises:
-        SettingError: the value cannot work.
+        SettingError: the value is invalid.
     """
     try:
         return value_check.check(value)
@@ -150,12 +150,12 @@ def _url(text: str, example: str) -> SplitResult:
 
 
 def _endpoint(value: object) -> str:
-    """Take any text: what an endpoint must be depends on the protocol."""
+    """Accept any text: what is valid depends on the protocol."""
     return _text(value, _EXAMPLE_ENDPOINT)
 
 
 def _http_endpoint(value: object) -> str:
-    """Take the URL of an endpoint for OTLP over HTTP."""
+    """Accept the URL of an endpoint for OTLP over HTTP."""
     text = _text(value, _EXAMPLE_ENDPOINT)
     if "://" not in text:
         example = f"http://{text.rpartition('@')[2]}"
@@ -168,9 +168,9 @@ def _http_endpoint(value: object) -> str:
 
 
 def _grpc_endpoint(value: object) -> str:
-    """Take an endpoint for OTLP over gRPC: a URL, or any other name that gRPC resolves.
+    """Accept an endpoint for OTLP over gRPC: a URL, or any other name that gRPC resolves.
 
-    ``host:port``, ``dns:///host:port``, ``unix:/path`` and ``grpc://host:port``, for some:
+    For example ``host:port``, ``dns:///host:port``, ``unix:/path`` and ``grpc://host:port``:
     https://grpc.github.io/grpc/core/md_doc_naming.html
     """
     text = _text(value, _EXAMPLE_GRPC)
@@ -182,7 +182,7 @@ def _grpc_endpoint(value: object) -> str:
 
 
 def _resource(value: object) -> Mapping[str, object]:
-    """Take attributes: a mapping, or text, of which OpenTelemetry reads what is well formed."""
+    """Accept attributes: a mapping, or text, of which malformed parts are skipped."""
     if isinstance(value, str):
         pairs = (entry.partition("=") for entry in value.split(","))
         return {unquote(k.strip()): unquote(v.strip()) for k, equals, v in pairs if equals}
@@ -200,7 +200,7 @@ def _resource(value: object) -> Mapping[str, object]:
 
 
 def _dsn(value: object) -> str | None:
-    if value == "":  # Sentry's own way to say: off. A variable that is empty counts as unset.
+    if value == "":  # as in Sentry, an empty DSN turns it off; an empty variable counts as unset
         return None
     text = _text(value, _EXAMPLE_DSN)
     url = _url(text, _EXAMPLE_DSN)
@@ -209,7 +209,7 @@ def _dsn(value: object) -> str | None:
     project = url.path.rpartition("/")[2]
     if not project:
         raise Refused("a DSN without a project at its end", _EXAMPLE_DSN)
-    if not (project.isascii() and project.isdigit()):  # what sentry_sdk would refuse later
+    if not (project.isascii() and project.isdigit()):  # sentry_sdk would refuse it later
         raise Refused("a DSN whose project is not a number", _EXAMPLE_DSN)
     return text
 
@@ -228,7 +228,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _headers(value: object) -> Mapping[str, str]:
-    """Return the headers under lower-case names, as gRPC wants them."""
+    """Return the headers with lower-case names, which gRPC requires."""
     if isinstance(value, str):
         items = list(cast("Mapping[object, object]", _pairs(value)).items())
     elif isinstance(value, Mapping):
@@ -249,7 +249,7 @@ def _header(name: object, value: object, *, position: int) -> tuple[str, str]:
 
 
 def shown(value: object) -> str:
-    """Show a value that is no secret, cut short."""
+    """Show a value that isn't secret, truncated."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
@@ -259,7 +259,7 @@ def _hidden(value: object) -> str:
 
 
 def _without_credentials(value: object) -> str:
-    """Show a URL without what stands before its ``@`` and behind its ``?``."""
+    """Show a URL without its credentials, query and fragment."""
     if not isinstance(value, str):
         return shown(value)
     before, at, rest = value.rpartition("@")
@@ -269,12 +269,12 @@ def _without_credentials(value: object) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL as it may be logged, without quotes."""
+    """Return a URL without secrets, for logs; not quoted."""
     return _without_credentials(url)[1:-1]
 
 
 def _dsn_without_key(value: object) -> str:
-    """Show where a DSN points; nothing of it if it is not clear where its key stands."""
+    """Show a DSN without its key; nothing of it if the key can't be located."""
     clear = isinstance(value, str) and "@" in value
     return _without_credentials(value) if clear else _hidden(value)
 

@@ -17,11 +17,11 @@ _NUMBERS: Final = (
     *("failure_issue_threshold", "recovery_threshold"),
 )
 _MOST: Final = 40_320
-"""Minutes in four weeks: Sentry takes no more."""
+"""Four weeks in minutes, Sentry's limit."""
 
 
 def _exclude(value: object) -> tuple[str, ...]:
-    """Return names and patterns; as text they are separated by commas."""
+    """Return names and patterns; text is split at commas."""
     if isinstance(value, str):
         items: list[object] = [part.strip() for part in value.split(",") if part.strip()]
     elif isinstance(value, Collection) and not isinstance(value, (bytes, Mapping)):
@@ -43,7 +43,7 @@ def _pattern(item: object, position: int) -> str:
 
 
 def _options(value: object) -> Mapping[str, Mapping[str, object]]:
-    """Return the options of each entry; as text they are JSON."""
+    """Return the options of each entry; text is JSON."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -52,13 +52,13 @@ def _options(value: object) -> Mapping[str, Mapping[str, object]]:
     if not isinstance(value, Mapping):
         raise Refused("not options by the name of an entry", _OPTIONS_EXAMPLE)
     entries = cast("Mapping[object, object]", value)
-    return {str(name): _entry(str(name), told) for name, told in entries.items()}
+    return {str(name): _entry(str(name), options) for name, options in entries.items()}
 
 
-def _entry(name: str, told: object) -> Mapping[str, object]:
-    if not isinstance(told, Mapping):
+def _entry(name: str, options: object) -> Mapping[str, object]:
+    if not isinstance(options, Mapping):
         raise Refused(f"without options for {name!r}", _OPTIONS_EXAMPLE)
-    given = cast("Mapping[object, object]", told)
+    given = cast("Mapping[object, object]", options)
     return {str(option): _option(name, option, value) for option, value in given.items()}
 
 

@@ -1,4 +1,4 @@
-"""Where spans go, and how: what follows from the settings and OpenTelemetry's own variables."""
+"""Derives where spans and metrics go from the settings and OpenTelemetry's variables."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _NONE: Final = "none"
 _TRACES_PATH: Final = "/v1/traces"
 _METRICS_PATH: Final = "/v1/metrics"
 _DEFAULTS: Final = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
-"""Where OpenTelemetry's exporters send to without an endpoint."""
+"""The default endpoint of OpenTelemetry's exporters."""
 
 
 def derived(
     values: Mapping[str, Any], given: Mapping[str, Source], variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what follows from the settings, as fields of ``Settings``.
+    """Return the fields of ``Settings`` that are derived from the settings.
 
     Raises:
-        SettingError: the endpoint cannot work with the protocol.
+        SettingError: the endpoint is invalid for the protocol.
     """
     names = _exporters(variables)
     protocol = _protocol(names, values, given)
@@ -64,7 +64,7 @@ def _exporters(variables: Mapping[str, str]) -> list[str] | None:
 def _protocol(
     names: list[str] | None, values: Mapping[str, Any], given: Mapping[str, Source]
 ) -> OtlpProtocol:
-    """Return the protocol: some names of exporters say it, and win over the variables of it."""
+    """Return the protocol: an exporter's name that includes it takes precedence."""
     if given["otlp_protocol"] != "argument":
         for name in names or ():
             if name in _PROTOCOL_OF:
@@ -78,7 +78,7 @@ def _traces_endpoint(
     given: Mapping[str, Source],
     variables: Mapping[str, str],
 ) -> str | None:
-    """Find where spans go: the endpoint of the traces is whole, the general one gets a path."""
+    """Return where spans go: the traces' endpoint is used as it is, the general one gets a path."""
     value_check = checks.GRPC_ENDPOINT if protocol == _GRPC else checks.HTTP_ENDPOINT
     argument = given["otlp_endpoint"] == "argument"
     if not argument and TRACES_ENDPOINT in variables:
@@ -96,7 +96,7 @@ def _metrics_endpoint(
     given: Mapping[str, Source],
     variables: Mapping[str, str],
 ) -> str | None:
-    """Find where metrics go: beside an endpoint of the argument, or where the variables say."""
+    """Return where metrics go: derived from the argument's endpoint, or from the variables."""
     if variables.get(_METRICS_EXPORTER, "").lower() == _NONE:
         return None
     if given["otlp_endpoint"] == "argument" and endpoint is not None:
@@ -120,5 +120,5 @@ def _with_path(base: str) -> str:
 
 
 def shown_endpoint(protocol: OtlpProtocol, endpoint: str | None) -> str:
-    """Return where spans go, without secrets, also if that is the exporter's default."""
+    """Return where spans go, without secrets; also the exporter's default."""
     return checks.without_credentials(endpoint or _DEFAULTS[protocol])

@@ -2,7 +2,7 @@
 """Settings: an argument of ``init()``, then a variable, then a default.
 
 OpenTelemetry's and Sentry's own variables keep their names and their meaning; those of taskobs
-begin with ``TASKOBS_``. A variable that is set to nothing counts as unset, as OpenTelemetry has it.
+begin with ``TASKOBS_``. An empty variable counts as unset, as in OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ SAMPLER_ARG: Final = "OTEL_TRACES_SAMPLER_ARG"
 ID_GENERATOR: Final = "OTEL_PYTHON_ID_GENERATOR"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
-"""Not a setting: a worker tells its spawned children by it where its relay listens."""
+"""Not a setting: a worker sets it, so that spawned children find its relay's socket."""
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
 class Setting(NamedTuple):
-    """What is declared of a setting."""
+    """The declaration of a setting."""
 
     variable: str
     default: object
     value_check: checks.ValueCheck
     meaning: str
     traces_variable: str
-    """OpenTelemetry's variable of the traces alone, which wins over the general one."""
+    """OpenTelemetry's variable for traces alone, which takes precedence over the general one."""
 
 
 def setting(
@@ -82,7 +82,7 @@ class Settings:
     # fmt: on
 
     traces_endpoint: str | None = None
-    """The whole URL that spans are sent to; None lets the exporter choose its default."""
+    """The full URL that spans are sent to; None for the exporter's default."""
     metrics_endpoint: str | None = None
     """Where a worker's metrics are sent over OTLP; None if they aren't."""
     otlp: bool = False
@@ -135,7 +135,7 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Sett
     """Return the settings; an argument that is None was not given.
 
     Raises:
-        SettingError: a value cannot work.
+        SettingError: a value is invalid.
         TypeError: an argument is not one of the settings.
     """
     settings = dict(declared())
@@ -158,9 +158,9 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Sett
 def _read(
     settings: Mapping[str, Setting], arguments: Mapping[str, object], variables: Mapping[str, str]
 ) -> Iterator[str]:
-    """Give the names of the settings to read: what is switched off is not even looked at.
+    """Give the names of the settings to read: what is disabled isn't even checked.
 
-    Only "true" disables the SDK, as OpenTelemetry's specification has it for its own switches.
+    Only "true" disables the SDK, as OpenTelemetry's specification requires.
     """
     enabled, _ = _value("enabled", settings["enabled"], arguments.get("enabled"), variables)
     if not enabled:
@@ -187,7 +187,7 @@ def _value(
 
 
 def _counts(variable: str, variables: Mapping[str, str]) -> bool:
-    """Tell whether a variable has the meaning of its setting: a sampler's may be of any kind."""
+    """Tell whether a variable means its setting: a sampler's argument may be another value."""
     is_of_sampler = variable == SAMPLER_ARG
     return not is_of_sampler or variables.get(TRACES_SAMPLER, "").lower() in _RATIO_SAMPLERS
 
@@ -196,8 +196,8 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     """Return a warning for each variable that looks like a setting but is none.
 
     Every unknown ``TASKOBS_`` variable is named. OpenTelemetry and Sentry know many variables that
-    taskobs doesn't read, so theirs are named only if they are a slip away from one that it reads,
-    which is itself not set.
+    taskobs doesn't read, so theirs are named only if they look like a typo of one that it reads,
+    and that one is not set.
     """
     read = _variables_read()
     ours = [name for name in read if name.startswith("TASKOBS_")]
@@ -235,7 +235,7 @@ def _nearest(name: str, ours: list[str], theirs: list[str]) -> str | None:
 _OTHERS = re.compile(
     r"OTEL_EXPORTER_OTLP_(SPAN|METRIC|METRICS|LOGS|PROFILES)_.+|OTEL_(METRICS|LOGS|PROFILES)_EXPORTER"
 )
-"""Names that are right and as near to one that taskobs reads as a slip would be."""
+"""Valid names of other libraries that are as similar to ours as a typo would be."""
 
 
 def settings_table() -> str:

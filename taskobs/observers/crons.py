@@ -51,7 +51,7 @@ Monitor = Mapping[str, object]
 
 
 class Clients(Protocol):
-    """Knows the client of this process."""
+    """Gives the client of this process."""
 
     def client(self) -> BaseClient | None:
         """Return the client in use, None if there is none."""
@@ -59,7 +59,7 @@ class Clients(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """What a message carries of its open check-in."""
+    """An open check-in, as a message's header contains it."""
 
     check_in_id: str
     opened: float
@@ -71,7 +71,7 @@ class CronObserver(Observer):
     """Opens a check-in for each tick of beat and closes it when the last attempt ends.
 
     ``exclude`` lists names of entries, or regular expressions that match whole names;
-    ``options`` has by an entry's name what else its monitor is to know (``checkin_margin`` and
+    ``options`` maps an entry's name to further fields of its monitor (``checkin_margin`` and
     ``max_runtime`` in minutes, ``timezone``, ``failure_issue_threshold``,
     ``recovery_threshold``).
     """
@@ -96,9 +96,9 @@ class CronObserver(Observer):
         return _NOTHING if publish.schedule is None else self._tick(publish, publish.schedule)
 
     def sending(self, publish: Publish) -> None:
-        """Open a tick's check-in; hand an earlier attempt's on to the next."""
+        """Open a tick's check-in; a retry's message carries on the one of the earlier attempt."""
         carried = publish.retries.headers.get(semconv.HEADER_CHECK_IN) if publish.retries else None
-        publish.headers.pop(semconv.HEADER_CHECK_IN, None)  # what a task hands on to another
+        publish.headers.pop(semconv.HEADER_CHECK_IN, None)  # a task passed its headers on
         if carried is not None:
             publish.headers[semconv.HEADER_CHECK_IN] = carried
         elif publish.schedule is not None:
@@ -152,8 +152,9 @@ class CronObserver(Observer):
         return entry in self._names or any(one.fullmatch(entry) for one in self._patterns)
 
     def _monitor(self, schedule: Schedule) -> Monitor | None:
-        """Return what Sentry is to know of the schedule; None for no check-ins."""
-        if schedule.once or self._excluded(schedule.entry):  # a monitor of one would miss the next
+        """Return Sentry's configuration for the schedule; None for no check-ins."""
+        # Sentry would report the next tick of an entry that is due once as missed.
+        if schedule.once or self._excluded(schedule.entry):
             return None
         due = self._due(schedule)
         if due is None:
@@ -189,7 +190,7 @@ class CronObserver(Observer):
         return {"type": "crontab", "value": crontab}
 
     def _refuse(self, schedule: Schedule, reason: str) -> None:
-        words = "taskobs: no check-ins for %r: %s; list it in crons_exclude to say nothing here"
+        words = "taskobs: no check-ins for %r: %s; list it in crons_exclude to silence this"
         self._say(schedule.entry, words, reason)
 
     def _say(self, entry: str, words: str, more: object) -> None:
@@ -205,35 +206,35 @@ def check_in_id(task_id: str) -> str:
 
 def write(check_in: CheckIn) -> str:
     """Write the header."""
-    told = {"id": check_in.check_in_id, "opened": check_in.opened, "monitor": check_in.monitor}
-    return json.dumps(told, separators=(",", ":"))
+    fields = {"id": check_in.check_in_id, "opened": check_in.opened, "monitor": check_in.monitor}
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def read(text: str, task_id: str) -> CheckIn | None:
-    """Read the header of a message, whoever wrote it; None unless all of it can be right.
+    """Read the header of a message, which is untrusted; None unless all of it is valid.
 
-    The id must be that of the task: a task that hands its headers on closes nothing.
+    The id must be the task's own: a task that passes its headers on must not close a check-in.
     """
     try:
-        told: object = json.loads(text)
+        data: object = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(told, dict):
+    if not isinstance(data, dict):
         return None
-    fields = cast("dict[str, object]", told)
+    fields = cast("dict[str, object]", data)
     opened, monitor = fields.get("opened"), _read_monitor(fields.get("monitor"))
     if fields.get("id") != check_in_id(task_id) or monitor is None:
         return None
     if isinstance(opened, bool) or not isinstance(opened, (int, float)):
         return None
-    # A number of hundreds of digits is an int to JSON, and no float.
+    # JSON reads a number of hundreds of digits as an int, which float() refuses.
     return CheckIn(check_in_id(task_id), float(opened), monitor) if 0 < opened < 1e11 else None  # noqa: PLR2004  # the year 5138
 
 
-def _read_monitor(told: object) -> Monitor | None:
-    if not isinstance(told, dict):
+def _read_monitor(data: object) -> Monitor | None:
+    if not isinstance(data, dict):
         return None
-    fields = cast("dict[str, object]", told)
+    fields = cast("dict[str, object]", data)
     due = fields.get("schedule")
     if not isinstance(due, dict):
         return None

@@ -22,7 +22,7 @@ _NAMES: Final = frozenset(
 
 
 def fields_of(run: Run | None) -> dict[str, str]:
-    """Return the fields of a log record that is made now; those that have no value are empty."""
+    """Return the fields of a log record that is made now; a missing value is empty."""
     run = run or run_of_thread()
     span = trace.get_current_span().get_span_context()
     ids = "", "", ""
@@ -40,15 +40,15 @@ def fields_of(run: Run | None) -> dict[str, str]:
 
 
 class LogFields:
-    """Gives each record ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags``.
+    """Adds ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags`` to each record.
 
-    Outside a run or a span the fields are empty strings, so that a format that names them always
-    works; what a record has already stays. They are added in ``Logger.handle``: after ``extra``,
-    which would raise if a record factory had added them, and before all handlers, whenever
-    those were made; Celery, Django and others set up logging long after ``init()``.
+    Outside a run or a span the fields are empty strings, so that a format can always name them; a
+    field that a record already has is kept. ``Logger.handle`` adds them: after ``extra``, which
+    raises if a record factory has set the same names, and before all handlers, including those
+    that Celery or Django make long after ``init()``.
 
-    A logger of another class may have a ``handle`` of its own, and a record may be given to a
-    handler or a formatter without any logger. So records without the fields get them there.
+    A subclass of ``Logger`` may override ``handle``, and a record may go to a handler or a
+    formatter without a logger. So those two add missing fields, too.
     """
 
     def __init__(self, current_run: Callable[[], Run | None]) -> None:
@@ -57,14 +57,14 @@ class LogFields:
         self._threads = ThreadRuns(current_run)
 
     def install(self) -> None:
-        """Add the fields from now on, in all loggers of the process."""
+        """Start adding the fields, in all loggers of the process."""
         self._threads.install()
         self._patches.wrap(logging.Logger, "handle", self._given_record)
         self._patches.wrap(logging.Handler, "handle", self._given_record)
         self._patches.wrap(logging.Formatter, "format", self._given_record)
 
     def remove(self) -> None:
-        """Add them no more; a wrapper that somebody else has wrapped since does nothing."""
+        """Stop adding them; a wrapper that other code has wrapped since stays, and does nothing."""
         self._threads.remove()
         self._patches.remove()
 

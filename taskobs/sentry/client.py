@@ -1,4 +1,4 @@
-"""Makes a Sentry client, flushes and closes it in bounded time, and renews it in a forked child."""
+"""Makes a Sentry client, flushes and closes it in bounded time, and renews it after a fork."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from taskobs.sentry.relay_transport import RelayTransport
 
 _GRACE: Final = 0.1
 _QUEUE: Final = 1_000
-"""Events that may wait to be sent: Sentry's own 100 are lost when 100 tasks fail at once."""
+"""Size of Sentry's send queue: its default of 100 overflows when 100 tasks fail at once."""
 _BATCHERS: Final = ("log_batcher", "metrics_batcher", "span_batcher")
 
 
@@ -40,12 +40,12 @@ class SentrySettings(Protocol):
 
     @property
     def environment(self) -> str | None:
-        """What Sentry calls the environment; None for Sentry's own default."""
+        """Sentry's environment; None for Sentry's default."""
         ...
 
     @property
     def release(self) -> str | None:
-        """The release; None for Sentry's own guess."""
+        """Sentry's release; None for what Sentry finds itself."""
         ...
 
     @property
@@ -62,16 +62,16 @@ class SentrySettings(Protocol):
 def make_client(settings: SentrySettings) -> BaseClient:
     """Make a client for errors only: no tracing, and only the integrations that need no library.
 
-    ``Integrations`` enables the others, but for Sentry's own with Celery.
+    ``Integrations`` enables the others, except Sentry's own for Celery.
     """
     wanted: dict[str, object] = {
         "dsn": settings.sentry_dsn,
         "environment": settings.environment,
         "release": settings.release,
         "auto_enabling_integrations": not integrations.available(),
-        "shutdown_timeout": 0,  # draining is bounded here, not by Sentry's atexit hook
+        "shutdown_timeout": 0,  # `drain` bounds the flush, so Sentry's atexit hook must not wait
         "transport_queue_size": _QUEUE,
-        "enable_backpressure_handling": False,  # serves tracing only, with a thread
+        "enable_backpressure_handling": False,  # only needed for tracing, and starts a thread
     }
     if "include_local_variables" in DEFAULT_OPTIONS:
         wanted["include_local_variables"] = settings.send_arguments
@@ -83,16 +83,16 @@ def make_client(settings: SentrySettings) -> BaseClient:
             "http_bodies": [],
         }
     options: Any = {name: value for name, value in wanted.items() if name in DEFAULT_OPTIONS}
-    if not integrations.available():  # whatever there is, but two for each failure
+    if not integrations.available():  # Sentry enables all: its Celery one reports failures again
         options["disabled_integrations"] = _stock_integration()
     with _without_spotlights_django():
         return sentry_sdk.Client(**options)
 
 
 def drain(client: BaseClient, timeout: float) -> bool:
-    """Wait at most ``timeout`` seconds (and 0.1) for what was captured to leave; never raises.
+    """Wait at most ``timeout`` seconds (plus 0.1) for captured events to be sent; never raises.
 
-    True when nothing is left behind.
+    Returns whether all were sent.
     """
     if _idle(client):
         return True
@@ -101,7 +101,7 @@ def drain(client: BaseClient, timeout: float) -> bool:
 
 
 def shut(client: BaseClient, timeout: float) -> bool:
-    """Drain a client as ``drain`` does, close it, and see its thread end, all within the time."""
+    """Drain a client, close it, and wait for its thread to end, all within ``timeout`` seconds."""
     end = time.monotonic() + timeout + _GRACE
     drained = drain(client, timeout)
     sender = _compat.sender_thread(_sender(client))
@@ -112,16 +112,16 @@ def shut(client: BaseClient, timeout: float) -> bool:
 
 
 def retire(transport: Transport) -> None:
-    """Let a transport of Sentry's own send what it has and end its thread, without waiting."""
+    """Have Sentry's own transport send its queue and end its thread, without waiting."""
     transport.kill()
 
 
 def renew(client: BaseClient) -> None:
     """Give a client in a forked child a transport, queues and locks of its own.
 
-    The parent's socket is left alone, its queue is not sent again, no lock that another of its
-    threads held is waited for, and no thread starts before something is captured. A transport
-    of the user's own is not touched.
+    It does not use the parent's socket, does not send the parent's queue again, and does not wait
+    for a lock that another thread of the parent held at the fork. It starts no thread before
+    something is captured. A transport that the user has configured stays as it is.
     """
     if (
         not isinstance(client.transport, RelayTransport)
@@ -137,12 +137,12 @@ def renew(client: BaseClient) -> None:
     for name in _BATCHERS:
         batcher: object = getattr(client, name, None)
         if batcher is not None:
-            with suppress(AttributeError, TypeError):  # of a release that makes them otherwise
+            with suppress(AttributeError, TypeError):  # a release with another constructor
                 setattr(client, name, _new_batcher(client, type(batcher)))
 
 
 def _new_batcher(client: BaseClient, kind: Callable[..., object]) -> object:
-    """Make what gathers logs, metrics or spans; its lock may be held by a thread of the parent."""
+    """Make a new batcher of logs, metrics or spans; the old one's lock may be held for ever."""
 
     def capture(envelope: Envelope) -> None:
         if client.transport is not None:
@@ -159,9 +159,9 @@ def _new_batcher(client: BaseClient, kind: Callable[..., object]) -> object:
 
 @contextmanager
 def _without_spotlights_django() -> Generator[None]:
-    """Keep Sentry from importing Django for Spotlight, its tool for developers, in any process.
+    """Keep Sentry from importing Django for Spotlight, its tool for developers.
 
-    Another client, which may want it, reads that module anew.
+    The module is removed afterwards, so that another client imports it with Django.
     """
     spotlight = "sentry_sdk.spotlight"
     if not {"django.conf", spotlight}.isdisjoint(sys.modules) or "SENTRY_SPOTLIGHT" in os.environ:
@@ -181,7 +181,7 @@ def _stock_integration() -> list[type[Integration]]:
 
 
 def _run_with_timeout(action: Callable[[], object], seconds: float) -> bool:
-    """Run what Sentry does not bound itself, on a thread; False if it takes longer or raises."""
+    """Run a call of Sentry without a timeout on a thread; False if it takes longer or raises."""
     done: list[bool] = []
 
     def act() -> None:
@@ -194,17 +194,17 @@ def _run_with_timeout(action: Callable[[], object], seconds: float) -> bool:
 
 
 def _sender(client: BaseClient) -> Transport | None:
-    """Return the transport that sends from this process, None if that is the relay's."""
+    """Return the transport that sends from this process; None if the relay sends."""
     transport = client.transport
     return transport.stock if isinstance(transport, RelayTransport) else transport
 
 
 def _idle(client: BaseClient) -> bool:
-    """Tell whether the client has nothing to send: a flush would start its thread to say so."""
+    """Tell whether the client has nothing to send: a flush would start its thread to find out."""
     for name in (*_BATCHERS, "session_flusher"):
         gathered: Any = getattr(client, name, None)
         if gathered is not None:
-            with suppress(Exception):  # whatever Sentry cannot send, a flush can't either
+            with suppress(Exception):  # if Sentry can't pass it on, a flush can't either
                 gathered.flush()  # to the transport
     if isinstance(client.transport, RelayTransport):
         if client.transport.unavailable:

@@ -1,7 +1,7 @@
 """Sentry's integrations with libraries, each enabled when the process imports its library.
 
-Sentry itself imports, with its client, each library that it knows and that is installed: with
-Django, Flask and FastAPI in one environment 300 ms and 25 MB, in a worker that uses none of them.
+Sentry's client imports each library that it supports and that is installed. With Django, Flask and
+FastAPI in one environment, that costs 300 ms and 25 MB in a worker that uses none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from taskobs.sentry import _compat
 
 _log: Final = logging.getLogger("taskobs")
 _EXCLUDED: Final = "celery"
-"""Tasks are reported by taskobs; that one would leave wrappers in Celery which fall through."""
+"""Not enabled: taskobs reports tasks, and this one would leave wrappers in Celery."""
 # fmt: off
 _CALLED_AS_THEIRS: Final = (
     "aiohttp", "anthropic", "ariadne", "arq", "asyncpg", "bottle", "chalice",
@@ -43,18 +43,18 @@ _LIBRARIES: Final = {name: name for name in _CALLED_AS_THEIRS} | {
     "google_genai": "google.genai",
     "openai_agents": "agents",
 }
-"""What is waited for, by integration. One that isn't here is enabled, or not, at once: a new one,
-or one whose library has several packages that import each other."""
+"""The module whose import enables each integration. Those that aren't here are enabled at once:
+new ones, and those whose library has several packages that import each other."""
 
 _DJANGO: Final = "django"
 _SIGN_OF_USE: Final = {_DJANGO: "django.conf"}
-"""Celery itself imports a little of Django where it is installed. Whoever uses Django has
-``django.setup()`` called, when its modules are whole, as they aren't at the import of this one."""
+"""Celery itself imports a part of Django where it is installed. A process that uses Django calls
+``django.setup()``; only then are its modules complete."""
 _DJANGO_REQUESTS: Final = ("django.conf", "django.http")
 
 
 def available() -> bool:
-    """Tell whether this release of Sentry lists its integrations; else they are left to Sentry."""
+    """Tell whether this release of Sentry lists its integrations; else Sentry enables them."""
     return _compat.integrations() is not None
 
 
@@ -62,7 +62,7 @@ class Integrations:
     """The integrations of one client; from ``enable`` on, until ``stop``.
 
     ``came`` is called after a library was imported and its integration was enabled, on the thread
-    that imports it. Whatever goes wrong then is logged, and the import goes on.
+    that imports it. Errors are logged and don't reach the import.
     """
 
     def __init__(self, client: BaseClient, came: Callable[[], object]) -> None:
@@ -74,7 +74,7 @@ class Integrations:
         self._undo = ExitStack()
 
     def enable(self) -> None:
-        """Enable those whose library is in use; the others, when theirs is."""
+        """Enable those whose library is imported; enable each other one when its library is."""
         for path in _compat.integrations() or ():
             name = path.split(".")[2]
             library = _LIBRARIES.get(name)
@@ -88,7 +88,7 @@ class Integrations:
                 )
 
     def stop(self) -> None:
-        """Enable no more of them."""
+        """Stop enabling more."""
         self._undo.close()
         self._waiting.clear()
         self._wrappers.remove()
@@ -124,10 +124,10 @@ class Integrations:
     def _enable(self, path: str) -> None:
         module, name = path.rsplit(".", 1)
         if module in sys.modules and not hasattr(sys.modules[module], name):
-            return  # whoever imports it now, such as Sentry for another client, has the library so
-        # Sentry's helpers for WSGI import Django's requests where Django is installed. Django's
-        # settings, once loaded, raise at `isinstance()` unless the app configures them, and
-        # gevent asks that of all objects when it patches.
+            return  # being imported now, by Sentry for another client: that import enables it
+        # Sentry's WSGI helpers import Django's requests where Django is installed, and with them
+        # Django's settings. These raise at `isinstance()` unless the app configures them, and
+        # gevent calls that on all objects when it patches.
         hidden = _DJANGO_REQUESTS if _DJANGO in self._waiting else ()
         with self._guard, hidden_modules(*hidden):
             try:
@@ -135,13 +135,16 @@ class Integrations:
                 found = setup_integrations(
                     [made], with_defaults=False, options=self._client.options
                 )
-            except (DidNotEnable, SyntaxError) as why:  # as Sentry does: too old, or incomplete
-                _log.debug("taskobs: Sentry's %s is not enabled: %s", name, why)
+            except (
+                DidNotEnable,
+                SyntaxError,
+            ) as why:  # caught as Sentry does: the library is too old, or incomplete
+                _log.debug("taskobs: Sentry's %s not enabled: %s", name, why)
                 return
             self._add(found)
 
     def _add(self, found: dict[str, Any]) -> None:
-        """Put a new dict in the place of the client's: another thread may be reading it."""
+        """Replace the client's dict instead of changing it: another thread may be reading it."""
         enabled = {**self._client.integrations, **found}
         for winner, losers in _compat.deactivated().items():
             if winner in enabled:

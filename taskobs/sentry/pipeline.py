@@ -1,4 +1,4 @@
-"""Sentry in one process: the client in use, what is added to it, and where its envelopes go."""
+"""Sentry in one process: the client in use, our hooks in it, and where its envelopes go."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ IGNORED_LOGGERS: Final = (
     "taskobs",
     "taskobs.*",
 )
-"""Loggers whose records say again that a run failed, or that a collector does not answer, which is
-no error of the app. ``duplicates`` recognises the records that come by another logger."""
+"""Loggers whose records repeat that a run failed, or say that a collector does not respond, which
+is no error of the app. ``duplicates`` recognises such records of other loggers."""
 
 Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
@@ -89,11 +89,11 @@ class SentryPipeline:
         settings: SentrySettings,
         repeats: Callable[[logging.LogRecord], bool] = lambda _: False,
     ) -> SentryPipeline:
-        """Adopt the client that Sentry has, or initialise one if there is a DSN.
+        """Adopt Sentry's current client, or initialise one if there is a DSN.
 
-        ``repeats`` tells of a log record whether its trouble was reported already.
-        With neither, nothing is sent until the app calls ``sentry_sdk.init()``, which may be at
-        any later time. Raises ``sentry_sdk.utils.BadDsn`` for a DSN that is none.
+        With neither, nothing is sent until the app calls ``sentry_sdk.init()``, at any later
+        time. ``repeats`` tells whether a log record's error was reported already. Raises
+        ``sentry_sdk.utils.BadDsn`` for an invalid DSN.
         """
         warn_of_missing(_compat.NAMES)
         own = None
@@ -116,9 +116,9 @@ class SentryPipeline:
             self.ignore_broker_commands()
 
     def client(self) -> BaseClient | None:
-        """Return the client in use, adopting one that the app has initialised meanwhile.
+        """Return the client in use, adopting one that the app has initialised since; or None.
 
-        None when there is none; that, and finding the same client again, cost next to nothing.
+        Cheap where nothing has changed: hot paths call it.
         """
         client = Scope.get_client()
         if self._closed or not client.is_active():
@@ -128,11 +128,11 @@ class SentryPipeline:
         return client
 
     def suppress(self, suppressed: Suppressed) -> None:
-        """Drop the events outside of runs of which this function says so."""
+        """Drop the events outside of runs for which this function returns true."""
         self._suppressed.append(suppressed)
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds for events to leave; False if some are left behind."""
+        """Wait at most ``timeout`` seconds for events to be sent; False if some were not."""
         end = time.monotonic() + timeout
         left = [drain(client, max(0.0, end - time.monotonic())) for client in self._clients()]
         return all(left)
@@ -155,13 +155,13 @@ class SentryPipeline:
         self._own = self._client = None
 
     def route_to(self, relay: RelayClient, guard: Guard) -> None:
-        """Hand envelopes to a relay; a client with a transport of the user's own keeps it."""
+        """Send envelopes to a relay; a client whose transport the user configured keeps it."""
         self._relay = relay, guard
         for client in self._clients():
             self._route_to_relay(client)
 
     def restore(self) -> None:
-        """Let the clients send from this process again."""
+        """Let the clients send their own envelopes again."""
         self._relay = None
         for client, stock in self._routed.items():
             if isinstance(client.transport, RelayTransport):
@@ -181,13 +181,13 @@ class SentryPipeline:
 
     def _prepare_envelopes(self, client: BaseClient) -> None:
         transport = client.transport
-        # A RelayTransport may be called by a finalizer, others may hold a lock at that moment.
+        # A RelayTransport can be called in a finalizer; other transports may hold a lock then.
         self._outgoing.install(transport, soon=isinstance(transport, RelayTransport))
 
     def ignore_broker_commands(self) -> None:
         """Disable Sentry's Redis integration in this process, whose commands are the broker's.
 
-        To record each of them costs a worker a tenth of its time. Forked children, which run the
+        Recording each of them takes a tenth of a worker's time. Forked children, which run the
         tasks, enable it again.
         """
         self._ignores_broker = True
@@ -204,12 +204,12 @@ class SentryPipeline:
 
     def after_fork(self) -> None:
         """Make the clients of a forked child independent of its parent's."""
-        self._lock = Lock()  # another thread may have held it at the fork
+        self._lock = Lock()  # another thread of the parent may have held it at the fork
         self._enable_redis()
         for client in self._clients():
             renew(client)
             self._prepare_envelopes(client)
-        # A process that the parent's trace has nothing to do with.
+        # The parent's trace must not continue in this process.
         sentry_sdk.get_isolation_scope().set_new_propagation_context()
         self._request_trace.renew()
 
@@ -220,8 +220,8 @@ class SentryPipeline:
 
     def _adopt(self, client: BaseClient) -> None:
         with self._lock:
-            # Every patch of Sentry's integration asks the client for it first, and does nothing
-            # if it is not there: seen in 2.45 to 2.75.
+            # Every patch of Sentry's integration looks it up in the client first, and does nothing
+            # if it isn't there: seen in 2.45 to 2.75.
             stock = client.integrations.pop(STOCK_INTEGRATION, None)
             if stock is not None:
                 self._set_aside[client] = stock
@@ -262,7 +262,7 @@ class SentryPipeline:
             everywhere.set_client(None)
 
     def _process(self, event: Event, hint: Hint) -> Event | None:
-        """Change every event of this process, in runs and outside of them; None drops it."""
+        """Process every event, in runs and outside of them; None drops it."""
         if self._closed:
             return event
         fields = cast("dict[str, object]", event)
@@ -287,8 +287,8 @@ class SentryPipeline:
 class _Extra(dict[str, object]):
     """An event's ``extra`` in which Sentry's CeleryIntegration can't set a run's arguments.
 
-    It does so in runs that had begun before it was set aside, by a processor that is called later
-    than all of ours.
+    In a run that began before the integration was removed, its event processor still does so,
+    and it is called after all of ours.
     """
 
     def __setitem__(self, key: str, value: object) -> None:

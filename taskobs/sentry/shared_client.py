@@ -1,9 +1,10 @@
-"""A Sentry client for the processes of a worker in which the app has made none.
+"""Shares a worker's Sentry client with those of its processes in which the app makes none.
 
 An app may call ``sentry_sdk.init()`` in pool children alone (in ``worker_process_init`` or
 ``task_prerun``), or in the worker's main process after it has forked them (``worker_ready``). Then
-either the children's failures or the runs that die with their child have nobody to report them. So
-the options of the first client are handed over, and the other processes make one of them.
+some processes could not report their failures: the children, or the main process, which reports the
+runs of a child that died. So the first client's options are put into shared memory, and each other
+process makes a client from them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from taskobs.internal.shared_page import SharedPage
 
 _LEFT_OUT: Final = frozenset(
     {
-        # Objects of that process. The client that is made here reports runs, and watches nothing.
+        # Objects of that one process. A client made from shared options only reports runs.
         *("integrations", "auto_enabling_integrations", "disabled_integrations"),
         *("default_integrations", "spotlight", "project_root"),
     }
@@ -28,24 +29,24 @@ _WORKED_OUT: Final = "provided_by_user"
 
 
 def share(page: SharedPage, client: BaseClient) -> bool:
-    """Hand a client's options over; False if they can't be, as they hold what can't be pickled.
+    """Share a client's options; False if one of them can't be pickled.
 
-    What decides what may be sent, such as ``before_send``, is handed over by its name in its
-    module. A client without it would send what the app holds back, so then there is none.
+    A function that filters events, such as ``before_send``, is pickled by its name in its module.
+    If it can't be, nothing is shared: a client without it would send what the app holds back.
     """
     try:
         data = pickle.dumps(_of(client))
-    except Exception:  # noqa: BLE001  # a lambda, a lock: whatever an option may be
+    except Exception:  # noqa: BLE001  # a lambda, a lock: an option may be anything
         return False
     return page.put(data) or page.get() is not None
 
 
 def accept(page: SharedPage) -> BaseClient | None:
-    """Make a client of the options that were handed over, the process's own; None without any."""
+    """Make this process's client from the shared options; None if there are none."""
     data = page.get()
     if data is None:
         return None
-    options: dict[str, Any] = pickle.loads(data)  # noqa: S301  # our own worker's memory
+    options: dict[str, Any] = pickle.loads(data)  # noqa: S301  # written by our own worker
     client = sentry_sdk.Client(**options, default_integrations=False)
     sentry_sdk.get_global_scope().set_client(client)
     return client
@@ -59,5 +60,5 @@ def _of(client: BaseClient) -> dict[str, object]:
     }
     collection = given.get("data_collection")
     if isinstance(collection, dict) and not cast("dict[str, Any]", collection).get(_WORKED_OUT):
-        del given["data_collection"]  # Sentry's, made of the other options
+        del given["data_collection"]  # made by Sentry from the other options
     return given

@@ -1,7 +1,7 @@
-"""Which queue, of which broker, the message comes from that a worker is being given.
+"""Finds the queue and the broker from which a worker receives a message.
 
-A message says to which exchange it was published, with which key, and maybe neither is where it was
-taken from: dead letters, delays and topics lie between. Whoever consumes knows.
+A message names the exchange and the routing key that it was published with. After dead-lettering,
+a delay or a topic exchange, neither names its queue; only the consumer knows it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from taskobs.model import NOWHERE, Broker
 
 
 class Source(NamedTuple):
-    """Where a message comes from."""
+    """The queue and the broker of a message."""
 
     queue: str
     broker: Broker
@@ -31,14 +31,14 @@ _source: ContextVar[Source | None] = ContextVar("taskobs_source", default=None)
 
 
 def current_source() -> Source | None:
-    """Return where the message comes from that is being handled; None outside of its handling."""
+    """Return the source of the message that is being handled; None if none is."""
     return _source.get()
 
 
 def note_source(fields: dict[str, Any], app: Any, source: Source | None) -> None:
-    """Add to a request's fields where its message comes from, where they don't say it already.
+    """Add the source of a request's message to its fields, where they don't have it yet.
 
-    What its sender may have written under these names is not to be trusted.
+    Values that its sender wrote under these names are untrusted.
     """
     fields.pop(semconv.HEADER_QUEUE, None)
     fields.pop(semconv.HEADER_BROKER, None)
@@ -53,7 +53,7 @@ def note_source(fields: dict[str, Any], app: Any, source: Source | None) -> None
 
 
 class ConsumePatch:
-    """Wraps the callbacks of consumers that begin from now on."""
+    """Wraps the callbacks of consumers that start after ``install``."""
 
     def __init__(self) -> None:
         self._guard = Guard()
@@ -64,7 +64,7 @@ class ConsumePatch:
         self._wrappers.wrap(Queue, "consume", self._consume)
 
     def remove(self) -> None:
-        """Unwrap it; the callbacks of a consumer that runs stay wrapped."""
+        """Unwrap it; the callbacks of running consumers stay wrapped."""
         self._wrappers.remove()
 
     def _consume(

@@ -1,6 +1,7 @@
-"""A worker's embedded beat whose process is spawned: it doesn't import the app's module.
+"""Sets taskobs up in a worker's embedded beat whose process is spawned.
 
-Which start method it gets depends on the order in which Celery starts the parts of a worker with
+Such a process doesn't import the app's module. The start method depends on the order in
+which Celery starts the parts of a worker with
 ``worker_pool_start_method="spawn"``: beat is forked before the pool is there, spawned after.
 """
 
@@ -15,7 +16,7 @@ from taskobs.internal.wrapping import Patches
 
 
 class EmbeddedBeat:
-    """Has a spawned beat call ``init()`` with the arguments that its worker's had.
+    """Makes a spawned beat call ``init()`` with the arguments of its worker's call.
 
     ``init`` is pickled by reference: a function of a module, which is imported in the new process.
     """
@@ -27,9 +28,9 @@ class EmbeddedBeat:
         self._forget: Callable[[], None] | None = None
 
     def install(self) -> None:
-        """Wrap what makes the embedded beat; for a worker's main process, before it is made.
+        """Wrap the function that makes the embedded beat; called in a worker's main process.
 
-        Celery imports it for a worker that has a beat, and so do we.
+        Only when Celery imports its module, which it does for a worker with a beat.
         """
         if self._forget is None:
             self._forget = when_imported("celery.beat", self._wrap)
@@ -55,7 +56,7 @@ class EmbeddedBeat:
 
 
 class _Setup:
-    """Sets taskobs up where it is unpickled."""
+    """Calls ``init()`` in the process that unpickles it."""
 
     def __init__(self, init: Callable[..., object], arguments: Mapping[str, Any]) -> None:
         self._init = init
@@ -63,11 +64,11 @@ class _Setup:
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[Callable[..., object], bytes]]:
         try:
-            told = pickle.dumps(self._arguments)
-        except Exception:  # noqa: BLE001  # an odd mapping: the variables alone must do
-            told = pickle.dumps({})
-        return _set_up, (self._init, told)
+            pickled = pickle.dumps(self._arguments)
+        except Exception:  # noqa: BLE001  # not picklable: use the environment variables alone
+            pickled = pickle.dumps({})
+        return _set_up, (self._init, pickled)
 
 
 def _set_up(init: Callable[..., object], arguments: bytes) -> None:
-    init(**pickle.loads(arguments))  # noqa: S301  # from our own worker, over its own pipe
+    init(**pickle.loads(arguments))  # noqa: S301  # sent by our own worker, over its pipe

@@ -1,4 +1,4 @@
-"""Exceptions that are in a log and in no signal: of a task's hooks, and of batches."""
+"""Reports exceptions of tasks' hooks and of batches, for which Celery sends no signal."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class LoggedErrors:
         self._batches = _Handler("celery_batches.trace", batch_failed)
 
     def install(self) -> None:
-        """Listen to what Celery logs from now on."""
+        """Add a handler to Celery's logger."""
         self._hooks.install()
 
     def watch_batches(self) -> None:
-        """Listen to batches too; called when one begins, as most processes have none."""
+        """Also handle the logger of batches; called when the first batch begins."""
         self._batches.install()
 
     def remove(self) -> None:
-        """Listen no more."""
+        """Remove the handlers."""
         self._hooks.remove()
         self._batches.remove()
 
 
 class _Handler(logging.Handler):
-    """Reports the exceptions in a logger's records, but for those of tasks' own failures."""
+    """Reports the exceptions in a logger's records, except those of a task's own failure."""
 
     def __init__(self, logger: str, report: Report) -> None:
         super().__init__(logging.ERROR)
@@ -48,6 +48,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        # What Celery logs of a task's own failure has `data` (seen in 5.3 to 5.7), and is reported.
+        # Celery's record of a task's own failure has `data` (seen in 5.3 to 5.7); the run
+        # reports that one itself.
         if error is not None and not hasattr(record, "data"):
             self._report(error)

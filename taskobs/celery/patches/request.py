@@ -1,4 +1,4 @@
-"""What only a worker's main process sees: runs whose process died, and messages that never ran.
+"""Reports what only a worker's main process sees: lost runs, and messages that never ran.
 
 Celery's signals say too little of these (a hard time limit is signalled twice, a lost child without
 its request), so the request class that the worker makes for each task is extended: its callbacks
@@ -35,14 +35,14 @@ _UID: Final = "taskobs.supervision."
 
 
 class Report(Protocol):
-    """Takes the end of one delivery of a task."""
+    """Receives the end of one delivery of a task."""
 
     def __call__(self, task: Any, request: Any, external: ExternalOutcome) -> None:
-        """Take it, with the task and a request, or what stands for them."""
+        """Receive it, with the task and its request, or objects in place of them."""
 
 
 class RequestPatch:
-    """Extends the worker's request class, and listens for messages that are no runs."""
+    """Extends the worker's request class, and connects signals of messages that never ran."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -51,7 +51,7 @@ class RequestPatch:
         self._consume_patch = ConsumePatch()
 
     def install(self) -> None:
-        """Watch the requests of workers that start from now on."""
+        """Start watching; affects workers that start from now on."""
         self._on = True
         self._consume_patch.install()
         self._wrappers.wrap(strategy, "create_request_cls", self._create_request_class)
@@ -62,7 +62,7 @@ class RequestPatch:
             signals.task_revoked.connect(self._revoked, weak=False, dispatch_uid=_UID + "revoked")
 
     def remove(self) -> None:
-        """Watch no more; classes that a running worker has made stay, and report nothing."""
+        """Stop watching; the classes of a running worker stay, but report nothing."""
         self._on = False
         self._consume_patch.remove()
         self._wrappers.remove()
@@ -87,11 +87,11 @@ class RequestPatch:
         self, *, sender: Any, request: Any, terminated: Any, signum: Any, expired: Any, **_: Any
     ) -> None:
         reason = "expired" if expired else "terminated" if terminated else "revoked"
-        # The context of a request doesn't say when its run began, nor where.
+        # A request's context has neither the start time nor the process of its run.
         started: Any = SimpleNamespace(time_start=None, worker_pid=None)
         self._report(sender, request, revoked(started, reason, terminated, signum, expired))
 
-    # Messages that are no runs.
+    # Messages that never ran.
 
     def _decode_failed(
         self, handle: Callable[..., Any], consumer: Any, args: tuple[Any, ...], kwargs: Any
@@ -101,7 +101,7 @@ class RequestPatch:
         return handle(*args, **kwargs)
 
     def _unknown(self, *, sender: Any, message: Any, name: Any, **_: Any) -> None:
-        # Celery's own exception is a KeyError of the name; NotRegistered says what it means.
+        # Celery's own exception is a KeyError of the name; NotRegistered is the clearer type.
         self._report_untrusted(sender, message, NotRegistered(name))
 
     def _rejected(self, *, sender: Any, message: Any, exc: Any = None, **_: Any) -> None:
@@ -117,11 +117,11 @@ class _WatchedRequest(_compat.RequestHooks):
     """Mixed into the request class of a worker: reports each delivery that a child can't report."""
 
     _taskobs_inline: bool
-    """Whether the pool (solo, threads, greenlets) runs tasks in this very process."""
+    """Whether the pool (solo, threads, greenlets) runs tasks in this process."""
     _taskobs_ended: Callable[[Any, ExternalOutcome], None]
-    """A static method."""
+    """Stored as a static method."""
     _taskobs_app: Any
-    _taskobs_told = False
+    _taskobs_reported = False
     _taskobs_succeeded = False
     _taskobs_outcome: ExternalOutcome | None = None
     acknowledged: bool
@@ -136,8 +136,8 @@ class _WatchedRequest(_compat.RequestHooks):
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         # The ids of the run's span are chosen here, so that the child and this process, which
-        # reports the run if the child dies, speak of one span. Ids that came with the message are
-        # the sender's, and not to be trusted.
+        # reports the run if the child dies, record the same span. Ids in the message come from its
+        # sender, and are overwritten: they are untrusted.
         self.request_dict[semconv.HEADER_RUN_SPAN] = (
             "" if self._taskobs_inline else span_ids.choose()
         )
@@ -149,14 +149,14 @@ class _WatchedRequest(_compat.RequestHooks):
         try:
             following.on_accepted(pid, time_accepted)
         except NotImplementedError:
-            # Terminated while it waited for a thread: Celery can't do that here, and drops the run.
+            # Terminated while it waited for a thread: Celery can't terminate threads, and drops it.
             external = revoked(self, "terminated", terminated=False, signum=None, expired=False)
-            self._taskobs_tell(external, ran=False)
+            self._taskobs_report(external, ran=False)
             raise
 
     def on_timeout(self, soft: Any, timeout: Any) -> None:
         if not soft:
-            self._taskobs_tell(lost(self, TimeLimitExceeded(timeout)))
+            self._taskobs_report(lost(self, TimeLimitExceeded(timeout)))
         following: Any = super()
         following.on_timeout(soft, timeout)
 
@@ -167,11 +167,11 @@ class _WatchedRequest(_compat.RequestHooks):
         return_ok: Any = None,
     ) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        # With return_ok it is the task's own failure, which the run has reported.
+        # With return_ok it is the task's own failure, which its run has already reported.
         self._taskobs_outcome = None if return_ok else pool_failure(self, error)
         asks = isinstance(error, WorkerLostError) and _compat.checks_stored_success(self)
-        if not asks:  # reported before Celery stores the result, which may take long
-            self._taskobs_tell(self._taskobs_outcome)
+        if not asks:  # before Celery stores the result, which can take long
+            self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
         try:
             return following.on_failure(
@@ -179,34 +179,34 @@ class _WatchedRequest(_compat.RequestHooks):
             )
         finally:
             if not self._taskobs_succeeded:
-                self._taskobs_tell(self._taskobs_outcome)
+                self._taskobs_report(self._taskobs_outcome)
 
     def success_checked(self, *, stored: bool) -> None:
-        # The child has reported a success that is stored; of one that died just before it could,
-        # in `on_success`, the relay reports the open span.
+        # If the success is stored, its child has reported it. If the child died just before that,
+        # in `on_success`, the relay reports the span that is still open.
         self._taskobs_succeeded = stored
         if not stored:
-            self._taskobs_tell(self._taskobs_outcome)
+            self._taskobs_report(self._taskobs_outcome)
 
     def before_cancelled(self, *, retried: bool) -> None:
-        # A worker that stops cold speaks of a retry also where the message was acknowledged.
-        self._taskobs_tell(cancelled(self, again=retried and not self.acknowledged))
+        # A cold shutdown announces a retry even if the message was acknowledged.
+        self._taskobs_report(cancelled(self, again=retried and not self.acknowledged))
 
     def before_revoked(self, reason: Any, terminated: Any, signum: Any, expired: Any) -> None:
-        self._taskobs_tell(revoked(self, reason, terminated, signum, expired))
+        self._taskobs_report(revoked(self, reason, terminated, signum, expired))
 
-    def _taskobs_tell(self, external: ExternalOutcome | None, *, ran: bool = True) -> None:
+    def _taskobs_report(self, external: ExternalOutcome | None, *, ran: bool = True) -> None:
         here = self._taskobs_inline and ran and self.time_start  # the run reports itself
-        if external is None or here or self._taskobs_told:
+        if external is None or here or self._taskobs_reported:
             return
-        self._taskobs_told = True
+        self._taskobs_reported = True
         self._taskobs_ended(self, external)
 
 
 def _watched(
     base: type[Any], ended: Callable[[Any, ExternalOutcome], None], app: Any, *, inline: bool
 ) -> type[Any]:
-    """Extend a request class by reports of what a child can't report."""
+    """Extend a request class: it reports what a child can't report."""
     attributes = {
         "_taskobs_app": app,
         "_taskobs_inline": inline,
