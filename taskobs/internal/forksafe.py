@@ -46,14 +46,15 @@ class ForkBlocking(Protocol):
 
 class _Registry:
     def __init__(self) -> None:
-        self._owners: list[tuple[ForkStep, weakref.ref[ForkAware]]] = []
+        # By id. Each change is one step of a dict, which is atomic: threads need no lock here, and
+        # a lock could not be taken in a child.
+        self._entries: dict[int, tuple[ForkStep, weakref.ref[ForkAware]]] = {}
         self._watching = False
 
-    def add(self, owner: ForkAware, step: ForkStep) -> None:
-        self.remove(owner)
-        # A new list, never a changed one: a fork in another thread sees the old or the new list.
-        owners = [*self._living(), (step, weakref.ref(owner))]
-        self._owners = sorted(owners, key=lambda one: one[0])  # stable, so in order of addition
+    def add(self, instance: ForkAware, step: ForkStep) -> None:
+        number = id(instance)
+        # The callback comes before the id can be another object's.
+        self._entries[number] = step, weakref.ref(instance, lambda _: self._forget(number))
         if not self._watching and hasattr(os, "register_at_fork"):
             self._watching = True  # once: the interpreter offers no way to unregister
             os.register_at_fork(
@@ -62,14 +63,16 @@ class _Registry:
                 after_in_child=self._in_child,
             )
 
-    def remove(self, owner: ForkAware) -> None:
-        self._owners = [one for one in self._living() if one[1]() is not owner]
+    def remove(self, instance: ForkAware) -> None:
+        self._forget(id(instance))
 
-    def _living(self) -> list[tuple[ForkStep, weakref.ref[ForkAware]]]:
-        return [one for one in self._owners if one[1]() is not None]
+    def _forget(self, number: int) -> None:
+        self._entries.pop(number, None)
 
     def _all(self) -> list[ForkAware]:
-        return [owner for _, ref in self._owners if (owner := ref()) is not None]
+        # ``sorted`` is stable, so those of one step keep the order in which they were added.
+        entries = sorted(self._entries.copy().values(), key=lambda entry: entry[0])
+        return [instance for _, ref in entries if (instance := ref()) is not None]
 
     def _before(self) -> None:
         # The last first, as with locks: what is taken first is released last.
@@ -92,14 +95,14 @@ def _run(calls: list[Callable[[], None]]) -> None:
 _registry: Final = _Registry()
 
 
-def add(owner: ForkAware, step: ForkStep) -> None:
-    """Call ``owner.after_fork`` in each forked child from now on; twice is once.
+def add(instance: ForkAware, step: ForkStep) -> None:
+    """Call ``instance.after_fork`` in each forked child from now on; twice is once.
 
-    The registry holds no reference that keeps the owner alive.
+    The registry holds no reference that keeps the object alive.
     """
-    _registry.add(owner, step)
+    _registry.add(instance, step)
 
 
-def remove(owner: ForkAware) -> None:
+def remove(instance: ForkAware) -> None:
     """Call it no more."""
-    _registry.remove(owner)
+    _registry.remove(instance)

@@ -1,4 +1,4 @@
-"""Keeping a library out of what another one imports."""
+"""Makes a library look as if it weren't installed, while another one is imported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from threading import get_ident
 
 @contextmanager
 def hidden_modules(*libraries: str) -> Generator[None]:
-    """Make libraries look as if they weren't installed, to imports of this thread alone.
+    """Make imports of these modules fail, in this thread only.
 
-    One that the process has imported already stays what it is, and other threads import as ever.
-    What tries one of them meanwhile must do without, and so must be able to: a module that looks
-    for it when it is imported will never see it again.
+    A module that the process has imported already is not affected. What is imported meanwhile must
+    be able to do without: it looks for the library once, at its import, and never sees it again.
     """
     finder = _HidingFinder(frozenset(libraries))
     sys.meta_path.insert(0, finder)
@@ -25,7 +24,7 @@ def hidden_modules(*libraries: str) -> Generator[None]:
 
 
 class _HidingFinder:
-    """Asked for every module that is not imported yet; others are left to the finders after it."""
+    """The import system asks it first for each module that is not imported yet."""
 
     def __init__(self, libraries: frozenset[str]) -> None:
         self._libraries = libraries

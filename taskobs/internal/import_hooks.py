@@ -1,4 +1,4 @@
-"""Hearing of an import: what is to be done to a module, if it is ever imported."""
+"""Calls a function when a module is imported, if it ever is."""
 
 from __future__ import annotations
 

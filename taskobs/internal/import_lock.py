@@ -1,7 +1,8 @@
-"""Imports that wait until a process needs them, and that no fork of another thread interrupts.
+"""Late imports that a fork in another thread waits for.
 
-A child that is forked while another thread of its parent imports a module finds the module half
-imported, and its lock held for ever: the child then hangs at its own import of it.
+The import system has a lock for each module. A child that is forked while another thread of its
+parent imports a module inherits the lock in its locked state and without the thread that would
+release it: the child hangs at its own import of that module.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 
 _PATIENCE: Final = 5.0
-"""Seconds that a fork waits for an import: a fork is never stopped."""
+"""Seconds that a fork waits for an import at most; then it goes on."""
 
 
 def import_locked(name: str, *beside: str) -> ModuleType:
-    """Import a module, and first those ``beside`` it that are there; forks wait meanwhile."""
+    """Import a module, and those of ``beside`` that exist before it; forks wait meanwhile."""
     with _forks.lock:
         for other in beside:
             with suppress(ImportError):  # other releases need others

@@ -1,4 +1,4 @@
-"""Whether a process is still there, and still the same one."""
+"""Tells whether a process still runs; ids are reused, so its start time is compared too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENDED: Final = frozenset({"Z", "X", "x"})
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in ticks since the boot; 0 if it's gone or can't be known.
+    """Return when a process started, in ticks since the boot; 0 if it has ended, or without /proc.
 
     Two processes that had the same id one after the other differ in it.
     """
@@ -44,7 +44,7 @@ def _stat(pid: int) -> list[str]:
 def _signalled(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except PermissionError:  # it is somebody else's
+    except PermissionError:  # it runs, as another user
         return True
     except (OSError, OverflowError):
         return False

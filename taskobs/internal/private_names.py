@@ -41,10 +41,10 @@ class PrivateName:
 
     def find(self) -> Any:  # noqa: ANN401  # whatever the library has there
         """Return what the name stands for; None if its module isn't imported, or lacks it."""
-        found = self._look()
+        found = self._resolve()
         return None if found is _MISSING else found
 
-    def _look(self) -> Any:  # noqa: ANN401  # as above
+    def _resolve(self) -> Any:  # noqa: ANN401  # as above
         found: Any = sys.modules.get(self.module)
         for part in self.path.split("."):
             found = getattr(found, part, _MISSING)
@@ -59,7 +59,7 @@ class PrivateName:
         """Whether the module is imported and lacks the name; its value may be None."""
         if self.module not in sys.modules or self.of_instances:
             return False
-        return self._look() is _MISSING and not self._is_later()
+        return self._resolve() is _MISSING and not self._is_later()
 
     def _is_later(self) -> bool:
         """Whether the installed release is older than the name."""

@@ -1,4 +1,4 @@
-"""Waiting for others, for a bounded time."""
+"""Runs calls that may block for ever, and waits for them for a bounded time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patches around somebody else's functions, which can be taken away again."""
+"""Wraps functions of other libraries, and unwraps them again."""
 
 from __future__ import annotations
 

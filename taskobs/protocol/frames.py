@@ -1,8 +1,8 @@
-"""What goes over the relay's socket: frames, and how their payloads are packed.
+"""Frames, which a process and the relay exchange, and msgpack for their payloads.
 
-A frame is four bytes that say how long the rest is (big-endian), one byte that says its kind,
-and the payload. Payloads are msgpack but for spans (``packing``) and envelopes. Both sides use
-this module; it imports neither an SDK nor Celery.
+On the socket, a frame is the length of the rest (four bytes, big-endian), one byte for its kind,
+and the payload. Payloads are msgpack, with a key before that of a span (``span_encoder``) and a
+destination before an envelope (``envelopes``). This module imports neither an SDK nor Celery.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Final
 PROTOCOL: Final = 2
 """What a HELLO says: a relay of another release, started after an upgrade, refuses it."""
 MAX_FRAME: Final = 4 * 1024 * 1024
-"""Bytes of the longest frame, its head not counted: whoever sends a longer one is hung up on."""
+"""Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
 MAX_CONTAINERS: Final = 20_000
-"""Lists and maps in one payload: an empty one takes a byte to send and 60 to hold."""
+"""Lists and maps in one payload. An empty one takes one byte to send, and 60 bytes of memory."""
 MAX_LENGTH: Final = 65_536
 """Elements of one list or map."""
 FRAME_HEADER: Final = Struct(">IB")
@@ -49,13 +49,13 @@ class FrameKind(IntEnum):
 
 
 NUMBERED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC})
-"""The kinds that both sides count, from 1 on each connection, and that the relay acknowledges."""
+"""The kinds that the relay acknowledges. Both sides count them, from 1 on each connection."""
 
 _FRAME_KINDS: Final = {int(kind): kind for kind in FrameKind}
 
 
 class FrameError(ValueError):
-    """What came over the socket is no frame, or its payload isn't what it should be."""
+    """What was received is no frame, or its payload isn't what it should be."""
 
 
 def encode(kind: FrameKind, payload: bytes = b"") -> bytes:
@@ -73,8 +73,8 @@ def encode(kind: FrameKind, payload: bytes = b"") -> bytes:
 class Splitter:
     """Cuts what arrives, in pieces of any size, into frames.
 
-    It never holds more than one unfinished frame, and takes time in proportion to what it is
-    fed, however small the pieces. Once it has raised, it is of no more use. Not thread-safe.
+    It holds one unfinished frame at most. The time it takes is proportional to the bytes, however
+    small the pieces. It can't be used any more after it has raised. Not thread-safe.
     """
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
@@ -94,6 +94,8 @@ class Splitter:
             FrameError: a frame is longer than the limit, or of no known kind.
         """
         if self._held:
+            # Not parsed before it is whole: parsing from its start at each piece would take time
+            # proportional to the square of its length.
             self._held += data
             if len(self._held) < self._need:
                 return []
@@ -127,27 +129,29 @@ _USUAL: Final = 16 * 1024
 def pack(value: object) -> bytes:
     """Return ``value``, made of what msgpack knows, as bytes.
 
-    Safe in threads and greenlets, after a fork, and in what a garbage collection or a signal
-    starts in the midst of another call: a packer, which holds its output while it works, is
-    taken off a list, and a list's ``pop`` and ``append`` are atomic.
+    Safe in threads and greenlets, after a fork, and in a finalizer or signal handler that
+    interrupts another call. A packer holds its output while it works, so each call takes one off
+    a list; a list's ``pop`` and ``append`` are atomic.
 
     Raises ``TypeError``, ``ValueError`` or ``OverflowError`` for what msgpack doesn't know, and
-    for half of a surrogate pair; ``packing.sanitize`` makes it fit.
+    for half of a surrogate pair; ``sanitize`` makes it fit.
     """
     try:
         packer = _idle.pop()
     except IndexError:
         packer = _make_packer(buf_size=_USUAL)
     packed: bytes = packer.pack(value)
-    if len(packed) <= _USUAL:  # it keeps the room that it once needed
-        _idle.append(packer)  # one that has raised is not used again
+    # A packer keeps the buffer that it once needed, so one that needed much is thrown away. So is
+    # one that has raised (it does not come here): its buffer may hold a half-packed value.
+    if len(packed) <= _USUAL:
+        _idle.append(packer)
     return packed
 
 
 def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # what a stranger sent
     """Return what ``payload`` holds: None, bool, int, float, str, bytes, and lists and maps of it.
 
-    Nothing else is made of it, whatever it says. The keys of maps are str or bytes.
+    No other object is ever created, whatever the payload says. Keys of maps are str or bytes.
 
     Raises:
         FrameError: it is longer than ``limit``, no msgpack, nested deeper than msgpack allows,
@@ -155,7 +159,8 @@ def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # wh
     """
     if len(payload) > limit:
         raise FrameError(f"a payload of {len(payload)} bytes: at most {limit} are allowed")
-    # One takes at least a byte: only a longer payload can hold too many.
+    # A container takes at least one byte, so a shorter payload can't hold too many.
+    # The hook costs a call for each, so short payloads are spared it.
     count = _Count().one if len(payload) > MAX_CONTAINERS else None
     try:
         return _unpack(
@@ -166,6 +171,7 @@ def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # wh
             max_ext_len=0,
             max_array_len=MAX_LENGTH,
             max_map_len=MAX_LENGTH,
+            # Other keys could be made to collide in the dict: ints hash to themselves.
             strict_map_key=True,
             timestamp=1,
         )

@@ -1,4 +1,4 @@
-"""Values as msgpack and OTLP can hold them."""
+"""Makes any value fit into msgpack and OTLP, which hold less than Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNEXPECTED: Final = (
     TypeError,
     ValueError,
 )
-"""What packing an unexpected value may raise. A time limit, which may strike here too, is none."""
+"""What packing an unexpected value may raise. A soft time limit's exception is not among them."""
 _INT_BITS: Final = 63
 _DEPTH: Final = 8
 _CHARS: Final = 16_384
@@ -21,7 +21,7 @@ _ITEMS: Final = 1_000
 
 
 def sanitize(value: object, depth: int = _DEPTH) -> object:
-    """Return ``value`` as msgpack and OTLP can hold it, its long parts cut; never raises.
+    """Return ``value`` in a form that msgpack and OTLP can hold, cut if it is long; never raises.
 
     Half of a surrogate pair becomes ``?``, an integer beyond 64 bits a string, and what is no
     value of an attribute its ``str()``.
@@ -51,5 +51,5 @@ def _sanitize_list(value: Sequence[Any], depth: int) -> list[object]:
 def _text(value: object) -> str:
     try:
         return str(value)[:_CHARS].encode("utf-8", "replace").decode()
-    except UNEXPECTED:  # a stranger's __str__; or an int of more digits than allowed
+    except UNEXPECTED:  # a __str__ that fails, or an int with more digits than Python prints
         return f"<{type(value).__name__}>"

@@ -285,8 +285,10 @@ class SharedMemory:
 
     def close(self) -> None:
         """Close the descriptor; slots that are mapped stay mapped."""
+        # Forgotten first: its number may soon be another file's.
+        descriptor, self.descriptor = self.descriptor, -1
         with suppress(OSError):
-            os.close(self.descriptor)
+            os.close(descriptor)
 
 
 def _offset(index: int) -> int:

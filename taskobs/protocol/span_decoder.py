@@ -1,4 +1,4 @@
-"""Spans of the SDK again, from what came over the socket or out of the spool."""
+"""Turns packed spans back into spans that the SDK's exporters take."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _NOTHING: Final = (0, 0, 0)
 
 
 class DecodedSpan(ReadableSpan):
-    """A span that has ended elsewhere."""
+    """A span that has ended in another process."""
 
     dropped: Sequence[int] = _NOTHING
-    """How many attributes, events and links were dropped there."""
+    """How many attributes, events and links were dropped in that process."""
 
     @property
     def dropped_attributes(self) -> int:
@@ -55,9 +55,10 @@ class DecodedSpan(ReadableSpan):
 
 
 class _Resource(Resource):
-    """A resource that is equal to itself alone, of which there is one for each that differs.
+    """A resource that is compared by identity; ``SpanDecoder`` makes one for each content.
 
-    The encoder groups spans by it, and the SDK's makes JSON of all it holds for each hash.
+    The OTLP encoder groups spans by resource, and the SDK's ``Resource.__hash__`` serialises all
+    attributes to JSON, once for each span (seen in 1.45).
     """
 
     __hash__ = object.__hash__
@@ -67,7 +68,7 @@ class _Resource(Resource):
 
 
 class _Scope(InstrumentationScope):
-    """A scope that is equal to itself alone, as ``_Resource`` is."""
+    """A scope that is compared by identity, as ``_Resource`` is."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -93,7 +94,7 @@ class _Link(Link):
 
 
 class SpanDecoder:
-    """Makes spans that the stock exporters take; keeps resources and scopes. Not thread-safe."""
+    """Decodes spans, and keeps one object for each resource and scope. Not thread-safe."""
 
     def __init__(self) -> None:
         self._resources: dict[bytes, Resource] = {}
@@ -187,6 +188,7 @@ class SpanDecoder:
 
 
 def _keep(cache: dict[Any, Any], key: Hashable, value: object) -> None:
+    # Emptied rather than evicted from: it is never full but for a process with a leak of scopes.
     if len(cache) >= _CACHED:
         cache.clear()
     cache[key] = value

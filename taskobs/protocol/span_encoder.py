@@ -203,6 +203,7 @@ def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401  # the SDK's, 
         ]
     if len(_scopes) >= _SCOPES:
         _scopes.clear()
+    # With the scope itself, which stays alive: no other object can get its id.
     _scopes[id(scope)] = (scope, row)
     return row
 

@@ -7,7 +7,7 @@ from typing import Final
 SEARCH_PATH: Final = "TASKOBS_RELAY_PATH"
 """The variable with the worker's ``sys.path``. Only a relay has it, so that a program that finds it
 when it starts a worker was itself started in the place of a relay."""
-ANSWER: Final = b"\1"
+READY: Final = b"\1"
 """What a relay writes to its control socket when it is about to serve."""
 ERRORS_FD: Final = 1
 """The worker's standard error, to which a relay turns its own when it has answered."""

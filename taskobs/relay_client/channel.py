@@ -59,10 +59,10 @@ class SocketChannel:
     # lock would stay taken. Here ``finally`` sees by identity, and without a call, whether the
     # token is this caller's, wherever the signal came.
 
-    def write(self, answer: float = 0.0) -> bool:
-        """Write what waits; False if somebody else is writing.
+    def write(self, wait: float = 0.0) -> bool:
+        """Write what the outbox holds; False if somebody else is writing.
 
-        With ``answer``, also wait as many seconds for something to happen on the socket.
+        With ``wait``, also wait up to as many seconds for the socket to take or bring something.
         """
         writer, connection = self._writer, self.connection
         done = True
@@ -72,13 +72,13 @@ class SocketChannel:
                 if writer.setdefault(_WRITE_TOKEN, me) is not me:
                     self._reclaim_token()
                     return False
-                done = connection.exchange(answer)
+                done = connection.exchange(wait)
             finally:
                 if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
                     del writer[_WRITE_TOKEN]
             # Only now that the token is free is it decided whether to go on: a frame that another
             # caller added, and could not write, is either seen here or finds the token free.
-            if answer or (connection.up and not self.outbox.waiting):
+            if wait or (connection.up and not self.outbox.waiting):
                 break
         return True
 

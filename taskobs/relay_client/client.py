@@ -180,8 +180,8 @@ class RelayClient:
         except IndexError:  # another thread was faster
             return self._slot
         try:
-            told = self._introduction
-            self._slot = RingWriter.take(claim, told.packed(), told.destinations)
+            hello = self._introduction
+            self._slot = RingWriter.take(claim, hello.packed(), hello.destinations)
         except BaseException:  # a time limit's signal
             claims.append(claim)
             raise

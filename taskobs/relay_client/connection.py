@@ -1,7 +1,8 @@
-"""The connection to the relay, as the one that writes at the moment uses it.
+"""The socket connection to the relay, for whichever caller holds the write token.
 
-Nothing here waits, but where a caller gives the time. The socket is the interpreter's own,
-which neither gevent nor eventlet replaces.
+Nothing here waits, except where the caller says for how long. The socket is that of ``_socket``,
+which neither gevent nor eventlet replaces: their sockets would switch to another greenlet in the
+middle of a write.
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client import socket_directory
 from taskobs.relay_client.outbox import Outbox
 
-PATIENCE: Final = 0.02
+_WRITE_WAIT: Final = 0.02
 """Seconds that one write may wait for a relay that doesn't keep up, at most once a second."""
 _READ_EVERY: Final = 64
-"""Writes after which it is looked for what the relay has said."""
+"""Writes between two reads of what the relay has sent. A read is one more system call."""
 
 _TRY_EVERY: Final = 0.1
+"""Seconds between two attempts to connect."""
 _READ_BYTES: Final = 4_096
 _READS: Final = 4
-_ANSWER: Final = 1_024
+_MAX_REPLY: Final = 1_024
 _BUFFER: Final = 1024 * 1024
 _NO_SIGNAL: Final[int] = getattr(_socket, "MSG_NOSIGNAL", 0)
 _TRANSIENT_ERRORS: Final = frozenset(
     {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR}
 )
-"""What may keep a connection from being made now, though somebody listens."""
+"""Errors of ``connect`` that say nothing about whether somebody listens."""
 
 
 class Connection:
-    """Writes what an outbox holds, and reads what the relay answers; one caller at a time.
+    """Writes what an outbox holds, and reads the relay's replies; one caller at a time.
 
-    It connects when there is need to, with ``greeting`` as the first frames, and again when a
-    connection is lost, at most ten times a second.
+    It connects at the first write, with ``greeting`` as the first frames, and again after a
+    connection was lost, at most ten times a second.
     """
 
     def __init__(
@@ -54,25 +56,25 @@ class Connection:
         self._outbox = outbox
         self._greeting = greeting
         self._socket: _socket.socket | None = None
-        self._splitter = Splitter(_ANSWER)
+        self._splitter = Splitter(_MAX_REPLY)
         self._rest: memoryview | None = None
         self._torn = False
-        self._clogged = False
-        self._patient_at = 0.0
+        self._blocked = False
+        self._wait_allowed_at = 0.0
         self._try_at = 0.0
         self.unavailable = False
-        """Nobody listens at the address, nor ever will again."""
+        """The relay has been given up: nobody listens, nor ever will again."""
         self.connections = 0
         self.writes = 0
-        """All writes that were tried: who finds it standing still finds its writer dead."""
+        """Writes that were tried: if the number stands still, the holder of the token is stuck."""
         self._read_at = _READ_EVERY
         self.flushed = 0
-        """The last flush that the relay has answered."""
+        """The number of the last flush that the relay has replied to."""
         self.closed_received = False
 
     @property
     def up(self) -> bool:
-        """Whether there is a connection, as far as is known."""
+        """Whether there is a connection; that the relay has closed it shows at the next use."""
         return self._socket is not None
 
     @property
@@ -81,29 +83,31 @@ class Connection:
         return self._rest is not None
 
     def read_soon(self) -> None:
-        """Look at the next occasion what the relay has said."""
+        """Read what the relay has sent after the next write."""
         self._read_at = 0
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 without one."""
         return self._socket.fileno() if self._socket else -1
 
-    def exchange(self, answer: float) -> bool:
+    def exchange(self, wait: float) -> bool:
         """Write and read, as the writer; False if the rest must wait."""
-        if self._torn:  # what was written when an exception struck is anybody's guess
-            self._hang_up()
+        if self._torn:
+            # A time limit's signal raised in the middle of an earlier exchange: perhaps a part of
+            # a frame was sent, and nobody knows how much. A new connection starts clean.
+            self._reset()
         self._torn = True
         try:
-            done = self._write_all(answer)
-            if done and (answer or self.writes >= self._read_at):
-                self._read(answer)
+            done = self._write_all(wait)
+            if done and (wait or self.writes >= self._read_at):
+                self._read(wait)
         except (OSError, FrameError):
-            self._hang_up()
+            self._reset()
             done = not self.unavailable and time.monotonic() >= self._try_at
         self._torn = False
         return done
 
-    def _write_all(self, answer: float) -> bool:
+    def _write_all(self, wait: float) -> bool:
         """Write all there is; False if the socket takes no more, or there is none.
 
         Raises:
@@ -124,30 +128,30 @@ class Connection:
             self.writes += 1
             try:
                 sent = wire.send(data, _NO_SIGNAL)
-                self._clogged = False
+                self._blocked = False
             except BlockingIOError:
-                sent = self._send_patiently(wire, data, answer)
+                sent = self._send_waiting(wire, data, wait)
             if sent:
                 outbox.wrote(frames)
                 self._rest = memoryview(data)[sent:] if sent < len(data) else None
             else:
                 return False
 
-    def _send_patiently(self, wire: _socket.socket, data: bytes | memoryview, answer: float) -> int:
-        """Wait a little for room, unless that was of no use lately; return the bytes written."""
+    def _send_waiting(self, wire: _socket.socket, data: bytes | memoryview, wait: float) -> int:
+        """Wait a little for room, unless the last wait was in vain; return the bytes written."""
         now = time.monotonic()
-        if not answer and (self._clogged or now < self._patient_at):
+        if not wait and (self._blocked or now < self._wait_allowed_at):
             return 0
-        self._patient_at = now + 1.0
-        wire.settimeout(answer or PATIENCE)
+        self._wait_allowed_at = now + 1.0
+        wire.settimeout(wait or _WRITE_WAIT)
         try:
             sent = wire.send(data, _NO_SIGNAL)
         except TimeoutError:
-            self._clogged = True
+            self._blocked = True
             return 0
         finally:
             wire.settimeout(0.0)
-        self._clogged = False
+        self._blocked = False
         return sent
 
     # The connection.
@@ -168,9 +172,9 @@ class Connection:
             self.unavailable = self._is_final(getattr(error, "errno", None))
             return None
         self.connections += 1
-        self._splitter = Splitter(_ANSWER)
+        self._splitter = Splitter(_MAX_REPLY)
         self._rest = None
-        self._clogged = False
+        self._blocked = False
         self._outbox.connected(self._greeting())
         return wire
 
@@ -190,8 +194,8 @@ class Connection:
             return worker is None or not pids.alive(worker, 0)
         return True  # the file is there: the main process has closed its socket
 
-    def _hang_up(self) -> None:
-        """Hear the relay's last words, close, and keep what it may not have got."""
+    def _reset(self) -> None:
+        """Read the last replies, close, and keep what may not have been received."""
         with suppress(OSError, FrameError):
             self._read(0.0)
         self.drop()
@@ -208,8 +212,8 @@ class Connection:
 
     # Reading.
 
-    def _read(self, answer: float) -> None:
-        """Read what is there, after waiting at most ``answer`` seconds for it.
+    def _read(self, wait: float) -> None:
+        """Read what is there, after waiting at most ``wait`` seconds for it.
 
         Raises:
             OSError: the connection is lost.
@@ -220,7 +224,7 @@ class Connection:
         if wire is None:
             return
         for _ in range(_READS):
-            wire.settimeout(answer)
+            wire.settimeout(wait)
             try:
                 data = wire.recv(_READ_BYTES)
             except (BlockingIOError, TimeoutError):
@@ -231,7 +235,7 @@ class Connection:
                 raise ConnectionResetError(errno.ECONNRESET, "the relay has hung up")
             for kind, payload in self._splitter.feed(data):
                 self._handle(kind, payload)
-            answer = 0.0
+            wait = 0.0
 
     def _handle(self, kind: FrameKind, payload: bytes) -> None:
         if kind is FrameKind.CLOSED:

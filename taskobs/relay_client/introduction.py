@@ -39,10 +39,10 @@ class Introduction:
 
     def packed(self, **more: object) -> bytes:
         """Return the payload of a HELLO frame."""
-        told: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id, **more}
-        with suppress(*UNEXPECTED):  # whatever the app's resource holds
-            told = {**self.hello(), **told}
-        return pack(sanitize(told))
+        payload: dict[str, object] = {"v": PROTOCOL, "pid": os.getpid(), "client": self._id, **more}
+        with suppress(*UNEXPECTED):  # the app's resource may hold anything
+            payload = {**self.hello(), **payload}
+        return pack(sanitize(payload))
 
     def greeting(self) -> list[bytes]:
         """Return the frames that a connection begins with."""

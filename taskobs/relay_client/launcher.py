@@ -108,7 +108,7 @@ class Launcher:
             if self._clock() >= self._due:
                 self._spawn_again()
             return
-        relay.look()
+        relay.read_output()
         status = relay.ended()
         if status is not None:
             self._died(relay, _how(status))
@@ -139,7 +139,7 @@ class Launcher:
         """Wait at most ``timeout`` seconds for the relay to end by itself; tell whether it has."""
         end = time.monotonic() + timeout
         while self._relay is not None:
-            self._relay.look()
+            self._relay.read_output()
             if self._relay.ended() is not None:
                 self._forget_relay()
             elif time.monotonic() >= end:

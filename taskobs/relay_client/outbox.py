@@ -1,11 +1,12 @@
-"""The frames of one process that are on their way to the relay.
+"""The frames that one process sends over the socket, until the relay has acknowledged them.
 
-A frame *waits* until it is written, and is *kept* from then until the relay says that it is
-safe, or too much is kept. What a new connection must hear first goes before what waits.
+A frame *waits* until it is written. From then on it is *kept* until the relay acknowledges it, or
+until too much is kept. A new connection begins with what the last one may not have delivered.
 
-Any thread, greenlet, signal handler or finalizer may ``offer``, ``opened`` and ``closed``; all
-else is for the one that writes at the moment. Where an exception may strike from outside (a
-time limit's signal), a frame is rather told twice than lost: the relay knows it by its key.
+Any thread, greenlet, signal handler or finalizer may call ``try_enqueue``, ``enqueue``, ``opened``
+and ``closed``; the other methods are for the holder of the write token. Where a time limit's signal
+may raise between two lines, the order is such that a frame is sent twice rather than not at all:
+the relay recognises it by its key.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from taskobs.protocol.frames import FRAME_HEADER, NUMBERED, FrameKind, encode, p
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_FRAMES: Final = 20_000
-"""What may wait; a START only up to half of both, as an END says all that it says."""
+"""What may wait. A START gets half of both at most: an END contains all that it does."""
 MAX_KEPT: Final = 2 * 1024 * 1024
-"""Bytes that are kept after they were written: the oldest are with the relay since long."""
+"""Bytes kept after they were written. Beyond them the oldest, safe most likely, are dropped."""
 MAX_OPEN: Final = 10_000
 MAX_OPEN_BYTES: Final = 4 * 1024 * 1024
-"""What is kept of spans that are open, to tell a new relay of them; the oldest go first."""
+"""START frames kept for a relay that takes over; beyond them the oldest are dropped."""
 
 _BATCH_FRAMES: Final = 64
 _BATCH_BYTES: Final = 64 * 1024
@@ -38,14 +39,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Numbered frames that were dropped since a DROPPED frame was last put among the rest."""
+        """Numbered frames that were dropped and that no DROPPED frame has reported yet."""
         self.waiting: deque[bytes] = deque()
         self._first: deque[bytes] = deque()
         self._kept: deque[bytes] = deque()
         self._kept_from = 1
         self._kept_bytes = 0
         self._open: dict[bytes, bytes] = {}
-        # Threads may tread on each other's sums: they are set right whenever nothing is held.
+        # `+=` is not atomic, so threads may overwrite each other's sums. That only blurs the
+        # bounds; the sums are set to 0 again whenever nothing is held.
         self._bytes = 0
         self._open_bytes = 0
 
@@ -58,7 +60,7 @@ class Outbox:
         """Whether frames were written that may not be safe yet."""
         return bool(self._kept)
 
-    # For everybody.
+    # For any caller.
 
     def try_enqueue(self, frame: bytes) -> None:
         """Take a frame, or drop and count it."""
@@ -71,7 +73,7 @@ class Outbox:
         self.waiting.append(frame)
 
     def enqueue(self, frame: bytes) -> None:
-        """Take a frame, however full it is."""
+        """Take a frame even if there is no room."""
         self._bytes += len(frame)
         self.waiting.append(frame)
 
@@ -94,12 +96,12 @@ class Outbox:
         for key in list(self._open)[: max(1, len(self._open) // 16)]:
             self.closed(key)
 
-    # For the one that writes.
+    # For the holder of the write token.
 
     def peek(self) -> list[bytes]:
         """Return the frames to write next, at most some 64 KiB beyond the first."""
         if self.dropped and len(self.waiting) < _BATCH_FRAMES:
-            self._tell_dropped()
+            self._enqueue_dropped()
         source = self._first or self.waiting
         count = min(len(source), _BATCH_FRAMES)
         if count < 2:  # noqa: PLR2004  # the common case
@@ -114,8 +116,8 @@ class Outbox:
             frames.append(frame)
         return frames
 
-    def _tell_dropped(self) -> None:
-        count = self.dropped
+    def _enqueue_dropped(self) -> None:
+        count = self.dropped  # subtracted, not set to 0: another thread may have added to it
         self.enqueue(encode(FrameKind.DROPPED, pack(count)))
         self.dropped -= count
 
@@ -124,6 +126,7 @@ class Outbox:
         source = self._first or self.waiting
         waited = source is self.waiting
         for frame in frames:
+            # Kept first, then taken out: an exception in between doubles a frame and loses none.
             if frame[_KIND] in _NUMBERED:
                 self._keep(frame)
             if waited:
@@ -136,19 +139,19 @@ class Outbox:
         self._kept.append(frame)
         self._kept_bytes += len(frame)
         while self._kept_bytes > MAX_KEPT:
-            self._let_go()
+            self._drop_oldest()
 
-    def _let_go(self) -> None:
+    def _drop_oldest(self) -> None:
         self._kept_bytes -= len(self._kept.popleft())
         self._kept_from += 1
 
     def acked(self, number: int) -> None:
         """Forget the frames up to this number of the connection: they are safe."""
         while self._kept and self._kept_from <= number:
-            self._let_go()
+            self._drop_oldest()
 
     def connected(self, greeting: Iterable[bytes]) -> None:
-        """Begin a connection: with these, the open spans, and all that isn't known to be safe."""
+        """Begin a connection: with the greeting, the open spans, and what isn't acknowledged."""
         kept = list(self._kept)
         self._first = deque([*greeting, *list(self._open.values()), *kept])
         self._kept.clear()
@@ -156,19 +159,19 @@ class Outbox:
         self._kept_from = 1
 
     def lost(self) -> None:
-        """End a connection: what it was to hear first is kept for the next one."""
+        """End a connection: what it was to begin with, and has not sent, is kept for the next."""
         first, self._first = self._first, deque()
         for frame in first:
             if frame[_KIND] in _NUMBERED:
                 self._keep(frame)
 
     def empty(self) -> list[bytes]:
-        """Give up all frames: those that are not known to be safe, and those that wait."""
+        """Remove and return all frames: those that aren't acknowledged, and those that wait."""
         self.lost()
         frames = list(self._kept)
         self._kept.clear()
         self._kept_bytes = 0
-        with suppress(IndexError):  # another thread may be at it too
+        with suppress(IndexError):  # also if another thread takes the last one
             while True:
                 frames.append(self.waiting.popleft())
         self._bytes = 0

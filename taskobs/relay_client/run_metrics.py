@@ -1,4 +1,4 @@
-"""Facts of runs go to the relay, which counts them for the whole worker."""
+"""Sends one record of each run to the relay, which makes metrics of them for the whole worker."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
 
 _MOST: Final = 4_096
-"""Bytes of a fact; what is longer has its texts cut."""
+"""Bytes of a record; a longer one has its texts cut."""
 _CHARS: Final = 255
 
 
 class RunMetricObserver(Observer):
-    """Sends a FACT for each run that ends here.
+    """Sends a RUN_METRIC frame for each run that ends in this process.
 
-    Where the run's span is sampled the FACT leaves with its END, in one go; unless spans go
-    elsewhere (``with_spans=False``).
+    If the run's span is sampled, the frame is written together with the span's END, which saves a
+    write; not if spans go elsewhere (``with_spans=False``).
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class RunMetricObserver(Observer):
         self._clock = clock
 
     def ended(self, run: Run) -> None:
-        """Send the fact of a run that has ended; nothing if its process ends with it."""
+        """Send the record of a run that has ended; the main process does if this process dies."""
         client = self._client
         if run.abandoned or client.unavailable:
             return
@@ -45,7 +45,8 @@ class RunMetricObserver(Observer):
 
     def _run_metric(self, run: Run) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED
-        # The name of an unknown task is a stranger's choice: no label of a metric.
+        # Whoever sends a message chooses the name of an unknown task: as a label of a metric it
+        # would have no bound.
         task = run.task if outcome is not Outcome.UNKNOWN else ""
         seconds = self._clock() - (run.started or run.began) if run.ran else None
         if seconds is not None and seconds < 0:  # the clock was set back
@@ -61,5 +62,5 @@ class RunMetricObserver(Observer):
 
 
 def _label(text: object) -> object:
-    """Return what a stranger may have chosen, of whatever kind and length, as a label."""
+    """Return a value of any type and length as a label."""
     return sanitize(text[:_CHARS]) if isinstance(text, str) else None

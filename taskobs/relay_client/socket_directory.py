@@ -1,4 +1,8 @@
-"""Where relays listen: sockets in a directory that belongs to this user alone."""
+"""The directory with the sockets at which relays listen; it belongs to this user alone.
+
+Who may enter the directory may connect: on systems without SO_PEERCRED its mode is all that keeps
+other users out.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,15 @@ _LONGEST: Final = 100
 """Bytes of an address: Linux takes 107, macOS 103."""
 _NAME: Final = re.compile(r"worker-(\d+)-[0-9a-f]+\.sock")
 _FRESH: Final = 10.0
-"""Seconds in which a socket that nobody answers at may be one that is about to listen."""
+"""Seconds in which a socket that refuses connections may be between ``bind`` and ``listen``."""
 
 
 class SocketDirectoryError(OSError):
-    """There is no place for a socket; the message says what is wrong with each."""
+    """No directory can be used for a socket; the message says what is wrong with each."""
 
 
 def candidates(environ: Mapping[str, str]) -> list[Path]:
-    """Return the directories that serve, the best one first; they need not exist."""
+    """Return the directories to try, the best one first; they need not exist."""
     own = f"taskobs-{os.getuid()}"
     runtime = environ.get("XDG_RUNTIME_DIR")
     found = [Path(runtime, "taskobs")] if runtime else []
@@ -93,9 +97,9 @@ def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
     Raises:
         SocketDirectoryError: there is no place for a socket.
     """
-    home = directory(environ)
-    remove_stale(home)
-    path = home / _name(os.getpid())
+    folder = directory(environ)
+    remove_stale(folder)
+    path = folder / _name(os.getpid())
     return listen_at(path), str(path)
 
 
@@ -119,18 +123,18 @@ def listen_at(path: Path) -> socket.socket:
 
 def addresses(environ: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """Give the worker's process id and the address of each socket of this user."""
-    for home in candidates(environ):
+    for folder in candidates(environ):
         with suppress(OSError):
-            for path in sorted(home.iterdir()):
+            for path in sorted(folder.iterdir()):
                 found = _NAME.fullmatch(path.name)
                 if found and _is_ours(path):
                     yield int(found[1]), str(path)
 
 
-def remove_stale(home: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove the sockets in a directory at which nobody listens any more."""
     with suppress(OSError):
-        for path in list(home.iterdir()):
+        for path in list(folder.iterdir()):
             with suppress(OSError):
                 if _NAME.fullmatch(path.name) and _is_stale(path):
                     path.unlink()

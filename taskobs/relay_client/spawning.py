@@ -34,8 +34,8 @@ class SpawnedRelay:
         self._control, self._errors = control, errors
         self._written = b""
 
-    def look(self) -> None:
-        """Read what it has said, without waiting."""
+    def read_output(self) -> None:
+        """Read its control socket and, until it has answered, its standard error; don't wait."""
         if self.answered:
             return
         with suppress(OSError):
@@ -63,7 +63,7 @@ class SpawnedRelay:
 
     def last_error_line(self) -> str:
         """Return the last line that it wrote to its standard error before it answered."""
-        self.look()
+        self.read_output()
         lines = self._written.decode(errors="replace").strip().splitlines()
         last = lines[-1].rpartition(_LOG_PREFIX)[2].strip() if lines else ""
         return last[:_MAX_ERROR_CHARS]

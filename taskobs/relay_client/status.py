@@ -1,4 +1,4 @@
-"""What the relays of this user's workers say of themselves, for ``taskobs status``."""
+"""Asks the relays of this user's workers what they count, for ``taskobs status``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskobs.protocol.frames import FrameError, FrameKind, Splitter, encode, unp
 from taskobs.relay_client import socket_directory
 
 PATIENCE: Final = 2.0
-"""Seconds that one relay gets for its answer."""
+"""Seconds that one relay gets to reply."""
 _CHUNK: Final = 65_536
 _SHOWN_KINDS: Final = ("span", "envelope")
 _COLUMNS: Final = (
@@ -23,17 +23,17 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One worker's relay: what it counts, or why it gave no answer."""
+    """One worker's relay: what it counts, or why it did not reply."""
 
     worker_pid: int
     address: str
-    told: Mapping[str, Any]
+    reply: Mapping[str, Any]
     problem: str = ""
 
     def as_json(self) -> dict[str, object]:
-        """Return all of it as what JSON can hold."""
+        """Return everything in a form that JSON can hold."""
         result: dict[str, object] = {"worker_pid": self.worker_pid, "address": self.address}
-        return {**result, **({"problem": self.problem} if self.problem else {}), **self.told}
+        return {**result, **({"problem": self.problem} if self.problem else {}), **self.reply}
 
 
 def every(environ: Mapping[str, str], timeout: float = PATIENCE) -> list[Status]:
@@ -54,8 +54,8 @@ def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
     """Return what the relay at an address counts.
 
     Raises:
-        OSError: there is none, or it gave no answer within ``timeout`` seconds.
-        FrameError: its answer is none.
+        OSError: there is none, or it did not reply within ``timeout`` seconds.
+        FrameError: its reply can't be read.
     """
     end = time.monotonic() + timeout
     splitter = Splitter()
@@ -73,10 +73,10 @@ def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
                     return _map(unpack(payload))
 
 
-def waiting(told: Mapping[str, Any]) -> str:
+def waiting(reply: Mapping[str, Any]) -> str:
     """Return what a relay has not sent yet, and why, in words: ``7 spans (no response)``."""
-    failing: Mapping[str, str] = told.get("failing") or {}
-    pending: Mapping[str, int] = told.get("pending") or {}
+    failing: Mapping[str, str] = reply.get("failing") or {}
+    pending: Mapping[str, int] = reply.get("pending") or {}
     return ", ".join(
         f"{number} {kind}{'s' * (number != 1)}" + (f" ({failing[kind]})" if kind in failing else "")
         for kind, number in pending.items()
@@ -106,18 +106,18 @@ def table(relays: Iterable[Status]) -> str:
 
 
 def _line(one: Status) -> list[str]:
-    told = one.told
+    reply = one.reply
     if one.problem:
         return ["?", str(one.worker_pid), *["-"] * (len(_COLUMNS) - 2)]
-    numbers = [told.get("clients", 0), _sum(told.get("open")), *_counted(told)]
-    worker = str(told.get("worker") or "?")
+    numbers = [reply.get("clients", 0), _sum(reply.get("open")), *_counted(reply)]
+    worker = str(reply.get("worker") or "?")
     return [worker, str(one.worker_pid), *map(str, numbers)]
 
 
-def _counted(told: Mapping[str, Any]) -> list[int]:
+def _counted(reply: Mapping[str, Any]) -> list[int]:
     """Sum spans and events; facts become metrics, and are no matter of these columns."""
     names = ("exported", "pending", "retried", "spooled", "lost", "dropped")
-    return [_sum(_of_kinds(told.get(name))) for name in names]
+    return [_sum(_of_kinds(reply.get(name))) for name in names]
 
 
 def _of_kinds(value: object) -> object:
@@ -136,9 +136,9 @@ def _sum(value: object) -> int:
 def _notes(one: Status) -> list[str]:
     if one.problem:
         return [f"{one.address}: {one.problem}"]
-    failing: Mapping[str, object] = one.told.get("failing") or {}
+    failing: Mapping[str, object] = one.reply.get("failing") or {}
     fails = [f"{kind} export fails: {reason}" for kind, reason in failing.items()]
-    dropped = one.told.get("dropped")
+    dropped = one.reply.get("dropped")
     if not isinstance(dropped, dict):
         return fails
     return fails + [

@@ -143,7 +143,7 @@ result = [one.id for one in sent]
     [inner] = [span for span in receiver.spans if span.name == "inner"]
     assert inner.parent_id == one_run(receiver, ids[0]).span_id
 
-    [told] = [one.told for one in status.every(os.environ) if one.worker_pid == worker.pid]
+    [told] = [one.reply for one in status.every(os.environ) if one.worker_pid == worker.pid]
     assert (told["pid"], told["exported"]["envelope"]) == (relay, 1)
 
     pool_children = [pid for pid in children(worker.pid) if pid != relay]

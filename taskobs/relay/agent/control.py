@@ -7,7 +7,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from taskobs.protocol.startup import ANSWER, ERRORS_FD
+from taskobs.protocol.startup import ERRORS_FD, READY
 
 
 class ControlSocket:
@@ -25,7 +25,7 @@ class ControlSocket:
         sys.stderr.flush()
         with suppress(OSError):
             os.dup2(ERRORS_FD, sys.stderr.fileno())
-            self.socket.send(ANSWER)
+            self.socket.send(READY)
 
     def listener(self) -> socket.socket | None:
         """Return a listening socket that has come, to be used from now on; usually none has."""

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-class Owner:
+class Recorder:
     def __init__(self, name: str, calls: list[str], *, fails: bool = False) -> None:
         self.name, self.calls, self.fails = name, calls, fails
 
@@ -30,7 +30,7 @@ class Owner:
             raise ValueError(self.name)
 
 
-class Blocking(Owner):
+class Blocking(Recorder):
     def before_fork(self) -> None:
         self.calls.append(f"before {self.name}")
 
@@ -38,13 +38,13 @@ class Blocking(Owner):
         self.calls.append(f"parent {self.name}")
 
 
-def in_a_child(look: Callable[[], object]) -> str:
+def in_a_child(read: Callable[[], object]) -> str:
     """Return what something is in a forked child."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            os.write(writer, str(look()).encode())
+            os.write(writer, str(read()).encode())
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -56,48 +56,48 @@ def in_a_child(look: Callable[[], object]) -> str:
 def test_objects_are_called_in_order() -> None:
     """Locks come first, what exports next, what decides last: whatever was set up first."""
     calls: list[str] = []
-    owners = [Owner(name, calls) for name in ("session", "second", "first", "lock")]
+    instances = [Recorder(name, calls) for name in ("session", "second", "first", "lock")]
     steps = (ForkStep.SESSION, ForkStep.EXPORT, ForkStep.EXPORT, ForkStep.LOCKS)
-    for owner, step in zip(owners, steps, strict=True):
-        forksafe.add(owner, step)
-        forksafe.add(owner, step)  # twice is once
+    for instance, step in zip(instances, steps, strict=True):
+        forksafe.add(instance, step)
+        forksafe.add(instance, step)  # twice is once
     assert in_a_child(lambda: " ".join(calls)) == "lock second first session"
     assert calls == []
-    for owner in owners:
-        forksafe.remove(owner)
+    for instance in instances:
+        forksafe.remove(instance)
     assert in_a_child(lambda: calls) == "[]"
 
 
 def test_an_object_that_is_gone_is_forgotten() -> None:
     """Whatever is dropped without a word leaves nothing behind."""
     calls: list[str] = []
-    forksafe.add(Owner("gone", calls), ForkStep.EXPORT)
+    forksafe.add(Recorder("gone", calls), ForkStep.EXPORT)
     gc.collect()
     assert in_a_child(lambda: calls) == "[]"
 
 
 def test_a_fork_waits_for_who_asks_for_it() -> None:
     calls: list[str] = []
-    owners = [Blocking("outer", calls), Blocking("inner", calls)]
-    for owner in owners:
-        forksafe.add(owner, ForkStep.LOCKS)
+    instances = [Blocking("outer", calls), Blocking("inner", calls)]
+    for instance in instances:
+        forksafe.add(instance, ForkStep.LOCKS)
     child = in_a_child(lambda: " ".join(calls))
     assert child == "before inner before outer outer inner"
     assert calls == ["before inner", "before outer", "parent outer", "parent inner"]
-    for owner in owners:
-        forksafe.remove(owner)
+    for instance in instances:
+        forksafe.remove(instance)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_that_fails_keeps_no_other_from_its_turn() -> None:
     """A child is never left with a lock of its parent's because of somebody else's bug."""
     calls: list[str] = []
-    owners = [Owner("failing", calls, fails=True), Owner("next", calls)]
-    for owner in owners:
-        forksafe.add(owner, ForkStep.EXPORT)
+    instances = [Recorder("failing", calls, fails=True), Recorder("next", calls)]
+    for instance in instances:
+        forksafe.add(instance, ForkStep.EXPORT)
     assert in_a_child(lambda: " ".join(calls)) == "failing next"
-    for owner in owners:
-        forksafe.remove(owner)
+    for instance in instances:
+        forksafe.remove(instance)
 
 
 def test_a_session_that_is_closed_does_nothing_at_a_fork() -> None:
