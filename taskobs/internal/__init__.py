@@ -1,1 +1,1 @@
-"""Small tools without a subject of their own; they import nothing of taskobs."""
+"""General-purpose helpers; they import nothing else of taskobs."""

@@ -1,4 +1,4 @@
-"""The one place that swallows an exception of ours."""
+"""The only place that swallows exceptions of our own code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _log = logging.getLogger("taskobs")
 
 
 class Guard:
-    """Keep trouble in telemetry away from the task: log it once per kind, count it.
+    """Keeps errors of telemetry from the task: counts them, and logs each type once.
 
     Use it as a context manager around each call of an observer; it has no state between
     enter and exit, so one guard serves all threads. With ``strict=True`` it counts and
-    raises. Exceptions that are no ``Exception`` (``SystemExit``, ``KeyboardInterrupt``) and
+    raises. Exceptions that aren't an ``Exception`` (``SystemExit``, ``KeyboardInterrupt``) and
     those in ``passing`` are never swallowed.
     """
 
@@ -24,7 +24,7 @@ class Guard:
         self._passing = passing
 
     def __enter__(self) -> None:
-        """Nothing to do: what matters happens at the exit."""
+        """Do nothing: only the exit matters."""
 
     def __exit__(
         self,
@@ -32,13 +32,13 @@ class Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Swallow, log once and count; or let pass."""
+        """Swallow, count and log the exception, or let it pass."""
         return error is not None and self.swallows(error)
 
     def swallows(self, error: BaseException) -> bool:
-        """Tell whether ``error`` is to be swallowed, and log and count it.
+        """Count and log ``error``; tell whether to swallow it.
 
-        For loops over observers: ``try`` costs nothing, ``with`` a guard two calls.
+        For loops over observers: a ``try`` is free, a ``with`` costs two calls.
         """
         if not isinstance(error, Exception) or isinstance(error, self._passing):
             return False

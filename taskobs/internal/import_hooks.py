@@ -15,8 +15,8 @@ _wanted: Final[dict[str, list[Callable[[], object]]]] = {}
 def when_imported(module: str, then: Callable[[], object]) -> Callable[[], None]:
     """Call ``then`` when a module has been imported; at once, if it has been already.
 
-    It is called on the thread that imports, before the importer goes on; what it raises, the
-    import raises. Returns what calls it off.
+    It is called on the importing thread, before the import returns; what it raises, the import
+    raises. Returns a function that cancels it.
     """
     waiting = _watch(module)
     forget = partial(_forget, waiting, then)
@@ -31,7 +31,7 @@ def when_imported(module: str, then: Callable[[], object]) -> Callable[[], None]
 
 
 def _watch(module: str) -> list[Callable[[], object]]:
-    """Register once for each module: there is no way to unregister."""
+    """Register once for each module: wrapt has no way to unregister."""
     waiting = _wanted.get(module)
     if waiting is None:
         waiting = _wanted[module] = []

@@ -1,4 +1,4 @@
-"""A little memory that a process shares with the children that it forks."""
+"""A page of memory that a process shares with its forked children."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from zlib import crc32
 
 _SIZE: Final = 64 * 1024
 _HEAD: Final = Struct("=II")
-"""Length and CRC-32 of what was put there. Both are 0 as long as nothing was."""
+"""Length and CRC-32 of the data. Both are 0 while there is none."""
 _FLAGS: Final = 64
 _DATA_AT: Final = _FLAGS + _HEAD.size
 
 
 class SharedPage:
-    """One piece of data and a few flags, which the parent and all of its children read and write.
+    """One piece of data and up to 64 flags, which the parent and its children read and write.
 
-    Nothing here waits, and no lock is taken: a process may be killed at any point. What is read in
-    the midst of a write has another checksum, and counts as not there yet.
+    It takes no lock and never waits, because a process may be killed at any point. Data that is
+    read during a write fails its checksum, and counts as missing.
     """
 
     def __init__(self) -> None:
-        """Make the memory; it takes room once it is written to.
+        """Map the memory; it is allocated at the first write.
 
         Raises:
-            OSError: there is none.
+            OSError: it can't be mapped.
         """
-        self._map = mmap.mmap(-1, _SIZE)  # anonymous and shared: children inherit it by a fork
+        self._map = mmap.mmap(-1, _SIZE)  # anonymous and shared, so forked children inherit it
 
     def put(self, data: bytes) -> bool:
-        """Put data there, unless there is some; False also if it is too long."""
+        """Store data, unless there is some already; False then, or if it is too long."""
         if len(data) > _SIZE - _DATA_AT or self.get() is not None:
             return False
         self._map[_DATA_AT : _DATA_AT + len(data)] = data
-        # Last: whoever finds a length finds the data that it is of.
+        # Written last, so that a reader that sees a length finds the data complete.
         self._map[_FLAGS:_DATA_AT] = _HEAD.pack(len(data), crc32(data))
         return True
 
     def get(self) -> bytes | None:
-        """Return what was put there; None as long as nothing was."""
+        """Return the data; None if there is none yet."""
         length, checksum = _HEAD.unpack(self._map[_FLAGS:_DATA_AT])
         if not length:
             return None
@@ -47,9 +47,9 @@ class SharedPage:
         return data if crc32(data) == checksum else None
 
     def is_first(self, flag: int) -> bool:
-        """Set a flag, and tell whether nobody has set it before; below 64.
+        """Set a flag (0 to 63); tell whether it was unset before.
 
-        Of two processes that ask at the same instant, both may be told so.
+        Reading and setting are two steps: two processes at the same instant may both get True.
         """
         if self._map[flag]:
             return False
@@ -57,5 +57,5 @@ class SharedPage:
         return True
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory."""
         self._map.close()

@@ -1,7 +1,7 @@
-"""Ids of a run's span that are chosen before the run, by a worker's main process for its child.
+"""Span ids that a worker's main process chooses for a run before its child starts it.
 
-A run whose process dies is reported by the main process. As that has chosen the ids, both write
-one span, and the spans that the child has made under it are its children.
+The main process reports a run whose child dies. Because it has chosen the ids, both processes write
+the same span, and the spans that the child made under it are its children.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 TRACE_DIGITS: Final = 32
 IDS: Final = re.compile(r"(?!0{32})[0-9a-f]{32}(?!0{16})[0-9a-f]{16}")
-"""A trace id, which serves only if nothing was published before the run, and a span id."""
+"""A trace id, used only if the message carries no trace, and a span id."""
 
 NEXT: Final[ContextVar[str | None]] = ContextVar("taskobs_ids", default=None)
-"""The ids that the next span is to have; whoever sets them resets this after its start.
+"""The ids for the next span; the caller that sets them resets this after the span's start.
 
-It is text as it came with a message: whoever takes it must hold it against ``IDS``.
+The text comes from a message and is untrusted: match it against ``IDS`` before use.
 """
 
 

@@ -1,8 +1,7 @@
-"""Do something before a signal ends the process outright.
+"""Calls a function before a signal ends the process by its default action.
 
-A process that SIGTERM ends by its default action runs no exit hooks: not ``atexit``, not a
-``finally``. Flask's and Django's development servers, uvicorn at its end, and most scripts are
-such processes.
+A process that SIGTERM ends by its default action runs neither ``atexit`` hooks nor ``finally``
+blocks. Examples are Flask's and Django's development servers, uvicorn at its end, and most scripts.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, Final
 from taskobs.internal.wrapping import Patches
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""Signals whose default action ends a process, and that ask it to end. Python itself handles
-SIGINT, unless somebody gives it back its default action."""
+"""Signals that ask a process to end, and do so by default. Python itself handles SIGINT, unless the
+app restores its default action."""
 
 
 class TerminationHook:
@@ -26,33 +25,33 @@ class TerminationHook:
     The process then ends by that signal, with the exit status that it would have had, and a second
     signal ends it at once. ``action`` must be bounded in time; what it raises is dropped.
 
-    A handler of the app's own is never replaced. Whoever gives a signal back its default action
-    later (uvicorn and asyncio do, when they have served) gets this hook instead, and whoever asks
-    for the handler is told that it is the default one: nobody has to know of the hook.
+    A handler of the app is never replaced. Code that later restores a signal's default action (as
+    uvicorn and asyncio do after serving) installs this hook instead, and code that reads the
+    handler gets ``SIG_DFL``, so that the hook is invisible.
 
-    Python runs handlers between two bytecodes of the main thread. A process that is stuck in C code
-    at that time ends only when that code returns.
+    Python runs handlers between two bytecodes of the main thread. A process that is blocked in C
+    code ends only when that code returns.
     """
 
     def __init__(self, action: Callable[[], object]) -> None:
         self._action = action
         self._patches = Patches()
-        # One object: `self._handle` makes a new one at each access, and ours is told by identity.
+        # Stored once: each access to `self._handle` makes a new object, and `is` compares them.
         self._handler: Any = self._handle
-        # The real functions, whatever wraps them later.
+        # The real functions, kept before anything wraps them.
         self._set, self._get = signal.signal, signal.getsignal
 
     def install(self) -> None:
-        """Take the place of default actions from now on; nothing outside of the main thread."""
+        """Replace default actions from now on; has no effect outside of the main thread."""
         self._patches.wrap(signal, "signal", self._set_patched)
         self._patches.wrap(signal, "getsignal", self._get_patched)
         for number in SIGNALS:
             if self._get(number) is signal.SIG_DFL:
-                with suppress(ValueError):  # this is not the main thread
+                with suppress(ValueError):  # not the main thread
                     self._set(number, self._handler)
 
     def remove(self) -> None:
-        """Give the default actions back."""
+        """Restore the default actions."""
         self._patches.remove()
         for number in SIGNALS:
             if self._get(number) is self._handler:
@@ -60,14 +59,15 @@ class TerminationHook:
                     self._set(number, signal.SIG_DFL)
 
     def _handle(self, number: int, _frame: object) -> None:
-        # First, so that a second signal doesn't wait for the action.
+        # First, so that a second signal ends the process while the action runs.
         self._set(number, signal.SIG_DFL)
         try:
             with suppress(Exception):
                 self._action()
         finally:
             os.kill(os.getpid(), number)
-            # Still here: the kernel ignores default actions for the first process of a container.
+            # Still running: the kernel ignores default actions in the first process of a
+            # container.
             self._set(number, self._handler)
 
     def _set_patched(

@@ -166,7 +166,7 @@ def told_a_relay(*, errors: bool = False) -> Generator[None]:
 
 
 @pytest.mark.parametrize("what", TOLD_BUDGETS)
-def test_what_a_relay_is_told_is_within_its_budget(app: Celery, what: str) -> None:
+def test_what_a_relay_is_sent_is_within_its_budget(app: Celery, what: str) -> None:
     """What a worker's own process does for my publish, my run and my failing run, to the end."""
     with told_a_relay():
         found = calls(job(app, what))

@@ -249,7 +249,7 @@ def test_chunks_are_one_trace(shop: Shop) -> None:
 
 @pytest.mark.row("canvas", "replace")
 @pytest.mark.parametrize("other", ["add.s(3, 4)", "add.s(1, 2) | times.s(3)"])
-def test_a_replacement_hangs_on_what_it_replaces(shop: Shop, other: str) -> None:
+def test_a_replacement_is_a_child_of_what_it_replaces(shop: Shop, other: str) -> None:
     """My task is replaced by another, or by a chain, and the trace tells."""
     chained = "times" in other
     expected = both(BECOMES, ADD, TIMES) if chained else both(BECOMES, ADD)
@@ -280,7 +280,7 @@ def test_a_replacement_by_a_group(shop: Shop) -> None:
 
 
 @pytest.mark.row("canvas", "link")
-def test_a_link_hangs_on_what_it_follows(shop: Shop) -> None:
+def test_a_link_is_a_child_of_what_it_follows(shop: Shop) -> None:
     """The callback that I link to a task is in its trace."""
     source = "given = add.signature((1, 2), link=times.s(5)); sent = given.apply_async()"
     spans = trace_of(shop, source, both(ADD, TIMES))
@@ -288,7 +288,7 @@ def test_a_link_hangs_on_what_it_follows(shop: Shop) -> None:
 
 
 @pytest.mark.row("canvas", "link_error")
-def test_an_errback_hangs_on_what_failed(shop: Shop) -> None:
+def test_an_errback_is_a_child_of_what_failed(shop: Shop) -> None:
     """The errback that I link to a task is in its trace, and does not fail itself."""
     source = "given = fail.signature(link_error=sanitize.s()); given.apply_async()"
     spans = trace_of(shop, source, both(FAIL, ERRBACK))

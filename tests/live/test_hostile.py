@@ -69,7 +69,7 @@ def runs(shop: AuditedShop, headers: Mapping[str, object]) -> None:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_values_of_our_headers(each_shop: AuditedShop, kind: str) -> None:
+def test_unexpected_values_of_our_headers(each_shop: AuditedShop, kind: str) -> None:
     """Somebody writes other things than text where our headers are."""
     runs(each_shop, dict.fromkeys(OURS, ODD[kind]))
 
@@ -81,18 +81,18 @@ def test_long_headers(each_shop: AuditedShop, name: str) -> None:
 
 
 @pytest.mark.parametrize("nested", [[1], "text", 7, {"traceparent": 5, "baggage": ["x"]}], ids=str)
-def test_odd_nested_headers(each_shop: AuditedShop, nested: object) -> None:
+def test_unexpected_nested_headers(each_shop: AuditedShop, nested: object) -> None:
     """Somebody's nested headers are no dict, or a dict of other things than text."""
     runs(each_shop, {"headers": nested})
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_odd_ids(each_shop: AuditedShop, name: str) -> None:
+def test_unexpected_ids(each_shop: AuditedShop, name: str) -> None:
     """Somebody's ids are no text."""
     runs(each_shop, {name: IDS[name]})
 
 
-def test_a_trace_goes_on_beside_what_is_odd(each_shop: AuditedShop) -> None:
+def test_a_trace_continues_beside_unexpected_headers(each_shop: AuditedShop) -> None:
     """Somebody's trace is right and the baggage beside it is not: the trace goes on."""
     trace_id, span_id = uuid4().hex, uuid4().hex[:16]
     unexpected: dict[str, object] = {

@@ -108,7 +108,7 @@ def test_the_runs_were_there_at_the_same_time(crowd: Shop) -> None:
     assert {span.attributes[semconv.PROCESS_PID] for span in spans} == {crowd.worker.pid}
 
 
-def test_each_run_hangs_on_its_own_publish(crowd: Shop) -> None:
+def test_each_run_is_a_child_of_its_own_publish(crowd: Shop) -> None:
     """I see each run in the trace of its own publish, and failed as it did."""
     publishes = named(crowd, f"publish {CROWD}.mingle")
     for name, run in runs(crowd).items():
@@ -118,7 +118,7 @@ def test_each_run_hangs_on_its_own_publish(crowd: Shop) -> None:
     assert len({run.trace_id for run in publishes.values()}) == SIZE
 
 
-def test_what_a_run_opens_and_publishes_hangs_on_it(crowd: Shop) -> None:
+def test_what_a_run_opens_and_publishes_is_its_child(crowd: Shop) -> None:
     """I open a span in a task and publish from there: both are where I was."""
     called = named(crowd, f"publish {crowd.live.task('add')}")
     called_runs = named(crowd, f"run {crowd.live.task('add')}")

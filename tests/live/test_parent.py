@@ -237,7 +237,7 @@ result = given.get(timeout=90)
 
 
 @pytest.mark.parametrize("env", RELAYS)
-def test_a_run_that_celery_cancels_is_told(
+def test_a_run_that_celery_cancels_is_reported(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, env: Mapping[str, str]
 ) -> None:
     """My worker loses its broker and ends what it runs: I see that run, and the next delivery."""

@@ -160,7 +160,7 @@ result = [one.id for one in sent]
     assert NO_RELAY not in worker.log
 
 
-def test_a_killed_child_is_told_with_what_was_open_in_it(
+def test_a_killed_child_is_reported_with_its_open_spans(
     live: LiveApp, receiver: Receiver, redis_broker: Broker
 ) -> None:
     """The OOM killer takes my task in the midst of a span, and I see where it was."""
@@ -180,7 +180,7 @@ def test_a_killed_child_is_told_with_what_was_open_in_it(
     assert len(spans_of(receiver, task_id)) == len(receiver.events) == 1
 
 
-def test_a_hard_time_limit_is_told_with_what_was_open(
+def test_a_hard_time_limit_is_reported_with_the_open_spans(
     live: LiveApp, receiver: Receiver, redis_broker: Broker
 ) -> None:
     """My task hangs in a call, the hard limit ends it, and I see in which call it hung."""

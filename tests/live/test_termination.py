@@ -64,7 +64,7 @@ def test_a_hundred_publishes_and_a_signal_at_once(
         assert web.stop(signal) == status
 
 
-def test_uwsgi_with_gevent_exports_as_often_as_it_is_told_to(
+def test_uwsgi_with_gevent_exports_at_the_configured_interval(
     live: LiveApp, receiver: Receiver, redis_broker: Broker
 ) -> None:
     """The gevent loop of uWSGI runs no exit hook: it exports twice a second, as documented."""

@@ -155,7 +155,7 @@ def test_celerys_schedules_are_read(app: Celery) -> None:
         ({"month_of_year": "11-2"}, "* * * 1,2,11,12 *"),
     ],
 )
-def test_a_crontab_is_told_as_cron_reads_it(app: Celery, given: Any, told: str) -> None:
+def test_a_crontab_is_written_as_cron_reads_it(app: Celery, given: Any, told: str) -> None:
     """What only Celery understands is spelt out; the rest is told as I wrote it."""
     assert schedule_of(entry(app, due=crontab(**given, app=app))).crontab == told
 

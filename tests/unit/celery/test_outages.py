@@ -40,7 +40,7 @@ def unsent(cause: BaseException) -> BaseException:
     return error
 
 
-def test_attempts_of_one_outage_are_told_once(outages: Outages) -> None:
+def test_attempts_of_one_outage_are_reported_once(outages: Outages) -> None:
     for told in (CONSUMER, BEAT, RESULTS):
         assert [outages.repeats(record(told)) for _ in range(4)] == [False, True, True, True]
 
@@ -51,7 +51,7 @@ def test_every_kind_of_beats_trouble_with_the_broker_is_one_outage(outages: Outa
     assert outages.repeats(record(BEAT))
 
 
-def test_what_is_no_outage_is_told_each_time(outages: Outages) -> None:
+def test_other_errors_are_reported_each_time(outages: Outages) -> None:
     """An entry whose arguments can't be encoded is a mistake, whatever the broker does."""
     outages.repeats(record(BEAT))
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_an_error_that_is_its_own_cause_ends() -> None:
     assert not Outages().repeats(record(TICK, error))
 
 
-def test_a_worker_that_is_connected_again_tells_the_next_outage(
+def test_a_worker_that_is_connected_again_reports_the_next_outage(
     outages: Outages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connected(_: Any, connection: Any) -> Any:
@@ -84,7 +84,7 @@ def test_a_worker_that_is_connected_again_tells_the_next_outage(
     assert Consumer.__dict__["ensure_connected"] is connected
 
 
-def test_a_beat_that_sends_again_tells_the_next_outage(outages: Outages) -> None:
+def test_a_beat_that_sends_again_reports_the_next_outage(outages: Outages) -> None:
     outages.watch_beat()
     assert not outages.repeats(record(BEAT))
     assert outages.repeats(record(BEAT))
@@ -92,7 +92,7 @@ def test_a_beat_that_sends_again_tells_the_next_outage(outages: Outages) -> None
     assert not outages.repeats(record(BEAT))
 
 
-def test_a_result_backend_that_answers_again_tells_the_next_outage(
+def test_a_result_backend_that_answers_again_reports_the_next_outage(
     outages: Outages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ensure(_: Any, function: Any, args: Any) -> Any:

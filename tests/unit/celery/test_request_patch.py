@@ -67,7 +67,7 @@ def test_a_dead_child_is_a_lost_run_unless_the_run_had_succeeded(
     assert [one.outcome for one in told] == ([] if stored else [Outcome.LOST])
 
 
-def test_a_dead_child_is_told_of_also_when_celery_breaks(
+def test_a_dead_child_is_reported_also_when_celery_breaks(
     request_of_a_run: Any, told: list[ExternalOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """My result backend is away when a child dies, and I hear of that run all the same."""

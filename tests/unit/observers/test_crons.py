@@ -210,7 +210,7 @@ def test_options_reach_the_monitor(sent: CheckIns) -> None:
         ({"seconds": 172800.0}, {"type": "interval", "value": 2, "unit": "day"}),
     ],
 )
-def test_sentry_is_told_when_it_is_due(
+def test_sentry_gets_the_schedule(
     sent: CheckIns, schedule: dict[str, Any], expected: dict[str, object]
 ) -> None:
     tick(CronObserver(Current()), Schedule(entry="x", **schedule))

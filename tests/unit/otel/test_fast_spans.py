@@ -78,8 +78,8 @@ class Counted(IdGenerator):
         return next(self._numbers)
 
 
-class Told:
-    """Stands for the relay's client: keeps what it is told."""
+class RecordingClient:
+    """Takes the place of the relay's client, and keeps what it receives."""
 
     unavailable = False
 
@@ -99,11 +99,15 @@ class Told:
         return []
 
 
-def telling(
-    told: Told, *, fast: bool = True, direct: SpanProcessor | None = None, **options: Any
+def provider_for(
+    client: RecordingClient,
+    *,
+    fast: bool = True,
+    direct: SpanProcessor | None = None,
+    **options: Any,
 ) -> FastSpanProvider:
-    """Give a provider whose spans are told to ``told``, light ones or the SDK's own."""
-    spans = RelayProcessor(cast("RelayClient", told), direct or SpanProcessor())
+    """Give a provider whose spans go to ``client``: fast spans or the SDK's own."""
+    spans = RelayProcessor(cast("RelayClient", client), direct or SpanProcessor())
     given: dict[str, Any] = {
         "id_generator": Counted(),
         "resource": Resource({"service.name": "shop"}),
@@ -184,18 +188,18 @@ LIMITS = {
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("act", ACTS)
-def test_a_light_span_says_what_the_sdk_s_own_says(act: str, given: str, limits: str) -> None:
+def test_a_fast_span_exports_what_the_sdk_s_own_exports(act: str, given: str, limits: str) -> None:
     """Whatever my code does with its spans, the same arrives."""
-    both: list[Told] = []
+    both: list[RecordingClient] = []
     for fast in (True, False):
-        told = Told()
-        tracer = tracer_of(telling(told, fast=fast, span_limits=LIMITS[limits]))
+        client = RecordingClient()
+        tracer = tracer_of(provider_for(client, fast=fast, span_limits=LIMITS[limits]))
         for _ in range(2):
             with suppress(ValueError), tracer.start_as_current_span("GET", **GIVEN[given]) as span:
                 assert isinstance(span, Span)
                 assert isinstance(span, FastSpan) is (fast and given != "links")
                 ACTS[act](span)
-        both.append(told)
+        both.append(client)
     ours, stock = both
     assert timeless(ours.starts) == timeless(stock.starts)
     assert timeless(ours.ends) == timeless(stock.ends)
@@ -203,11 +207,13 @@ def test_a_light_span_says_what_the_sdk_s_own_says(act: str, given: str, limits:
 
 
 @pytest.mark.parametrize("act", [act for act in ACTS if act != "a failure"])
-def test_a_light_span_looks_as_the_sdk_s_own(act: str) -> None:
+def test_a_fast_span_reads_as_the_sdk_s_own(act: str) -> None:
     """What reads the current span, or exports it in another way, finds all it knows."""
     seen: list[dict[str, Any]] = []
     for fast in (True, False):
-        span = tracer_of(telling(Told(), fast=fast)).start_span("GET", attributes={"given": "x"})
+        span = tracer_of(provider_for(RecordingClient(), fast=fast)).start_span(
+            "GET", attributes={"given": "x"}
+        )
         assert isinstance(span, Span)
         ACTS[act](span)
         before = span.is_recording()
@@ -228,28 +234,28 @@ def test_a_light_span_looks_as_the_sdk_s_own(act: str) -> None:
 
 def test_times_that_are_given_are_kept() -> None:
     """Instrumentations tell of what is over."""
-    told = Told()
-    span = tracer_of(telling(told)).start_span("x", start_time=5)
+    client = RecordingClient()
+    span = tracer_of(provider_for(client)).start_span("x", start_time=5)
     span.end(end_time=7)
-    assert [(row[START_NS], row[END_NS]) for row in told.ends] == [(5, 7)]
+    assert [(row[START_NS], row[END_NS]) for row in client.ends] == [(5, 7)]
 
 
 def test_a_span_ends_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A second end is told to whoever made the mistake, as the SDK does, and changes nothing."""
-    told = Told()
-    span = tracer_of(telling(told)).start_span("x")
+    """A second end logs the warning of the SDK, and changes nothing."""
+    client = RecordingClient()
+    span = tracer_of(provider_for(client)).start_span("x")
     span.end(end_time=7)
     with caplog.at_level(logging.WARNING):
         span.end(end_time=8)
         span.set_attribute("a", 1)
-    assert [row[END_NS] for row in told.ends] == [7]
+    assert [row[END_NS] for row in client.ends] == [7]
     assert len(caplog.messages) == 2
 
 
 def test_a_span_ends_once_at_whatever_time() -> None:
     """Also if I give the same time twice, and if it has first ended another way."""
-    told = Told()
-    provider = telling(told)
+    client = RecordingClient()
+    provider = provider_for(client)
     tracer = tracer_of(provider)
     span = tracer.start_span("x")
     span.end(7)
@@ -259,22 +265,22 @@ def test_a_span_ends_once_at_whatever_time() -> None:
     other.end(8)
     provider.route_to(cast("RelayProcessor", provider._active_span_processor._span_processors[0]))
     other.end(9)
-    assert [row[END_NS] for row in told.ends] == [7, 8]
+    assert [row[END_NS] for row in client.ends] == [7, 8]
 
 
 def test_threads_that_end_a_span_at_a_time_tell_of_it_once() -> None:
     """They may share the current span."""
-    told = Told()
-    tracer = tracer_of(telling(told))
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
     for _ in range(100):
         in_threads(tracer.start_span("x").end)
-    assert len(told.ends) == 100
+    assert len(client.ends) == 100
 
 
 def test_threads_that_look_at_a_span_at_a_time_lose_nothing() -> None:
     """Whatever they add to the task's span arrives."""
-    told = Told()
-    tracer = tracer_of(telling(told))
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
     for _ in range(100):
         span = tracer.start_span("x")
         numbers = count()
@@ -286,7 +292,7 @@ def test_threads_that_look_at_a_span_at_a_time_lose_nothing() -> None:
 
         in_threads(add)
         span.end()
-    assert all(len(row[ATTRIBUTES]) == len(row[EVENTS]) == 4 for row in told.ends)
+    assert all(len(row[ATTRIBUTES]) == len(row[EVENTS]) == 4 for row in client.ends)
 
 
 @pytest.fixture
@@ -301,8 +307,8 @@ def eager_threads() -> Generator[None]:
 @pytest.mark.usefixtures("eager_threads")
 def test_threads_that_ask_for_more_at_a_time_lose_nothing() -> None:
     """While one adds what only the SDK's fields hold, the others' additions arrive, each once."""
-    told = Told()
-    tracer = tracer_of(telling(told))
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
     for _ in range(300):
         span = tracer.start_span("x")
         numbers = count()
@@ -318,7 +324,7 @@ def test_threads_that_ask_for_more_at_a_time_lose_nothing() -> None:
 
         in_threads(add)
         span.end()
-    for row in told.ends:
+    for row in client.ends:
         assert len(row[ATTRIBUTES]) == 8
         assert sorted(event[0] for event in row[EVENTS]) == sorted(
             f"{name}{number}" for name in "ef" for number in range(4)
@@ -374,7 +380,7 @@ def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
     """With whatever is configured: the decision, the flags and the ids are the SDK's."""
     contexts: list[list[SpanContext]] = []
     for fast in (True, False):
-        tracer = tracer_of(telling(Told(), fast=fast, sampler=SAMPLERS[sampler]))
+        tracer = tracer_of(provider_for(RecordingClient(), fast=fast, sampler=SAMPLERS[sampler]))
         spans = [tracer.start_span("x", context) for _ in range(3)]
         contexts.append([span.get_span_context() for span in spans])
         if sampler == "recording":
@@ -386,36 +392,36 @@ def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
 
 def test_a_processor_of_mine_sees_all_spans() -> None:
     """Added before or later, it gets what the SDK gives it."""
-    told, mine = Told(), Recorder()
-    provider = telling(told)
+    client, mine = RecordingClient(), Recorder()
+    provider = provider_for(client)
     tracer = tracer_of(provider)
     before = tracer.start_span("before")
     provider.add_span_processor(mine)
     tracer.start_span("after").end()
     before.end()
     assert {span.name for span in mine.spans} == {"before", "after"}
-    assert {row[0] for row in told.ends} == {"before", "after"}
+    assert {row[0] for row in client.ends} == {"before", "after"}
 
 
-def test_when_the_relay_has_gone_for_good_spans_go_the_direct_way() -> None:
+def test_when_the_relay_has_gone_for_good_spans_are_exported_directly() -> None:
     """Those that were open too."""
-    told, direct = Told(), Recorder()
-    provider = telling(told, direct=direct)
+    client, direct = RecordingClient(), Recorder()
+    provider = provider_for(client, direct=direct)
     tracer = tracer_of(provider)
     opened = tracer.start_span("open", attributes={"a": 1})
-    told.unavailable = True
+    client.unavailable = True
     tracer.start_span("new", attributes={"a": 1}).end()
     opened.end()
     assert {span.name for span in direct.spans} == {"new", "open"}
     assert all(dict(span.attributes or {}) == {"a": 1} for span in direct.spans)
-    assert not told.ends
+    assert not client.ends
 
 
 @pytest.mark.parametrize("how", ["behind", "instead"])
 def test_a_processor_that_comes_another_way_sees_all_spans_too(how: str) -> None:
     """Some libraries put theirs where the SDK keeps them."""
     mine = Recorder()
-    provider = telling(Told())
+    provider = provider_for(RecordingClient())
     tracer = tracer_of(provider)
     processors: Any = provider._active_span_processor
     if how == "behind":
@@ -428,14 +434,14 @@ def test_a_processor_that_comes_another_way_sees_all_spans_too(how: str) -> None
 
 def test_another_sampler_is_asked() -> None:
     """Put in the place of mine, it decides from then on."""
-    tracer: Any = tracer_of(telling(Told()))
+    tracer: Any = tracer_of(provider_for(RecordingClient()))
     tracer.sampler = ALWAYS_OFF
     assert not tracer.start_span("x").is_recording()
 
 
 def test_the_resource_is_that_of_this_process() -> None:
     """The SDK gives a forked child another one."""
-    provider = telling(Told())
+    provider = provider_for(RecordingClient())
     span: Any = tracer_of(provider).start_span("x")
     assert span.resource is provider.resource
     provider._resource = Resource({"service.name": "child"})
@@ -446,7 +452,7 @@ def test_the_resource_is_that_of_this_process() -> None:
 def test_a_kind_that_is_none_is_no_trouble_of_mine(unexpected: object) -> None:
     """The SDK takes whatever it is given."""
     for fast in (True, False):
-        span: Any = tracer_of(telling(Told(), fast=fast)).start_span(
+        span: Any = tracer_of(provider_for(RecordingClient(), fast=fast)).start_span(
             "x", kind=cast("Any", unexpected)
         )
         span.end()
@@ -455,8 +461,8 @@ def test_a_kind_that_is_none_is_no_trouble_of_mine(unexpected: object) -> None:
 
 def test_what_is_put_into_a_span_arrives() -> None:
     """Libraries that redact, or that tell of what was before, reach into the SDK's spans."""
-    told = Told()
-    tracer = tracer_of(telling(told))
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
     earlier: Any = tracer.start_span("earlier")
     earlier._start_time = 5
     earlier.end()
@@ -464,20 +470,20 @@ def test_what_is_put_into_a_span_arrives() -> None:
     redacted._attributes = {"kept": 2}
     with suppress(AttributeError):  # as some releases of the SDK
         redacted.end()
-    assert told.ends[0][START_NS] == 5
-    assert told.ends[1][ATTRIBUTES] == {"kept": 2}
+    assert client.ends[0][START_NS] == 5
+    assert client.ends[1][ATTRIBUTES] == {"kept": 2}
 
 
 def test_a_parameter_of_a_later_release_is_passed_on() -> None:
     """It is for the SDK to know, or not."""
-    tracer: Any = tracer_of(telling(Told()))
+    tracer: Any = tracer_of(provider_for(RecordingClient()))
     with pytest.raises(TypeError, match="of_tomorrow"):
         tracer.start_span("x", of_tomorrow=1)
 
 
 def test_it_is_put_back() -> None:
     """After my session is over, spans are the SDK's own again."""
-    provider = telling(Told())
+    provider = provider_for(RecordingClient())
     tracer = tracer_of(provider)
     opened = tracer.start_span("open")
     provider.route_to(None)
@@ -503,7 +509,7 @@ def test_an_sdk_that_is_not_known_is_left_alone(
         monkeypatch.setattr(Span, "end", nothing)
     else:
         monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    tracer = tracer_of(telling(Told()))
+    tracer = tracer_of(provider_for(RecordingClient()))
     if change == "its own metrics" and not hasattr(tracer, "_tracer_metrics"):
         pytest.skip("this release of the SDK has no metrics of its own")
     assert type(tracer) is not FastSpanTracer
@@ -512,7 +518,7 @@ def test_an_sdk_that_is_not_known_is_left_alone(
 
 def test_a_tracer_can_be_switched_off() -> None:
     """Where the SDK can do that."""
-    tracer: Any = tracer_of(telling(Told()))
+    tracer: Any = tracer_of(provider_for(RecordingClient()))
     if not hasattr(tracer, "_tracer_config"):
         pytest.skip("this release of the SDK can't")
     tracer._tracer_config.is_enabled = False
@@ -529,7 +535,7 @@ class Unexpected(trace.NonRecordingSpan):
 def test_below_a_span_without_a_context_a_span_is_the_sdk_s_own() -> None:
     """The SDK takes it for none."""
     context = trace.set_span_in_context(Unexpected(REMOTE), Context())
-    tracer = tracer_of(telling(Told()))
+    tracer = tracer_of(provider_for(RecordingClient()))
     span = tracer.start_span("x", context)
     assert isinstance(span, Span)
     assert not isinstance(span, FastSpan)
@@ -542,10 +548,10 @@ def test_below_a_span_without_a_context_a_span_is_the_sdk_s_own() -> None:
 @pytest.mark.parametrize("limits", LIMITS)
 def test_what_is_described_is_kept_within_my_limits(limits: str) -> None:
     """Where they allow few attributes, or short ones, the SDK sees to that."""
-    both: list[Told] = []
+    both: list[RecordingClient] = []
     for fast in (True, False):
-        told = Told()
-        tracer = tracer_of(telling(told, fast=fast, span_limits=LIMITS[limits]))
+        client = RecordingClient()
+        tracer = tracer_of(provider_for(client, fast=fast, span_limits=LIMITS[limits]))
         deferred = DeferredAttributes.install(tracer, set_unchecked)
         assert deferred is not None
         nobody = trace.INVALID_SPAN_CONTEXT
@@ -554,7 +560,7 @@ def test_what_is_described_is_kept_within_my_limits(limits: str) -> None:
         assert isinstance(span, FastSpan) is (fast and limits == "default")
         add(span, {"celery.outcome": "succeeded"}, set_unchecked)
         span.end()
-        both.append(told)
+        both.append(client)
     ours, stock = both
     assert timeless(ours.starts) == timeless(stock.starts)
     assert timeless(ours.ends) == timeless(stock.ends)
@@ -567,8 +573,8 @@ def test_what_is_described_is_kept_within_my_limits(limits: str) -> None:
 
 def test_attributes_are_taken_as_long_as_nobody_has_looked() -> None:
     """Afterwards they go the SDK's way; and none after the end."""
-    told = Told()
-    tracer = tracer_of(telling(told))
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
     assert isinstance(tracer, FastSpanTracer)
     nobody = trace.INVALID_SPAN_CONTEXT
     span = tracer.start_described("x", None, nobody, SpanKind.CONSUMER, lambda: {"a": 1}, None)
@@ -579,4 +585,4 @@ def test_attributes_are_taken_as_long_as_nobody_has_looked() -> None:
     assert not span.try_set_attributes({"c": 3})
     span.end()
     assert not span.try_set_attributes({"d": 4})
-    assert told.ends[0][ATTRIBUTES] == {"a": 1, "b": 2}
+    assert client.ends[0][ATTRIBUTES] == {"a": 1, "b": 2}

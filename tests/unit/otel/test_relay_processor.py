@@ -83,7 +83,9 @@ def tracing(request: pytest.FixtureRequest) -> Tracing:
     return made
 
 
-def test_a_span_is_told_of_twice(peer: Peer, client: RelayClient, tracing: Tracing) -> None:
+def test_a_span_is_sent_at_its_start_and_at_its_end(
+    peer: Peer, client: RelayClient, tracing: Tracing
+) -> None:
     """When it starts, with what is known then, and when it ends, with the rest."""
     tracer = tracing(RelayProcessor(client, Direct())).get_tracer("shop")
     span = tracer.start_span("run shop.pay", attributes={"a": 1})
@@ -136,7 +138,7 @@ def test_what_is_sampled_out_is_not_sent(
     assert [frame.kind for frame in relay.frames] == [FrameKind.HELLO, FrameKind.RUN_METRIC]
 
 
-def test_the_direct_way_takes_over_when_the_relay_is_gone(
+def test_the_direct_pipeline_takes_over_when_the_relay_is_unavailable(
     peer: Peer, client: RelayClient, tracing: Tracing
 ) -> None:
     """Also what the relay may not have got, once each; and what was open goes there at its end."""
@@ -160,10 +162,10 @@ def test_the_direct_way_takes_over_when_the_relay_is_gone(
     assert direct.told == ["flush 1000", "shutdown"]
 
 
-def test_a_flush_hears_that_the_relay_is_gone(
+def test_a_flush_finds_the_relay_unavailable(
     peer: Peer, client: RelayClient, tracing: Tracing
 ) -> None:
-    """It is the direct way's flush then, with what was left."""
+    """It flushes the direct pipeline then, with what the relay did not receive."""
     direct = Direct()
     spans = RelayProcessor(client, direct)
     tracing(spans).get_tracer("shop").start_span("x").end()
@@ -173,7 +175,7 @@ def test_a_flush_hears_that_the_relay_is_gone(
     assert direct.told == ["flush 1000"]
 
 
-def test_a_span_that_cannot_be_told_of_is_no_trouble_of_the_task(client: RelayClient) -> None:
+def test_a_span_that_cannot_be_sent_does_not_break_the_task(client: RelayClient) -> None:
     """It is logged once; with `strict` it raises."""
     guard = Guard()
     spans = RelayProcessor(client, Direct(), guard=guard)
@@ -237,7 +239,7 @@ def test_an_event_goes_to_the_relay(peer: Peer, client: RelayClient) -> None:
     errors.close(timeout=1)
 
 
-def test_two_clients_are_told_apart(peer: Peer, client: RelayClient) -> None:
+def test_two_clients_are_distinguished(peer: Peer, client: RelayClient) -> None:
     """Each envelope goes where its own client would have sent it."""
     first = RelayTransport(client, options())
     second = RelayTransport(client, options(dsn="http://other@127.0.0.1:9/2"))
@@ -263,7 +265,7 @@ def test_an_envelope_that_is_too_long_loses_its_longest_part(
     assert sorted(str(item.type) for item in arrived.items) == ["attachment", "event"]
 
 
-def test_sentrys_own_transport_takes_over_when_the_relay_is_gone(
+def test_sentrys_own_transport_takes_over_when_the_relay_is_unavailable(
     peer: Peer, client: RelayClient
 ) -> None:
     """It gets what the relay may not have got, then the rest, and is flushed and stopped."""
@@ -298,7 +300,7 @@ def test_sentrys_own_transport_takes_over_when_the_relay_is_gone(
     assert len(kept) == 2
 
 
-def test_an_envelope_that_cannot_be_sent_is_no_trouble_of_the_task(client: RelayClient) -> None:
+def test_an_envelope_that_cannot_be_sent_does_not_break_the_task(client: RelayClient) -> None:
     """It is logged once."""
     guard = Guard()
     broken: Any = object()
@@ -309,7 +311,7 @@ def test_an_envelope_that_cannot_be_sent_is_no_trouble_of_the_task(client: Relay
 # Facts.
 
 
-def test_a_run_is_told_of_at_its_end(peer: Peer, client: RelayClient) -> None:
+def test_a_run_is_sent_at_its_end(peer: Peer, client: RelayClient) -> None:
     """What the metrics are made of: no ids, no arguments."""
     run = make_run(began=100.0)
     run.outcome = Outcome.FAILED
@@ -319,7 +321,7 @@ def test_a_run_is_told_of_at_its_end(peer: Peer, client: RelayClient) -> None:
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-def test_a_fact_leaves_with_the_end_of_its_span(
+def test_a_run_metric_is_sent_with_the_end_of_its_span(
     peer: Peer, client: RelayClient, *, sampled: bool
 ) -> None:
     """Where a span follows at once; at once where none does."""
@@ -334,8 +336,8 @@ def test_a_fact_leaves_with_the_end_of_its_span(
     assert len(relay.of(FrameKind.END)) == sampled
 
 
-def test_a_run_told_of_afterwards_keeps_its_times(peer: Peer, client: RelayClient) -> None:
-    """The worker's parent tells of a run that was killed with its process."""
+def test_a_run_with_an_external_outcome_keeps_its_times(peer: Peer, client: RelayClient) -> None:
+    """The worker's main process reports a run that was killed with its process."""
     run = make_run(began=99.0, started=90.0, queue=None, outcome=Outcome.LOST)
     RunMetricObserver(client, clock=lambda: 100.0).ended(run)
     run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
@@ -351,7 +353,7 @@ def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) ->
 
 
 def test_names_that_senders_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
-    """An unknown task's name is not passed on; an odd one is."""
+    """The name of an unknown task is not passed on; an unusual name is."""
     observer = RunMetricObserver(client)
     for run in (
         make_run(task="anything", outcome=Outcome.UNKNOWN),
@@ -375,8 +377,10 @@ def test_a_routing_key_of_any_length_is_no_trouble(
     assert unpack(payload)[0] == "shop.pay"
 
 
-def test_a_run_that_others_tell_of_is_not_told_twice(peer: Peer, client: RelayClient) -> None:
-    """The process ends with it, and the worker's parent tells."""
+def test_a_run_that_another_process_reports_is_not_sent_twice(
+    peer: Peer, client: RelayClient
+) -> None:
+    """The process ends with it, and the worker's main process reports it."""
     RunMetricObserver(client).ended(make_run(abandoned=True))
     client.send(FrameKind.END, b"")
     relay = peer.accept()

@@ -111,7 +111,9 @@ def test_a_worker_sends_through_its_relay(
     assert not isinstance(client.transport, RelayTransport)
 
 
-def test_a_worker_told_twice_has_one_relay(start: Callable[..., Session], home: Path) -> None:
+def test_a_worker_that_starts_twice_has_one_relay(
+    start: Callable[..., Session], home: Path
+) -> None:
     session = start()
     pid = relay_pid(session)
     signals.celeryd_after_setup.send("w@host", instance=None)

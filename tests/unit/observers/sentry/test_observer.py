@@ -110,7 +110,7 @@ def test_a_lost_run_says_so(start: Start) -> None:
     assert kept.events[0]["tags"]["celery.outcome"] == "lost"
 
 
-def test_a_failure_told_outside_of_its_run_has_a_scope_of_its_own(start: Start) -> None:
+def test_a_failure_reported_outside_of_its_run_has_a_scope_of_its_own(start: Start) -> None:
     """Breadcrumbs of whatever the process did before stay out of the event."""
     kept, observer = start()
     sentry_sdk.add_breadcrumb(message="of something else")
