@@ -1,7 +1,7 @@
 """A Sentry envelope as the payload of a frame: where it goes, then the envelope.
 
-Each says in full where it goes (the DSN and the options of its Sentry client): a relay that takes
-over from a killed one reads only what that one has not sent, and needs to know nothing else.
+Each payload has its whole destination (the DSN and the options of its Sentry client): a relay that
+replaces a killed one reads only the frames that were not acknowledged, and no earlier ones.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Any, Final
 
 PROTOCOL: Final = 2
-"""What a HELLO says: a relay of another release, started after an upgrade, refuses it."""
+"""The version in a HELLO. After an upgrade, a relay refuses one of another release."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
 MAX_CONTAINERS: Final = 20_000
@@ -108,6 +108,7 @@ class Splitter:
         frames: list[tuple[FrameKind, bytes]] = []
         at, size = 0, len(data)
         while size - at >= FRAME_HEADER.size:
+            # The length is checked before anything of that length is kept.
             length, number = FRAME_HEADER.unpack_from(data, at)
             kind = _FRAME_KINDS.get(number)
             if kind is None or not 0 < length <= self._limit:
@@ -148,7 +149,7 @@ def pack(value: object) -> bytes:
     return packed
 
 
-def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # what a stranger sent
+def unpack(payload: bytes, limit: int = MAX_FRAME) -> Any:  # noqa: ANN401  # as received
     """Return what ``payload`` holds: None, bool, int, float, str, bytes, and lists and maps of it.
 
     No other object is ever created, whatever the payload says. Keys of maps are str or bytes.

@@ -1,4 +1,4 @@
-"""The ring in a process's slot: frames with a checksum, written at one end, read at the other."""
+"""The ring in a process's slot: frames with checksums, from the process to the relay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CRC_BITS: Final = 32
 
 
 def stamp(payload: bytes) -> int:
-    """Return the word that describes a payload once it is written: its length and checksum."""
+    """Return the word that publishes a payload: its length and checksum."""
     return len(payload) << CRC_BITS | crc32(payload)
 
 
@@ -33,7 +33,7 @@ def length_of(word: int) -> int:
 
 
 def read_ring(shared: SharedMemory, index: int, at: int, size: int) -> bytes:
-    """Return ``size`` bytes of a slot's ring, from a position that counts on at each turn."""
+    """Return ``size`` bytes of a slot's ring; ``at`` counts all bytes that were ever written."""
     if size <= 0:
         return b""
     start = at % RING
@@ -47,10 +47,11 @@ def frames_of(data: bytes, size: int) -> Iterator[tuple[int, bytes]]:
     while at + RING_HEADER.size <= size:
         length, checksum, kind = RING_HEADER.unpack_from(data, at)
         start = at + RING_HEADER.size
+        # Each byte may still be invisible to this core, the length too, so it is checked first.
         if length > MAX_PAYLOAD or start + length > size:
             return
         payload = data[start : start + length]
-        if crc32(payload) != checksum or not kind:
+        if crc32(payload) != checksum or not kind:  # zeros have a right checksum, and no kind
             return
         yield kind, payload
         at = start + length

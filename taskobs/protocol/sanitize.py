@@ -23,15 +23,15 @@ _ITEMS: Final = 1_000
 def sanitize(value: object, depth: int = _DEPTH) -> object:
     """Return ``value`` in a form that msgpack and OTLP can hold, cut if it is long; never raises.
 
-    Half of a surrogate pair becomes ``?``, an integer beyond 64 bits a string, and what is no
-    value of an attribute its ``str()``.
+    Half of a surrogate pair becomes ``?``, an integer beyond 64 bits a string, and any other type
+    its ``str()``.
     """
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, (bytes, bytearray)):
         return bytes(value[:_CHARS])
     if isinstance(value, int) and -(1 << _INT_BITS) <= value < 1 << _INT_BITS:
-        return int(value)
+        return int(value)  # an IntEnum, too
     if depth and isinstance(value, Mapping):
         return _sanitize_map(value, depth)  # pyright: ignore[reportUnknownArgumentType]
     if depth and isinstance(value, Sequence) and not isinstance(value, str):

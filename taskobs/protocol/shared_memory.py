@@ -23,7 +23,7 @@ from taskobs.internal import pids
 SLOTS: Final = 1_024
 """Processes that can have a slot at a time, dead ones with unsent telemetry included."""
 PAGE: Final = 64 * 1024
-"""Everything is aligned to this: the largest page size that Linux has."""
+"""All offsets are aligned to this: the largest page size that Linux has."""
 
 # Offsets in a slot, in bytes.
 HELLO_AT: Final = 4_096
@@ -141,7 +141,7 @@ class SharedMemory:
 
     @classmethod
     def of(cls, pid: int, descriptor: int) -> SharedMemory | None:
-        """Return the memory that another process of this user holds; None if it can't be had."""
+        """Return the memory that another process of this user holds; None if it is unavailable."""
         try:
             memory = cls(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC))
         except OSError:
@@ -169,10 +169,10 @@ class SharedMemory:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody reads this any more, nor will.
+        """Whether no relay reads this any more, nor will.
 
-        It is the main process that says so. A main process that was killed can't: then nobody
-        reads once the relay has ended too.
+        The main process notes that here. If it was killed, no relay reads once the current one
+        has ended, too.
         """
         try:
             return self.unavailable or not (self._lives(_MAIN_AT) or self._lives(_RELAY_AT))
@@ -181,7 +181,7 @@ class SharedMemory:
 
     @property
     def address(self) -> str:
-        """Where the relay listens now; empty if that has not been said."""
+        """Where the relay listens now; empty if it was not noted."""
         try:
             length, *text = os.pread(self.descriptor, 1 + _MAX_ADDRESS, _ADDRESS_AT)
         except (OSError, ValueError):
@@ -189,7 +189,7 @@ class SharedMemory:
         return os.fsdecode(bytes(text[:length]))
 
     def set_address(self, address: str) -> None:
-        """Say where the relay listens, for processes that don't find it where it was."""
+        """Note where the relay listens, for processes that no longer find its socket."""
         text = os.fsencode(address)[:_MAX_ADDRESS]
         with suppress(OSError):
             os.pwrite(self.descriptor, bytes([len(text)]) + text, _ADDRESS_AT)
@@ -202,6 +202,7 @@ class SharedMemory:
     def abandon(self) -> None:
         """Tell all processes, also those that start later, that there is no relay any more."""
         with suppress(OSError):
+            # In this order: a slot that is taken after the loop sees the byte of the first page.
             os.pwrite(self.descriptor, _USED, _UNAVAILABLE_AT)
             for index in self.taken():
                 self.write_word(index, UNAVAILABLE, 1)
@@ -259,6 +260,7 @@ class SharedMemory:
         try:
             index = os.pread(self.descriptor, SLOTS, 0).find(_FREE)
             if index >= 0:
+                # In this order: a slot in use has a taker, and the relay frees it if that one dies.
                 self.write_word(index, TAKER, os.getpid())
                 os.pwrite(self.descriptor, _USED, index)
         finally:
@@ -271,6 +273,7 @@ class SharedMemory:
         Raises:
             OSError: there is something wrong with the memory.
         """
+        # Zeros are written, as ``discard`` may do nothing.
         os.pwrite(self.descriptor, bytes(WORDS * WORD), _offset(index))
         self.discard(index, 0, SLOT_BYTES)
         os.pwrite(self.descriptor, _FREE, index)  # last: from now on it may be taken

@@ -1,9 +1,9 @@
-"""Signals that are meant for a worker, and that its relay must outlive.
+"""The signals that a relay ignores, because they are meant for its worker.
 
 ``pkill -USR1 -f celery`` and service managers that signal all processes of a service reach the
 relay too. It ignores all signals that would end or stop it but SIGTERM, which it handles, and the
-faults of its own code. A signal that comes before the relay could say so would end it: its launcher
-starts it with these signals blocked, and the relay unblocks them.
+faults of its own code. A signal that arrives before the relay has set that up would end it, so its
+launcher starts it with these signals blocked, and the relay unblocks them.
 """
 
 from __future__ import annotations

@@ -101,10 +101,10 @@ class SpanDecoder:
         self._scopes: dict[Hashable, InstrumentationScope] = {}
 
     def span(self, packed: bytes, resource_blob: bytes) -> ReadableSpan:
-        """Return a span; ``packed`` and ``about`` are those of a ``store.Item``.
+        """Return a span; ``packed`` and ``resource_blob`` are those of a store's ``Item``.
 
         Raises:
-            MalformedError: one of them isn't what it should be, in whatever way.
+            MalformedError: one of them is malformed.
         """
         try:
             row = frames.unpack(packed)
@@ -226,5 +226,5 @@ def _status(code: Any, description: Any) -> Status:  # noqa: ANN401  # as unpack
     if code == StatusCode.UNSET.value:
         return _UNSET
     status = _CODES[code]
-    # The SDK warns of a description beside another code than ERROR, and leaves it out.
+    # With another code than ERROR, the SDK logs a warning and leaves the description out.
     return Status(status, validation.optional(description) if status is StatusCode.ERROR else None)

@@ -28,7 +28,7 @@ SURE: Final = MAX_CONTAINERS
 MAX_START: Final = 64 * 1024
 """The same for a span that has just started, as both sides keep it until its end."""
 
-# Where things are in the list that a packed span is.
+# Indexes of the fields in the list that a packed span is.
 NAME: Final = 0
 TRACE_ID: Final = 1
 SPAN_ID: Final = 2
@@ -61,7 +61,7 @@ _DROPPED_AT: Final = {
 }
 
 _UNSET: Final = ReadableSpan("", resource=Resource({})).status
-"""The status of all spans that nobody has given one. Its fields take long to read."""
+"""The status that all spans without one share. It is compared by identity: reading takes longer."""
 
 Fields = Callable[[ReadableSpan], "tuple[Any, ...]"]
 """Reads a span as ``public_fields`` does."""
@@ -189,7 +189,8 @@ _scopes: Final[dict[int, tuple[object, list[object] | None]]] = {}
 
 
 def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401  # the SDK's, of any release
-    """Return a scope as it is packed, remembered by identity: a process has a few, for ever."""
+    """Return a scope as it is packed, cached by identity."""
+    # The cache holds the scope, so that its id is not given to another object.
     found = _scopes.get(id(scope))
     if found is not None and found[0] is scope:
         return found[1]
@@ -208,7 +209,7 @@ def scope_row(scope: Any) -> list[object] | None:  # noqa: ANN401  # the SDK's, 
     return row
 
 
-# The careful way: for what msgpack does not know, and for what is too large.
+# The slow way: for what msgpack does not know, and for what is too large.
 
 
 def _carefully(span: ReadableSpan, limit: int) -> bytes:
@@ -251,7 +252,7 @@ def _row_of_properties(span: ReadableSpan, context: SpanContext) -> list[Any]:
         sanitize(span.start_time),
         sanitize(span.end_time),
         attributes,
-        # No more than could ever fit is cleaned, which takes longer than all else.
+        # Only as many as could fit: cleaning them takes longer than all else.
         [sanitize(_event(event)) for event in events[-MOST:]],
         [sanitize(_link(link)) for link in links[-MOST:]],
         span.status.status_code.value,

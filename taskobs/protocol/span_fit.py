@@ -1,4 +1,4 @@
-"""Spans that hold more than a frame may: what does not fit is left out, and counted as dropped.
+"""Cuts spans that are too large for a frame, and counts what was left out as dropped.
 
 A receiver refuses a payload that is too long, or that has too many lists and maps, as a whole.
 """
@@ -34,7 +34,7 @@ def fits(packed: bytes, limit: int) -> bool:
 
 
 class Room:
-    """What is left of a frame: bytes, and lists and maps."""
+    """The room that is left in a frame, in bytes and in lists and maps."""
 
     def __init__(self, limit: int) -> None:
         self._bytes = limit - _HEADS
@@ -76,11 +76,11 @@ def _containers(value: object) -> int:
 
 
 def say_dropped(span: object, what: str, number: int) -> None:
-    """Log that a span has lost something, once a process for each kind of thing."""
+    """Log that parts of a span were dropped, once a process for each kind of part."""
     if what not in _said:
         _said.add(what)
         _log.warning(
-            "taskobs: span %r is too large to be sent whole: %d %s are dropped, and counted on the "
-            "span. This is said once",
+            "taskobs: span %r is too large: dropped %d %s, which its dropped counts include. "
+            "This is logged once",
             *(span, number, what),
         )

@@ -1,4 +1,4 @@
-"""What a worker hands to the relay that it starts, beside its settings."""
+"""What a worker and the relay that it starts share beside the settings."""
 
 from __future__ import annotations
 

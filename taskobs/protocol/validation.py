@@ -1,4 +1,4 @@
-"""Checks of an unpacked span: OTLP takes less than msgpack, and the sender is not trusted.
+"""Validates an unpacked span: OTLP allows less than msgpack, and the sender is not trusted.
 
 Each function raises ``MalformedError``, or what Python does for a value of another type.
 """
@@ -12,7 +12,7 @@ from opentelemetry.util.types import AttributeValue
 
 _PLAIN: Final = frozenset({str, bool, float, bytes})
 _DEPTH: Final = 8
-"""Lists and maps in one another; what lies deeper becomes a text."""
+"""Nested lists and maps; a deeper one becomes a text."""
 _CHARS: Final = 16_384
 _INT64: Final = 1 << 63
 _UINT64: Final = 1 << 64
@@ -39,7 +39,7 @@ def _is_int64(value: Any) -> bool:  # noqa: ANN401  # as unpacked
 
 def _value(value: Any, depth: int) -> Any:  # noqa: ANN401  # as unpacked
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        return str(value)  # OTLP has signed ones of 64 bits
+        return str(value)  # OTLP's integers are signed, with 64 bits
     if isinstance(value, (list, dict)) and not depth:
         return str(cast("object", value))[:_CHARS]
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""A process's socket to the relay: questions and their answers, and frames that have no slot.
+"""A process's socket to the relay: requests, replies, and the frames of a process without a slot.
 
-Whoever sends adds a frame to the outbox and, if nobody else is writing, writes what is there to a
+A sender adds a frame to the outbox and, if no other one is writing, writes what waits to a
 non-blocking socket. So a frame may be sent from any thread, greenlet, signal handler or finalizer,
 also while another one is in the middle of a ``send``.
 """
@@ -23,7 +23,7 @@ _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
 class SocketChannel:
-    """An outbox and the connection that takes its frames; neither a thread nor a lock."""
+    """An outbox and the connection that sends its frames, without a thread or a lock."""
 
     def __init__(
         self, address: str, greeting: Callable[[], Iterable[bytes]], memory: SharedMemory | None
@@ -40,7 +40,7 @@ class SocketChannel:
         return bool(self.outbox) or self.connection.cut
 
     def queue(self, kind: FrameKind, payload: bytes) -> None:
-        """Add a frame to the outbox; if there is no room for it, it is dropped and counted."""
+        """Add a frame to the outbox; without room, it is dropped and counted."""
         try:
             frame = encode(kind, payload)
         except FrameError:
@@ -49,7 +49,7 @@ class SocketChannel:
             self.outbox.try_enqueue(frame)
 
     def settled(self) -> bool:
-        """Tell whether nothing is left to do: all is written, and acknowledged by the relay."""
+        """Return whether all frames are written, and acknowledged by the relay."""
         done = self.closed or self.connection.unavailable
         return done or not (self.has_more or self.outbox.unacknowledged)
 
@@ -83,7 +83,7 @@ class SocketChannel:
         return True
 
     def poll(self) -> bool:
-        """Read what the relay has said, or that it has died, and write what waits."""
+        """Read what the relay has sent, or that it has died, and write what waits."""
         self.connection.read_soon()
         return self.write()
 
@@ -114,7 +114,7 @@ class SocketChannel:
         return not self.has_more
 
     def ask(self, question: bytes, answered: Callable[[], bool], timeout: float) -> bool:
-        """Send a question, again on each new connection, until it is answered or time is over."""
+        """Send a request, again on each new connection, until the reply or the timeout."""
         end = time.monotonic() + timeout
         asked_on = -1
         self.write()
@@ -122,6 +122,7 @@ class SocketChannel:
             left = end - time.monotonic()
             if left <= 0:
                 return False
+            # A relay that was killed took the request with it.
             if self.connection.up and asked_on != self.connection.connections:
                 asked_on = self.connection.connections
                 self.outbox.enqueue(question)

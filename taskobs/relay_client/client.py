@@ -1,4 +1,4 @@
-"""A process's end of the relay: it never makes a task wait and never raises into one.
+"""The client of the relay in each process: it never blocks a task and never raises into one.
 
 What a process records is written into its slot of the memory that it shares with the relay, and
 is safe there even if the process is killed the moment after. The socket serves to wake the relay
@@ -77,13 +77,13 @@ class RelayClient:
         return self._channel.connection.unavailable
 
     def hello(self) -> dict[str, object]:
-        """Return what the relay is told about this process."""
+        """Return what describes this process to the relay."""
         return self._introduction.hello()
 
     def announce(self, destination: bytes) -> None:
-        """Tell the relay where a Sentry client of this process sends to.
+        """Tell the relay the destination of a Sentry client of this process.
 
-        It sends what an earlier relay has left on disk only to where a process says.
+        The relay sends envelopes from disk only to destinations that a process has announced.
         """
         if self._introduction.announce(destination):
             slot = self._slot or self._taken()
@@ -93,7 +93,7 @@ class RelayClient:
     # Sending.
 
     def send(self, kind: FrameKind, payload: bytes = b"") -> None:
-        """Send a frame, now if possible; if there is no room for it, it is dropped and counted."""
+        """Send a frame, now if possible; without room, it is dropped and counted."""
         if kind in NUMBERED:
             slot = self._slot or self._taken()
             if slot is not None and slot.append(kind, payload):
@@ -103,7 +103,7 @@ class RelayClient:
         self._write()
 
     def send_run_metric(self, payload: bytes, *, soon: bool = True) -> None:
-        """Send a RUN_METRIC frame; unless ``soon``, it leaves together with the next END."""
+        """Send a RUN_METRIC frame; unless ``soon``, together with the next END."""
         slot = self._slot or self._taken()
         if slot is not None:
             if not soon and len(self._run_metrics) < _WAITING_RUN_METRICS:
@@ -116,7 +116,7 @@ class RelayClient:
             self._write()
 
     def _send_run_metrics(self) -> None:
-        """Send the RUN_METRIC payloads that no END has taken along."""
+        """Send the RUN_METRIC payloads that still wait for an END."""
         while (run_metric := _take(self._run_metrics)) is not None:
             self.send_run_metric(run_metric)
 
@@ -156,7 +156,7 @@ class RelayClient:
             self._wake_if_needed(slot)
 
     def forget(self, key: bytes) -> None:
-        """Take back the report of a span that nobody got, so that nobody will end it."""
+        """Withdraw the report of a span that was never handed out, so will never end."""
         self._closed_span(self._slot, key)
 
     def _closed_span(self, slot: RingWriter | None, key: bytes) -> None:
@@ -166,7 +166,7 @@ class RelayClient:
     def _wake_if_needed(self, slot: RingWriter) -> None:
         if slot.wake_needed:
             slot.wake_needed = False
-            if not self._channel.has_more:  # else the relay, which does not read, has one already
+            if not self._channel.has_more:  # else a WAKE waits there, and the relay doesn't read
                 self.send(FrameKind.WAKE)
 
     def _taken(self) -> RingWriter | None:
@@ -195,10 +195,10 @@ class RelayClient:
             self._idle_writer.start()
 
     def open(self) -> None:
-        """Connect if not connected, read what the relay has said, and write what waits.
+        """Connect if not connected, read what the relay has sent, and write what waits.
 
-        The main process calls it every second: so it notices that the relay was restarted, and
-        sends it again what the killed one may not have saved.
+        The main process calls it every second, so it notices that the relay was restarted, and
+        sends again what the killed one may not have saved.
         """
         self._send_run_metrics()
         self._channel.connection.read_soon()
@@ -207,7 +207,7 @@ class RelayClient:
     # Waiting, and the end.
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until the relay has sent all that it has, of anybody."""
+        """Wait at most ``timeout`` seconds until the relay has sent all that it has."""
         self._send_run_metrics()
         self._write()
         self._asked += 1
@@ -240,7 +240,7 @@ class RelayClient:
         return done
 
     def close(self) -> None:
-        """Close at once; what is not written yet is lost, and so is what is sent from now on."""
+        """Close at once; what is not written yet, or sent later, is lost."""
         forksafe.remove(self)
         self._channel.closed = True
         self._release_slot()
@@ -262,7 +262,7 @@ class RelayClient:
             slot.close()
 
     def after_fork(self) -> None:
-        """In a forked child: be a client of its own that has not connected yet."""
+        """In a forked child: begin as a new client that has not connected yet."""
         unavailable, self._is_main_process = self.unavailable, False
         self._channel.connection.drop()
         self._introduction.renew()
@@ -270,9 +270,9 @@ class RelayClient:
         self._channel.connection.unavailable = unavailable
 
     def undelivered(self, kind: FrameKind, prefix: bytes = b"") -> list[bytes]:
-        """Return, once, the payloads of a kind that the relay, which was given up, may lack.
+        """Return, once, the payloads of a kind that an unavailable relay may not have read.
 
-        Only those that begin with ``prefix``; the others are kept for whoever asks for them.
+        Only those that begin with ``prefix``; the others are kept for a later call.
         """
         if not self.unavailable:
             return []

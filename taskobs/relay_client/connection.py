@@ -79,7 +79,7 @@ class Connection:
 
     @property
     def cut(self) -> bool:
-        """Whether a part of a frame is not written yet."""
+        """Whether a frame is written only in part."""
         return self._rest is not None
 
     def read_soon(self) -> None:
@@ -179,11 +179,9 @@ class Connection:
         return wire
 
     def _is_final(self, error: int | None) -> bool:
-        """Tell whether nobody listens, nor ever will again.
-
-        It is the worker's main process that decides this, and says so in shared memory: the
-        socket's file may be missing just because somebody removed it, while the relay reads on.
-        """
+        """Return whether nobody listens any more, nor will again."""
+        # The worker's main process decides this, and notes it in shared memory: the socket's file
+        # may be missing only because somebody removed it, while the relay still reads.
         if error in _TRANSIENT_ERRORS:
             return False
         if self._memory is not None:
@@ -217,7 +215,7 @@ class Connection:
 
         Raises:
             OSError: the connection is lost.
-            FrameError: this is no relay.
+            FrameError: the reply is malformed.
         """
         self._read_at = self.writes + _READ_EVERY
         wire = self._socket

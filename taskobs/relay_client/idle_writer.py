@@ -1,7 +1,7 @@
-"""A thread that goes on writing while its process is idle.
+"""A thread that continues writing while its process is idle.
 
-Only a process without a slot in shared memory needs it. What it could not write to the socket is
-in its own memory, and would stay there until it records something else.
+Only a process without a slot in shared memory needs it: frames that the socket did not take would
+stay in its memory until it records something else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _LONGEST_PAUSE: Final = 0.25
 class IdleWriter:
     """Calls ``write`` until ``settled`` says that nothing is left; then the thread ends.
 
-    Under gevent and eventlet it is a greenlet, as they replace what starts a thread, and lets the
-    others run while it sleeps. A forked child makes its own.
+    Under gevent and eventlet, which replace the function that starts a thread, it is a greenlet.
+    A forked child makes its own.
     """
 
     def __init__(self, write: Callable[[], object], settled: Callable[[], bool]) -> None:
@@ -57,6 +57,6 @@ class IdleWriter:
                 pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             self._start_tokens.append(self)
-        # A frame that came after the last look found no permit, so nobody but this thread would
-        # look again.
+        # A frame that was added after the last check found no token, so its sender started no
+        # thread.
         self.start()

@@ -1,4 +1,4 @@
-"""What a process tells the relay about itself: in its slot, and at the start of a connection."""
+"""The HELLO of a process: written to its slot, and first on each connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 
 
 class Introduction:
-    """Who a process is, and where its Sentry clients send to.
+    """The identity of a process, and the destinations of its Sentry clients.
 
     ``hello`` returns what describes the process (role, name, resource).
     """
@@ -22,11 +22,11 @@ class Introduction:
         self.renew()
 
     def renew(self) -> None:
-        """Be another process, which has been forked."""
+        """Take a new identity, in a forked process."""
         self._id = os.urandom(16)
 
     def announce(self, destination: bytes) -> bool:
-        """Note where a Sentry client sends to; tell whether that is new."""
+        """Note a Sentry client's destination; return whether it is new."""
         if destination in self._destinations:
             return False
         self._destinations.append(destination)
@@ -34,7 +34,7 @@ class Introduction:
 
     @property
     def destinations(self) -> bytes:
-        """All that was announced, packed; empty for nothing."""
+        """All announced destinations, packed; empty if there are none."""
         return pack(self._destinations) if self._destinations else b""
 
     def packed(self, **more: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Starts the relay of a worker, and starts it again when it has died.
+"""Starts the relay of a worker, and restarts it when it has died.
 
 There is no thread: the worker's main process calls ``poll`` every second. The listening socket
 belongs to the worker, so that its processes can connect, and write, while a relay is being started.
@@ -24,7 +24,7 @@ from taskobs.relay_client.spawning import SpawnedRelay, spawn
 
 _log: Final = logging.getLogger("taskobs")
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Seconds between a death and the next start: the first is replaced at once."""
+"""Seconds between a death and the next start; after the first death there is no pause."""
 _ANSWER_WITHIN: Final = 60.0
 """Seconds in which a relay must say that it serves; a busy machine takes long to start one."""
 _YOUNG: Final = 5.0
@@ -72,7 +72,7 @@ class Launcher:
 
     @property
     def started(self) -> bool:
-        """Whether there is a relay that has said that it serves."""
+        """Whether there is a relay that has reported that it is ready."""
         return self._relay is not None and self._relay.answered
 
     @property
@@ -99,7 +99,7 @@ class Launcher:
         return self.alive
 
     def poll(self) -> None:
-        """Look after the relay; call it every second or so. Returns at once."""
+        """Restart the relay if it has died; to be called every second or so. Returns at once."""
         if self._listener is None:
             return
         self._listen_again_if_removed(self._listener)
@@ -149,7 +149,7 @@ class Launcher:
         return True
 
     def close(self) -> None:
-        """Listen no more and leave no socket behind; the relay goes on until it is done."""
+        """Close the socket and remove its file; the relay ends by itself."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
@@ -185,7 +185,7 @@ class Launcher:
         self._deaths += 1
         self._due = self._clock() + pause
         _log.warning(
-            "taskobs: the relay died, %s; it is started again %s",
+            "taskobs: the relay died, %s; restarting it %s",
             how,
             f"in {pause:.0f} s" if pause else "at once",
         )
@@ -193,7 +193,7 @@ class Launcher:
             self._spawn_again()
 
     def _spawn_again(self) -> None:
-        """Start a relay; that this is not possible now counts as a death at its start."""
+        """Start a relay; a failed start counts as a death at the start."""
         try:
             self._spawn()
         except OSError as error:

@@ -21,7 +21,7 @@ class Listener:
     """Listens at an address; makes it again when somebody has removed its file. Not thread-safe.
 
     Raises:
-        SocketDirectoryError: there is no place for a socket.
+        SocketDirectoryError: no directory can hold a socket.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -41,7 +41,7 @@ class Listener:
         return self._socket.fileno()
 
     def listen_again_if_removed(self) -> bool:
-        """Make the socket again if its file is gone; tell whether it was made.
+        """Bind a new socket if the file of this one was removed; return whether it was.
 
         A logout removes ``/run/user/UID``, and cleaners remove what is old in ``/tmp``. The old
         socket still works for those that are connected, but nobody can connect to it.
@@ -54,7 +54,7 @@ class Listener:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "taskobs: somebody removed the relay's socket %s; it is made again", self.address
+                "taskobs: somebody removed the relay's socket %s; making it again", self.address
             )
         self._socket, previous = self._bind_again(), self._socket
         self._file = _identity(self.address)
@@ -64,7 +64,7 @@ class Listener:
     def _bind_again(self) -> socket.socket:
         try:
             return socket_directory.listen_at(Path(self.address))
-        except OSError:  # its directory can't be made again, as that of a user's session
+        except OSError:  # its directory can't be made again, as /run/user/UID
             made, self.address = socket_directory.listen(self._environ)
             return made
 
@@ -77,13 +77,13 @@ class Listener:
                 Path(self.address).unlink()
 
     def after_fork(self) -> None:
-        """In a forked child: close this copy, without what closing would do in the parent."""
+        """In a forked child: close this copy of the descriptor, and leave the parent's file."""
         with suppress(OSError):
             os.close(self._socket.detach())
 
 
 def _identity(address: str) -> tuple[int, int] | None:
-    """Return what tells a file from another of the same name; None without one."""
+    """Return what identifies a file beyond its name; None without a file."""
     try:
         found = os.lstat(address)
     except OSError:

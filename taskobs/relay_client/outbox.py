@@ -63,7 +63,7 @@ class Outbox:
     # For any caller.
 
     def try_enqueue(self, frame: bytes) -> None:
-        """Take a frame, or drop and count it."""
+        """Add a frame, or drop and count it if there is no room."""
         size, kind = len(frame), frame[_KIND]
         part = 2 if kind == _START else 1
         if (self._bytes + size) * part > MAX_BYTES or len(self.waiting) * part >= MAX_FRAMES:
@@ -99,7 +99,7 @@ class Outbox:
     # For the holder of the write token.
 
     def peek(self) -> list[bytes]:
-        """Return the frames to write next, at most some 64 KiB beyond the first."""
+        """Return the frames to write next: at most 64 KiB, or one."""
         if self.dropped and len(self.waiting) < _BATCH_FRAMES:
             self._enqueue_dropped()
         source = self._first or self.waiting
@@ -119,10 +119,10 @@ class Outbox:
     def _enqueue_dropped(self) -> None:
         count = self.dropped  # subtracted, not set to 0: another thread may have added to it
         self.enqueue(encode(FrameKind.DROPPED, pack(count)))
-        self.dropped -= count
+        self.dropped -= count  # not ``= 0``: more may have been dropped since
 
     def wrote(self, frames: Iterable[bytes]) -> None:
-        """Keep those that ``peek`` has returned, of which at least a part is written."""
+        """Keep frames that ``peek`` returned, of which at least a part is written."""
         source = self._first or self.waiting
         waited = source is self.waiting
         for frame in frames:
@@ -146,7 +146,7 @@ class Outbox:
         self._kept_from += 1
 
     def acked(self, number: int) -> None:
-        """Forget the frames up to this number of the connection: they are safe."""
+        """Forget the frames up to this number of the connection: they were acknowledged."""
         while self._kept and self._kept_from <= number:
             self._drop_oldest()
 

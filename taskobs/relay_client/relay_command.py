@@ -1,4 +1,4 @@
-"""How a relay is started: the command, and its environment."""
+"""The command line and the environment of a relay."""
 
 from __future__ import annotations
 
@@ -66,30 +66,30 @@ def environment() -> dict[str, str]:
         path.append(root)
     if path:
         kept["PYTHONPATH"] = os.pathsep.join(path)
-    # Without it, a module in the current directory would pass for one of the standard library.
+    # Without it, a module in the current directory could replace one of the standard library.
     kept["PYTHONSAFEPATH"] = "1"
     kept[SEARCH_PATH] = os.pathsep.join(dict.fromkeys(_search_path()))
     return kept
 
 
 def _instruments(name: str) -> bool:
-    """Tell variables of OpenTelemetry's automatic instrumentation; exporters' are kept."""
+    """Return whether a variable is for OpenTelemetry's automatic instrumentation."""
     return name.startswith(_INSTRUMENTATION) and _EXPORTER not in name
 
 
 def _is_plain(entry: str) -> bool:
-    """Tell whether a directory holds nothing that Python runs by itself when it starts."""
+    """Return whether a directory has no module that Python runs by itself at its start."""
     if not entry:
         return False
     try:
         names = {path.name.partition(".")[0] for path in Path(entry).iterdir()}
-    except OSError:  # a file, or nothing at all: it is for the interpreter to judge
+    except OSError:  # a file, as a zip, or missing: left to the interpreter
         return True
     return _STARTUP_MODULES.isdisjoint(names)
 
 
 def _site_directories() -> set[str]:
-    """Return where a new interpreter looks for packages, without being told."""
+    """Return the directories where a new interpreter looks for packages by itself."""
     found: list[str] = []
     with suppress(AttributeError):  # the site module of an old virtualenv
         found = [*site.getsitepackages(), site.getusersitepackages()]

@@ -1,4 +1,4 @@
-"""A process's slot in the memory that it shares with the relay: the end that writes.
+"""Writes to a process's slot in the memory that it shares with the relay.
 
 No call here waits and none makes a system call. Any thread, greenlet, signal handler or finalizer
 may write, also while another one is in the middle of a write.
@@ -41,7 +41,7 @@ from taskobs.protocol.shared_memory import (
 
 RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
 WAKE_BYTES: Final = 128 * 1024
-"""Bytes after which the relay is woken, as its next look might be too late."""
+"""Bytes after which the relay is woken, as the ring may be full before its next tick."""
 STUCK: Final = 5.0
 """Seconds without progress after which the write token is taken from its holder."""
 
@@ -51,7 +51,7 @@ _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
 class RingWriter:
-    """What one process writes: frames in a ring, and a table of its open spans."""
+    """Writes frames to the slot's ring, and keeps the table of the process's open spans."""
 
     def __init__(
         self, shared: SharedMemory, index: int, hello: bytes, destinations: bytes = b""
@@ -107,7 +107,7 @@ class RingWriter:
 
     @property
     def unavailable(self) -> bool:
-        """Whether no relay will ever read this."""
+        """Whether no relay will read this any more."""
         return bool(self._words[UNAVAILABLE])
 
     # The ring. One caller writes at a time: the one whose object is stored under _WRITE_TOKEN,
@@ -170,7 +170,7 @@ class RingWriter:
         return True
 
     def _defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> bool:
-        """Leave a frame to the caller that writes now, which takes it along at its end."""
+        """Leave a frame to the caller that writes now, which writes it when it is done."""
         self._deferred.append((kind, payload, run_metric))
         self.written = payload
         self._words[DEFERRED] = len(self._deferred)
@@ -184,7 +184,7 @@ class RingWriter:
         self._words[DEFERRED] = len(self._deferred)
 
     def _write_some_deferred(self) -> bool:
-        """Write what is deferred; False if somebody else writes, or no relay reads."""
+        """Write what is deferred; False if another caller writes, or no relay reads."""
         writer, deferred = self._writer, self._deferred
         me = object()
         try:
@@ -266,10 +266,10 @@ class RingWriter:
             free += freed
         return True
 
-    # The end.
+    # Closing.
 
     def close(self) -> None:
-        """Say that nothing more will come; the relay reads what is there, and frees the slot."""
+        """Close the slot: the relay reads what is there, and frees it."""
         # Nobody gets the token any more: the slot will be another process's.
         self._writer[_WRITE_TOKEN] = None
         self._free.clear()

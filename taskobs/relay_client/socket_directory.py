@@ -42,7 +42,7 @@ def directory(environ: Mapping[str, str]) -> Path:
     """Return a private directory for sockets, made if it is not there.
 
     Raises:
-        SocketDirectoryError: none of the candidates can be made, or is ours alone.
+        SocketDirectoryError: none of the candidates can be made private.
     """
     problems: list[str] = []
     for path in candidates(environ):
@@ -54,7 +54,7 @@ def directory(environ: Mapping[str, str]) -> Path:
 
 
 def _made_private(path: Path) -> str | None:
-    """Return what is wrong with a directory; None once it is there and ours alone."""
+    """Return what is wrong with a directory; None once it exists and is private."""
     try:
         _own(path)
     except OSError as error:
@@ -86,16 +86,16 @@ def _name(pid: int) -> str:
 
 
 def worker_of(address: str) -> int | None:
-    """Return the process id of the worker that listens at an address; None if it isn't ours."""
+    """Return the process id of the worker that listens at an address; None for another file."""
     found = _NAME.fullmatch(Path(address).name)
     return int(found[1]) if found else None
 
 
 def listen(environ: Mapping[str, str]) -> tuple[socket.socket, str]:
-    """Listen at an address that says which worker it is of; also remove what others left.
+    """Listen at an address that has this process's id; also remove stale sockets.
 
     Raises:
-        SocketDirectoryError: there is no place for a socket.
+        SocketDirectoryError: no directory can hold a socket.
     """
     folder = directory(environ)
     remove_stale(folder)
@@ -148,6 +148,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _is_stale(path: Path) -> bool:
+    # Between ``bind`` and ``listen``, a socket refuses connections, too.
     if not _is_ours(path) or time.time() - path.lstat().st_mtime < _FRESH:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
@@ -156,6 +157,6 @@ def _is_stale(path: Path) -> bool:
             caller.connect(str(path))
         except ConnectionRefusedError:
             return True
-        except OSError:  # its queue is full: somebody is there
+        except OSError:  # its backlog is full, so somebody listens
             return False
     return False

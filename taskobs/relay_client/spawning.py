@@ -1,4 +1,4 @@
-"""Starts a relay as a process of its own, and watches it until it has answered."""
+"""Starts a relay as a process, and reads its control socket and errors until it is ready."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SpawnedRelay:
     def __init__(self, pid: int, control: _socket.socket, errors: int) -> None:
         self.pid = pid
         self.answered = False
-        """Whether it has said that it serves."""
+        """Whether it has reported that it is ready."""
         self._control, self._errors = control, errors
         self._written = b""
 
@@ -47,7 +47,7 @@ class SpawnedRelay:
             self._show()
 
     def _show(self) -> None:
-        """Write what it has logged until now to where it logs from now on."""
+        """Write what it has logged until now to the worker's standard error."""
         written, self._written = self._written, b""
         with suppress(OSError):  # there may be no standard error
             if written:
@@ -57,7 +57,7 @@ class SpawnedRelay:
         """Return how it ended, as ``os.waitpid`` has it; None while it runs."""
         try:
             found, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else has waited for it
+        except ChildProcessError:  # another caller of ``waitpid`` has reaped it
             return 0
         return status if found else None
 
@@ -84,7 +84,7 @@ class SpawnedRelay:
         self._control.sendmsg([b"l"], rights)
 
     def close(self) -> None:
-        """Close this process's ends of what connects it with the relay; twice is once."""
+        """Close the control socket and the pipe; a second call does nothing."""
         self._control.close()
         errors, self._errors = self._errors, -1
         if errors >= 0:
@@ -98,7 +98,7 @@ def spawn(
     listening: int,
     memory: SharedMemory | None,
 ) -> SpawnedRelay:
-    """Start a relay, in a session of its own so that Ctrl-C is not for it.
+    """Start a relay, in a session of its own so that Ctrl-C does not reach it.
 
     ``subprocess`` is not used: gevent and eventlet replace it, and it would complain, when the
     worker ends, that the relay has not. ``_socket`` is what they don't replace.
@@ -118,7 +118,7 @@ def spawn(
             _high(errors_in) as stderr_fd,
         ):
             actions: list[Any] = [
-                # First, as one of these may have a number that is the relay's in what follows.
+                # First: one of these may have a number that the next actions assign.
                 *((os.POSIX_SPAWN_CLOSE, other) for other in _inheritable()),
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
                 (os.POSIX_SPAWN_DUP2, _STANDARD_ERROR, ERRORS_FD),
@@ -151,7 +151,7 @@ def spawn(
 
 
 def _inheritable() -> Iterator[int]:
-    """Yield the descriptors that are meant for other children of this process, as a port is."""
+    """Yield the inheritable descriptors, which are for other children of this process."""
     with suppress(OSError):
         for path in Path("/dev/fd").iterdir():
             with suppress(OSError):  # the listing's own is closed again
@@ -161,7 +161,7 @@ def _inheritable() -> Iterator[int]:
 
 @contextmanager
 def _filled_pipe(content: bytes) -> Generator[int]:
-    """Give a descriptor to read ``content`` from, which fits into a pipe."""
+    """Yield a descriptor to read ``content`` from, which has to fit into a pipe's buffer."""
     reader, writer = os.pipe()
     try:
         try:
@@ -178,7 +178,7 @@ def _filled_pipe(content: bytes) -> Generator[int]:
 
 @contextmanager
 def _high(descriptor: int) -> Generator[int]:
-    """Give a copy whose number is none of those that the relay gets its descriptors at."""
+    """Yield a copy whose number none of the relay's descriptors gets."""
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
     try:
         yield copy

@@ -51,7 +51,7 @@ def _status(pid: int, address: str, timeout: float) -> Status:
 
 
 def ask(address: str, timeout: float = PATIENCE) -> dict[str, Any]:
-    """Return what the relay at an address counts.
+    """Return the counters of the relay at an address.
 
     Raises:
         OSError: there is none, or it did not reply within ``timeout`` seconds.

@@ -1,4 +1,4 @@
-"""Frames that a relay, which was given up, may not have read."""
+"""Frames that an unavailable relay may not have read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the spool owes its file, as the disk was full: kept in memory until it can be written."""
+"""Writes that failed, as when the disk is full: kept in memory until they succeed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from taskobs.relay.storage.memory import MEMORY
 from taskobs.relay.storage.memory_queues import DestinationQueues, Queue
 
 AGAIN: Final = 5.0
-"""Seconds after which it is tried again."""
+"""Seconds between two attempts to write."""
 _KEYS: Final = 50_000
 _BATCH: Final = 256
 
 
 class WriteBacklog:
-    """Items, open spans and keys of ended ones, in their order. Not thread-safe."""
+    """Items, open spans and the keys of ended ones, in their order. Not thread-safe."""
 
     def __init__(self, limit: int = MEMORY, held: Container[bytes] = ()) -> None:
         self._limit = limit
@@ -27,7 +27,7 @@ class WriteBacklog:
             "envelope": DestinationQueues(held),
         }
         self.starts: dict[bytes, Start] = {}
-        self.ended: deque[bytes] = deque(maxlen=_KEYS)
+        self.ended: deque[bytes] = deque(maxlen=_KEYS)  # as many as the file keeps
         self._due = 0.0
 
     def __bool__(self) -> bool:
@@ -38,7 +38,7 @@ class WriteBacklog:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to try again."""
+        """Whether the next attempt is due."""
         return time.monotonic() >= self._due
 
     def failed(self, *, wait: bool) -> None:
@@ -48,12 +48,12 @@ class WriteBacklog:
     def add(
         self, stored: Iterable[Stored], starts: Iterable[Start], ended: Iterable[bytes]
     ) -> list[Stored]:
-        """Keep what is newer than all that is here; return the oldest, which have no room."""
+        """Add newer items; return the oldest ones, for which there is no room any more."""
         for one in stored:
             self._queues[one.item.kind].put(one)
         self.starts.update((one.key, one) for one in starts)
         for key in ended:
-            self.starts.pop(key, None)
+            self.starts.pop(key, None)  # also if the file has it: ``ended`` deletes it there
             self.ended.append(key)
         dropped: list[Stored] = []
         while sum(queue.bytes for queue in self._queues.values()) > self._limit:
@@ -68,7 +68,7 @@ class WriteBacklog:
         return batch
 
     def put_back(self, batch: Sequence[Stored]) -> None:
-        """Keep again what ``take`` has given."""
+        """Return items that ``take`` gave."""
         for kind, queue in self._queues.items():
             queue.put_back([one for one in batch if one.item.kind == kind])
 

@@ -1,8 +1,8 @@
-"""The files of a spool: locking them, and keeping off those that are not ours.
+"""Locks the files of a spool, and refuses those that other users can write to.
 
 Beside each ``NAME.spool`` is a ``NAME.lock``. The relay that uses the spool holds a lock on both,
-so that removing the lock file takes nothing from it. No file is opened that is a link, or that
-another user owns or may write to.
+so that removing the lock file releases nothing. A file is refused if it is a link, or if another
+user owns it or may write to it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _log: Final = logging.getLogger("taskobs.relay")
 
 
 class UntrustedFileError(OSError):
-    """A file is not ours alone: a link, no regular file, or another user can write to it."""
+    """A file is a link, no regular file, or another user's, or other users can write to it."""
 
 
 class SpoolFile:
-    """A spool that this process alone may use, until ``unlock``."""
+    """A spool that this process has locked, until ``unlock``."""
 
     def __init__(self, path: Path, lock: int, data: int) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class SpoolFile:
 
     @property
     def locked(self) -> bool:
-        """Whether it is still ours."""
+        """Whether this process still has the lock."""
         return self._lock >= 0
 
     @property
@@ -58,33 +58,33 @@ class SpoolFile:
         return _identity_of(self.path) != self._files[self.path]
 
     def opened(self) -> None:
-        """Note which files SQLite has beside it, now that it has opened it."""
+        """Note which files SQLite has made beside it; to be called after it was opened."""
         found = {path: _identity_of(path) for path in (self.path, *companions(self.path))}
         self._files.update(
             {path: identity for path, identity in found.items() if identity is not None}
         )
 
     def claim(self, worker_process: WorkerProcess) -> None:
-        """Say whose it is, or that it is still in use; make the lock file again if it is gone."""
+        """Touch the lock file, as a sign of life; make it again if it was removed."""
         path = lock_path(self.path)
         if _identity_of(path) == _identity(os.fstat(self._lock)):
-            os.utime(self._lock)  # the sign of life that relays of other hosts look for
+            os.utime(self._lock)  # relays on other hosts can't see this worker, only this time
             if not os.fstat(self._lock).st_size:
                 os.write(self._lock, worker_process.dumps().encode())
             return
         lock = _open_ours(path, os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another relay looks at it; the lock on the data keeps it off
+        except BlockingIOError:  # another relay checks it; the lock on the data stops that one
             os.close(lock)
             return
-        os.close(self._lock)
+        os.close(self._lock)  # only now: at no instant is there no lock
         self._lock = lock
         os.write(lock, worker_process.dumps().encode())
-        _log.warning("taskobs relay: the lock file %s was removed, and is made again", path)
+        _log.warning("taskobs relay: the lock file %s was removed, made it again", path)
 
     def set_aside(self) -> Path:
-        """Rename it, with what SQLite has beside it, so that it is in nobody's way.
+        """Rename it, with the files that SQLite has beside it, to make room for a new one.
 
         Only when it is not open in SQLite.
         """
@@ -99,6 +99,7 @@ class SpoolFile:
 
     def make(self) -> None:
         """Make an empty file where the old one was set aside."""
+        # O_EXCL: another process may have made a file there meanwhile.
         data = _open_ours(self.path, os.O_CREAT | os.O_EXCL)
         _lock_byte(data)
         os.close(self._data)
@@ -115,7 +116,7 @@ class SpoolFile:
             path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Unlock it, and delete what of it is still at its path."""
+        """Unlock it, and delete those of its files that are still at their paths."""
         with suppress(OSError):
             if not self.removed:
                 for path in (self.path, *companions(self.path)):
@@ -125,7 +126,9 @@ class SpoolFile:
         self.unlock()
 
     def unlock(self) -> None:
-        """Let others have it; twice is once. Only when it is not open in SQLite."""
+        """Release the locks; a second call does nothing. Only when it is not open in SQLite."""
+        # Closing any descriptor of a file releases all POSIX locks that the process has on it, so
+        # also those of SQLite.
         held, self._lock, self._data = (self._lock, self._data), -1, -1
         for descriptor in held:
             if descriptor >= 0:
@@ -133,7 +136,7 @@ class SpoolFile:
 
 
 def lock_one(directory: Path, worker: str, worker_process: WorkerProcess) -> SpoolFile:
-    """Lock the spool of ``worker``; one more beside it while an earlier relay still has that.
+    """Lock the spool of ``worker``, or another one beside it while an earlier relay has that.
 
     Raises ``OSError``.
     """
@@ -160,7 +163,7 @@ def lock(path: Path, *, create: bool = False) -> SpoolFile | None:
         OSError: it can't be opened.
     """
     if not create:
-        _close(_open_ours(path))  # nothing is made beside a file that is not ours
+        _close(_open_ours(path))  # no lock file is made beside a file that is refused
     for companion in companions(path):
         with suppress(FileNotFoundError):
             _check(companion, companion.lstat())
@@ -171,7 +174,7 @@ def lock(path: Path, *, create: bool = False) -> SpoolFile | None:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             data = _open_ours(path, os.O_CREAT if create else 0)
             _lock_byte(data)
-            # Whoever had it may have removed both files between the two calls on each.
+            # Its last user may have removed the files between the opening and the locking.
             if _leads_to(lock_path(path), held) and _leads_to(path, data):
                 return SpoolFile(path, held, data)
         except BlockingIOError:
@@ -199,11 +202,11 @@ def name_of(path: Path) -> str:
 
 
 def read_worker_process(path: Path) -> WorkerProcess:
-    """Return whose a spool is.
+    """Return the worker process that uses a spool, from its lock file.
 
     Raises:
-        OSError: its lock file is not there, or not ours alone.
-        ValueError: it does not say.
+        OSError: the lock file is missing or refused.
+        ValueError: it is empty or malformed.
     """
     descriptor = _open_ours(lock_path(path), flags=os.O_RDONLY)
     with os.fdopen(descriptor, encoding="utf-8") as file:
@@ -211,6 +214,7 @@ def read_worker_process(path: Path) -> WorkerProcess:
 
 
 def _overwrite_worker_process(file: SpoolFile, worker_process: WorkerProcess) -> None:
+    # Closing this second descriptor keeps the lock: ``flock`` belongs to the first one's open file.
     descriptor = _open_ours(lock_path(file.path))
     try:
         os.ftruncate(descriptor, 0)
@@ -226,13 +230,13 @@ def _free_name(path: Path) -> Path:
 
 
 def _open_ours(path: Path, create: int = 0, *, flags: int = os.O_RDWR) -> int:
-    """Open a file that is ours alone.
+    """Open a file that only this user can write to.
 
     Raises:
-        UntrustedFileError: it isn't.
+        UntrustedFileError: it is refused.
         OSError: it can't be opened.
     """
-    # O_NONBLOCK: a FIFO that somebody put there would block.
+    # O_NONBLOCK: opening a FIFO that somebody put there would block.
     always = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags | create | always, 0o600)
@@ -262,10 +266,10 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 
 def _lock_byte(descriptor: int) -> None:
-    """Lock a byte of the data, where there are locks of open files; elsewhere do nothing.
+    """Lock a byte of the data by an open file description lock; without these, do nothing.
 
-    ``flock`` on the data would be the same as SQLite's own locks on NFS, and ``lockf`` is undone by
-    SQLite's closing of the file.
+    On NFS, ``flock`` would conflict with SQLite's own locks on the data, and a lock by ``lockf`` is
+    released when SQLite closes the file.
 
     Raises:
         BlockingIOError: another relay has it.

@@ -1,7 +1,7 @@
-"""The file that a spool is in: made, set aside if it is damaged, written again if removed.
+"""The spool's file in use: made, set aside if it is damaged, and written again if it was removed.
 
-Somebody may remove or move the file, or its directory, while it is open. SQLite goes on without an
-error then, in a file that nobody will find; so the path is compared with what is open.
+Somebody may remove or move the file, or its directory, while it is open. SQLite then goes on
+without an error in a file that has no path; so the path is compared with the open file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from taskobs.relay.storage.spool.worker_process import WorkerProcess
 
 _log: Final = logging.getLogger("taskobs.relay")
 RETRY: Final = 5.0
-"""Seconds after which it is tried again to write a removed file."""
+"""Seconds between two attempts to write a removed file again."""
 
 
 class SpoolInUse:
@@ -44,12 +44,12 @@ class SpoolInUse:
         self._retry_at = 0.0
         self._warned = False
         self._damaged = False
-        """What is open is damaged, and nothing could be made in its place yet."""
+        """The open file is damaged, and could not be replaced yet."""
         self._file = self._new_file()
         try:
             self.rows = self._open()
         except BaseException:
-            self._file.unlock()
+            self._file.unlock()  # else neither this process nor another one could use it later
             raise
         self._file.opened()
 
@@ -64,9 +64,9 @@ class SpoolInUse:
         return not self._file.locked
 
     def is_intact(self, *, at_last: bool = False) -> bool:
-        """Tell whether the file at the path is the one that is open; if not, try to make it so.
+        """Return whether the file at the path is the open one; if not, try to write it again.
 
-        That is tried every few seconds, and ``at_last`` in any case.
+        It tries every few seconds, and with ``at_last`` in any case.
         """
         if not self._good and (at_last or self._clock() >= self._retry_at):
             self._retry_at = self._clock() + RETRY
@@ -78,27 +78,27 @@ class SpoolInUse:
         return self._good
 
     def replace(self, error: Exception) -> None:
-        """Set a damaged file aside, and go on with an empty one.
+        """Set a damaged file aside, and continue with an empty one.
 
         Raises:
             OSError, sqlite3.Error: that can't be done; the rows are closed.
         """
         self._damaged = True
         with suppress(sqlite3.Error):
-            self.rows.close()
+            self.rows.close()  # before the renaming: SQLite would go on in the renamed file
         self._set_aside(error)
         self.rows.reopen(self.path)
         self._file.opened()
         self._damaged = False
 
     def claim(self) -> None:
-        """Give the sign of life that other relays look for; see ``SpoolFile.claim``."""
+        """Show other relays that the file is in use; see ``SpoolFile.claim``."""
         self._file.claim(self._worker_process)
 
     def close(self) -> None:
-        """Close the file, and let others have it."""
+        """Close the file and release its locks."""
         with suppress(sqlite3.Error):
-            self.rows.close()
+            self.rows.close()  # first: see ``SpoolFile.unlock``
         self._file.unlock()
 
     @property
@@ -120,7 +120,7 @@ class SpoolInUse:
     def _set_aside(self, error: Exception) -> None:
         aside = self._file.set_aside()
         _log.warning(
-            "taskobs relay: %s is not a spool that can be used (%s); set aside as %s",
+            "taskobs relay: %s is not a usable spool (%s); set aside as %s",
             *(self.path, error, aside.name),
         )
         self._file.make()
@@ -134,7 +134,7 @@ class SpoolInUse:
         if old.removed:
             self._move_to(self._new_file())
             old.discard()
-        else:  # what SQLite has beside it is gone, and is made when the file is opened
+        else:  # the files that SQLite has beside it were removed: opening it makes them again
             self.rows.reopen(old.path)
             old.opened()
         _log.warning(

@@ -1,4 +1,4 @@
-"""Which items of a spool's file wait, which of them are taken, and where reading goes on.
+"""Reads items from a spool's file, and tracks which are taken and where reading goes on.
 
 Methods that read the file may raise ``sqlite3.Error``, unless they say otherwise.
 """
@@ -16,9 +16,9 @@ from taskobs.relay.storage.spool.writes import Writes
 
 
 class SpoolReader:
-    """Reads one file, and what is only in memory while that cannot be written. Not thread-safe.
+    """Reads one file, and the backlog that could not be written to it. Not thread-safe.
 
-    ``held`` is the store's: by destination on hold, the id from which reading goes on later.
+    ``held`` is the store's: by destination on hold, the id after which reading resumes.
     """
 
     def __init__(self, rows: Rows, writes: Writes, held: dict[bytes, int]) -> None:
@@ -34,19 +34,19 @@ class SpoolReader:
         return self._writes.newest
 
     def start_anew(self) -> None:
-        """Forget what the file held: an empty one takes its place."""
+        """Forget what the file held, as an empty one replaces it."""
         self.count: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
         self.bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        """Of what waits untaken in the file, and is not parked."""
+        """What waits in the file, without what is taken or parked."""
         self.parked = self.parked_bytes = 0
         """Envelopes that wait for their Sentry client to be announced."""
         self.taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
         self._cursor: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)
-        """All that is older is taken or on hold; what is newer may be taken, too."""
+        """All items up to this id are taken or on hold; newer ones may be taken, too."""
         self._held.update(dict.fromkeys(self._held, 0))
 
     def add_newer_than(self, number: int) -> None:
-        """Count rows that are in the file and were not written by us."""
+        """Count rows newer than an id that another relay wrote."""
         for kind in ITEM_KINDS:
             count, size, _ = self._rows.waiting(kind, number)
             self.count[kind] += count
@@ -54,7 +54,7 @@ class SpoolReader:
         self._writes.newest = max(self._writes.newest, self._rows.newest())
 
     def announce(self, announcement: bytes) -> bool:
-        """Have envelopes sent that wait for a Sentry client; tell whether its DSN is new."""
+        """Make envelopes that wait for a Sentry client available; return whether its DSN is new."""
         dsn = self._rows.destinations.announce(announcement)
         if dsn is not None:
             self._unclaimed.append(dsn)
@@ -62,10 +62,10 @@ class SpoolReader:
         return dsn is not None
 
     def claim(self) -> None:
-        """Have envelopes sent whose client was announced; call it again when that has failed."""
+        """Make the envelopes of announced clients available; to be called again after an error."""
         while self._unclaimed:
             found = self._rows.claim(self._unclaimed[-1])
-            self._unclaimed.pop()
+            self._unclaimed.pop()  # only now: after an error, a later call tries it again
             size = sum(weight for _, weight in found)
             self.parked -= len(found)
             self.count["envelope"] += len(found)
@@ -85,7 +85,7 @@ class SpoolReader:
                 self.bytes[row.kind] -= row.weight
 
     def add(self, stored: Iterable[Stored]) -> None:
-        """Count items that were written, or put back; they may be older than what was taken."""
+        """Count items that were written or put back; they may be older than what was taken."""
         for one in stored:
             kind, destination = one.item.kind, one.item.resource_blob
             self.count[kind] += 1
@@ -96,7 +96,7 @@ class SpoolReader:
                 self._cursor[kind] = min(self._cursor[kind], one.id - 1)
 
     def put_back(self, stored: Sequence[Stored]) -> None:
-        """Have taken items read again."""
+        """Return taken items, so that they are read again."""
         for one in stored:
             if self.taken[one.item.kind].pop(one.id, None):
                 self.add(self._writes.put_back([one]))
@@ -105,7 +105,7 @@ class SpoolReader:
 
     @property
     def hold_from(self) -> int:
-        """The id from which a destination that is held now will be read."""
+        """The id after which a destination that is held now will be read."""
         return self._cursor["envelope"]
 
     def resume_from(self, number: float) -> None:
@@ -113,7 +113,7 @@ class SpoolReader:
         self._cursor["envelope"] = int(min(self._cursor["envelope"], number))
 
     def take(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        """Take the oldest that are not on hold: at most so many items and bytes, one at least."""
+        """Take the oldest items not on hold: at most so many items and bytes, at least one."""
         held: Collection[bytes] = self._held if kind == "envelope" else ()
         batch = self._read(kind, held, max_items, max_bytes)
         for one in batch:
@@ -127,12 +127,12 @@ class SpoolReader:
             # All of the file is taken or on hold, and ``held`` says from where. Without this,
             # each call would read past what is on hold again.
             self._cursor[kind] = self._writes.newest
-        else:  # somebody has been at the file, or it has none
+        else:  # the file has none, or somebody has changed it
             self.count[kind] = self.bytes[kind] = 0
         return self.take_unwritten(kind, max_items, max_bytes)
 
     def take_unwritten(self, kind: ItemKind, max_items: int, max_bytes: int) -> list[Stored]:
-        """Take the oldest of what is only in memory. Raises nothing."""
+        """Take the oldest items of the backlog. Raises nothing."""
         batch = self._writes.take(kind, max_items, max_bytes)
         self.taken[kind].update((one.id, one) for one in batch)
         return batch
@@ -143,7 +143,7 @@ class SpoolReader:
         return self.count[kind] + len(backlog), self.bytes[kind] + backlog.bytes
 
     def taken_bytes(self, kind: ItemKind) -> int:
-        """Return how many bytes are taken, about. Raises nothing."""
+        """Return about how many bytes are taken. Raises nothing."""
         return sum(weight(one.item) for one in self.taken[kind].values())
 
     def first(self, kind: ItemKind, *, taken: bool) -> int | None:
@@ -170,7 +170,7 @@ class SpoolReader:
         return batch
 
     def _unavailable(self, kind: ItemKind, number: int) -> bool:
-        """Tell whether it is taken, or out and not deleted yet, though newer than the cursor."""
+        """Return whether it is taken, or sent and not deleted yet, though newer than the cursor."""
         return number in self.taken[kind] or number in self._writes.sent
 
     def _first_untaken(self, kind: ItemKind) -> int | None:
@@ -179,7 +179,7 @@ class SpoolReader:
         number = self._cursor[kind]
         if kind == "envelope":
             number = min([self._cursor[kind], *self._held.values()])
-        with suppress(sqlite3.Error):  # whoever reads or writes next hears of it
+        with suppress(sqlite3.Error):  # the next read or write raises it again
             while True:
                 found = self._rows.first_after(kind, number)
                 if found is None or not self._unavailable(kind, found):

@@ -1,6 +1,6 @@
-"""What a spool's file holds, read and written. All of it may raise ``sqlite3.Error``.
+"""Reads and writes the rows of a spool's file. Every method may raise ``sqlite3.Error``.
 
-Where envelopes go is not in the file: a row has an id of ``Destinations``.
+The destinations of envelopes are not in the file: a row has an id from ``Destinations``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from taskobs.relay.storage.spool.clock import ClockReading, SpoolClock
 from taskobs.relay.storage.spool.destinations import MOST, Destinations
 
 ENDED: Final = 50_000
-"""Keys of ended spans that are remembered, so that one that is sent again is known."""
+"""Keys of ended spans that are kept, to recognise duplicates."""
 _RESOURCES: Final = 1_000
 
 
@@ -29,9 +29,9 @@ class TakenOver(NamedTuple):
     starts: list[Start]
     """Spans that were open."""
     too_old: dict[ItemKind, int]
-    """What was dropped instead."""
+    """How many items were dropped instead."""
     left: int
-    """Envelopes that stay there, as this worker has no client to send them with."""
+    """Envelopes that stay there, as no Sentry client of this worker can send them."""
 
 
 class RowWeight(NamedTuple):
@@ -45,7 +45,7 @@ class RowWeight(NamedTuple):
 
 
 class Rows:
-    """The rows of one file. Raises as ``spool_tables.connect`` does. Not thread-safe."""
+    """The rows of one file. Raises as ``schema.connect`` does. Not thread-safe."""
 
     def __init__(self, path: Path, longest: float) -> None:
         """``longest`` is what the wall clock alone may add to the age of what is there."""
@@ -58,8 +58,8 @@ class Rows:
 
     def reopen(self, path: Path) -> None:
         """Close the file and open it, or an empty one that took its place, again."""
-        # Closed first: SQLite shares the memory of two connections to a file, and that is about the
-        # write-ahead log that was removed.
+        # Closed first: SQLite lets connections to one file share their view of its write-ahead log,
+        # and that log was removed.
         self._db.close()
         self._resource_blobs.clear()
         self._db = tables.connect(path)
@@ -71,7 +71,7 @@ class Rows:
         old, self._db = self._db, tables.connect(path)
         self.path = path
         with suppress(sqlite3.Error), closing(old):
-            # It may have been moved to where another relay takes it over.
+            # Emptied: it may have been moved to where another relay would take it over, too.
             for emptied in tables.EMPTY:
                 old.execute(emptied.format(schema="main"))
 
@@ -83,14 +83,16 @@ class Rows:
 
     @contextmanager
     def _commit(self) -> Generator[None]:
+        # IMMEDIATE takes the lock for writing now, and waits for it. A transaction that began with
+        # a read would fail at its first write, without a wait.
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
+            if self._db.in_transaction:  # after some errors SQLite has rolled back by itself
                 self._db.execute("ROLLBACK")
-            self._resource_blobs.clear()
+            self._resource_blobs.clear()  # it may have ids that were rolled back
             raise
 
     def add(
@@ -133,7 +135,7 @@ class Rows:
         return item.resource_blob
 
     def _resource_id(self, value: bytes) -> int:
-        """Return the number under which ``value`` is kept, once however many share it."""
+        """Return the id of ``value``, which is stored once for all items that share it."""
         digest = sha256(value).digest()
         number = self._resource_blobs.get(digest)
         if number is None:
@@ -143,24 +145,24 @@ class Rows:
         return number
 
     def remove(self, ids: Iterable[int]) -> None:
-        """Forget items."""
+        """Delete items."""
         with self._commit():
             self._db.executemany("DELETE FROM item WHERE id = ?", ((number,) for number in ids))
 
     def remove_starts(self, keys: Sequence[bytes]) -> None:
-        """Forget open spans, without remembering them as ended."""
+        """Delete open spans, without noting them as ended."""
         with self._commit():
             self._db.executemany(tables.DROP_START, _rows(keys))
 
     def trim(self) -> None:
-        """Forget the oldest keys, and what nothing refers to."""
+        """Delete the oldest keys, and resources that nothing refers to."""
         self._db.execute(tables.TRIM_ENDED, (ENDED,))
         if self._db.execute("SELECT count(*) FROM about").fetchone()[0] > _RESOURCES:
             self._resource_blobs.clear()
             self._db.execute(tables.SWEEP_BLOBS)
 
     def take_over(self, path: Path, newest: int, age: float) -> TakenOver:
-        """Move what another file holds here, its items with ids above ``newest``.
+        """Move the contents of another file here, its items with ids above ``newest``.
 
         Envelopes that this worker can't send stay there. Items older than ``age`` are dropped.
         """
@@ -193,7 +195,7 @@ class Rows:
         return TakenOver(moved, starts, too_old, left)
 
     def _for_dsns(self, statement: str, *values: object) -> tuple[str, list[object]]:
-        """Return a statement, and its values, about what may be sent."""
+        """Return a statement, and its values, for the DSNs of this worker."""
         dsns = self.destinations.dsns
         found = [*values, *dsns] if "{dsns}" in statement else [*values]
         return statement.format(dsns=",".join("?" * len(dsns))), found
@@ -201,7 +203,7 @@ class Rows:
     # The clock.
 
     def keep_clock(self) -> None:
-        """Keep what the clock shows, for the next relay."""
+        """Store the clock's reading, for the next relay."""
         with self._commit():
             self._db.execute(tables.SET_CLOCK, self.clock.read())
 
@@ -209,17 +211,17 @@ class Rows:
         row = self._db.execute(tables.READ_CLOCK.format(schema=schema)).fetchone()
         return None if row is None else ClockReading(*row)
 
-    # Envelopes that nobody has announced the client of.
+    # Envelopes whose Sentry client was not announced.
 
     def park(self) -> tuple[int, int]:
-        """Have no envelope sent until its client is announced; return their number and weight."""
+        """Park all envelopes until their clients are announced; return their number and weight."""
         with self._commit():
             self._db.execute(tables.PARK)
         count, size, _ = self._db.execute(tables.WAITING, (tables.PARKED, 0)).fetchone()
         return count, size + count * OVERHEAD
 
     def claim(self, dsn: bytes) -> list[tuple[int, int]]:
-        """Have those sent that wait for a DSN; return their ids and weights."""
+        """Make the parked envelopes of a DSN available; return their ids and weights."""
         with self._commit():
             found = self._db.execute(tables.CLAIMABLE, (dsn,)).fetchall()
             self._db.execute(tables.CLAIM, (dsn,))
@@ -228,7 +230,7 @@ class Rows:
     # Reading.
 
     def waiting(self, kind: ItemKind, number: int) -> tuple[int, int, int]:
-        """Give of the items newer than an id how many they are, their weight and the newest id."""
+        """Return the number of items newer than an id, their weight and the newest id."""
         found = self._db.execute(tables.WAITING, (ITEM_KINDS.index(kind), number))
         count, size, newest = found.fetchone()
         return count, size + count * OVERHEAD, newest
@@ -236,7 +238,7 @@ class Rows:
     def after(
         self, kind: ItemKind, number: int, held: Collection[bytes] = ()
     ) -> Generator[Stored, None, None]:
-        """Give the items newer than an id whose ``resource_blob`` is not held, oldest first."""
+        """Yield the items newer than an id whose ``resource_blob`` is not held, oldest first."""
         shared: dict[bytes, bytes] = {}
         # In the query, so that payloads of what is held are not read from the disk at each call.
         digests = [sha256(self.destinations.id_of(value)).digest() for value in held][:MOST]
@@ -268,11 +270,11 @@ class Rows:
                 yield RowWeight(number, _kind(kind), since, length + OVERHEAD, parked)
 
     def starts(self) -> list[Start]:
-        """Give the open spans."""
+        """Return the open spans."""
         return [Start(*row) for row in self._db.execute(tables.STARTS)]
 
     def ended(self) -> list[bytes]:
-        """Give the keys of the spans that have ended last, oldest first."""
+        """Return the keys of ended spans, oldest first."""
         return [key for (key,) in self._db.execute("SELECT key FROM ended ORDER BY id")]
 
 

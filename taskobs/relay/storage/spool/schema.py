@@ -1,4 +1,4 @@
-"""What is in a spool's file."""
+"""The tables and statements of a spool's file, and how it is opened and checked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from taskobs.relay.storage.spool.destinations import DSN_DIGEST
 APPLICATION_ID: Final = 0x7461_736B  # "task"
 VERSION: Final = 2
 _CACHE_KIB: Final = 512
-_PAUSE: Final = 2.0
+_BUSY_TIMEOUT: Final = 2.0
 
 ENVELOPE: Final = 1
 PARKED: Final = 2
 """The kind of a row: an index of ``ITEM_KINDS``, or an envelope that can't be sent anywhere yet."""
+# One transaction, with the two numbers, which are in the file's header: after a kill, the file is
+# empty or complete. ``about`` has each resource and destination once; items refer to its rows.
 _TABLES: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE about (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, value BLOB NOT NULL);
@@ -119,11 +121,11 @@ FROM old.start it JOIN old.about theirs ON theirs.id = it.about
 
 
 class NotASpoolError(Exception):
-    """A file is a database of somebody else's, or of a later release, or is damaged."""
+    """A file is another program's database, of another release, or damaged."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Tell whether an error says that a file is no spool, or a damaged one."""
+    """Return whether an error means that a file is no spool, or a damaged one."""
     # SQLITE_CORRUPT and SQLITE_NOTADB are of this class itself; errors of a class below it say
     # nothing about the file: a full disk, a lock, a mistake of ours.
     return isinstance(error, NotASpoolError) or type(error) is sqlite3.DatabaseError
@@ -132,10 +134,16 @@ def is_damage(error: Exception) -> bool:
 def connect(path: Path) -> sqlite3.Connection:
     """Open a spool, or make one of an empty file.
 
-    Raises ``NotASpoolError`` or ``sqlite3.Error``; ``is_damage`` says whose fault it is.
+    Raises ``NotASpoolError`` or ``sqlite3.Error``; ``is_damage`` tells damage from other trouble.
     """
+    # Without an isolation level, as the module would begin transactions by itself before each
+    # INSERT. Several threads use the connection, one at a time: the store's lock sees to it.
     db = sqlite3.connect(
-        path, timeout=_PAUSE, isolation_level=None, check_same_thread=False, cached_statements=32
+        path,
+        timeout=_BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=32,
     )
     try:
         _prepare(db)
@@ -147,12 +155,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    if not _figure(db, "schema_version"):
+    if not _figure(db, "schema_version"):  # 0: a file without tables
+        # Before the transaction: inside of one, SQLite does not change the journal mode.
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(_TABLES)
     else:
-        _check(db)
+        _check(db)  # before WAL is set, which writes to the file: it may be another program's
         db.execute("PRAGMA journal_mode = WAL")
+    # With WAL, a commit is then not synced: it survives a kill, and maybe not a power failure.
     db.execute("PRAGMA synchronous = NORMAL")
 
 
@@ -161,6 +171,7 @@ def _check(db: sqlite3.Connection) -> None:
         raise NotASpoolError("it is another program's database")
     if _figure(db, "user_version") != VERSION:
         raise NotASpoolError("another release has written it")
+    # ``quick_check`` skips the comparison of indexes with tables: it takes time linear in the file.
     problem = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if problem != "ok":
         raise NotASpoolError(f"it is damaged: {problem}")

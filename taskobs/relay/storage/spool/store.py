@@ -1,8 +1,8 @@
-"""The store on disk: what waits outlives the relay, its worker, and an outage of any length.
+"""The store on disk: items outlive the relay, its worker, and long outages of a backend.
 
 One SQLite file for each worker, locked by the relay that uses it. What is committed survives a
-kill of the process; a power failure may take the last commits. While the file can't be written,
-or somebody has removed it, nothing is acknowledged, so that the worker's processes keep it too.
+kill of the process; a power failure may lose the last commits. While the file can't be written,
+or after somebody removed it, nothing is acknowledged, so the worker's processes keep it, too.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Spool(Store):
     ) -> None:
         super().__init__(counters, released)
         worker_process = WorkerProcess.of(config.worker_pid or os.getppid())
-        longest = config.age / 2  # so that no clock that is wrong after a reboot empties it
+        longest = config.age / 2  # a clock that is wrong after a reboot must not empty it
         self._in_use = SpoolInUse(config.directory, config.worker, worker_process, longest, clock)
         self._take_over = TakeOver(worker_process, clock)
         self._sources = UnsafeSources()
@@ -99,7 +99,7 @@ class Spool(Store):
                 self._writes.append(items, starts, ended)
                 self._limits.make_room()
                 self._arrived(items)
-            # After the commit: a file that somebody has removed takes one without an error.
+            # After the commit, which also succeeds in a file that somebody has removed.
             return self._sources.take(safe=bool(self._sources) and self._in_use.is_intact())
 
     def announce(self, announcement: bytes) -> None:
@@ -203,14 +203,14 @@ class Spool(Store):
         self._wake()
 
     def _handle(self, error: sqlite3.Error) -> None:
-        """Go on with an empty file if this one is damaged; the disk's trouble may pass."""
+        """Replace the file if it is damaged; other errors, as a full disk, may pass."""
         if self._closed or not tables.is_damage(error):
             return
         waited = dict(self._reader.count)
         try:
             self._in_use.replace(error)
         except (OSError, sqlite3.Error) as worse:
-            _log.warning("taskobs relay: no spool can be made in its place: %s", worse)
+            _log.warning("taskobs relay: replacing the damaged spool failed: %s", worse)
         self._writes.start_anew()
         self._reader.start_anew()
         for kind, number in waited.items():
@@ -227,7 +227,7 @@ class Spool(Store):
         self._sources.add(stored)
 
     def _maintain(self) -> None:
-        """Give up what is too old, forget what nothing refers to, take over what others left."""
+        """Drop what is too old, delete unused rows, and take over abandoned spools."""
         try:
             with suppress(sqlite3.OperationalError):  # the disk is still full
                 self._writes.catch_up()
@@ -240,7 +240,7 @@ class Spool(Store):
                 return  # what is taken over would be newer, and read first
             self._in_use.claim()
         except (OSError, sqlite3.Error) as error:
-            _log.warning("taskobs relay: trouble with the spool %s: %s", self.path, error)
+            _log.warning("taskobs relay: maintaining the spool %s failed: %s", self.path, error)
             return
         found = self._take_over.run(self._rows, self._reader, self._limits.age)
         self._inherited += found.starts

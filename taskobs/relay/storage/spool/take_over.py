@@ -1,4 +1,4 @@
-"""Spools that no worker needs any more: found, and what they hold moved into another one's."""
+"""Finds abandoned spools, and moves what they hold into the spool in use."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _log: Final = logging.getLogger("taskobs.relay")
 _SKIPPED: Final = 1_000
 """How many files are remembered, so that each is logged once."""
 _LOOK_AGAIN: Final = 3_600.0
-"""Seconds after which a file that was left where it is, is looked at again; sooner if a process
-announces another Sentry client."""
+"""Seconds after which a file that keeps envelopes is checked again; sooner if a process announces
+another Sentry client."""
 NOTHING: Final = TakenOver(0, [], dict.fromkeys(ITEM_KINDS, 0), 0)
 
 
 class TakeOver:
-    """Takes over what it finds in a directory, again and again. Not thread-safe."""
+    """Takes over the abandoned spools of a directory. Not thread-safe."""
 
     def __init__(
         self, worker_process: WorkerProcess, clock: Callable[[], float] = time.monotonic
@@ -45,10 +45,10 @@ class TakeOver:
         self._watch = ChangeWatch()
         self._skipped: set[Path] = set()
         self._left: dict[Path, tuple[int, int]] = {}
-        """Files that hold envelopes which this worker can't send, and when that was looked at."""
+        """Files with envelopes that this worker can't send, and when that was checked."""
 
     def run(self, rows: Rows, reader: SpoolReader, age: float) -> TakenOver:
-        """Move into ``rows`` what is not older than ``age``, and can be sent by this worker."""
+        """Move into ``rows`` what is not older than ``age`` and can be sent by this worker."""
         total = NOTHING
         for file in self._abandoned(rows.path):
             found = self._try_to_move(file, rows, reader, age)
@@ -70,7 +70,7 @@ class TakeOver:
         if self._left.get(file.path) == looked_at:
             return NOTHING
         try:
-            connect(file.path).close()
+            connect(file.path).close()  # checks it, which attaching it does not
             found = self._move(file, rows, reader, age)
         except (OSError, sqlite3.Error, NotASpoolError) as error:
             if is_damage(error):
@@ -103,7 +103,7 @@ class TakeOver:
     def _remove(self, file: SpoolFile) -> None:
         try:
             file.remove()
-        except OSError as error:  # it is empty, and stays where it is
+        except OSError as error:  # it is empty by now: it may stay
             self._skip(file.path, error)
 
     def _set_aside(self, file: SpoolFile, error: Exception) -> None:
@@ -112,13 +112,12 @@ class TakeOver:
         except OSError as refused:
             self._skip(file.path, refused)
         else:
-            _log.warning("taskobs relay: %s is set aside as %s: %s", file.path, aside.name, error)
+            _log.warning("taskobs relay: set %s aside as %s: %s", file.path, aside.name, error)
 
     def _abandoned(self, mine: Path) -> Iterator[SpoolFile]:
         """Yield, locked, each spool beside ``mine`` whose worker has ended.
 
-        A file that can't be used is skipped, and keeps nobody from the others. It is unlocked
-        again when the next one is asked for.
+        A file that can't be used is skipped. A file is unlocked when the next one is asked for.
         """
         for path in sorted(mine.parent.glob(f"*{SUFFIX}")):
             if path == mine:
@@ -137,7 +136,7 @@ class TakeOver:
                     file.unlock()
 
     def _skip(self, path: Path, error: Exception) -> None:
-        """Log, once, that a file is left alone."""
+        """Log, once for each file, that it is skipped."""
         if path in self._skipped:
             return
         if len(self._skipped) < _SKIPPED:
@@ -149,12 +148,12 @@ class TakeOver:
         try:
             worker_process = read_worker_process(path)
         except (OSError, ValueError):
-            worker_process = None  # nobody says whose it is
+            worker_process = None  # unknown: only its age counts
         alive = None if worker_process is None else worker_process.alive()
         if alive is None:
             files = (path, *companions(path), lock_path(path))
             return self._watch.unchanged_for(path, files, self._clock()) >= UNCHANGED_FOR
-        # A worker has one relay at a time: what an earlier relay of ours had is free.
+        # A worker has one relay at a time: a spool that an earlier relay of it used is free.
         return not alive or (
             worker_process == self._worker_process and name_of(path) == name_of(mine)
         )

@@ -1,7 +1,7 @@
-"""Which worker a spool belongs to, and whether that worker may still need it.
+"""The worker process that uses a spool, and whether it may still need it.
 
-A relay that dies is restarted by its worker within half a minute; meanwhile nobody holds the lock
-of its spool, which must not be taken over. So the spool's lock file says whose it is.
+A relay that dies is restarted by its worker within half a minute. Until then the lock of its spool
+is free, and the spool must not be taken over. So the lock file names the worker process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 from taskobs.internal import pids
 
 UNCHANGED_FOR: Final = 120.0
-"""Seconds without a change after which a spool counts as abandoned where its owner can't be seen:
-on another host, in another container. Live owners touch their lock file every half minute."""
+"""Seconds without a change after which a spool counts as abandoned where its worker can't be seen:
+on another host, in another container. A relay touches its lock file every half minute."""
 _WATCHED: Final = 1_000
 
 
 class WorkerProcess(NamedTuple):
-    """A worker, by its process; ids of processes mean something within one namespace and boot."""
+    """Identifies a worker's main process: a pid is unique within a boot and a pid namespace."""
 
     host: str
     boot: str
@@ -33,7 +33,7 @@ class WorkerProcess(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> WorkerProcess:
-        """Return the owner that a process of this machine is."""
+        """Return the identity of a process of this machine."""
         return cls(socket.gethostname(), boot_id(), _pid_namespace(), pid, pids.start_time(pid))
 
     @classmethod
@@ -60,17 +60,18 @@ class WorkerProcess(NamedTuple):
         return json.dumps(self._asdict())
 
     def alive(self) -> bool | None:
-        """Tell whether it runs; None if that can't be seen from here."""
+        """Return whether it runs; None if that can't be seen from here."""
+        # Without the same boot and namespace, its pid may be another process's here.
         if (self.host, self.boot, self.pid_namespace) != WorkerProcess.of(0)[:3]:
             return None
         return pids.alive(self.pid, self.started)
 
 
 class ChangeWatch:
-    """Tells for how long a spool has not changed, as this process has seen it.
+    """Measures for how long a spool has not changed, as seen by this process.
 
-    It compares times of change with each other and never with a clock, because the host that
-    wrote the files may have another time, and a clock may be set.
+    It compares times of change with each other and never with a clock: the host that wrote the
+    files may have another time, and a clock may be set.
     """
 
     def __init__(self) -> None:
@@ -79,8 +80,8 @@ class ChangeWatch:
     def unchanged_for(self, path: Path, files: Sequence[Path], now: float) -> float:
         """Return for how many seconds the ``files`` of a spool are as they were; 0 at first."""
         state = [_state(one) for one in files]
-        known, since = self._seen.get(path, (None, now))
-        if known != state:
+        last, since = self._seen.get(path, (None, now))
+        if last != state:
             since = now
         if path not in self._seen and len(self._seen) >= _WATCHED:
             self._seen.clear()

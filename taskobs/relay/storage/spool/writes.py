@@ -1,7 +1,7 @@
-"""What goes into a spool's file: now or, while the disk is full, later.
+"""Writes to a spool's file, now or, while the disk is full, later.
 
-It may raise ``sqlite3.Error``: then what was to be written is kept in memory, what was to be
-deleted is remembered, and a later call tries again.
+After an ``sqlite3.Error``, what was to be written is in the backlog, what was to be deleted is
+noted, and a later call tries again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ UNWRITABLE: Final = "the spool cannot be written"
 class Writes:
     """Writes to the file in use. Not thread-safe.
 
-    ``wrote`` is called with the items that the file holds from now on, ``dropped`` with those that
-    were given up and counted.
+    ``wrote`` is called with the items that were committed, ``dropped`` with those that were dropped
+    and counted.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class Writes:
         self._wrote, self._dropped = wrote, dropped
         self._backlog = WriteBacklog(held=held)
         self.sent: set[int] = set()
-        """What is out, and could not be deleted yet."""
+        """Items that are sent and could not be deleted yet."""
         self._never_written: set[int] = set()
-        """What was taken from memory, and is being sent."""
+        """Items that were taken from the backlog and are being sent."""
         self.newest = 0
-        """No number is given twice, also after another file was begun."""
+        """The newest id. No id is given twice, also after another file was begun."""
 
     def start_anew(self) -> None:
         """Go on with an empty file."""
-        self.sent.clear()
-        self._backlog.failed(wait=False)
+        self.sent.clear()  # those rows are not in this file
+        self._backlog.failed(wait=False)  # a new file: writing to it may succeed
 
     @property
     def behind(self) -> bool:
@@ -58,7 +58,7 @@ class Writes:
         return bool(self._backlog)
 
     def waiting(self, kind: ItemKind) -> Queue | DestinationQueues:
-        """Give what is only in memory, to look at."""
+        """Return the queue of what is only in memory; not to be changed."""
         return self._backlog[kind]
 
     def take(self, kind: ItemKind, items: int, size: int) -> list[Stored]:
@@ -68,7 +68,7 @@ class Writes:
         return batch
 
     def put_back(self, stored: Sequence[Stored]) -> list[Stored]:
-        """Keep in memory again what was taken from there; return the rest, which is in the file."""
+        """Return items to the backlog that came from it; return the rest, which the file has."""
         mine = [one for one in stored if one.id in self._never_written]
         self._never_written.difference_update(one.id for one in mine)
         self._backlog.put_back(mine)
@@ -77,9 +77,9 @@ class Writes:
     def append(
         self, items: Sequence[Item], starts: Sequence[Start], ended: Sequence[bytes]
     ) -> None:
-        """Write, behind what is only in memory."""
+        """Write items, open spans and keys, after what is in the backlog."""
         stored = self._numbered(items)
-        if self._backlog:
+        if self._backlog:  # behind it, so that ids in the file grow in the order of arrival
             self._defer(stored, starts, ended)
             self.catch_up()
             return
@@ -87,7 +87,7 @@ class Writes:
             self._add(stored, starts, ended)
         except sqlite3.Error as error:
             _log.warning(
-                "taskobs relay: the spool %s cannot be written (%s): memory serves, until it can",
+                "taskobs relay: writing to the spool %s failed, keeping new items in memory: %s",
                 *(self._rows.path, error),
             )
             self._defer(stored, starts, ended, str(error))
@@ -95,7 +95,7 @@ class Writes:
             raise
 
     def catch_up(self) -> None:
-        """Write what is only in memory, if it is time to try again."""
+        """Write the backlog, if the next attempt is due."""
         backlog = self._backlog
         if not backlog or not backlog.due:
             return
@@ -103,16 +103,16 @@ class Writes:
             batch = backlog.take()
             try:
                 self._add(batch, backlog.starts.values(), backlog.ended)
-            except sqlite3.Error:
+            except sqlite3.Error:  # the commit was rolled back: none of the batch is in the file
                 backlog.put_back(batch)
                 backlog.failed(wait=True)
                 raise
             backlog.starts.clear()
             backlog.ended.clear()
-        _log.warning("taskobs relay: the spool %s is written again", self._rows.path)
+        _log.warning("taskobs relay: writing to the spool %s succeeds again", self._rows.path)
 
     def finish(self) -> None:
-        """Try a last time; count what will be gone with this process. Raises nothing."""
+        """Try a last time; count what ends with this process. Raises nothing."""
         self._backlog.failed(wait=False)
         try:
             self.catch_up()
@@ -122,8 +122,9 @@ class Writes:
                 self._counters.dropped(kind, len(self._backlog[kind]), UNWRITABLE, str(error))
 
     def delete(self, ids: Iterable[int]) -> None:
-        """Delete what is out."""
+        """Delete items that were sent."""
         out = set(ids)
+        # Noted first: if the deletion fails, the reader skips them, and the next call deletes them.
         self.sent |= out - self._never_written
         self._never_written -= out
         if self.sent:
@@ -131,7 +132,7 @@ class Writes:
             self.sent.clear()
 
     def delete_starts(self, keys: Sequence[bytes]) -> None:
-        """Forget open spans, without remembering them as ended."""
+        """Delete open spans, without noting them as ended."""
         for key in keys:
             self._backlog.starts.pop(key, None)
         self._rows.remove_starts(keys)
