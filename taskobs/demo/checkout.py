@@ -1,4 +1,4 @@
-"""The shop's web side: places two orders, waits for them, prints what became of each as JSON."""
+"""The shop's web side: places two orders, waits for them, prints each outcome as JSON."""
 
 from __future__ import annotations
 

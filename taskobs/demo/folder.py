@@ -1,7 +1,7 @@
-"""Celery's broker in a folder, in which nobody finds a message that is only half there.
+"""A broker in a folder, for the demo, in which no worker reads a half-written message.
 
-The transport of kombu makes a message's file before it writes into it: a worker that looks in
-between takes an empty one, and stumbles.
+kombu's transport creates a message's file before it writes the content. A worker that reads it in
+between gets an empty message and logs an error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from kombu.transport import filesystem as kombu_filesystem
 from kombu.utils.json import dumps
 
 SCHEME: Final = "folder"
-"""Of the broker's URL, once `register` was called."""
+"""The scheme of the broker's URL, after `register`."""
 
 
 class Channel(kombu_filesystem.Channel):
-    """Gives a message its name when it is whole."""
+    """Renames a message's file to its final name once it is complete."""
 
     # The bases name the second argument differently; its type is whatever JSON can hold.
     def _put(self, queue: str, payload: Any, **kwargs: object) -> None:  # type: ignore[override]  # noqa: ANN401
@@ -34,7 +34,7 @@ class Channel(kombu_filesystem.Channel):
 
 
 class Transport(kombu_filesystem.Transport):
-    """kombu's own, but for how a message is written."""
+    """kombu's transport, with a channel that writes messages atomically."""
 
     Channel = Channel
 

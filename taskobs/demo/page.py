@@ -1,4 +1,4 @@
-"""All traces of a demo as one HTML page that needs nothing beside itself."""
+"""Renders all traces of a demo as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def render(
     parts = {
         "@SCRIPT_HASH@": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "@SCRIPT@": script,
-        "@DATA@": embeddable(data),  # the last: what tasks are called is never searched for marks
+        "@DATA@": embeddable(
+            data
+        ),  # last, so that names of tasks are not searched for placeholders
     }
     html = package.joinpath("page.html").read_text(encoding="utf-8")
     for mark, text in parts.items():

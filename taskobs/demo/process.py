@@ -76,7 +76,9 @@ class Process:
             self._process.terminate()
         code = self.wait(grace)
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind, or all of it
+            os.killpg(
+                self._process.pid, signal.SIGKILL
+            )  # children that it left, or the whole session
         self._process.wait()
         self._reader.join()
         self._stopped = code if code is not None else -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""The demo from start to end: receiver, worker, orders, what came of them, and clean up."""
+"""Runs the demo: starts receiver and worker, places orders, shows the outcome, cleans up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED", "TA
 
 
 class DemoError(click.ClickException):
-    """A part of the demo did not do its work; the message ends with the worker's last lines."""
+    """A part of the demo failed; the message ends with the worker's last lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ def _variables(
         variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
     if target.sentry is None:
         variables["SENTRY_DSN"] = receiver.dsn
-    if None in {target.otlp, target.sentry}:  # no proxy stands between here and here
+    if None in {target.otlp, target.sentry}:  # the receiver is on this machine: no proxy
         for name in ("NO_PROXY", "no_proxy"):
             variables[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1")))
     return variables

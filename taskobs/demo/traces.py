@@ -1,4 +1,4 @@
-"""Received spans put together: which trace, under which parent, with which outcome and error."""
+"""Assembles received spans into traces: parents, outcomes and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Node:
 
     @property
     def note(self) -> str:
-        """What is special about it: the error, the reason of a retry, what it is linked to."""
+        """Its error, the reason of a retry, and its links, as text."""
         return " · ".join(part for part in (self._trouble(), *self._ties()) if part)
 
     def _trouble(self) -> str:
@@ -119,7 +119,7 @@ def assemble(spans: Iterable[ReceivedSpan]) -> list[Trace]:
 
 
 def _roots(nodes: Mapping[str, Node]) -> list[Node]:
-    """Hang each node under its parent; give those that have none (or a loop of parents)."""
+    """Add each node to its parent; return those without one (or with a loop of parents)."""
     roots: list[Node] = []
     for node in nodes.values():
         parent = nodes.get(node.span.parent_id)

@@ -1,4 +1,4 @@
-"""What arrives at the receiver, as plain records: OTLP protobuf and Sentry envelopes decoded."""
+"""Decodes what the receiver gets, OTLP protobuf and Sentry envelopes, into plain records."""
 
 from __future__ import annotations
 
