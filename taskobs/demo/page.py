@@ -34,9 +34,8 @@ def render(
     parts = {
         "@SCRIPT_HASH@": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "@SCRIPT@": script,
-        "@DATA@": embeddable(
-            data
-        ),  # last, so that names of tasks are not searched for placeholders
+        # Last, so that the names of tasks are not searched for placeholders.
+        "@DATA@": embeddable(data),
     }
     html = package.joinpath("page.html").read_text(encoding="utf-8")
     for mark, text in parts.items():

@@ -76,9 +76,8 @@ class Process:
             self._process.terminate()
         code = self.wait(grace)
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(
-                self._process.pid, signal.SIGKILL
-            )  # children that it left, or the whole session
+            # The children that it left, or the whole session.
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join()
         self._stopped = code if code is not None else -signal.SIGKILL

@@ -73,7 +73,7 @@ _QUEUE: Final = _name(
 )
 _WSGI_HELPERS: Final = _name(
     "sentry_sdk.integrations._wsgi_common",
-    "RawPostDataException",  # of Django, or a stand-in
+    "RawPostDataException",  # of Django, or Sentry's replacement
     "is looked up again once the app has Django; without it nothing needs to be",
 )
 _EXPERIMENTS: Final = _name(
