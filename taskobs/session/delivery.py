@@ -81,9 +81,8 @@ class Delivery:
         carried = self._relay.carries
         sent = self._send(timeout)
         handed = hand_over(max(0.0, end - time.monotonic()))
-        if (
-            carried and not self._relay.carries
-        ):  # the relay is unavailable, and its undelivered frames are this process's to send
+        # The relay became unavailable: this process sends the frames that it did not deliver.
+        if carried and not self._relay.carries:
             sent = self._send(max(0.0, end - time.monotonic()))
         return sent and handed
 

@@ -96,9 +96,8 @@ class Errors:
             self._page = None
 
     def _start(self) -> None:
-        with hidden_modules(
-            "gevent", "eventlet"
-        ):  # Sentry imports them to ask whether they patched
+        # Sentry imports them only to ask whether they have patched anything.
+        with hidden_modules("gevent", "eventlet"):
             from taskobs.observers.sentry.observer import SentryObserver
             from taskobs.sentry.pipeline import SentryPipeline
 
