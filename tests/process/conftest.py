@@ -7,15 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from taskobs.testing.receiver import Receiver
+from tests.support.fixtures import app, peer, receiver, spans
 from tests.support.relay_process import Client, RelayProcess
 
-
-@pytest.fixture
-def receiver() -> Generator[Receiver]:
-    """Give a backend that takes spans and events."""
-    with Receiver() as receiver:
-        yield receiver
+__all__ = ["app", "peer", "receiver", "spans"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import tempfile
@@ -81,6 +82,10 @@ class Peer:
         self.listener.bind(self.address)
         self.listener.listen()
         self.listener.settimeout(PATIENCE)
+
+    def called(self) -> bool:
+        """Whether somebody has connected who is not accepted yet."""
+        return self.listener is not None and bool(select.select([self.listener], [], [], 0)[0])
 
     def accept(self) -> Connection:
         assert self.listener is not None

@@ -19,7 +19,7 @@ from taskobs.protocol.frames import PROTOCOL, FrameKind, encode, pack, unpack
 from taskobs.relay_client import connection, outbox
 from taskobs.relay_client.client import RelayClient
 from tests.support.paths import ROOT
-from tests.support.relay_peer import Beside, Connection, Peer
+from tests.support.relay_peer import PATIENCE, Beside, Connection, Peer
 
 
 @pytest.fixture
@@ -391,8 +391,9 @@ def test_nonsense_ends_the_connection_only(peer: Peer, client: RelayClient, answ
     first = peer.accept()
     first.wait_for(FrameKind.RUN_METRIC)
     first.wire.sendall(answer)
-    client.settle(1)
-    client.flush(0.05)
+    end = time.monotonic() + PATIENCE
+    while not peer.called() and time.monotonic() < end:
+        client.flush(0.05)
     second = peer.accept()
     second.wait_for(FrameKind.RUN_METRIC)
     assert second.numbered == [b"fact"]
