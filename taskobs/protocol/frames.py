@@ -12,7 +12,7 @@ from importlib import import_module
 from struct import Struct
 from typing import Any, Final
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """The version in a HELLO. After an upgrade, a relay refuses one of another release."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
@@ -21,6 +21,8 @@ MAX_CONTAINERS: Final = 20_000
 MAX_LENGTH: Final = 65_536
 """Elements of one list or map."""
 FRAME_HEADER: Final = Struct(">IB")
+KEY_BYTES: Final = 24
+"""A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
 
 _msgpack: Any = import_module("msgpack")  # ships no types
 _make_packer: Final = _msgpack.Packer
@@ -33,6 +35,8 @@ class FrameKind(IntEnum):
     # From a process of the worker.
     HELLO = 1
     START = 2
+    FORGET = 3
+    """The key of a span whose END was dropped: it has ended, so it is not lost with its process."""
     END = 4
     ENVELOPE = 5
     RUN_METRIC = 6
@@ -48,7 +52,9 @@ class FrameKind(IntEnum):
     STATUS_REPLY = 35
 
 
-NUMBERED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC})
+COUNTED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC})
+"""The kinds that hold telemetry, and are counted if they are dropped."""
+NUMBERED: Final = COUNTED | {FrameKind.FORGET}
 """The kinds that the relay acknowledges. Both sides count them, from 1 on each connection."""
 
 _FRAME_KINDS: Final = {int(kind): kind for kind in FrameKind}

@@ -19,6 +19,15 @@ reads again a little later.
 """
 MAX_PAYLOAD: Final = MAX_FRAME - 1
 """Bytes of the longest payload, which is that of the socket's longest frame."""
+SHORT: Final = 64 * 1024
+"""Bytes of a short frame. Each START is one, and so are most spans and events."""
+LONG_FRAMES: Final = RING * 3 // 4
+"""How far longer frames may fill the ring: they are few, and would take the room of hundreds.
+
+The longest frame, of 4 MiB, still fits twice the time that the relay takes to read it.
+"""
+TELEMETRY: Final = RING - 256 * 1024
+"""How far telemetry may fill the ring. What is left takes some 8,000 FORGET frames."""
 CRC_BITS: Final = 32
 
 

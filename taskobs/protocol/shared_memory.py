@@ -64,10 +64,6 @@ TAKER: Final = 7
 """The id of the process that took the slot; ``PID`` is only set once the slot is filled in."""
 REUSABLE: Final = 8
 """Bytes of the ring that may be overwritten: up to ``RELEASED``, in steps. Set by the relay."""
-DROPPED: Final = 9
-"""Numbered frames that were dropped, as the ring had no room for them. Set by the process."""
-DROPPED_COUNTED: Final = 10
-"""How many of these the relay has counted. Set by the relay."""
 DEFERRED: Final = 11
 """Frames that the process holds in its own memory, while another of its threads writes.
 
@@ -79,6 +75,10 @@ DESTINATIONS: Final = 12
 Each envelope says where it goes, too; this is for what an earlier relay has left on disk. Set by
 the process, again when there are more.
 """
+DROPPED: Final = 16
+"""From here on, by `FrameKind`: frames that the ring had no room for. Set by the process."""
+DROPPED_COUNTED: Final = 32
+"""From here on, by `FrameKind`: how many of these the relay has counted. Set by the relay."""
 OPEN_WORDS: Final = 64
 """From here on, one ``stamp`` for each entry of the table of open spans; 0 for a free entry."""
 WORDS: Final = OPEN_WORDS + OPEN

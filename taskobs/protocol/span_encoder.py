@@ -15,12 +15,12 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
+from taskobs.protocol import frames
 from taskobs.protocol.frames import MAX_CONTAINERS, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.span_fit import MOST, Room, fits, say_dropped
 
-KEY_BYTES: Final = 24
-"""A START or END payload begins with the span's trace id (16 bytes) and span id (8 bytes)."""
+KEY_BYTES: Final = frames.KEY_BYTES
 MAX_SPAN: Final = 1024 * 1024
 """Bytes of the longest packed span; a longer one has its long values cut."""
 SURE: Final = MAX_CONTAINERS

@@ -44,7 +44,7 @@ class SocketChannel:
         try:
             frame = encode(kind, payload)
         except FrameError:
-            self.outbox.dropped += 1
+            self.outbox.drop(kind, payload)
         else:
             self.outbox.try_enqueue(frame)
 

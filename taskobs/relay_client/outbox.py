@@ -16,11 +16,21 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from taskobs.protocol.frames import FRAME_HEADER, NUMBERED, FrameKind, encode, pack
+from taskobs.protocol.frames import (
+    COUNTED,
+    FRAME_HEADER,
+    KEY_BYTES,
+    NUMBERED,
+    FrameKind,
+    encode,
+    pack,
+)
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_FRAMES: Final = 20_000
 """What may wait. A START gets half of both at most: an END contains all that it does."""
+MAX_FORGET: Final = 8_192
+"""Frames that may wait beyond these if they are FORGET frames."""
 MAX_KEPT: Final = 2 * 1024 * 1024
 """Bytes kept after they were written. Beyond them the oldest, safe most likely, are dropped."""
 MAX_OPEN: Final = 10_000
@@ -32,14 +42,15 @@ _BATCH_BYTES: Final = 64 * 1024
 _KIND: Final = FRAME_HEADER.size - 1
 _NUMBERED: Final = frozenset(int(kind) for kind in NUMBERED)
 _START: Final = int(FrameKind.START)
+_END: Final = int(FrameKind.END)
 
 
 class Outbox:
     """Holds frames within bounds, and counts those that it has no room for."""
 
     def __init__(self) -> None:
-        self.dropped = 0
-        """Numbered frames that were dropped and that no DROPPED frame has reported yet."""
+        self.dropped = dict.fromkeys(COUNTED, 0)
+        """By kind, the frames that were dropped and that no DROPPED frame has reported yet."""
         self.waiting: deque[bytes] = deque()
         self._first: deque[bytes] = deque()
         self._kept: deque[bytes] = deque()
@@ -67,10 +78,18 @@ class Outbox:
         size, kind = len(frame), frame[_KIND]
         part = 2 if kind == _START else 1
         if (self._bytes + size) * part > MAX_BYTES or len(self.waiting) * part >= MAX_FRAMES:
-            self.dropped += kind in _NUMBERED
+            self.drop(kind, frame[FRAME_HEADER.size :])
             return
         self._bytes += size
         self.waiting.append(frame)
+
+    def drop(self, kind: int, payload: bytes) -> None:
+        """Count a frame that has no room; should it be an END, have the relay forget the span."""
+        if kind in self.dropped:
+            self.dropped[FrameKind(kind)] += 1
+        key = payload[:KEY_BYTES]
+        if kind == _END and key in self._open and len(self.waiting) < MAX_FRAMES + MAX_FORGET:
+            self.enqueue(encode(FrameKind.FORGET, key))
 
     def enqueue(self, frame: bytes) -> None:
         """Take a frame even if there is no room."""
@@ -100,7 +119,7 @@ class Outbox:
 
     def peek(self) -> list[bytes]:
         """Return the frames to write next: at most 64 KiB, or one."""
-        if self.dropped and len(self.waiting) < _BATCH_FRAMES:
+        if any(self.dropped.values()) and len(self.waiting) < _BATCH_FRAMES:
             self._enqueue_dropped()
         source = self._first or self.waiting
         count = min(len(source), _BATCH_FRAMES)
@@ -117,9 +136,10 @@ class Outbox:
         return frames
 
     def _enqueue_dropped(self) -> None:
-        count = self.dropped  # subtracted, not set to 0: another thread may have added to it
-        self.enqueue(encode(FrameKind.DROPPED, pack(count)))
-        self.dropped -= count  # not ``= 0``: more may have been dropped since
+        counts = {kind.name: number for kind, number in self.dropped.items() if number}
+        self.enqueue(encode(FrameKind.DROPPED, pack(counts)))
+        for kind in COUNTED:  # subtracted, not set to 0: another thread may have added to it
+            self.dropped[kind] -= counts.get(kind.name, 0)
 
     def wrote(self, frames: Iterable[bytes]) -> None:
         """Keep frames that ``peek`` returned, of which at least a part is written."""

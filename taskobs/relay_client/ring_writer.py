@@ -15,11 +15,14 @@ from zlib import crc32
 
 from taskobs.internal import pids
 from taskobs.protocol import shared_memory
-from taskobs.protocol.frames import NUMBERED, FrameKind
+from taskobs.protocol.frames import COUNTED, KEY_BYTES, FrameKind
 from taskobs.protocol.ring import (
     CRC_BITS,
+    LONG_FRAMES,
     MAX_PAYLOAD,
     RING_HEADER,
+    SHORT,
+    TELEMETRY,
     frames_of,
     read_ring,
     stamp,
@@ -46,7 +49,9 @@ STUCK: Final = 5.0
 """Seconds without progress after which the write token is taken from its holder."""
 
 _head: Final = RING_HEADER.pack
-_NUMBERED: Final = frozenset(int(kind) for kind in NUMBERED)
+_COUNTED: Final = frozenset(int(kind) for kind in COUNTED)
+_END: Final = int(FrameKind.END)
+_FORGET: Final = int(FrameKind.FORGET)
 _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
@@ -119,8 +124,9 @@ class RingWriter:
     def append(self, kind: int, payload: bytes, run_metric: bytes | None = None) -> bool:
         """Write a frame, and a RUN_METRIC frame with it if one is given: both or none.
 
-        What finds no room is dropped and counted. False, and nothing is done, if no relay reads
-        the ring any more.
+        What finds no room is dropped and counted; of an END, a FORGET frame is written instead,
+        and the RUN_METRIC frame if that has room. False, and nothing is done, if no relay reads the
+        ring any more.
         """
         writer = self._writer
         me = object()
@@ -147,18 +153,19 @@ class RingWriter:
         frame = _head(len(payload), crc32(payload), kind) + payload
         if run_metric is not None:
             frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
+        size = len(frame)
         at = words[WRITTEN]
-        end = at + len(frame)
-        if end - words[REUSABLE] > RING or len(payload) > MAX_PAYLOAD:
-            words[DROPPED] += (kind in _NUMBERED) + (run_metric is not None)
-            self.written = payload
+        end = at + size
+        limit = LONG_FRAMES if size > SHORT else TELEMETRY if kind != _FORGET else RING
+        if end - words[REUSABLE] > limit or len(payload) > MAX_PAYLOAD:
+            self._drop(kind, payload, run_metric, me)
             return True
         start, room = RING_AT + at % RING, RING - at % RING
-        if len(frame) <= room:
-            self._map[start : start + len(frame)] = frame
+        if size <= room:
+            self._map[start : start + size] = frame
         else:
             self._map[start : start + room] = frame[:room]
-            self._map[RING_AT : RING_AT + len(frame) - room] = frame[room:]
+            self._map[RING_AT : RING_AT + size - room] = frame[room:]
         # A caller that stood still until the token was taken from it must not publish: another
         # one may have written at this position.
         if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
@@ -168,6 +175,22 @@ class RingWriter:
         if end // WAKE_BYTES != at // WAKE_BYTES:
             self.wake_needed = True
         return True
+
+    def _drop(self, kind: int, payload: bytes, run_metric: bytes | None, me: object) -> None:
+        """Count a frame that has no room; should it be an END, have the relay forget the span."""
+        words = self._words
+        if kind in _COUNTED:
+            words[DROPPED + kind] += 1
+        if run_metric is not None and words[WRITTEN] - words[REUSABLE] > TELEMETRY - SHORT:
+            words[DROPPED + RUN_METRIC] += 1
+            run_metric = None
+        self.written = payload
+        if kind == _END:
+            key = payload[:KEY_BYTES]
+            if not self._put(_FORGET, key, run_metric, me):
+                self._defer(_FORGET, key, run_metric)
+            # The caller looks whether its END was dealt with.
+            self.written = payload
 
     def _defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> bool:
         """Leave a frame to the caller that writes now, which writes it when it is done."""

@@ -16,7 +16,7 @@ from taskobs.protocol.ring import (
 )
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.router import KILLED_WRITING, FrameRouter
+from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.agent.slot_reader import SlotReader
 from taskobs.relay.counters import Counters
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
@@ -117,7 +117,7 @@ class RingReaders:
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
             self._read(reader)  # what it wrote last
-            self._router.not_written(process, reader.deferred(), KILLED_WRITING)
+            self._router.killed_writing(process, reader.deferred())
         self._router.not_written(process, reader.dropped())
         self._announce(reader)
         table = reader.table

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NoReturn
 
 from taskobs.protocol import frames
-from taskobs.protocol.frames import FrameError, FrameKind
-from taskobs.protocol.span_encoder import KEY_BYTES, split
+from taskobs.protocol.frames import KEY_BYTES, FrameError, FrameKind
+from taskobs.protocol.span_encoder import split
 from taskobs.relay.agent.connection import (
     MAX_FLUSHES,
     NO_FRAMES,
@@ -94,37 +94,46 @@ class FrameRouter:
         """
         self._bytes += len(payload)
         self._received[kind] += 1
+        if kind == FrameKind.START:
+            self._start(source, process, payload)
+        elif not self._numbered(source, process, kind, payload):
+            _wrong(f"kind {kind} in a slot")
+
+    def _numbered(self, source: Source, process: ProcessState, kind: int, payload: bytes) -> bool:
+        """Take a frame of a numbered kind; False if it is of another one."""
         if kind == FrameKind.END:
             self._end(source, process, payload)
         elif kind == FrameKind.RUN_METRIC:
             self._run_metric(source, payload)
         elif kind == FrameKind.ENVELOPE:
             self._envelope(source, payload)
-        elif kind == FrameKind.START:
-            self._start(source, process, payload)
+        elif kind == FrameKind.FORGET:
+            self._forget(source, payload)
         else:
-            _wrong(f"kind {kind} in a slot")
+            return False
+        return True
 
-    def not_written(self, process: ProcessState, number: int, reason: str = BUFFER_FULL) -> None:
-        """Count frames that a process dropped, or had not written when it was killed."""
-        self._counters.dropped("frame", number, reason, f"pid {process.pid}")
+    def not_written(self, process: ProcessState, dropped: Mapping[FrameKind, int]) -> None:
+        """Count frames that a process had no room for."""
+        for kind, number in dropped.items():
+            self._counters.dropped(_COUNTED[kind], number, BUFFER_FULL, f"pid {process.pid}")
+
+    def killed_writing(self, process: ProcessState, number: int) -> None:
+        """Count frames that a process had not written when it was killed."""
+        self._counters.dropped("frame", number, KILLED_WRITING, f"pid {process.pid}")
 
     def _of(
         self, connection: Connection, process: ProcessState, kind: FrameKind, payload: bytes
     ) -> None:
         self._received[kind] += 1
+        if self._numbered(connection, process, kind, payload):
+            return
         match kind:
-            case FrameKind.END:
-                self._end(connection, process, payload)
             case FrameKind.START:
                 key, packed = _keyed(payload)
                 self._open_spans.started(process, key, packed)
-            case FrameKind.RUN_METRIC:
-                self._run_metric(connection, payload)
-            case FrameKind.ENVELOPE:
-                self._envelope(connection, payload)
             case FrameKind.DROPPED:
-                self.not_written(process, _number(payload))
+                self.not_written(process, _dropped(payload))
             case FrameKind.FLUSH | FrameKind.WAKE:
                 self._on_wake(connection, kind, payload)
             case FrameKind.CLOSE:
@@ -177,6 +186,12 @@ class FrameRouter:
             self._keep(source, "span", packed, process.resource_blob)
         else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
+
+    def _forget(self, source: Source, payload: bytes) -> None:
+        if len(payload) != KEY_BYTES:
+            _wrong("no key of a span")
+        self._open_spans.ended(payload)
+        source.arrived(settled=True)
 
     def _run_metric(self, source: Source, payload: bytes) -> None:
         if len(payload) > MAX_SMALL:
@@ -312,10 +327,20 @@ def _keyed(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def _number(payload: bytes) -> int:
-    number = frames.unpack(payload, 16)
+    return _count(frames.unpack(payload, 16))
+
+
+def _count(number: object) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         _wrong("no number")
     return number
+
+
+def _dropped(payload: bytes) -> dict[FrameKind, int]:
+    found = frames.unpack(payload, 64)
+    if not isinstance(found, dict):
+        _wrong("no map")
+    return {kind: _count(number) for kind in frames.COUNTED if (number := found.get(kind.name))}
 
 
 def _wrong(what: str) -> NoReturn:

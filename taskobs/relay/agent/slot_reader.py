@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from taskobs.protocol import shared_memory
-from taskobs.protocol.frames import FrameError
+from taskobs.protocol.frames import COUNTED, FrameError, FrameKind
 from taskobs.protocol.ring import (
     MAX_PAYLOAD,
     RING_HEADER,
@@ -114,13 +114,16 @@ class SlotReader(Source):
         self._reusable = end
         self._shared.write_word(self.index, shared_memory.REUSABLE, end)
 
-    def dropped(self) -> int:
+    def dropped(self) -> dict[FrameKind, int]:
         """Return how many frames the process has dropped since the last call, of any relay."""
-        total = self._shared.read_word(self.index, shared_memory.DROPPED)
-        counted = self._shared.read_word(self.index, shared_memory.DROPPED_COUNTED)
+        return {kind: self._dropped_of(kind) for kind in COUNTED}
+
+    def _dropped_of(self, kind: FrameKind) -> int:
+        total = self._shared.read_word(self.index, shared_memory.DROPPED + kind)
+        counted = self._shared.read_word(self.index, shared_memory.DROPPED_COUNTED + kind)
         if total <= counted:
             return 0
-        self._shared.write_word(self.index, shared_memory.DROPPED_COUNTED, total)
+        self._shared.write_word(self.index, shared_memory.DROPPED_COUNTED + kind, total)
         return min(total - counted, _MOST)
 
     def deferred(self) -> int:

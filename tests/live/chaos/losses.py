@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 Reason = tuple[str, str]
 """A kind, such as ``span``, and why it was dropped."""
-OF_TELEMETRY = frozenset({"span", "envelope", "frame"})
-"""Kinds of which each is a span or an event; the others are connections and the like."""
+OF_TELEMETRY = frozenset({"span", "envelope", "fact", "frame"})
+"""Kinds of which each is, or may be, telemetry; the others are connections and the like."""
 LAST_LINE = re.compile(r"taskobs relay: it ends, and has dropped in all: (.*)")
 ONE_LOSS = re.compile(r"(\d+) (\w+?)s?: ")
 

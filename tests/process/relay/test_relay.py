@@ -439,5 +439,20 @@ def test_rubbish_in_a_batch_costs_the_batch_nothing(receiver: Receiver, worker: 
 
 def test_what_the_clients_dropped_is_counted(worker: Client) -> None:
     """I ask what was lost, and what never reached the relay is in it."""
-    worker.say(FrameKind.DROPPED, 5)
-    assert worker.status()["dropped"] == {"frame": {"a process's buffer was full": 5}}
+    worker.say(FrameKind.DROPPED, {"END": 5, "ENVELOPE": 1})
+    full = "a process's buffer was full"
+    assert worker.status()["dropped"] == {"span": {full: 5}, "envelope": {full: 1}}
+
+
+def test_a_span_whose_end_was_dropped_is_not_lost_as_well(
+    receiver: Receiver, worker: Client
+) -> None:
+    """It counts once: among what was dropped."""
+    dropped, open_ = span("dropped"), span("open")
+    for one in (dropped, open_):
+        worker.raw(*start(one))
+    worker.raw(FrameKind.FORGET, start(dropped)[1][: span_encoder.KEY_BYTES])
+    worker.acknowledged(1)
+    worker.close_gracefully()
+    found(receiver, open_)
+    assert [one.name for one in receiver.spans] == ["open"]

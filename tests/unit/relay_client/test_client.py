@@ -50,6 +50,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def dropped(client: RelayClient, kind: FrameKind) -> int:
+    """Give how many frames had no room in the outbox, and were not told to the relay yet."""
+    return client._channel.outbox.dropped[kind]  # pyright: ignore[reportPrivateUsage]
+
+
 # What is sent.
 
 
@@ -134,7 +139,7 @@ def test_a_relay_that_never_reads_delays_nothing(
         client.send(FrameKind.END, b"x" * 600)
     assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 1,000 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
-    assert client._channel.outbox.dropped > 30_000  # pyright: ignore[reportPrivateUsage]
+    assert dropped(client, FrameKind.END) > 30_000
     began = time.monotonic()
     assert not client.flush(0.2)
     assert not client.close_gracefully(0.2)
@@ -158,13 +163,13 @@ def test_what_was_dropped_is_told_when_there_is_room(peer: Peer, client: RelayCl
     total = 30_000
     for number in range(total):
         client.ended(key(number), number.to_bytes(400, "big"))
-    dropped = client._channel.outbox.dropped  # pyright: ignore[reportPrivateUsage]
-    assert dropped > 0
+    number = dropped(client, FrameKind.END)
+    assert number > 0
     with Beside(lambda: relay.wait_for(FrameKind.DROPPED)):
         assert client.settle(60)
     numbers = [int.from_bytes(payload, "big") for payload in relay.numbered]
-    assert numbers == list(range(total - dropped))
-    assert [unpack(frame.payload) for frame in relay.of(FrameKind.DROPPED)] == [dropped]
+    assert numbers == list(range(total - number))
+    assert [unpack(frame.payload) for frame in relay.of(FrameKind.DROPPED)] == [{"END": number}]
 
 
 def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
@@ -178,7 +183,7 @@ def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
     before = len(waiting)
     client.ended(key(1), b"end")
     assert len(waiting) == before + 1
-    assert client._channel.outbox.dropped == 0  # pyright: ignore[reportPrivateUsage]
+    assert dropped(client, FrameKind.END) == 0
     assert peer
 
 
@@ -205,7 +210,26 @@ def test_a_frame_that_is_too_long_is_dropped_and_told(peer: Peer, client: RelayC
         FrameKind.END,
     ][:1] + [frame.kind for frame in relay.frames[1:]]
     assert relay.numbered == [b"end"]
-    assert unpack(relay.of(FrameKind.DROPPED)[0].payload) == 1
+    assert unpack(relay.of(FrameKind.DROPPED)[0].payload) == {"ENVELOPE": 1}
+
+
+def test_the_relay_forgets_a_span_whose_end_was_dropped(peer: Peer, client: RelayClient) -> None:
+    """It was told that the span is open, and would take it for lost; it is counted as dropped."""
+    client.started(key(1), b"start")
+    relay = peer.accept()
+    relay.wait_for(FrameKind.START)
+    total = 0
+    while not dropped(client, FrameKind.END):
+        total += 1
+        client.send(FrameKind.ENVELOPE, bytes(60_000))
+        client.ended(key(2), bytes(60_000))
+    client.ended(key(1), key(1) + bytes(400_000))
+    with Beside(lambda: relay.wait_for(FrameKind.DROPPED)):
+        assert client.settle(60)
+    assert [frame.payload for frame in relay.of(FrameKind.FORGET)] == [key(1)]
+    counts = unpack(relay.of(FrameKind.DROPPED)[0].payload)
+    assert len(relay.of(FrameKind.END)) + counts["END"] == total + 1
+    assert len(relay.of(FrameKind.ENVELOPE)) + counts.get("ENVELOPE", 0) == total
 
 
 # A relay that comes and goes.

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.relay_processor import RelayProcessor
-from taskobs.protocol import shared_memory, span_encoder
+from taskobs.protocol import ring, shared_memory, span_encoder
 from taskobs.protocol.frames import PROTOCOL, FrameKind, pack, unpack
 from taskobs.protocol.ring import RING_HEADER
 from taskobs.protocol.shared_memory import SharedMemory
@@ -64,6 +64,13 @@ def taken(shared: SharedMemory, hello: object = HELLO) -> RingWriter:
     slot = RingWriter.take(shared, pack(hello))
     assert slot is not None
     return slot
+
+
+def fill(slot: RingWriter) -> None:
+    """Leave no room for telemetry."""
+    for size in (60_000, 100):
+        for _ in range(ring.TELEMETRY // 60_000 + 1):
+            assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC + bytes(size))
 
 
 class Side:
@@ -121,6 +128,9 @@ class Side:
     def waiting(self) -> int:
         return self.store.pending("span").items
 
+    def dropped_by_kind(self) -> dict[str, int]:
+        return {kind: number for (kind, _), number in self.counters.counts()[DROPPED].items()}
+
     def dropped(self) -> int:
         return sum(self.counters.counts()[DROPPED].values())
 
@@ -160,19 +170,69 @@ def test_what_finds_a_ring_full_is_counted_by_the_relay(shared: SharedMemory) ->
     """
     first, slot = Side(shared), taken(shared)
     large = RUN_METRIC + bytes(30_000)
-    room = shared_memory.RING // (len(large) + RING_HEADER.size)
+    room = ring.TELEMETRY // (len(large) + RING_HEADER.size)
     for _ in range(room + 5):
         assert slot.append(FrameKind.RUN_METRIC, large)
-    assert slot.append(FrameKind.END, large, RUN_METRIC)  # two frames, both or none
+    assert slot.append(FrameKind.END, large, RUN_METRIC)
+    assert slot.append(FrameKind.ENVELOPE, large)
     first.turn()
     assert len(first.records) == room
-    assert first.dropped() == 7
+    assert first.dropped_by_kind() == {"span": 1, "envelope": 1, "fact": 6}
     assert slot.append(FrameKind.RUN_METRIC, large)
     assert slot.append(FrameKind.RUN_METRIC, bytes(shared_memory.RING))
     second = Side(shared)
     second.dead = True
     second.turn(after=2.0)
     assert len(second.records) == second.dropped() == 1
+
+
+@pytest.mark.parametrize("way", ["table", "ring"])
+def test_a_span_whose_end_was_dropped_is_not_lost_as_well(shared: SharedMemory, way: str) -> None:
+    """It had ended while the relay stood still: it counts once, among what was dropped."""
+    first, slot = Side(shared), taken(shared)
+    known = start(span())[1]
+    key = known[: span_encoder.KEY_BYTES]
+    assert slot.opened(key, known) if way == "table" else slot.append(FrameKind.START, known)
+    for _ in range(2):
+        first.turn(after=2.0)
+    assert first.open_spans.open == 1
+    fill(slot)
+    assert slot.append(FrameKind.END, key + bytes(shared_memory.RING))
+    slot.closed(key)
+    second = Side(shared)
+    for side in (first, second):
+        side.turn(after=2.0)
+        assert side.open_spans.open == 0
+    second.dead = True
+    for _ in range(3):
+        second.turn(after=2.0)
+    assert second.counters.counts()[LOST] == {}
+    assert first.dropped_by_kind()["span"] == 1
+
+
+def test_long_frames_leave_room_for_short_ones(shared: SharedMemory) -> None:
+    """A task records long spans while the relay stands still: runs and events are not dropped."""
+    side, slot = Side(shared), taken(shared)
+    for number in range(14):
+        key = number.to_bytes(span_encoder.KEY_BYTES, "big")
+        assert slot.append(FrameKind.END, key + bytes(1_000_000))
+    for number in range(500):
+        assert slot.append(FrameKind.END, end(f"short {number}")[1], RUN_METRIC)
+        assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
+    side.turn()
+    long = ring.LONG_FRAMES // 1_000_000
+    assert side.dropped_by_kind() == {"span": 14 - long}
+    assert len(side.records) == 500
+    assert (side.waiting(), side.store.pending("envelope").items) == (long + 500, 500)
+
+
+def test_the_fact_of_a_run_whose_end_was_dropped_arrives(shared: SharedMemory) -> None:
+    """My metrics are right though a trace is short of a span."""
+    side, slot = Side(shared), taken(shared)
+    assert slot.append(FrameKind.END, bytes(shared_memory.RING), RUN_METRIC)
+    side.turn()
+    assert side.records == [RUN_METRIC]
+    assert side.dropped_by_kind() == {"span": 1}
 
 
 def test_a_ring_takes_little_memory(shared: SharedMemory) -> None:
@@ -611,6 +671,7 @@ def test_destinations_that_are_none_do_no_harm(shared: SharedMemory) -> None:
         {shared_memory.WRITTEN: 5, shared_memory.RELEASED: 2**64 - 1},
         {shared_memory.HELLO: 2**64 - 1},
         {shared_memory.HELLO: 0},
+        dict.fromkeys(range(shared_memory.DROPPED, shared_memory.OPEN_WORDS), 2**64 - 1),
         {shared_memory.PID: 2**64 - 1},
         {shared_memory.OPEN_WORDS: 2**64 - 1, shared_memory.OPEN_WORDS + 255: 1},
         dict.fromkeys(range(shared_memory.WORDS), 2**64 - 1),
