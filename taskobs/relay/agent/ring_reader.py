@@ -16,7 +16,7 @@ from taskobs.protocol.ring import (
 )
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.router import FrameRouter
+from taskobs.relay.agent.router import FrameRouter, count_dropped
 from taskobs.relay.agent.slot_reader import SlotReader
 from taskobs.relay.counters import Counters
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
@@ -28,6 +28,7 @@ WAKE: Final = 1.0
 UNNAMED: Final = 10.0
 """Seconds in which a process that took a slot has to write its HELLO there."""
 _NO_FRAMES: Final = "malformed"
+KILLED_WRITING: Final = "their process was killed while it wrote them"
 
 
 class RingReaders:
@@ -117,8 +118,9 @@ class RingReaders:
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
             self._read(reader)  # what it wrote last
-            self._router.killed_writing(process, reader.deferred())
-        self._router.not_written(process, reader.dropped())
+            pid = f"pid {process.pid}"
+            self._counters.dropped("frame", reader.deferred(), KILLED_WRITING, pid)
+        count_dropped(self._counters, process, reader.dropped())
         self._announce(reader)
         table = reader.table
         table.process_ended = ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import KEY_BYTES, FrameError, FrameKind
@@ -36,7 +36,6 @@ _COUNTED: Final = {
     FrameKind.RUN_METRIC: "fact",
 }
 BUFFER_FULL: Final = "a process's buffer was full"
-KILLED_WRITING: Final = "their process was killed while it wrote them"
 
 
 class FrameRouter:
@@ -108,19 +107,11 @@ class FrameRouter:
         elif kind == FrameKind.ENVELOPE:
             self._envelope(source, payload)
         elif kind == FrameKind.FORGET:
-            self._forget(source, payload)
+            self._open_spans.ended(_key(payload))
+            source.arrived(settled=True)
         else:
             return False
         return True
-
-    def not_written(self, process: ProcessState, dropped: Mapping[FrameKind, int]) -> None:
-        """Count frames that a process had no room for."""
-        for kind, number in dropped.items():
-            self._counters.dropped(_COUNTED[kind], number, BUFFER_FULL, f"pid {process.pid}")
-
-    def killed_writing(self, process: ProcessState, number: int) -> None:
-        """Count frames that a process had not written when it was killed."""
-        self._counters.dropped("frame", number, KILLED_WRITING, f"pid {process.pid}")
 
     def _of(
         self, connection: Connection, process: ProcessState, kind: FrameKind, payload: bytes
@@ -130,10 +121,9 @@ class FrameRouter:
             return
         match kind:
             case FrameKind.START:
-                key, packed = _keyed(payload)
-                self._open_spans.started(process, key, packed)
+                self._open_spans.started(process, *_keyed(payload))
             case FrameKind.DROPPED:
-                self.not_written(process, _dropped(payload))
+                count_dropped(self._counters, process, _dropped(payload))
             case FrameKind.FLUSH | FrameKind.WAKE:
                 self._on_wake(connection, kind, payload)
             case FrameKind.CLOSE:
@@ -186,12 +176,6 @@ class FrameRouter:
             self._keep(source, "span", packed, process.resource_blob)
         else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
-
-    def _forget(self, source: Source, payload: bytes) -> None:
-        if len(payload) != KEY_BYTES:
-            _wrong("no key of a span")
-        self._open_spans.ended(payload)
-        source.arrived(settled=True)
 
     def _run_metric(self, source: Source, payload: bytes) -> None:
         if len(payload) > MAX_SMALL:
@@ -306,6 +290,14 @@ class FrameRouter:
         return done
 
 
+def count_dropped(
+    counters: Counters, process: ProcessState, dropped: Mapping[FrameKind, int]
+) -> None:
+    """Count frames that a process had no room for."""
+    for kind, number in dropped.items():
+        counters.dropped(_COUNTED[kind], number, BUFFER_FULL, f"pid {process.pid}")
+
+
 def settle(sources: Sequence[object]) -> list[Connection]:
     """Mark frames as settled; return the connections that they came from."""
     found: list[Connection] = []
@@ -318,6 +310,12 @@ def settle(sources: Sequence[object]) -> list[Connection]:
             case _:
                 pass
     return found
+
+
+def _key(payload: bytes) -> bytes:
+    if len(payload) != KEY_BYTES:
+        _wrong("no key of a span")
+    return payload
 
 
 def _keyed(payload: bytes) -> tuple[bytes, bytes]:
@@ -337,10 +335,11 @@ def _count(number: object) -> int:
 
 
 def _dropped(payload: bytes) -> dict[FrameKind, int]:
-    found = frames.unpack(payload, 64)
-    if not isinstance(found, dict):
+    told = frames.unpack(payload, 64)
+    if not isinstance(told, dict):
         _wrong("no map")
-    return {kind: _count(number) for kind in frames.COUNTED if (number := found.get(kind.name))}
+    counts = cast("dict[object, object]", told)
+    return {kind: _count(counts.get(kind.name, 0)) for kind in frames.COUNTED}
 
 
 def _wrong(what: str) -> NoReturn:
