@@ -204,15 +204,15 @@ class FaultInjector:
 
     def _burst(self, *arguments: object) -> int | None:
         """Have a child record much at once, wait until it has; return its process id."""
-        before = len(Journal.read(self._journal).finished("burst"))
-        traffic.publish(self._producer, [("burst", list(arguments))])
+        # By its id: the traffic has bursts of its own.
+        [task_id] = traffic.publish(self._producer, [("burst", list(arguments))])
 
         def finished() -> bool:
-            return len(Journal.read(self._journal).finished("burst")) > before
+            return bool(Journal.read(self._journal).finished(task_id))
 
         if not wait_until(finished, timeout=BURST):
             return None
-        return Journal.read(self._journal).finished("burst")[-1].pid
+        return Journal.read(self._journal).finished(task_id)[-1].pid
 
     # The relay.
 

@@ -102,6 +102,8 @@ class Journal:
         """Return the processes, dead ones too, that are in a run which began before that time."""
         return {run.pid for run in self.runs.values() if run.ending is None and run.last < before}
 
-    def finished(self, task: str) -> list[Run]:
-        """Return the runs of a task whose body came to its end."""
-        return [run for run in self.runs.values() if run.task == task and run.ending is not None]
+    def finished(self, task_id: str) -> list[Run]:
+        """Return the runs of one message whose body came to its end."""
+        return [
+            run for run in self.runs.values() if run.task_id == task_id and run.ending is not None
+        ]

@@ -19,7 +19,7 @@ Call = tuple[str, list[object]]
 """A task and its arguments."""
 LOST_LATE = 25.0
 """Seconds until a worker has reported a killed run: billiard waits for 10."""
-PUBLISH = "for name, args in calls: getattr(app, name).delay(*args)"
+PUBLISH = "result = [getattr(app, name).delay(*args).id for name, args in calls]"
 INSPECT = """
 inspect = app.app.control.inspect(timeout=2)
 result = [inspect.active(), inspect.reserved()]
@@ -88,9 +88,12 @@ class Traffic:
         return chosen.task, chosen.arguments(self._dice)
 
 
-def publish(producer: Producer, calls: Sequence[Call]) -> None:
-    """Publish tasks, one after the other."""
-    producer.run(f"import json\ncalls = json.loads({json.dumps(calls)!r})\n{PUBLISH}")
+def publish(producer: Producer, calls: Sequence[Call]) -> list[str]:
+    """Publish tasks, one after the other; return their ids."""
+    ids: list[str] = producer.run(
+        f"import json\ncalls = json.loads({json.dumps(calls)!r})\n{PUBLISH}"
+    )
+    return ids
 
 
 def settled(producer: Producer, tasks: int) -> bool:
