@@ -64,9 +64,9 @@ def write(publish: Publish) -> None:
         if members:
             headers[_BAGGAGE] = carried[_BAGGAGE] = members
     headers[semconv.HEADER_SENTRY_TRACE] = sentry_trace
-    if _NESTED not in headers:
-        headers[_NESTED] = carried
-    elif isinstance(nested := headers[_NESTED], dict):
+    # Never made here: a request of Celery 5.7 has the flat headers in `request.headers`, those of
+    # the user too, unless there is a nested dict, which then hides them all.
+    if isinstance(nested := headers.get(_NESTED), dict):
         headers[_NESTED] = {**cast("dict[str, object]", nested), **carried}
 
 
