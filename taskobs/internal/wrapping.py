@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from inspect import getattr_static
+from typing import Any, Final
 
 import wrapt
+
+_INHERITED: Final = object()
 
 
 class Patches:
@@ -22,8 +25,10 @@ class Patches:
         """
         if any(patch[:2] == (target, name) for patch in self._made):
             return
-        original, live = target.__dict__[name], object()
-        wrapper = wrapt.FunctionWrapper(original, around, enabled=lambda: live in self._live)
+        # A class may only inherit it: gevent puts a subclass in the place of `threading.Thread`.
+        original, live = target.__dict__.get(name, _INHERITED), object()
+        wrapped = getattr_static(target, name) if original is _INHERITED else original
+        wrapper = wrapt.FunctionWrapper(wrapped, around, enabled=lambda: live in self._live)
         self._live.add(live)
         setattr(target, name, wrapper)
         self._made.append((target, name, original, wrapper))
@@ -33,5 +38,9 @@ class Patches:
         self._live.clear()
         while self._made:
             target, name, original, wrapper = self._made.pop()
-            if target.__dict__.get(name) is wrapper:
+            if target.__dict__.get(name) is not wrapper:
+                continue
+            if original is _INHERITED:
+                delattr(target, name)
+            else:
                 setattr(target, name, original)
