@@ -101,7 +101,7 @@ _INSTANCE: Final = PrivateName(
     package="opentelemetry-instrumentation",
     module=_STOCK_BASE,
     path="BaseInstrumentor._instance",
-    use="an app that calls CeleryInstrumentor().instrument() later gets each span twice",
+    use="an app that calls CeleryInstrumentor().instrument(), too, gets each span twice",
 )
 _IS_INSTRUMENTED: Final = PrivateName(
     package="opentelemetry-instrumentation",

@@ -46,11 +46,6 @@ class TaskInstrumentor(CeleryInstrumentor):
             cls._only = object.__new__(cls)
         return cls._only
 
-    @property
-    def spans(self) -> TaskSpans | None:
-        """What makes the spans, while it is in place."""
-        return self._spans
-
     def _instrument(self, **kwargs: Any) -> None:
         warn_of_missing(_sdk_compat.NAMES)
         self._replace_stock()
@@ -101,5 +96,5 @@ def activate_for_session(spans: TaskSpans) -> bool:
 def deactivate_for_session(spans: TaskSpans) -> None:
     """Undo ``activate_for_session``, unless ``uninstrument()`` was called since."""
     ours = TaskInstrumentor()
-    if ours.spans is spans:
+    if ours._spans is spans:  # noqa: SLF001  # of this module's own class
         ours.uninstrument()
