@@ -97,7 +97,8 @@ def stock_instrumentor() -> Any:
     """Have OpenTelemetry's instrumentor be active."""
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
-    made: Any = CeleryInstrumentor()
+    stock: Any = CeleryInstrumentor
+    made = stock()
     made.instrument(skip_dep_check=True)
     return made
 
