@@ -156,11 +156,22 @@ class Canvas:
     """What ended it before all of its messages were published."""
 
 
+class DeadLetter(NamedTuple):
+    """Where a message was a dead letter last."""
+
+    queue: str
+    reason: str
+    times: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Run(TaskMessage):
     """One attempt to execute a task."""
 
     redelivered: bool = False
+    delivery_count: int | None = None
+    """How often the broker says that it has delivered the message before."""
+    dead_letter: DeadLetter | None = None
     eager: bool = False
     hostname: str | None = None
     """The worker's node name, ``celery@host``."""

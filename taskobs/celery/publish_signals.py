@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from celery import signals
 
 from taskobs.celery._types import App, Entry
 from taskobs.celery.active_run import current_run
-from taskobs.celery.adapter import publishes
+from taskobs.celery.adapter import brokers, publishes
 from taskobs.celery.adapter.schedules import schedule_of
 from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
@@ -26,13 +26,14 @@ _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish"
 class ActivePublish(ContextStack):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
-    __slots__ = ("_token", "app", "canvas", "publish")
+    __slots__ = ("_token", "app", "canvas", "producer", "publish")
 
     def __init__(self, guard: Guard, app: App | None = None) -> None:
         super().__init__(guard)
         self.app = app
         self.publish: Publish | None = None
         self.canvas: Canvas | None = None
+        self.producer: Any = None
 
     def __enter__(self) -> None:
         # A group's or chord's own messages are publishes inside this block; it has none itself.
@@ -47,6 +48,9 @@ class ActivePublish(ContextStack):
         _active_publish.reset(self._token)
         if self.publish is not None:
             self.publish.error = error
+            if self.producer is not None:
+                with self._guard:  # known now: kombu may have failed over to another broker
+                    self.publish.broker = brokers.of_connection(self.producer.connection)
         if self.canvas is not None:
             self.canvas.error = error
         self.close()
@@ -58,7 +62,7 @@ class PublishSignals:
     def __init__(self, guard: Guard, calls: ObserverCalls) -> None:
         self._guard = guard
         self._calls = calls
-        self._send_patch = SendPatch(self._publishing, self._canvas)
+        self._send_patch = SendPatch(self._publishing, self._canvas, _active_publish.get)
         self._beat_patch = BeatPatch(self._schedule_of)
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.beat_init, self._beat_starts),
@@ -84,12 +88,23 @@ class PublishSignals:
             publish = publishes.publish_of(app, task, options, current_run())
             publish.schedule = self._beat_patch.take()
             sending.publish = publish
+            self._note_producer(sending, app, options)
             sending.open(self._calls.publish, publish)
         except BaseException as error:
             if not self._guard.swallows(error):
                 sending.close()
                 raise
         return sending
+
+    def _note_producer(self, sending: ActivePublish, app: App, options: Mapping[str, Any]) -> None:
+        """Note what sends, if it may not be a connection to the app's first broker."""
+        given = options.get("connection")
+        if given is not None:
+            sending.producer = SimpleNamespace(connection=given)
+        else:
+            sending.producer = options.get("producer") or options.get("publisher")
+        if brokers.fails_over(app):
+            self._send_patch.watch_producers()
 
     def _beat_starts(self, **_: Any) -> None:
         self._beat_patch.install()

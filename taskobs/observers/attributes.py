@@ -72,6 +72,8 @@ def of_run(run: Run, *, stock: bool) -> Attributes:
         found[semconv.CELERY_EAGER] = True
     if run.redelivered:
         found[semconv.CELERY_REDELIVERED] = True
+    if run.delivery_count is not None or run.dead_letter is not None:
+        found.update(_of_deaths(run))
     if run.batch:
         found[semconv.MESSAGING_BATCH_COUNT] = len(run.batch)
     if not _PLAIN.issuperset(map(type, found.values())):
@@ -80,6 +82,18 @@ def of_run(run: Run, *, stock: bool) -> Attributes:
     if remembered is None or remembered[0] != (run.broker, run.hostname, run.pid):
         remembered = _describe_task(run)
     found.update(remembered[1])
+    return found
+
+
+def _of_deaths(run: Run) -> Attributes:
+    found: Attributes = {}
+    if run.delivery_count is not None:
+        found[semconv.CELERY_DELIVERY_COUNT] = run.delivery_count
+    if run.dead_letter is not None:
+        queue, reason, times = run.dead_letter
+        found[semconv.CELERY_DEAD_LETTER_QUEUE] = queue
+        found[semconv.CELERY_DEAD_LETTER_REASON] = reason
+        found[semconv.CELERY_DEAD_LETTER_COUNT] = times
     return found
 
 
@@ -125,6 +139,13 @@ def _describe_task(run: Run) -> _Described:
         _of_task.clear()
     described = _of_task[run.task] = (run.broker, run.hostname, run.pid), plain(found)
     return described
+
+
+def of_broker(broker: Broker) -> Attributes:
+    """Describe the broker that a message was really sent to."""
+    found: Attributes = {}
+    _add_broker(found, broker)
+    return found
 
 
 def _add_broker(found: dict[str, Any], broker: Broker) -> None:

@@ -24,13 +24,14 @@ from opentelemetry.trace import (
 
 from taskobs import semconv
 from taskobs.internal import span_ids
-from taskobs.model import Canvas, Publish, Run, SpanAddress
+from taskobs.model import Broker, Canvas, Publish, Run, SpanAddress
 from taskobs.observers import outer_trace
 from taskobs.observers.attributes import (
     SetUnchecked,
     add,
     encodable,
     never,
+    of_broker,
     of_message,
     of_publish,
     of_run,
@@ -108,7 +109,8 @@ class SpanObserver(Observer):
             )
         # What a retry is a child of is not what its message carries.
         below = None if publish.retries else context
-        return _Current(trace.set_span_in_context(span, below), _end_publish, publish, span)
+        current = trace.set_span_in_context(span, below)
+        return _Current(current, _end_publish, publish, span, publish.broker)
 
     def _context_of_publish(self, publish: Publish) -> Context | None:
         """Return what a publish is a child of; None for the current span."""
@@ -141,7 +143,7 @@ class SpanObserver(Observer):
             ids = source()
             context = None if ids is None else outer_trace.joined(self._tracer, name, ids)
         span = self._tracer.start_span(name, context, attributes=attributes)
-        return _Current(trace.set_span_in_context(span, context), _end_publish, canvas, span)
+        return _Current(trace.set_span_in_context(span, context), _end_canvas, canvas, span)
 
     def sending(self, publish: Publish) -> None:
         """Describe the span, now that the message is routed, and write the headers."""
@@ -280,10 +282,20 @@ class _Current:
             otel_context.detach(self._token)
 
 
-def _end_publish(publish: Publish | Canvas, span: Span) -> None:
+def _end_publish(publish: Publish, span: Span, described: Broker) -> None:
     try:
+        if publish.broker is not described:
+            span.set_attributes(of_broker(publish.broker))
         if publish.error is not None:
             record_error(span, publish.error)
+    finally:
+        span.end()
+
+
+def _end_canvas(canvas: Canvas, span: Span) -> None:
+    try:
+        if canvas.error is not None:
+            record_error(span, canvas.error)
     finally:
         span.end()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from weakref import ref
 
@@ -35,17 +35,31 @@ _MOST: Final = 100
 _ADDRESS_CHARS: Final = 255
 
 _of_connections: Final[dict[tuple[object, ...], Broker]] = {}
-_of_apps: Final[dict[int, tuple[ref[Any], Broker, Broker]]] = {}
+
+
+class _AppBrokers(NamedTuple):
+    app: ref[Any]
+    write: Broker
+    read: Broker
+    fails_over: bool
+
+
+_of_apps: Final[dict[int, _AppBrokers]] = {}
 
 
 def published_to(app: App) -> Broker:
     """Return where an app publishes by default; no connection is opened."""
-    return _of_app(app)[1]
+    return _of_app(app).write
+
+
+def fails_over(app: App) -> bool:
+    """Whether an app has more than one broker to publish to."""
+    return _of_app(app).fails_over
 
 
 def consumed_from(app: App) -> Broker:
     """Return where workers of an app consume from by default; no connection is opened."""
-    return _of_app(app)[2]
+    return _of_app(app).read
 
 
 def of_connection(connection: Any) -> Broker:
@@ -59,7 +73,10 @@ def of_connection(connection: Any) -> Broker:
     if found is None:
         if len(_of_connections) >= _MOST:
             _of_connections.clear()
-        found = _of_connections[key] = _describe(connection)
+        described = _describe(connection)
+        # One object for equal ones: whoever compares two can do so by identity.
+        found = next((one for one in _of_connections.values() if one == described), described)
+        _of_connections[key] = found
     return found
 
 
@@ -75,26 +92,29 @@ def from_text(text: str) -> Broker:
     return Broker(system=system, address=address, port=int(port)) if port.isdecimal() else NOWHERE
 
 
-def _of_app(app: App) -> tuple[ref[Any], Broker, Broker]:
+def _of_app(app: App) -> _AppBrokers:
     """Look up an app's two brokers once: it takes longer than a publish."""
     known = _of_apps.get(id(app))
-    if known is None or known[0]() is not app:
-        write, read = _first(app, "connection_for_write"), _first(app, "connection_for_read")
-        known = _of_apps[id(app)] = ref(app, partial(_forget, id(app))), write, read
+    if known is None or known.app() is not app:
+        write, more = _first(app, "connection_for_write")
+        read, _ = _first(app, "connection_for_read")
+        known = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, more)
+        _of_apps[id(app)] = known
     return known
 
 
-def _first(app: App, method: str) -> Broker:
+def _first(app: App, method: str) -> tuple[Broker, bool]:
+    """Return the first broker of an app, and whether there are more."""
     try:
         with getattr(app, method)() as connection:
-            return of_connection(connection)
+            return of_connection(connection), len(connection.alt or ()) > 1
     except Exception:  # noqa: BLE001  # a URL that kombu refuses too: the publish will say so
-        return NOWHERE
+        return NOWHERE, False
 
 
 def _forget(number: int, dead: object) -> None:
     known = _of_apps.get(number)
-    if known is not None and known[0] is dead:  # not of a later app at the same address
+    if known is not None and known.app is dead:  # not of a later app at the same address
         del _of_apps[number]
 
 

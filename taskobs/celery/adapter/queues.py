@@ -43,8 +43,13 @@ def queue_of(app: App, exchange: str, key: object, declared: Iterable[Any] = ())
     return found
 
 
+def is_delay_queue(name: str) -> bool:
+    """Whether a queue or exchange is one of those in which RabbitMQ delays messages for Celery."""
+    return _DELAYED.fullmatch(name) is not None
+
+
 def _find(app: App, exchange: str, key: str, declared: tuple[str, ...]) -> str:
-    delayed = _DELAYED.fullmatch(exchange) is not None and _DELAY.match(key) is not None
+    delayed = is_delay_queue(exchange) and _DELAY.match(key) is not None
     if delayed:
         key = _DELAY.sub("", key, count=1)
     try:

@@ -11,6 +11,7 @@ from taskobs import semconv
 from taskobs.celery._types import Context, Task
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
+from taskobs.celery.adapter.dead_letters import add_deaths
 from taskobs.celery.adapter.headers import queue_latency, texts_of
 from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
@@ -70,5 +71,8 @@ def _add_delivery(run: Run, task: Task, request: Context) -> None:
         run.queue = queue_of(task.app, run.exchange, run.routing_key)
     else:  # the default exchange: the key is the queue's name, as nearly always
         run.queue = run.routing_key
+    fields = vars(request)
+    if "x-death" in fields or "x-delivery-count" in fields:
+        add_deaths(run, fields)
     if request.group or run.task == UNLOCK:
         run.chord_links = chord_links_of(task, run.task, request)

@@ -18,7 +18,7 @@ class Told:
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
-        self.patch = SendPatch(self.publishing, self.canvas)
+        self.patch = SendPatch(self.publishing, self.canvas, lambda: None)
 
     @contextmanager
     def publishing(self, app: Any, task: str, options: Mapping[str, Any]) -> Generator[None]:
