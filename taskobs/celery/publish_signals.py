@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import Any, Final
 
 from celery import signals
 
@@ -21,6 +21,8 @@ from taskobs.internal.guard import Guard
 from taskobs.model import Canvas, Publish, Schedule
 
 _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish", default=None)
+
+_SENDERS: Final = frozenset({"connection", "producer", "publisher"})
 
 
 class ActivePublish(ContextStack):
@@ -88,23 +90,17 @@ class PublishSignals:
             publish = publishes.publish_of(app, task, options, current_run())
             publish.schedule = self._beat_patch.take()
             sending.publish = publish
-            self._note_producer(sending, app, options)
+            # What sends, if it may not be a connection to the app's first broker.
+            if not _SENDERS.isdisjoint(options):
+                sending.producer = _producer_of(options)
+            if brokers.fails_over(app):
+                self._send_patch.watch_producers()
             sending.open(self._calls.publish, publish)
         except BaseException as error:
             if not self._guard.swallows(error):
                 sending.close()
                 raise
         return sending
-
-    def _note_producer(self, sending: ActivePublish, app: App, options: Mapping[str, Any]) -> None:
-        """Note what sends, if it may not be a connection to the app's first broker."""
-        given = options.get("connection")
-        if given is not None:
-            sending.producer = SimpleNamespace(connection=given)
-        else:
-            sending.producer = options.get("producer") or options.get("publisher")
-        if brokers.fails_over(app):
-            self._send_patch.watch_producers()
 
     def _beat_starts(self, **_: Any) -> None:
         self._beat_patch.install()
@@ -132,3 +128,11 @@ class PublishSignals:
             sending.canvas = Canvas(kind, publishes.given_headers(options))
             sending.open(self._calls.canvas, sending.canvas)
         return sending
+
+
+def _producer_of(options: Mapping[str, Any]) -> Any:
+    """Return what has the ``connection`` that is given with a publish, if any is."""
+    given = options.get("connection")
+    if given is not None:
+        return SimpleNamespace(connection=given)
+    return options.get("producer") or options.get("publisher")

@@ -179,7 +179,10 @@ def _plain(value: object) -> AttributeValue:
     if isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(str(item) for item in cast("Sequence[object]", value))
+        items = cast("Sequence[Any]", value)
+        # A span takes a sequence of one type.
+        kept = items and type(items[0]) in _PLAIN and len(set(map(type, items))) == 1
+        return tuple(items) if kept else tuple(map(str, items))
     return str(value)
 
 

@@ -27,6 +27,14 @@ from taskobs.observers.attributes import (
 )
 
 _SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
+_STATES: Final = {
+    Outcome.SUCCEEDED: "SUCCESS",
+    Outcome.FAILED: "FAILURE",
+    Outcome.RETRIED: "RETRY",
+    Outcome.REJECTED: "REJECTED",
+    Outcome.IGNORED: "IGNORED",
+}
+"""Celery's own words, a stock attribute; for other outcomes the stock instrumentation has none."""
 _ERRORS: Final = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.UNKNOWN})
 
 
@@ -43,6 +51,9 @@ class RunEnds:
     ) -> None:
         self._histogram = histogram
         self._stock = stock_attributes
+        self._success = dict(_SUCCESS)
+        if stock_attributes:
+            self._success[semconv.CELERY_STATE] = _STATES[Outcome.SUCCEEDED]
         self._set_unchecked = set_unchecked
         self._clock = clock
 
@@ -53,8 +64,8 @@ class RunEnds:
             if outcome is Outcome.SUCCEEDED and run.event_id is None and run.exception is None:
                 # As nearly always: a fast span takes this in one call, and no other span has it.
                 try_set = getattr(span, "try_set_attributes", None)
-                if try_set is None or not try_set(_SUCCESS):
-                    self._add(span, _SUCCESS)
+                if try_set is None or not try_set(self._success):
+                    self._add(span, self._success)
             elif span.is_recording():
                 self._describe(run, outcome, span)
         finally:
@@ -80,6 +91,8 @@ class RunEnds:
 
     def _attributes(self, run: Run, outcome: Outcome) -> Attributes:
         attributes: Attributes = {semconv.CELERY_OUTCOME: outcome.value}
+        if self._stock and outcome in _STATES:
+            attributes[semconv.CELERY_STATE] = _STATES[outcome]
         if run.expected:
             attributes[semconv.CELERY_EXPECTED] = True
         if run.reason is not None:

@@ -7,6 +7,9 @@ from typing import Any, Final, cast
 
 MAPPED: Final = frozenset({"celery.map", "celery.starmap"})
 _MOST_RETRIES: Final = 2**31
+_NAME_CHARS: Final = 200
+_MOST_NAMES: Final = 500
+_seen: set[str] = set()
 
 
 def name_of(task: str, kwargs: object) -> str:
@@ -14,8 +17,25 @@ def name_of(task: str, kwargs: object) -> str:
     if task in MAPPED and isinstance(kwargs, Mapping):
         inner = cast("Mapping[str, Any]", kwargs).get("task")
         name = cast("Mapping[str, Any]", inner).get("task") if isinstance(inner, Mapping) else None
-        return name if isinstance(name, str) else task
+        return bounded_name(name, task)
     return task
+
+
+def bounded_name(given: object, otherwise: str) -> str:
+    """Return a name that comes with a message, printable and short.
+
+    The first names that a process sees are kept, so that their number is bounded: spans are named
+    after tasks. For all others, and for what is no name, it is ``otherwise``.
+    """
+    if not isinstance(given, (str, int)) or given == "":
+        return otherwise
+    cut = str(given)[:_NAME_CHARS]
+    name = cut if cut.isprintable() else "".join(c if c.isprintable() else "?" for c in cut)
+    if name not in _seen:
+        if len(_seen) >= _MOST_NAMES:
+            return otherwise
+        _seen.add(name)
+    return name
 
 
 def attempt_of(retries: object) -> int:

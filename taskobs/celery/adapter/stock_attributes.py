@@ -1,7 +1,7 @@
 """The span attributes of OpenTelemetry's own Celery instrumentation, kept for its dashboards.
 
-The keys and the odd spellings are those of ``opentelemetry-instrumentation-celery``; one value
-differs on purpose: ``celery.hostname`` is the worker's, where stock gives the producer's.
+Keys, values and odd spellings are those of ``opentelemetry-instrumentation-celery``. What differs
+on purpose is listed in docs/recording.md, with the reason; a test compares all of it.
 """
 
 # What Celery hands out has no types worth the name.
@@ -16,6 +16,7 @@ from typing import Any, Final
 _DESTINATION_KINDS: Final = {"direct": "queue", "topic": "topic"}
 _NO_LIMITS: Final = [None, None]  # as nearly always
 _RARE: Final = (
+    ("celery.compression", "compression"),
     ("celery.serializer", "serializer"),
     ("celery.countdown", "countdown"),
     ("celery.eta", "eta"),
@@ -40,7 +41,7 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     found: dict[str, object] = {"celery.action": "run"}
     if routing_key:
         found["messaging.destination"] = routing_key
-    if request.delivery_info:
+    if request.delivery_info is not None:
         found["celery.delivery_info"] = str(request.delivery_info)
     if request.correlation_id:
         found["messaging.conversation_id"] = request.correlation_id
@@ -48,7 +49,10 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
         found["celery.reply_to"] = request.reply_to
     limits = request.timelimit
     if limits and limits != _NO_LIMITS and any(limit is not None for limit in limits):
-        found["celery.timelimit"] = ["" if limit is None else str(limit) for limit in limits]
+        partly = any(limit is None for limit in limits)
+        found["celery.timelimit"] = (
+            ["" if limit is None else str(limit) for limit in limits] if partly else [*limits]
+        )
     for key, name in _RARE:
         value = getattr(request, name, None)
         if value:

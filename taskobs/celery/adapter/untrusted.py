@@ -12,6 +12,7 @@ from celery.app.task import Context
 
 from taskobs import semconv
 from taskobs.celery._types import Message
+from taskobs.celery.adapter.names import bounded_name
 
 _NAME_CHARS: Final = 200
 
@@ -38,7 +39,7 @@ def untrusted_task(consumer: Any, message: Message) -> tuple[UntrustedTask, Cont
         delivery_info=getattr(message, "delivery_info", None) or {},
         hostname=getattr(consumer, "hostname", None),
     )
-    return UntrustedTask(_short(fields.get("task")) or "unknown", consumer.app), context
+    return UntrustedTask(bounded_name(fields.get("task"), "unknown"), consumer.app), context
 
 
 def _decoded(message: Any) -> dict[str, Any]:

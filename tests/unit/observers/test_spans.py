@@ -131,6 +131,7 @@ def test_a_run(observer: SpanObserver, recorder: Recorder) -> None:
                 "celery.origin": "gen1@web",
                 "celery.redelivered": True,
                 "celery.outcome": "failed",
+                "celery.state": "FAILURE",
                 "error.type": "ValueError",
                 "sentry.event_id": "e1",
                 "process.pid": 42,
