@@ -204,6 +204,13 @@ result = [one.id for one in sent]
 """
 
 
+FAILURES = """
+sent = [app.fail.delay() for n in range(300)]
+for one in sent: one.get(timeout=90, propagate=False)
+result = [one.id for one in sent]
+"""
+
+
 def told_once(receiver: Receiver, ids: list[str]) -> None:
     """Hold all that a stopped worker has told to the tasks of ``MANY``."""
     runs = [span for span in receiver.spans if span.kind == "consumer"]
@@ -301,6 +308,30 @@ def test_a_relay_that_stands_still_delays_no_task(
     assert sorted(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(
         ids + more + most
     )
+
+
+@pytest.mark.parametrize("killed", ["while the relay stands still", "after it"])
+def test_an_idle_child_has_nothing_to_lose(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, killed: str
+) -> None:
+    """300 tasks fail while the relay stands still; then their child is idle, and is killed."""
+    worker, producer = live.worker(redis_broker, concurrency=1), live.producer(redis_broker)
+    relay = relay_of(worker)
+    producer.run("app.add.delay(1, 1).get(timeout=90)")
+    [child] = [pid for pid in children(worker.pid) if pid != relay]
+    os.kill(relay, signal.SIGSTOP)
+    try:
+        ids = producer.run(FAILURES)
+        if killed == "while the relay stands still":
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.kill(relay, signal.SIGCONT)
+    assert receiver.wait_for(lambda r: len(r.events) >= len(ids), LIMIT), len(receiver.events)
+    if killed == "after it":
+        os.kill(child, signal.SIGKILL)
+    assert sorted(tags(one)[semconv.TAG_TASK_ID] for one in receiver.events) == sorted(ids)
+    [counts] = [one.reply for one in status.every(os.environ) if one.worker_pid == worker.pid]
+    assert counts["dropped"] == {}
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

@@ -33,8 +33,8 @@ def receiver() -> Generator[Receiver]:
 def dropped(relay: RelayProcess) -> int:
     """Sum what a relay has counted as dropped."""
     with closing(relay.worker()) as worker:
-        told: dict[str, dict[str, int]] = worker.status()["dropped"]
-    return sum(number for reasons in told.values() for number in reasons.values())
+        counts: dict[str, dict[str, int]] = worker.status()["dropped"]
+    return sum(number for reasons in counts.values() for number in reasons.values())
 
 
 def telemetry(receiver: Receiver) -> int:

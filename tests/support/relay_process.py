@@ -78,10 +78,10 @@ class Client(Connection):
     def status(self) -> dict[str, Any]:
         before = len(self.of(FrameKind.STATUS_REPLY))
         self.raw(FrameKind.STATUS)
-        told: dict[str, Any] = frames.unpack(
+        counts: dict[str, Any] = frames.unpack(
             self.wait_for(FrameKind.STATUS_REPLY, before + 1)[-1].payload
         )
-        return told
+        return counts
 
     def hung_up(self) -> bool:
         """Wait until the relay has ended this connection."""

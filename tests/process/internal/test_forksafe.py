@@ -68,7 +68,7 @@ def test_objects_are_called_in_order() -> None:
     assert in_a_child(lambda: calls) == "[]"
 
 
-def test_an_object_that_is_gone_is_forgotten() -> None:
+def test_an_object_that_was_collected_is_forgotten() -> None:
     """Whatever is dropped without a word leaves nothing behind."""
     calls: list[str] = []
     forksafe.add(Recorder("gone", calls), ForkStep.EXPORT)

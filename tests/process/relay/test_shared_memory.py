@@ -25,14 +25,14 @@ def relay(receiver: Receiver) -> Generator[RelayProcess]:
         yield relay
 
 
-def test_what_a_killed_process_told_last_arrives(
+def test_what_a_killed_process_wrote_last_arrives(
     receiver: Receiver, relay: RelayProcess, worker: Client
 ) -> None:
     """My child is killed right after a span: it arrives, and what was open is lost."""
     one, other = span("open"), span("done")
     with Writer(relay) as child:
-        told = child.tell(start(one), start(other), ended(other))
-        assert told == (0, True)  # it has never connected
+        state = child.tell(start(one), start(other), ended(other))
+        assert state == (0, True)  # it has never connected
     assert semconv.TASKOBS_LOST in found(receiver, one).attributes
     assert semconv.TASKOBS_LOST not in found(receiver, other).attributes
     worker.close_gracefully()
@@ -64,8 +64,8 @@ def test_a_process_that_writes_faster_than_the_relay_looks(
             child.tell(*(end(f"span {number}") for number in range(500)))
         assert receiver.wait_for(lambda r: len(r.spans) == 5_000, PATIENCE)
         child.tell((FrameKind.CLOSE, b""))
-    told = worker.status()
-    assert told["received"]["span"] == 5_000
+    counts = worker.status()
+    assert counts["received"]["span"] == 5_000
     worker.close_gracefully()
     assert relay.wait() == 0
     assert len({one.span_id for one in receiver.spans}) == 5_000

@@ -119,9 +119,9 @@ def test_clients_may_connect_while_it_starts(bench: Bench) -> None:
     """My worker doesn't wait for its relay: what it writes meanwhile is read afterwards."""
     launcher = bench.launcher(STAND_IN)
     assert launcher.start()
-    told = ask(launcher.address)
-    assert told["settings"] == {"worker": "w@h", "header": "s3cret"}
-    assert told["session"]
+    found = ask(launcher.address)
+    assert found["settings"] == {"worker": "w@h", "header": "s3cret"}
+    assert found["session"]
     assert not bench.warnings
 
 
@@ -412,7 +412,7 @@ def test_the_folder_of_automatic_instrumentation_is_left_out(
     assert folder not in relay_command.environment().get("PYTHONPATH", "").split(os.pathsep)
 
 
-def test_a_relay_is_told_where_its_worker_finds_modules(
+def test_a_relay_gets_the_search_path_of_its_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), "/no/such/folder", str(tmp_path)])

@@ -117,7 +117,7 @@ def test_both_ways_of_packing_say_the_same() -> None:
         (["a\udfff"], ["a?"]),
     ],
 )
-def test_odd_values_arrive_in_a_form_that_fits(value: object, arrives: object) -> None:
+def test_unexpected_values_arrive_in_a_form_that_fits(value: object, arrives: object) -> None:
     """Half a surrogate pair, an integer of more than 64 bits: the span comes all the same."""
     done = ended(make(provider()))
     done._attributes._dict["odd"] = value  # type: ignore[union-attr]
@@ -126,7 +126,7 @@ def test_odd_values_arrive_in_a_form_that_fits(value: object, arrives: object) -
     assert attributes["odd"] == arrives
 
 
-def test_odd_names_and_statuses_arrive() -> None:
+def test_unexpected_names_and_statuses_arrive() -> None:
     """The task's name is whatever its author, or whoever sent the message, called it."""
     span = make(provider())
     span.update_name("run \ud800")
@@ -161,7 +161,7 @@ def test_a_span_made_by_hand_is_packed() -> None:
     assert row(pack_end(span))[span_encoder.ATTRIBUTES] == {"a": 1}
 
 
-def test_what_the_sdk_has_dropped_is_told() -> None:
+def test_what_the_sdk_has_dropped_is_counted() -> None:
     """The limits of the SDK show at the backend."""
     limits = SpanLimits(max_span_attributes=2, max_events=1, max_links=1)
     span = make(

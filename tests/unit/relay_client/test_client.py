@@ -96,7 +96,7 @@ def test_a_frame_that_is_put_leaves_with_the_next(peer: Peer, client: RelayClien
     assert relay.frames[1:] == [(FrameKind.RUN_METRIC, b"fact"), (FrameKind.END, b"end")]
 
 
-def test_odd_things_in_the_hello_do_no_harm(peer: Peer) -> None:
+def test_unexpected_things_in_the_hello_do_no_harm(peer: Peer) -> None:
     """A resource holds whatever the user gave; what tells of the process may fail."""
     unexpected = RelayClient(peer.address, lambda: {"resource": {"a": object(), "b": "\ud800"}})
     unexpected.open()
@@ -156,7 +156,7 @@ def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> N
     assert peer
 
 
-def test_what_was_dropped_is_told_when_there_is_room(peer: Peer, client: RelayClient) -> None:
+def test_what_was_dropped_is_reported_when_there_is_room(peer: Peer, client: RelayClient) -> None:
     """The relay counts it; what had room arrives whole and in order, once it reads again."""
     client.open()
     relay = peer.accept()
@@ -198,7 +198,7 @@ def test_a_frame_of_any_allowed_size_arrives(peer: Peer, client: RelayClient) ->
     assert relay.frames[1:] == [(FrameKind.ENVELOPE, big), (FrameKind.END, b"after")]
 
 
-def test_a_frame_that_is_too_long_is_dropped_and_told(peer: Peer, client: RelayClient) -> None:
+def test_a_frame_that_is_too_long_is_dropped_and_counted(peer: Peer, client: RelayClient) -> None:
     """The relay would hang up on it."""
     client.send(FrameKind.ENVELOPE, bytes(5_000_000))
     client.send(FrameKind.END, b"end")
@@ -398,7 +398,7 @@ def test_a_lack_of_descriptors_passes(
 
 @pytest.mark.usefixtures("no_pause")
 @pytest.mark.parametrize(
-    "answer",
+    "reply",
     [
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"\xff" * 100,
@@ -409,12 +409,12 @@ def test_a_lack_of_descriptors_passes(
         encode(FrameKind.STATUS_REPLY, bytes(2_000)),
     ],
 )
-def test_nonsense_ends_the_connection_only(peer: Peer, client: RelayClient, answer: bytes) -> None:
+def test_nonsense_ends_the_connection_only(peer: Peer, client: RelayClient, reply: bytes) -> None:
     """The frames go to the next relay."""
     client.send(FrameKind.RUN_METRIC, b"fact")
     first = peer.accept()
     first.wait_for(FrameKind.RUN_METRIC)
-    first.wire.sendall(answer)
+    first.wire.sendall(reply)
     end = time.monotonic() + PATIENCE
     while not peer.called() and time.monotonic() < end:
         client.flush(0.05)
@@ -477,7 +477,7 @@ def test_an_idle_process_finds_out_that_the_relay_was_restarted(
 # Flush and CLOSE.
 
 
-def answer(relay: Connection, kind: FrameKind, reply: FrameKind) -> None:
+def reply_to(relay: Connection, kind: FrameKind, reply: FrameKind) -> None:
     """Answer the first question of a kind."""
     question = relay.wait_for(kind)[0].payload
     relay.say(reply, unpack(question) if question else None)
@@ -487,7 +487,7 @@ def test_a_flush_waits_for_the_relay(peer: Peer, client: RelayClient) -> None:
     """All that was sent before is with the relay, and the relay says that it is out."""
     client.ended(key(1), b"end")
     relay = peer.accept()
-    with Beside(lambda: answer(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
+    with Beside(lambda: reply_to(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
         assert client.flush(10)
     assert [frame.kind for frame in relay.frames] == [
         FrameKind.HELLO,
@@ -505,7 +505,7 @@ def test_a_flush_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
         first.wait_for(FrameKind.FLUSH)
         first.close()
         second = peer.accept()
-        answer(second, FrameKind.FLUSH, FrameKind.FLUSHED)
+        reply_to(second, FrameKind.FLUSH, FrameKind.FLUSHED)
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):
@@ -516,7 +516,7 @@ def test_an_old_answer_is_no_answer(peer: Peer, client: RelayClient) -> None:
     """Each flush has a number of its own."""
     client.open()
     relay = peer.accept()
-    with Beside(lambda: answer(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
+    with Beside(lambda: reply_to(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
         assert client.flush(10)
     relay.say(FrameKind.FLUSHED, 1)
     assert not client.flush(0.1)
@@ -528,7 +528,7 @@ def test_a_close_hands_over_all_that_waits(peer: Peer, client: RelayClient) -> N
     relay = peer.accept()
     for number in range(5_000):
         client.ended(key(number), number.to_bytes(500, "big"))
-    with Beside(lambda: answer(relay, FrameKind.CLOSE, FrameKind.CLOSED)):
+    with Beside(lambda: reply_to(relay, FrameKind.CLOSE, FrameKind.CLOSED)):
         assert client.close_gracefully(10)
     assert [int.from_bytes(payload, "big") for payload in relay.numbered] == list(range(5_000))
     assert relay.frames[-1].kind is FrameKind.CLOSE
@@ -550,7 +550,7 @@ def test_a_close_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
         first.wait_for(FrameKind.CLOSE)
         first.close()
         second = peer.accept()
-        answer(second, FrameKind.CLOSE, FrameKind.CLOSED)
+        reply_to(second, FrameKind.CLOSE, FrameKind.CLOSED)
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):

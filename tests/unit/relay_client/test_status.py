@@ -19,7 +19,7 @@ from taskobs.relay_client import socket_directory, status
 if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
 
-TOLD = {
+COUNTS = {
     "worker": "shop@host",
     "since": 1.0,
     "exported": {"span": 40, "envelope": 2, "fact": 9},
@@ -43,7 +43,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 
 @contextmanager
-def relay(answer: bytes | None) -> Generator[str]:
+def relay(reply: bytes | None) -> Generator[str]:
     """Answer one question; None hangs up."""
     listening, address = socket_directory.listen({})
     listening.setblocking(True)  # noqa: FBT003  # the standard library's
@@ -52,9 +52,9 @@ def relay(answer: bytes | None) -> Generator[str]:
         wire, _ = listening.accept()
         with wire:
             assert Splitter().feed(wire.recv(100)) == [(FrameKind.STATUS, b"")]
-            if answer is not None:
-                wire.sendall(answer[:3])
-                wire.sendall(answer[3:])
+            if reply is not None:
+                wire.sendall(reply[:3])
+                wire.sendall(reply[3:])
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -67,7 +67,7 @@ def relay(answer: bytes | None) -> Generator[str]:
 
 def test_each_worker_is_a_line() -> None:
     """I ask what became of my telemetry, and what was dropped, and why."""
-    with relay(encode(FrameKind.STATUS_REPLY, pack(TOLD))):
+    with relay(encode(FrameKind.STATUS_REPLY, pack(COUNTS))):
         shown = CliRunner().invoke(main, ["status"]).output
     head, line, *notes = shown.splitlines()
     found = dict(zip(head.split(), line.split(), strict=True))
@@ -80,22 +80,22 @@ def test_each_worker_is_a_line() -> None:
 
 
 def test_json_has_all() -> None:
-    with relay(encode(FrameKind.STATUS_REPLY, pack(TOLD))) as address:
-        [told] = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
-    assert told["address"] == address
-    assert {key: told[key] for key in TOLD} == TOLD
+    with relay(encode(FrameKind.STATUS_REPLY, pack(COUNTS))) as address:
+        [counts] = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
+    assert counts["address"] == address
+    assert {key: counts[key] for key in COUNTS} == COUNTS
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("reply", "problem"),
     [
         (None, "it hung up"),
         (encode(FrameKind.STATUS_REPLY, pack([1])), "no map"),
         (b"\xff\xff\xff\xff\x01garbage", "no frame of the relay"),
     ],
 )
-def test_a_relay_that_gives_no_answer_is_named(answer: bytes | None, problem: str) -> None:
-    with relay(answer) as address:
+def test_a_relay_that_gives_no_answer_is_named(reply: bytes | None, problem: str) -> None:
+    with relay(reply) as address:
         result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 0
     assert address in result.output
@@ -106,7 +106,7 @@ def test_a_relay_that_hangs_is_not_waited_for() -> None:
     listening, _ = socket_directory.listen({})
     with listening:
         [one] = status.every({}, timeout=0.1)
-    assert one.problem == "it gave no answer"
+    assert one.problem == "it gave no reply"
 
 
 def test_without_a_worker_it_says_so() -> None:
