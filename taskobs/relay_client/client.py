@@ -264,7 +264,9 @@ class RelayClient:
     def after_fork(self) -> None:
         """In a forked child: begin as a new client that has not connected yet."""
         unavailable, self._is_main_process = self.unavailable, False
-        self._channel.connection.drop()
+        # Closed for good: under gevent the idle writer is a greenlet, which a fork copies, and it
+        # would send the parent's frames once more from here.
+        self._channel.close()
         self._introduction.renew()
         self._begin()
         self._channel.connection.unavailable = unavailable

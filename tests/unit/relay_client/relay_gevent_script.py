@@ -43,7 +43,7 @@ def serve(listener: _socket.socket, expected: int) -> int:
 
 
 def main() -> None:
-    """Send from 50 greenlets, then to a relay that does not read, then from a fork."""
+    """Send from 50 greenlets, while idle, to a relay that does not read, and from a fork."""
     with tempfile.TemporaryDirectory() as directory:
         address = directory + "/s"
         listener = _socket.socket(_socket.AF_UNIX)
@@ -52,7 +52,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os._exit(serve(listener, 50 * EACH))
-        client = RelayClient(address, dict)
+        client = RelayClient(address, dict, idle_thread=False)
 
         def task(name: int) -> None:
             for number in range(EACH):
@@ -68,7 +68,21 @@ def main() -> None:
         assert os.waitpid(pid, 0)[1] == 0
         print("sent")  # noqa: T201
 
-        stuck = RelayClient(address, dict)
+        # More than a socket takes, to a relay that begins to read once this process is idle.
+        idle = RelayClient(address, dict)
+        for number in range(3_000):
+            idle.send(FrameKind.RUN_METRIC, b"idle %d " % number + b"x" * 600)
+        pid = os.fork()
+        if pid == 0:
+            gevent.sleep(0.5)  # a greenlet of the parent's that goes on here must send nothing
+            os._exit(serve(listener, 3_000))
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            gevent.sleep(0.01)
+        assert ended == (pid, 0), ended
+        idle.close()
+        print("idle")  # noqa: T201
+
+        stuck = RelayClient(address, dict, idle_thread=False)
         began = time.monotonic()
         for number in range(30_000):
             stuck.send(FrameKind.RUN_METRIC, b"%d" % number + b"x" * 600)

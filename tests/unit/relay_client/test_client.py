@@ -872,4 +872,4 @@ def test_greenlets_share_a_client() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["sent", "stuck", "fork"]
+    assert done.stdout.split() == ["sent", "idle", "stuck", "fork"]

@@ -106,7 +106,7 @@ def test_a_relay_that_hangs_is_not_waited_for() -> None:
     listening, _ = socket_directory.listen({})
     with listening:
         [one] = status.every({}, timeout=0.1)
-    assert one.problem == "it gave no reply"
+    assert one.problem == "it gave no answer"
 
 
 def test_without_a_worker_it_says_so() -> None:
