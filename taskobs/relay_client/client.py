@@ -16,7 +16,6 @@ from typing import Final
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.protocol.frames import (
-    FRAME_HEADER,
     NUMBERED,
     FrameKind,
     encode,
@@ -283,8 +282,7 @@ class RelayClient:
             left.add(self._slot.unread())
         if self._is_main_process and self._memory is not None:
             left.add(orphaned_frames(self._memory))
-        for frame in self._channel.outbox.empty():
-            left.add([(frame[FRAME_HEADER.size - 1], frame[FRAME_HEADER.size :])])
+        left.add_encoded(self._channel.outbox.empty())
         return left.take(int(kind), prefix)
 
 
