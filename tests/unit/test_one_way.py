@@ -1,4 +1,4 @@
-"""What can be done in one way is done in one way: each of these stood in two to four places."""
+"""What can be done in one way is done in one way: each of these stood in two to four positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 PACKAGE = ROOT / "taskobs"
 
 
-def places(pattern: str, folder: Path = PACKAGE) -> set[str]:
+def positions(pattern: str, folder: Path = PACKAGE) -> set[str]:
     """Name the modules in which a pattern occurs."""
     found = (path for path in folder.rglob("*.py") if re.search(pattern, path.read_text("utf-8")))
     return {str(path.relative_to(PACKAGE)) for path in found}
@@ -31,12 +31,12 @@ def places(pattern: str, folder: Path = PACKAGE) -> set[str]:
     ids=["hide a module", "hear of a fork", "errors of packing", "defaults of the spool"],
 )
 def test_there_is_one_place(pattern: str, home: str) -> None:
-    assert places(pattern) == {home}
+    assert positions(pattern) == {home}
 
 
 def test_there_is_one_bounded_thread() -> None:
     """What blocks in Sentry's client or the SDK runs in a thread of ``internal/timeouts``."""
-    assert places(r"\bThread\(", PACKAGE / "sentry") == set()
+    assert positions(r"\bThread\(", PACKAGE / "sentry") == set()
 
 
 def test_worker_and_relay_agree_on_the_spool(tmp_path: Path) -> None:

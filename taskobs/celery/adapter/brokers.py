@@ -94,13 +94,13 @@ def from_text(text: str) -> Broker:
 
 def _of_app(app: App) -> _AppBrokers:
     """Look up an app's two brokers once: it takes longer than a publish."""
-    known = _of_apps.get(id(app))
-    if known is None or known.app() is not app:
+    found = _of_apps.get(id(app))
+    if found is None or found.app() is not app:
         write, more = _first(app, "connection_for_write")
         read, _ = _first(app, "connection_for_read")
-        known = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, more)
-        _of_apps[id(app)] = known
-    return known
+        found = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, more)
+        _of_apps[id(app)] = found
+    return found
 
 
 def _first(app: App, method: str) -> tuple[Broker, bool]:
@@ -113,8 +113,8 @@ def _first(app: App, method: str) -> tuple[Broker, bool]:
 
 
 def _forget(number: int, dead: object) -> None:
-    known = _of_apps.get(number)
-    if known is not None and known.app is dead:  # not of a later app at the same address
+    found = _of_apps.get(number)
+    if found is not None and found.app is dead:  # not of a later app at the same address
         del _of_apps[number]
 
 

@@ -22,7 +22,7 @@ _DELAYED: Final = re.compile(r"(?:.+_)?celery_delayed_(?:\d+|delivery)")
 _DELAY: Final = re.compile(r"(?:[01]\.){28}")
 _DELAYED_NAME: Final = "celery_delayed"
 
-_known: Final[WeakKeyDictionary[Any, dict[object, str]]] = WeakKeyDictionary()
+_by_route: Final[WeakKeyDictionary[Any, dict[object, str]]] = WeakKeyDictionary()
 
 
 def queue_of(app: App, exchange: str, key: object, declared: Iterable[Any] = ()) -> str | None:
@@ -33,7 +33,7 @@ def queue_of(app: App, exchange: str, key: object, declared: Iterable[Any] = ())
     if not exchange:  # the default exchange: the key is the queue's name, as nearly always
         return None if key is None else str(key)[:CHARS]
     names = tuple(name for name in map(name_of_queue, declared or ()) if name)
-    remembered = _known.setdefault(app, {})
+    remembered = _by_route.setdefault(app, {})
     question = exchange, key, names
     found = remembered.get(question)
     if found is None:

@@ -89,15 +89,15 @@ class _HeldEvent:
     """One event, and the life of its exception, to which there is no strong reference."""
 
     __slots__ = (
-        *("_envelope", "_id", "_owner", "_reference", "_send", "_soon", "_traceback"),
+        *("_envelope", "_id", "_held_by", "_reference", "_send", "_soon", "_traceback"),
         *("event_id", "handled", "number"),
     )
 
     _envelope: Envelope
     _send: Send
 
-    def __init__(self, owner: HeldEvents, exception: BaseException) -> None:
-        self._owner = owner
+    def __init__(self, held_by: HeldEvents, exception: BaseException) -> None:
+        self._held_by = held_by
         self._id, self._traceback = id(exception), id(exception.__traceback__)
         self._soon = False
         self.event_id = ""
@@ -108,7 +108,7 @@ class _HeldEvent:
     def hold(self, envelope: Envelope, send: Send, *, soon: bool) -> None:
         self._envelope, self._send, self._soon = envelope, send, soon
         self.event_id = str(envelope.headers.get("event_id"))
-        self._owner.add(self)
+        self._held_by.add(self)
 
     def is_of(self, exception: BaseException) -> bool:
         """Tell whether it is this exception, or the copy that Celery's hooks are given.
@@ -132,7 +132,7 @@ class _HeldEvent:
     def _exception_died(self, _: object) -> None:
         self.handled = True
         if self._soon and self.number >= 0:
-            self._owner.release(self.number)
+            self._held_by.release(self.number)
 
 
 def hold(envelope: Envelope, send: Send, *, soon: bool) -> bool:

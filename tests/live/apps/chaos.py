@@ -1,7 +1,7 @@
-"""An app that keeps a journal of what its tasks do, which a SIGKILL does not take away.
+"""An app that keeps a task_log of what its tasks do, which a SIGKILL does not take away.
 
 Each line is one ``write`` to a file that is open for appending, so it is whole, and it is there
-as soon as the call returns: what was done before the process was killed stands in the journal.
+as soon as the call returns: what was done before the process was killed stands in the task_log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ app.conf.update(
 app.conf.update(json.loads(os.environ.get("APP_CONFIG", "{}")))
 session = taskobs.init()
 tracer = trace.get_tracer("chaos")
-journal = os.open(os.environ["APP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+task_log = os.open(os.environ["APP_TASK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 LATE: Any = {"acks_late": True, "reject_on_worker_lost": True}
 
 
@@ -48,7 +48,7 @@ def write(what: str, span: trace.Span, *more: object) -> None:
     address = span.get_span_context()
     ids = (f"{address.trace_id:032x}", f"{address.span_id:016x}")
     words = (what, os.getpid(), f"{time.time():.6f}", *ids, *more)
-    os.write(journal, (" ".join(map(str, words)) + "\n").encode())
+    os.write(task_log, (" ".join(map(str, words)) + "\n").encode())
 
 
 @signals.before_task_publish.connect

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from taskobs.relay_client import socket_directory
 from tests.live.chaos import losses, traffic
-from tests.live.chaos.journal import Journal
 from tests.live.chaos.plan import Fault, FaultKind, Plan
 from tests.live.chaos.processes import WorkerProcesses, alive, send
+from tests.live.chaos.task_log import TaskLog
 from tests.live.process import wait_until
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FaultInjector:
         backend: FaultyBackend,
         counted: Losses,
         *,
-        journal: Path,
+        task_log: Path,
         runtime: Path,
         spool: Path | None,
         say: Say,
@@ -71,7 +71,7 @@ class FaultInjector:
         self._plan, self._dice = plan, plan.dice
         self._processes, self._producer = processes, producer
         self._backend, self._counted = backend, counted
-        self._journal, self._runtime, self._spool, self._say = journal, runtime, spool, say
+        self._task_log, self._runtime, self._spool, self._say = task_log, runtime, spool, say
         self._begun = 0.0
         self._ends: list[tuple[float, str, Act]] = []
         """Of faults that last: when they end, what a progress line says, and how."""
@@ -151,12 +151,12 @@ class FaultInjector:
     # Children.
 
     def _kill_child(self) -> None:
-        journal = Journal.read(self._journal)
+        task_log = TaskLog.read(self._task_log)
         # One that has not begun a run may be starting, which takes seconds with spawn. Celery 5.7
         # forgets the task that it has already written to such a child if that one dies.
-        children = [pid for pid in self._processes.children() if pid in journal.ran()]
+        children = [pid for pid in self._processes.children() if pid in task_log.ran()]
         # A run that takes a while is still there when the signal is.
-        busy = sorted(journal.busy(time.time() - IN_A_RUN).intersection(children))
+        busy = sorted(task_log.busy(time.time() - IN_A_RUN).intersection(children))
         aimed = busy if busy and self._dice.random() < BUSY_SHARE else children
         if aimed:
             self._kill(self._dice.choice(aimed))
@@ -190,14 +190,14 @@ class FaultInjector:
             self._continue_relay()
 
     def _kill_if_idle(self, child: int | None) -> None:
-        if child is not None and child not in Journal.read(self._journal).busy(time.time()):
+        if child is not None and child not in TaskLog.read(self._task_log).busy(time.time()):
             self._kill(child)
 
     def _wait_idle(self) -> None:
         """Wait until no child is in a run; nothing is published meanwhile."""
 
         def idle() -> bool:
-            busy = Journal.read(self._journal).busy(time.time())
+            busy = TaskLog.read(self._task_log).busy(time.time())
             return not busy.intersection(self._processes.children())
 
         wait_until(idle, timeout=IDLE)
@@ -208,11 +208,11 @@ class FaultInjector:
         [task_id] = traffic.publish(self._producer, [("burst", list(arguments))])
 
         def finished() -> bool:
-            return bool(Journal.read(self._journal).finished(task_id))
+            return bool(TaskLog.read(self._task_log).finished(task_id))
 
         if not wait_until(finished, timeout=BURST):
             return None
-        return Journal.read(self._journal).finished(task_id)[-1].pid
+        return TaskLog.read(self._task_log).finished(task_id)[-1].pid
 
     # The relay.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
-    from tests.live.chaos.journal import Address, Captured, Journal, Run, Span
+    from tests.live.chaos.task_log import Address, Captured, Run, Span, TaskLog
 
 RECEIVED = re.compile(r"Task \S+\[(\S+)\] received")
 WINDOW = 1.0
@@ -65,11 +65,11 @@ class Balance:
 
 
 class Finding:
-    """What arrived, held against a journal, the workers' log, and what was counted as dropped."""
+    """What arrived, held against a task_log, the workers' log, and what was counted as dropped."""
 
     def __init__(
         self,
-        journal: Journal,
+        task_log: TaskLog,
         arrived: Arrived,
         log: str,
         kills: Kills,
@@ -77,12 +77,12 @@ class Finding:
     ) -> None:
         """``counted`` has the numbers that were dropped, by kind; see `Losses.by_kind`."""
         self._relay_kills = kills.of_relays
-        last = {run.pid: address for address, run in journal.runs.items()}
+        last = {run.pid: address for address, run in task_log.runs.items()}
         self._cut_short = {last[pid] for pid in kills.of_children if pid in last}
-        self._killed = {run.pid for run in journal.runs.values() if run.ending is None}
+        self._killed = {run.pid for run in task_log.runs.values() if run.ending is None}
         self.rows: dict[str, Row] = defaultdict(Row)
         self.spans, self.events = Balance(), Balance()
-        self._journal = journal
+        self._task_log = task_log
         self._by_address: dict[Address, list[ReceivedSpan]] = defaultdict(list)
         for span in arrived.spans:
             self._by_address[span.trace_id, span.span_id].append(span)
@@ -121,14 +121,14 @@ class Finding:
 
     def _judge_spans(self) -> None:
         ended, cut = self.rows["spans that had ended"], self.rows["spans left open"]
-        for address, span in self._journal.spans.items():
+        for address, span in self._task_log.spans.items():
             found = self._by_address.get(address, [])
             lost = bool(found) and bool(found[0].attributes.get(semconv.TASKOBS_LOST))
             right = not lost and _is_whole(found, span.size) if span.ended else lost or span.ending
             row = ended if span.ended else cut
             self._count_span(row, address, span, right=right)
         published = self.rows["spans of publishes"]
-        for address, span in self._journal.publishes.items():
+        for address, span in self._task_log.publishes.items():
             self._count_span(published, address, span, right=True)
 
     def _count_span(self, row: Row, address: Address, span: Span, *, right: bool) -> None:
@@ -140,7 +140,7 @@ class Finding:
     def _judge_runs(self) -> None:
         every, killed = self.rows["runs"], self.rows["killed runs, as lost"]
         parents = self.rows["what runs hang on"]
-        for address, run in self._journal.runs.items():
+        for address, run in self._task_log.runs.items():
             found = self._by_address.get(address, [])
             every.count(len(found), what=(*address, run))
             if run.ending is None:
@@ -165,16 +165,16 @@ class Finding:
                 row.wanted += surplus
                 row.twice += surplus
         self.spans.missing += row.missing
-        # Of those that the journal doesn't know, the loss may have had an event.
-        known = sum(not self._by_address.get(address) for address in self._journal.runs)
-        self.events.unsure += max(0, row.missing - known)
+        # Of those that the task_log doesn't know, the loss may have had an event.
+        expected = sum(not self._by_address.get(address) for address in self._task_log.runs)
+        self.events.unsure += max(0, row.missing - expected)
 
     # Events.
 
     def _judge_events(self) -> None:
-        for address, run in self._journal.runs.items():
+        for address, run in self._task_log.runs.items():
             self._judge_events_of(address, run)
-        seen = {*self._journal.runs, *self._journal.captured}
+        seen = {*self._task_log.runs, *self._task_log.captured}
         lost, none = self.rows["events of lost runs"], self.rows["runs without an event"]
         for same in self._run_spans:  # killed before the task's first line
             key = (same[0].trace_id, same[0].span_id)
@@ -213,7 +213,7 @@ class Finding:
             self.rows["events with attachments"],
             Counter(e.event_id for e in self._arrived.events),
         )
-        for address, one in self._journal.captured.items():
+        for address, one in self._task_log.captured.items():
             if not one.event_id:
                 self.events.unsure += 1
                 continue
@@ -222,7 +222,7 @@ class Finding:
             self.events.missing += ids[one.event_id] == 0 and not excused
             self.events.unsure += excused
         sizes = Counter(self._arrived.attachments)
-        wanted = Counter(one.size for one in self._journal.captured.values() if ids[one.event_id])
+        wanted = Counter(one.size for one in self._task_log.captured.values() if ids[one.event_id])
         if short := sum((wanted - sizes).values()):
             row.wrong += short
             row.once -= short

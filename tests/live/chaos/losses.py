@@ -68,9 +68,9 @@ class Losses:
 
     def _note(self, since: int, counts: Mapping[Reason, int]) -> None:
         """Counts only rise, so the highest is the last."""
-        known = self.of_relays.setdefault(since, Counter())
+        expected = self.of_relays.setdefault(since, Counter())
         for reason, number in counts.items():
-            known[reason] = max(known[reason], number)
+            expected[reason] = max(expected[reason], number)
 
     @property
     def by_kind(self) -> Counter[str]:

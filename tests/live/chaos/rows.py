@@ -15,7 +15,7 @@ class Row:
     missing: int = 0
     twice: int = 0
     wrong: int = 0
-    """Arrived once, and says something else than the journal."""
+    """Arrived once, and says something else than the task_log."""
     excused: int = 0
     """Missing, and named in docs/relay.md as what may be."""
     dropped: int = 0

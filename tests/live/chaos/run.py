@@ -16,9 +16,9 @@ from tests.live.chaos import losses, traffic
 from tests.live.chaos.backend import METRICS, FaultyBackend
 from tests.live.chaos.faults import FaultInjector, Say
 from tests.live.chaos.findings import Arrived, Finding, Kills
-from tests.live.chaos.journal import Journal
 from tests.live.chaos.losses import Losses
 from tests.live.chaos.processes import WorkerProcesses
+from tests.live.chaos.task_log import TaskLog
 from tests.live.process import wait_until
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class _Run:
         self._plan, self._folder, self._broker, self._say = plan, folder, broker, say
         self._relay, self._pool = relay, pool
         self._begun = time.monotonic()
-        self._journal = folder / "journal"
+        self._task_log = folder / "task_log"
         self._spool = folder / "spool" if relay and plan.spool else None
         # A socket's path is short, and a test's folder may be deep.
         self._runtime = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -115,7 +115,7 @@ class _Run:
             producer,
             self._backend,
             self._counted,
-            journal=self._journal,
+            task_log=self._task_log,
             runtime=self._runtime,
             spool=self._spool,
             say=self._say,
@@ -134,7 +134,7 @@ class _Run:
 
     def _settings(self) -> dict[str, str]:
         settings = {
-            "APP_JOURNAL": str(self._journal),
+            "APP_TASK_LOG": str(self._task_log),
             "XDG_RUNTIME_DIR": str(self._runtime),
             # The counts of relays have to arrive, whatever happens to spans and events.
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": self._calm.endpoint + METRICS,
@@ -197,7 +197,7 @@ class _Run:
         self._counted.note_metrics(self._calm.metrics)
         log = "\n".join(worker.log for worker in self._workers)
         self._look_for_trouble(log, injector, processes)
-        found = Journal.read(self._journal)
+        found = TaskLog.read(self._task_log)
         backends = self._backend, self._calm
         arrived = Arrived(
             [span for backend in backends for span in backend.spans],

@@ -12,8 +12,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from taskobs import semconv
 from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
 from tests.live.chaos.findings import DROPPED, Arrived, Finding, Kills
-from tests.live.chaos.journal import Journal
 from tests.live.chaos.losses import Losses, logged
+from tests.live.chaos.task_log import TaskLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,15 +58,15 @@ EVENTS = [
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def task_log(tmp_path: Path) -> TaskLog:
     """One run that succeeded, with a long span and an event inside."""
-    file = tmp_path / "journal"
+    file = tmp_path / "task_log"
     file.write_text("\n".join(LINES) + "\n")
-    return Journal.read(file)
+    return TaskLog.read(file)
 
 
 def judged(
-    journal: Journal,
+    task_log: TaskLog,
     spans: Sequence[ReceivedSpan] = SPANS,
     events: Sequence[ReceivedEvent] = EVENTS,
     *,
@@ -74,16 +74,16 @@ def judged(
     counted: Mapping[str, int] | None = None,
 ) -> Finding:
     arrived = Arrived(spans, events, attachments)
-    return Finding(journal, arrived, LOG, Kills(), counted or {})
+    return Finding(task_log, arrived, LOG, Kills(), counted or {})
 
 
 def bad(finding: Finding) -> set[str]:
     return {name for name, row in finding.rows.items() if not row.good}
 
 
-def test_what_arrived_once_is_good(journal: Journal) -> None:
+def test_what_arrived_once_is_good(task_log: TaskLog) -> None:
     """Everything arrived: nothing is complained about."""
-    assert bad(judged(journal)) == set()
+    assert bad(judged(task_log)) == set()
 
 
 @pytest.mark.parametrize(
@@ -94,48 +94,50 @@ def test_what_arrived_once_is_good(journal: Journal) -> None:
         (RUN, {"runs", "deliveries with one run span each"}),
     ],
 )
-def test_a_span_that_nobody_counted_is_missing(journal: Journal, lost: str, rows: set[str]) -> None:
+def test_a_span_that_nobody_counted_is_missing(
+    task_log: TaskLog, lost: str, rows: set[str]
+) -> None:
     """A span didn't arrive, and no relay counted it: I am told."""
-    finding = judged(journal, [one for one in SPANS if one.span_id != lost])
+    finding = judged(task_log, [one for one in SPANS if one.span_id != lost])
     assert bad(finding) == {*rows, DROPPED}
 
 
 @pytest.mark.parametrize("lost", [STEP, PUBLISH, RUN])
-def test_a_span_that_was_counted_as_dropped_is_good(journal: Journal, lost: str) -> None:
+def test_a_span_that_was_counted_as_dropped_is_good(task_log: TaskLog, lost: str) -> None:
     """It didn't arrive, and one span was counted as dropped: that is what was promised."""
     spans = [one for one in SPANS if one.span_id != lost]
-    assert bad(judged(journal, spans, counted={"span": 1})) == set()
-    assert DROPPED in bad(judged(journal, spans, counted={"span": 2}))
-    assert DROPPED in bad(judged(journal, spans, counted={"envelope": 1}))
+    assert bad(judged(task_log, spans, counted={"span": 1})) == set()
+    assert DROPPED in bad(judged(task_log, spans, counted={"span": 2}))
+    assert DROPPED in bad(judged(task_log, spans, counted={"envelope": 1}))
 
 
-def test_a_count_of_what_arrived_is_wrong(journal: Journal) -> None:
+def test_a_count_of_what_arrived_is_wrong(task_log: TaskLog) -> None:
     """Everything arrived, and a relay says that it dropped something: I am told."""
-    assert bad(judged(journal, counted={"span": 1})) == {DROPPED}
-    assert bad(judged(journal, counted={"frame": 1})) == {DROPPED}
+    assert bad(judged(task_log, counted={"span": 1})) == {DROPPED}
+    assert bad(judged(task_log, counted={"frame": 1})) == {DROPPED}
 
 
-def test_an_event_is_missing_or_counted(journal: Journal) -> None:
+def test_an_event_is_missing_or_counted(task_log: TaskLog) -> None:
     """The same for events."""
-    assert bad(judged(journal, events=[], attachments=[])) == {"events with attachments", DROPPED}
-    assert not bad(judged(journal, events=[], attachments=[], counted={"envelope": 1}))
+    assert bad(judged(task_log, events=[], attachments=[])) == {"events with attachments", DROPPED}
+    assert not bad(judged(task_log, events=[], attachments=[], counted={"envelope": 1}))
 
 
-def test_an_event_without_its_attachment_is_wrong(journal: Journal) -> None:
+def test_an_event_without_its_attachment_is_wrong(task_log: TaskLog) -> None:
     """An event arrived, its attachment did not: nothing forgives that."""
-    assert bad(judged(journal, attachments=[])) == {"events with attachments"}
+    assert bad(judged(task_log, attachments=[])) == {"events with attachments"}
 
 
-def test_nothing_forgives_what_comes_twice(journal: Journal) -> None:
+def test_nothing_forgives_what_comes_twice(task_log: TaskLog) -> None:
     """A span or an event that arrived twice is bad, whatever was counted."""
-    assert "runs" in bad(judged(journal, [*SPANS, SPANS[1]]))
-    assert "events with attachments" in bad(judged(journal, events=[*EVENTS, *EVENTS]))
+    assert "runs" in bad(judged(task_log, [*SPANS, SPANS[1]]))
+    assert "events with attachments" in bad(judged(task_log, events=[*EVENTS, *EVENTS]))
 
 
-def test_a_span_that_was_cut_is_wrong(journal: Journal) -> None:
+def test_a_span_that_was_cut_is_wrong(task_log: TaskLog) -> None:
     """A long span arrived without its attribute: I am told."""
     spans = [one if one.span_id != STEP else span(STEP) for one in SPANS]
-    assert bad(judged(journal, spans)) == {"spans that had ended"}
+    assert bad(judged(task_log, spans)) == {"spans that had ended"}
 
 
 def test_losses_are_those_of_all_relays() -> None:

@@ -26,7 +26,7 @@ def a_run() -> Run:
 def test_retries_that_are_no_number_are_a_first_attempt(
     app: Celery, retries: object, attempt: int
 ) -> None:
-    """Whatever a stranger writes into `retries`, the run and its publish are seen."""
+    """Whatever a sender writes into `retries`, the run and its publish are seen."""
     run = run_of(app.tasks["celery.map"], Context({"id": "id-1", "retries": retries}), (), {}, 1.0)
     assert run.attempt == attempt
     publish = publish_of(app, "add", {"retries": retries, "task_id": "id-1"}, run)

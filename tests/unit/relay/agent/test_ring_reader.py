@@ -190,9 +190,9 @@ def test_what_finds_a_ring_full_is_counted_by_the_relay(shared: SharedMemory) ->
 def test_a_span_whose_end_was_dropped_is_not_lost_as_well(shared: SharedMemory, way: str) -> None:
     """It had ended while the relay stood still: it counts once, among what was dropped."""
     first, slot = Side(shared), taken(shared)
-    known = start(span())[1]
-    key = known[: span_encoder.KEY_BYTES]
-    assert slot.opened(key, known) if way == "table" else slot.append(FrameKind.START, known)
+    payload = start(span())[1]
+    key = payload[: span_encoder.KEY_BYTES]
+    assert slot.opened(key, payload) if way == "table" else slot.append(FrameKind.START, payload)
     for _ in range(2):
         first.turn(after=2.0)
     assert first.open_spans.open == 1

@@ -52,7 +52,7 @@ class Captured:
 
 
 @dataclass
-class Journal:
+class TaskLog:
     """All that the tasks wrote."""
 
     runs: dict[Address, Run] = field(default_factory=dict[Address, Run])
@@ -62,14 +62,14 @@ class Journal:
     captured: dict[Address, Captured] = field(default_factory=dict[Address, Captured])
 
     @classmethod
-    def read(cls, file: Path) -> Journal:
-        """Read a journal that may still be written to."""
-        journal = cls()
+    def read(cls, file: Path) -> TaskLog:
+        """Read a task_log that may still be written to."""
+        task_log = cls()
         text = file.read_text() if file.exists() else ""
         for line in text[: text.rfind("\n") + 1].splitlines():
             what, pid, when, trace_id, span_id, *more = line.split()
-            journal.note(what, int(pid), float(when), (trace_id, span_id), more)
-        return journal
+            task_log.note(what, int(pid), float(when), (trace_id, span_id), more)
+        return task_log
 
     def note(self, what: str, pid: int, when: float, address: Address, more: Sequence[str]) -> None:
         """Take one line."""
@@ -91,7 +91,7 @@ class Journal:
                 run = self.runs[address]
                 run.ending, run.last = what, when
             case _:
-                msg = f"no line of a journal: {what} {more}"
+                msg = f"no line of a task_log: {what} {more}"
                 raise ValueError(msg)
 
     def ran(self) -> set[int]:
