@@ -96,5 +96,5 @@ def activate_for_session(spans: TaskSpans) -> bool:
 def deactivate_for_session(spans: TaskSpans) -> None:
     """Undo ``activate_for_session``, unless ``uninstrument()`` was called since."""
     ours = TaskInstrumentor()
-    if ours._spans is spans:  # noqa: SLF001  # of this module's own class
+    if ours._spans is spans:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # of this module's own class
         ours.uninstrument()
