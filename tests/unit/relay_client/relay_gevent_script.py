@@ -42,6 +42,15 @@ def serve(listener: _socket.socket, expected: int) -> int:
     return 0
 
 
+def turn_away(listener: _socket.socket) -> None:
+    """Accept whoever has connected: the client that is stuck did so once, or once more."""
+    listener.setblocking(False)  # noqa: FBT003  # the standard library's
+    with suppress(BlockingIOError):
+        while True:
+            listener._accept()  # type: ignore[attr-defined]
+    listener.setblocking(True)  # noqa: FBT003  # see above
+
+
 def main() -> None:
     """Send from 50 greenlets, while idle, to a relay that does not read, and from a fork."""
     with tempfile.TemporaryDirectory() as directory:
@@ -90,12 +99,7 @@ def main() -> None:
         assert not stuck.close_gracefully(0.1)
         print("stuck")  # noqa: T201
 
-        # The one that was stuck has connected once, or once more.
-        listener.setblocking(False)  # noqa: FBT003  # the standard library's
-        with suppress(BlockingIOError):
-            while True:
-                listener._accept()  # type: ignore[attr-defined]
-        listener.setblocking(True)  # noqa: FBT003  # see above
+        turn_away(listener)
         pid = os.fork()
         if pid == 0:
             client.send(FrameKind.RUN_METRIC, b"child 0")
