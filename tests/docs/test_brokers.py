@@ -85,10 +85,10 @@ def classes(module: str) -> dict[str, set[str]]:
 
 def is_key_value(alias: str) -> bool:
     module, _, name = BACKEND_ALIASES[alias].replace(":", ".").rpartition(".")
-    known, wanted, seen = classes(module), [name], set[str]()
+    bases, wanted, seen = classes(module), [name], set[str]()
     while wanted:
         seen.add(wanted[0])
-        wanted = [*wanted[1:], *known.get(wanted[0], set[str]())]
+        wanted = [*wanted[1:], *bases.get(wanted[0], set[str]())]
     return bool(seen & {"KeyValueStoreBackend", "BaseKeyValueStoreBackend"})
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import taskobs
 from taskobs.config.settings import Settings
 from taskobs.relay.storage.spool.store import SpoolConfig
-from tests.support.paths import ROOT
 
-PACKAGE = ROOT / "taskobs"
+PACKAGE = Path(taskobs.__file__).parent
 
 
 def positions(pattern: str, folder: Path = PACKAGE) -> set[str]:

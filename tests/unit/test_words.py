@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+import taskobs
 from tests.support.paths import ROOT
 
 IDENTIFIERS: Final = frozenset(
@@ -38,12 +39,14 @@ METAPHORS: Final = re.compile(
     re.IGNORECASE,
 )
 """Their metaphors, in docstrings, comments, log lines and pages."""
-FOLDERS: Final = ("taskobs", "tests", "bench", "tools")
+PACKAGE: Final = Path(taskobs.__file__).parent
+FOLDERS: Final = ("tests", "bench", "tools")
 
 
 def sources() -> list[Path]:
     """Give all Python files of the project but this one."""
-    found = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    folders = [PACKAGE, *(ROOT / folder for folder in FOLDERS)]
+    found = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     return [path for path in found if path != Path(__file__)]
 
 
@@ -75,7 +78,7 @@ def texts_in(source: str) -> Iterator[str]:
 def test_identifiers_have_the_words_of_the_field() -> None:
     """I read a name, and know what it is without a dictionary of this project."""
     found = Counter(
-        f"{path.relative_to(ROOT)}: {name}"
+        f"{path.parent.name}/{path.name}: {name}"
         for path in sources()
         for name in names_in(path.read_text(encoding="utf-8"))
         if name.lstrip("_") in IDENTIFIERS or name in IDENTIFIERS
@@ -86,7 +89,7 @@ def test_identifiers_have_the_words_of_the_field() -> None:
 def test_texts_have_no_metaphor_that_must_be_learnt() -> None:
     """I read a docstring, a comment or a log line, and it says what happens."""
     found = [
-        f"{path.relative_to(ROOT)}: {word[0]}"
+        f"{path.parent.name}/{path.name}: {word[0]}"
         for path in sources()
         for text in texts_in(path.read_text(encoding="utf-8"))
         for word in METAPHORS.finditer(text)
