@@ -95,10 +95,12 @@ def installed_or_refused() -> None:
 def let_interrupts_through() -> None:
     """Have Ctrl-C end the programs of tests, too, when a shell started us in the background.
 
-    Such a shell has SIGINT ignored, and that is inherited.
+    Such a shell has SIGINT ignored, nohup SIGHUP, and that is inherited.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ from taskobs.sentry import _compat as sentry_names
 from taskobs.testing.receiver import Receiver
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp, Producer, Worker, file_broker_in
+from tests.live.chaos.processes import processes_of
 from tests.live.process import wait_until
 from tests.live.shop import QUICK
 from tests.process.without_name import TAKEN
@@ -98,13 +99,15 @@ def span_backend(name: str, receiver: Receiver) -> Generator[tuple[dict[str, str
 
 def run_without(name: str) -> Result:
     """Run the program without a name, and give what became of it."""
+    ours = ("OTEL_", "SENTRY_", "TASKOBS_")
+    foreign = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
     with Receiver() as receiver:
         with span_backend(name, receiver) as (settings, over_grpc):
             more = {"WITHOUT": name, "SENTRY_DSN": receiver.dsn, "PYTHONPATH": str(ROOT)}
             own = {"OWN_ENDPOINT": f"{receiver.endpoint}/v1/traces"}
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", "-m", PROGRAM],
-                env={**os.environ, **settings, **more, **own},
+                env={**foreign, **settings, **more, **own},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -209,8 +212,11 @@ def test_a_worker_reports_each_run_without_a_name(names: list[str], tmp_path: Pa
         producer.run(PUBLISH)
         assert receiver.wait_for(lambda r: set(ENDS) <= set(runs(r)), PATIENCE), worker.tail()
         hold(producer, tmp_path / "1")
+        before = set(processes_of(worker.pid))
         producer.run("given.revoke(terminate=True)")
         assert receiver.wait_for(lambda r: runs(r)["hold"] == 1, PATIENCE), worker.tail()
+        # Celery loses a task that it hands to a child which is about to end.
+        assert wait_until(lambda: bool(set(processes_of(worker.pid)) - before), timeout=PATIENCE)
         hold(producer, tmp_path / "2")
         worker.stop("QUIT")
         assert receiver.wait_for(lambda r: runs(r)["hold"] == 2, PATIENCE), worker.tail()

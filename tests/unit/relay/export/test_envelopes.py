@@ -97,19 +97,19 @@ def test_a_slow_sentry_gets_at_least_as_many_as_without_a_relay(children: int) -
     """Sentry takes 100 ms for each event: a relay is no slower than so many processes are."""
     count = 12 * children
     with backend(respond=lambda _: Reply(delay=DELAY)) as there:
-        direct = seconds_direct(there, children, count)
+        seconds_direct(there, children, count)
+        direct = there.most_at_once
         assert len(there.requests) == count
     with backend(respond=lambda _: Reply(delay=DELAY)) as there:
         store, _, sender = sent()
-        begun = time.monotonic()
         with running(sender, store):
             store.append([item(there.dsn, number) for number in range(count)])
             there.wait(count)
             wait_out(store)
-            relayed = time.monotonic() - begun
         assert Counter(numbers(there)) == Counter(range(count))
         assert there.most_at_once <= there.connections <= envelopes.THREADS
-    assert relayed <= direct
+    # By count and not by time, which a busy machine decides: tools/slow_sentry.py measures that.
+    assert there.most_at_once >= direct == children
 
 
 def seconds_direct(there: Backend, children: int, count: int) -> float:
