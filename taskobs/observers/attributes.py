@@ -182,8 +182,15 @@ def _plain(value: object) -> AttributeValue:
         items = cast("Sequence[Any]", value)
         # A span takes a sequence of one type.
         kept = items and type(items[0]) in _PLAIN and len(set(map(type, items))) == 1
-        return tuple(items) if kept else tuple(map(str, items))
-    return str(value)
+        return tuple(items) if kept else tuple(map(_text_of, items))
+    return _text_of(value)
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # with pickle, a message may have any object
+        return type(value).__name__
 
 
 def never(span: Span, attributes: Attributes) -> bool:  # noqa: ARG001  # as ``SetUnchecked``

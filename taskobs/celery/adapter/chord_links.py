@@ -23,6 +23,7 @@ from taskobs.model import ChordLinkStore
 
 _CHUNK: Final = 32
 _MOST: Final = 128  # the SDK's default limit of links on a span
+_DEEPEST: Final = 50
 UNLOCK: Final = "celery.chord_unlock"
 
 
@@ -75,15 +76,22 @@ def chord_links_of(task: Task, name: str, request: Context) -> ChordLinkStore | 
     return BackendChordLinks(backend, group_id, index, body)
 
 
-def _first_ids(signature: Any) -> Iterator[str]:
-    """Yield the ids of the tasks that are published when a signature is called."""
-    if not isinstance(signature, Mapping):
+def _first_ids(signature: object, depth: int = 0) -> Iterator[str]:
+    """Yield the ids of the tasks that are published when a signature is called.
+
+    A signature comes with a message: it may have any shape, and any depth.
+    """
+    if not isinstance(signature, Mapping) or depth > _DEEPEST:
         return
-    task_id = (signature.get("options") or {}).get("task_id")
+    task_id = _mapping(signature.get("options")).get("task_id")
     if task_id:
         yield task_id
-    tasks = (signature.get("kwargs") or {}).get("tasks") or ()
-    if signature.get("task") == "celery.chain":
-        tasks = tasks[:1]
-    for task in tasks:
-        yield from _first_ids(task)
+    tasks = _mapping(signature.get("kwargs")).get("tasks")
+    if not isinstance(tasks, (list, tuple)):
+        return
+    for task in tasks[:1] if signature.get("task") == "celery.chain" else tasks:
+        yield from _first_ids(task, depth + 1)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -26,8 +26,18 @@ _FIELDS: Final = frozenset(
 )
 # What `float` takes beside this, such as spaces and the digits of other scripts, is not ours.
 _SECONDS: Final = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?")
+_PUBLISHED_AT: Final = semconv.HEADER_PUBLISHED_AT
 _LONGEST_WAIT: Final = 366 * 86_400.0
 """Seconds: a clock that is further off than this is no clock."""
+
+
+def read_headers(
+    fields: Mapping[str, Any], nested: object, eta: object, now: float
+) -> tuple[Mapping[str, str], float | None]:
+    """Return the headers of a message that are text, and how long it has waited in its queue."""
+    headers = texts_of(fields, nested)
+    latency = None if _PUBLISHED_AT not in headers else queue_latency(headers, eta, now)
+    return headers, latency
 
 
 def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
@@ -61,7 +71,7 @@ def queue_latency(headers: Mapping[str, str], eta: object, now: float) -> float 
 
     Never below 0, as the clocks of two machines differ; None for what is no time of a publish.
     """
-    text = headers.get(semconv.HEADER_PUBLISHED_AT)
+    text = headers.get(_PUBLISHED_AT)
     if text is None or not _SECONDS.fullmatch(text):
         return None
     published = float(text)

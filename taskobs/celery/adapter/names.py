@@ -44,5 +44,10 @@ def attempt_of(retries: object) -> int:
 
 
 def text_of(value: object) -> str | None:
-    """Return a value that may be missing as text."""
-    return None if value is None else str(value)
+    """Return a value that may be missing as text, or its type's name if it has none."""
+    if value is None or type(value) is str:
+        return value
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # with pickle, a message may have any object
+        return type(value).__name__

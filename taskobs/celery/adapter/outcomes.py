@@ -13,6 +13,7 @@ from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
 
+from taskobs.celery.adapter.names import text_of
 from taskobs.model import ExternalOutcome, Outcome, Run
 
 _STATES: Final = {
@@ -33,7 +34,7 @@ def apply_exception(task: Any, run: Run, error: BaseException) -> None:
     if isinstance(error, Retry):
         run.outcome = Outcome.RETRIED
         run.exception = error.exc if isinstance(error.exc, BaseException) else None
-        run.reason = _text_of(error)
+        run.reason = text_of(error)
     elif isinstance(error, Reject):
         run.outcome = Outcome.REJECTED
         run.requeued = bool(error.requeue)  # type: ignore[attr-defined]
@@ -105,12 +106,4 @@ def _ends_child(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str | None:
-    return _text_of(error.args[0]) if error.args and error.args[0] is not None else None
-
-
-def _text_of(value: object) -> str:
-    """Return a value's text, or its type's name if its ``__str__`` raises."""
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001  # a task's own __str__ may do anything
-        return type(value).__name__
+    return text_of(error.args[0]) if error.args else None

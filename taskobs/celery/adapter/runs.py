@@ -12,7 +12,7 @@ from taskobs.celery._types import Context, Task
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
 from taskobs.celery.adapter.dead_letters import add_deaths
-from taskobs.celery.adapter.headers import queue_latency, texts_of
+from taskobs.celery.adapter.headers import read_headers
 from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.celery.adapter.schedules import ENTRY_CHARS
@@ -40,12 +40,13 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.kwargs = kwargs or {}
     found = request.delivery_info
     route = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else _NO_ROUTE
-    run.exchange = str(route.get("exchange") or "")
-    key = route.get("routing_key")
-    run.routing_key = None if key is None else str(key)
+    exchange, key = route.get("exchange"), route.get("routing_key")
+    run.exchange = exchange if type(exchange) is str else text_of(exchange) or ""
+    run.routing_key = key if type(key) is str else text_of(key)
     run.priority = route.get("priority")
     run.redelivered = bool(route.get("redelivered"))
-    headers = run.headers = texts_of(vars(request), request.headers)
+    headers, latency = read_headers(vars(request), request.headers, request.eta, now)
+    run.headers = headers
     if request.eta is not None or request.expires is not None:
         run.eta, run.expires = text_of(request.eta), text_of(request.expires)
     entry = headers.get(semconv.HEADER_SCHEDULE)
@@ -53,6 +54,7 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     if request.is_eager:
         run.eager = True
     else:
+        run.queue_latency = latency
         _add_delivery(run, task, request)
     run.stock = partial(stock_attributes.of_run, run.routing_key, request)
     return run
@@ -61,7 +63,6 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
 def _add_delivery(run: Run, task: Task, request: Context) -> None:
     """Add what only a run has that was delivered by a broker."""
     headers = run.headers
-    run.queue_latency = queue_latency(headers, request.eta, run.began)
     # A worker's main process adds these where they are not what the message or the app says.
     broker, queue = headers.get(semconv.HEADER_BROKER), headers.get(semconv.HEADER_QUEUE)
     run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from taskobs.celery.adapter.names import text_of
+
 _DESTINATION_KINDS: Final = {"direct": "queue", "topic": "topic"}
 _NO_LIMITS: Final = [None, None]  # as nearly always
 _RARE: Final = (
@@ -42,16 +44,17 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     if routing_key:
         found["messaging.destination"] = routing_key
     if request.delivery_info is not None:
-        found["celery.delivery_info"] = str(request.delivery_info)
+        found["celery.delivery_info"] = text_of(request.delivery_info)
     if request.correlation_id:
         found["messaging.conversation_id"] = request.correlation_id
     if request.reply_to:
         found["celery.reply_to"] = request.reply_to
     limits = request.timelimit
-    if limits and limits != _NO_LIMITS and any(limit is not None for limit in limits):
+    known = isinstance(limits, (list, tuple)) and limits != _NO_LIMITS
+    if known and any(limit is not None for limit in limits):
         partly = any(limit is None for limit in limits)
         found["celery.timelimit"] = (
-            ["" if limit is None else str(limit) for limit in limits] if partly else [*limits]
+            [text_of(limit) or "" for limit in limits] if partly else [*limits]
         )
     for key, name in _RARE:
         value = getattr(request, name, None)
