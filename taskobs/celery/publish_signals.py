@@ -10,10 +10,9 @@ from typing import Any, Final
 from celery import signals
 
 from taskobs.celery._types import App, Entry
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import ContextStack, current_run
 from taskobs.celery.adapter import brokers, publishes
 from taskobs.celery.adapter.schedules import schedule_of
-from taskobs.celery.context_stack import ContextStack
 from taskobs.celery.observer_calls import ObserverCalls, call_each
 from taskobs.celery.patches.beat import BeatPatch
 from taskobs.celery.patches.send import SendPatch

@@ -11,11 +11,11 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import current_task, signals
 from celery.app.task import Context
 
-from taskobs.celery._types import Task
-from taskobs.celery.active_run import (
+from taskobs.celery.active import (
     ACTIVE_RUN,
     ActiveRun,
     active_run,
+    begin_run,
     note_logged_error,
     note_refused_retry,
 )
@@ -28,7 +28,7 @@ from taskobs.celery.patches.logged_errors import LoggedErrors
 from taskobs.celery.patches.retry import RetryPatch
 from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
-from taskobs.model import ExternalOutcome, Outcome, Run
+from taskobs.model import ExternalOutcome, Outcome
 
 _DEEPEST: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
@@ -84,23 +84,14 @@ class RunSignals:
                 self._close_unended(outer)
             run = run_of(task, request, args, kwargs, self._clock())
             if request.id == task_id:
-                self._begin(task, run)
+                begin_run(self._guard, self._calls, task, run)
             else:
                 describe_batch(run, task.app, task_id, args)
-                self._begin(task, run).batch = True
+                begin_run(self._guard, self._calls, task, run).batch = True
                 self._logged_errors.watch_batches()
         except Exception as error:
             if not self._guard.swallows(error):
                 raise
-
-    def _begin(self, task: Task, run: Run) -> ActiveRun:
-        opened = ActiveRun(self._guard, run, task, ACTIVE_RUN.get())
-        ACTIVE_RUN.set(opened)
-        opened.open(self._calls.run, run)
-        if run.chord_links is not None and run.span is not None and run.span.sampled:
-            with self._guard:  # the backend may fail; the run is open all the same
-                run.chord_links.save(run.span.traceparent)
-        return opened
 
     # The end.
 
@@ -172,7 +163,12 @@ class RunSignals:
         with self._guard:
             request: Any = Context(call.get("request") or {}, id=task_id)
             args, kwargs = call.get("args"), call.get("kwargs")
-            opened = self._begin(sender, run_of(sender, request, args, kwargs, self._clock()))
+            opened = begin_run(
+                self._guard,
+                self._calls,
+                sender,
+                run_of(sender, request, args, kwargs, self._clock()),
+            )
             self._fail(opened, exception)
             self._finish(opened)
 
@@ -222,7 +218,7 @@ class RunSignals:
             now = external.started or self._clock()
             run = run_of(task, request, request.args, request.kwargs, now)
             outcomes.apply_external_outcome(run, external)
-            opened = self._begin(task, run)
+            opened = begin_run(self._guard, self._calls, task, run)
             if run.exception is not None:
                 call_each(self._guard, self._calls.failed, run)
             self._finish(opened)
@@ -245,7 +241,9 @@ class RunSignals:
             self._external_outcome(task, request, lost(None, error))
             return
         with self._guard:
-            opened = self._begin(task, run_of(task, request, args, kwargs, self._clock()))
+            opened = begin_run(
+                self._guard, self._calls, task, run_of(task, request, args, kwargs, self._clock())
+            )
             self._fail(opened, sys.exc_info()[1] or error)
             self._finish(opened)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any, overload
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.observers.logs import add_fields, fields_of
 
 _EXTRA = "extra"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import TracerProvider
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role

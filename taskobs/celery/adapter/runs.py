@@ -45,7 +45,14 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.routing_key = key if type(key) is str else text_of(key)
     run.priority = route.get("priority")
     run.redelivered = bool(route.get("redelivered"))
-    headers, latency = read_headers(vars(request), request.headers, request.eta, now)
+    _add_message(run, task, request)
+    run.stock = partial(stock_attributes.of_run, run.routing_key, request)
+    return run
+
+
+def _add_message(run: Run, task: Task, request: Context) -> None:
+    """Add what the message's headers say, and what a run has that a broker has delivered."""
+    headers, latency = read_headers(vars(request), request.headers, request.eta, run.began)
     run.headers = headers
     if request.eta is not None or request.expires is not None:
         run.eta, run.expires = text_of(request.eta), text_of(request.expires)
@@ -53,16 +60,8 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.schedule_entry = entry[:ENTRY_CHARS] if entry else None
     if request.is_eager:
         run.eager = True
-    else:
-        run.queue_latency = latency
-        _add_delivery(run, task, request)
-    run.stock = partial(stock_attributes.of_run, run.routing_key, request)
-    return run
-
-
-def _add_delivery(run: Run, task: Task, request: Context) -> None:
-    """Add what only a run has that was delivered by a broker."""
-    headers = run.headers
+        return
+    run.queue_latency = latency
     # A worker's main process adds these where they are not what the message or the app says.
     broker, queue = headers.get(semconv.HEADER_BROKER), headers.get(semconv.HEADER_QUEUE)
     run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)

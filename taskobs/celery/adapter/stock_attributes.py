@@ -44,7 +44,10 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     if routing_key:
         found["messaging.destination"] = routing_key
     if request.delivery_info is not None:
-        found["celery.delivery_info"] = text_of(request.delivery_info)
+        try:
+            found["celery.delivery_info"] = str(request.delivery_info)
+        except Exception:  # noqa: BLE001  # with pickle, a message may have any object
+            found["celery.delivery_info"] = type(request.delivery_info).__name__
     if request.correlation_id:
         found["messaging.conversation_id"] = request.correlation_id
     if request.reply_to:

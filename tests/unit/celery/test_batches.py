@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery.utils.log import get_logger
 from opentelemetry import trace
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, Run

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker import strategy as celery_strategy
 from opentelemetry import trace
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.celery.signals import TaskSignals
 from taskobs.internal.guard import Guard
 from taskobs.model import Outcome, Publish, Run

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from opentelemetry import trace
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.observers.logs import LogFields
 from tests.support.recording import Recorder, context_of
 

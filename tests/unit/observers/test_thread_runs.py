@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.observers.logs import fields_of
 from taskobs.observers.thread_runs import ThreadRuns
 from tests.support.recording import Recorder, context_of

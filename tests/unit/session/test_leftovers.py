@@ -14,7 +14,7 @@ from opentelemetry.context import get_current
 from sentry_sdk import get_client
 
 import taskobs
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.testing.receiver import Receiver
 from tests.conftest import children, our_receivers, our_threads
 from tests.live.process import wait_until

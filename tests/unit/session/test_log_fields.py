@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 import taskobs
-from taskobs.celery.active_run import current_run
+from taskobs.celery.active import current_run
 from taskobs.observers.logs import LogFields
 from tests.support.recording import Recorder, context_of
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from taskobs.celery.context_stack import ContextStack
+from taskobs.celery.active import ContextStack
 from taskobs.celery.observer_calls import Opener
 from taskobs.internal.guard import Guard
 

@@ -1,4 +1,4 @@
-"""The run that this thread or greenlet is in.
+"""What is open: of one publish or run, and which run this thread or greenlet is in.
 
 One record in one context variable holds the run that is open; it is restored, not cleared, so eager
 runs nest, and threads and greenlets don't see each other's.
@@ -7,13 +7,57 @@ runs nest, and threads and greenlets don't see each other's.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Final
 
 from taskobs.celery._types import Task
-from taskobs.celery.context_stack import ContextStack
+from taskobs.celery.observer_calls import ObserverCalls, Opener
 from taskobs.internal.guard import Guard
 from taskobs.model import Run
+from taskobs.observers.base import NOTHING
+
+
+class ContextStack:
+    """Closes context managers in reverse order, each of them even if another one raises.
+
+    An ``ExitStack`` with a guard around each does the same, but opening and closing it costs as
+    much as all that the observers do. Not thread-safe.
+    """
+
+    __slots__ = ("_guard", "_open")
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._open: list[AbstractContextManager[object]] = []
+
+    def open(self, openers: Iterable[Opener], record: object) -> None:
+        """Enter what each opener returns for the record; an opener that raises is skipped."""
+        for opener in openers:
+            try:
+                manager = opener(record)
+                if manager is not NOTHING:
+                    manager.__enter__()
+                    self._open.append(manager)
+            except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                if not self._guard.swallows(error):
+                    raise
+
+    def close(self) -> None:
+        """Exit all; an exception that the guard must not swallow is raised after the last."""
+        try:
+            while self._open:
+                try:
+                    # Removed first: a time limit's signal may interrupt the exit, which must not
+                    # be called a second time then.
+                    self._open.pop().__exit__(None, None, None)
+                except Exception as error:  # noqa: PERF203  # free since Python 3.11
+                    if not self._guard.swallows(error):
+                        raise
+        finally:
+            if self._open:
+                self.close()
 
 
 class ActiveRun(ContextStack):
@@ -42,6 +86,17 @@ class ActiveRun(ContextStack):
 
 
 ACTIVE_RUN: Final[ContextVar[ActiveRun | None]] = ContextVar("taskobs_run", default=None)
+
+
+def begin_run(guard: Guard, calls: ObserverCalls, task: Task, run: Run) -> ActiveRun:
+    """Have a run be open, and observers open what they open for one."""
+    opened = ActiveRun(guard, run, task, ACTIVE_RUN.get())
+    ACTIVE_RUN.set(opened)
+    opened.open(calls.run, run)
+    if run.chord_links is not None and run.span is not None and run.span.sampled:
+        with guard:  # the backend may fail; the run is open all the same
+            run.chord_links.save(run.span.traceparent)
+    return opened
 
 
 def current_run() -> Run | None:
