@@ -10,7 +10,7 @@ from taskobs import semconv
 from taskobs.testing.receiver import Receiver
 from tests.live.audit import AuditedShop
 from tests.live.celery_process import Broker, LiveApp
-from tests.live.shop import QUICK, trace_of
+from tests.live.shop import QUICK, tags, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -80,9 +80,16 @@ def test_priority(formats: AuditedShop) -> None:
 
 
 def test_topic_exchange(formats: AuditedShop) -> None:
-    """I route tasks through a topic exchange, and see by which key."""
+    """I route tasks through a topic exchange: I see one queue, and by which exchange and key."""
     for run in send(formats, "queue='topical', routing_key='shop.orders.eu'"):
-        assert run.attributes[semconv.MESSAGING_DESTINATION_NAME] == "topics:shop.orders.eu"
+        task_id = str(run.attributes[semconv.CELERY_TASK_ID])
+        for span in formats.spans(task_id, 2):
+            assert span.attributes[semconv.MESSAGING_DESTINATION_NAME] == "topical"
+            assert span.attributes[semconv.CELERY_QUEUE] == "topical"
+            assert span.attributes[semconv.CELERY_EXCHANGE] == "topics"
+            assert span.attributes[semconv.CELERY_ROUTING_KEY] == "shop.orders.eu"
+        for event in formats.events(task_id, int(run.status == "error")):
+            assert tags(event)[semconv.TAG_QUEUE] == "topical"
 
 
 # Over Redis, Celery sends a Broadcast to nobody from a process that has not declared it.
