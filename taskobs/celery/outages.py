@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from celery import signals
@@ -43,6 +44,11 @@ class Outages:
 
     def __init__(self) -> None:
         self._down: set[str] = set()
+        self._unanswered: set[tuple[str, str]] = set()
+        """Brokers of which an outage was reported, and that have not answered since.
+
+        With a list to fail over to, one of them can be away for long while another one is used.
+        """
         self._wrappers = Patches()
         forksafe.add(self, ForkStep.EXPORT)
 
@@ -60,17 +66,24 @@ class Outages:
         """Stop watching."""
         self._wrappers.remove()
         signals.after_task_publish.disconnect(dispatch_uid=_UID)
-        self._down.clear()
+        self.after_fork()
 
     def after_fork(self) -> None:
         """Forget the parent's outages: a forked child has its own connections."""
         self._down.clear()
+        self._unanswered.clear()
 
     def repeats(self, record: logging.LogRecord) -> bool:
         """Tell whether a log record is of an outage that was reported already."""
         what = _outage(record)
         if what is None:
             return False
+        broker = what, _address(record)
+        # A worker opens several connections, and each tries the first broker of a list. One that is
+        # known to be away must not start an outage: that of the next one would be its repeat.
+        if broker in self._unanswered:
+            return True
+        self._unanswered.add(broker)
         if what in self._down:
             return True
         self._down.add(what)
@@ -84,13 +97,17 @@ class Outages:
             connect: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
             connected = connect(*args, **kwargs)
-            self._down.discard(what)
+            self._is_back(what, _uri_of(connected) if what == _CONSUMER else "")
             return connected
 
         return around
 
     def _published(self, **_: Any) -> None:
-        self._down.discard(_BEAT)
+        self._is_back(_BEAT)
+
+    def _is_back(self, what: str, address: str = "") -> None:
+        self._down.discard(what)
+        self._unanswered -= {(what, ""), (what, address)}
 
 
 def _outage(record: logging.LogRecord) -> str | None:
@@ -103,6 +120,19 @@ def _outage(record: logging.LogRecord) -> str | None:
             error = record.exc_info[1] if record.exc_info else None
             return what if any(map(_is_of_connection, _causes(error))) else None
     return None
+
+
+def _address(record: logging.LogRecord) -> str:
+    """Return the address that a record of Celery's names first; empty if it names none."""
+    first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+    return first if isinstance(first, str) else ""
+
+
+def _uri_of(connection: Any) -> str:
+    """Return the address of a connection of kombu's as Celery writes it into the log."""
+    with suppress(Exception):  # an object of another kind, or a transport that can't say
+        return str(connection.as_uri())
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.live.celery_process import LiveApp
 
 
+CONSUMER = "celery.worker.consumer.consumer"
+
+
 def address(span: ReceivedSpan) -> tuple[object, object, object]:
     """Give the kind, the host and the port of the broker on a span."""
     names = semconv.MESSAGING_SYSTEM, semconv.SERVER_ADDRESS, semconv.SERVER_PORT
@@ -32,7 +35,7 @@ def used(broker: Broker) -> tuple[object, object, object]:
 def test_the_first_broker_of_a_list_is_dead(
     live: LiveApp, broker: Broker, receiver: Receiver
 ) -> None:
-    """My first broker is dead, the second one works, and that is the one on my spans."""
+    """My first broker is dead: the second one is on my spans, and the outage is one event."""
     scheme = broker.url.partition("://")[0]
     dead = f"{scheme}://localhost:{services.free_port()}"
     failing = Broker(broker.kind, f"{dead};{broker.url}", broker.backend)
@@ -40,6 +43,23 @@ def test_the_first_broker_of_a_list_is_dead(
     for _ in range(2):
         task_id = shop.call("add.delay(1, 2)")
         assert [address(span) for span in shop.spans(task_id, 2)] == [used(broker)] * 2
+    assert shop.worker.stop() == 0
+    assert shop.worker.log.count("Cannot connect to") > 1
+    assert [event.data["logger"] for event in receiver.events] == [CONSUMER]
+
+
+def test_a_worker_that_gives_up_on_its_broker_is_one_event(
+    live: LiveApp, redis_broker: Broker, receiver: Receiver
+) -> None:
+    """My worker finds no broker, and ends when no retry is left: one event, not one a retry."""
+    dead = f"redis://localhost:{services.free_port()}"
+    broker = Broker("redis", f"{dead};{dead}", redis_broker.backend)
+    env = {**QUICK, "APP_CONFIG": '{"broker_connection_max_retries": 2}'}
+    worker = live.worker(broker, env=env, ready=False)
+    assert worker.wait() != 0
+    assert worker.log.count("Cannot connect to") > 1
+    assert "Unrecoverable error" in worker.log
+    assert [event.data["logger"] for event in receiver.events] == [CONSUMER]
 
 
 def test_a_connection_that_is_given_with_a_task(

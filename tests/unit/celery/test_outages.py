@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,9 +28,40 @@ def outages() -> Iterator[Outages]:
     made.close()
 
 
-def record(told: tuple[str, str], error: BaseException | None = None) -> logging.LogRecord:
+def record(
+    told: tuple[str, str], error: BaseException | None = None, args: tuple[Any, ...] = ()
+) -> logging.LogRecord:
     info = None if error is None else (type(error), error, None)
-    return logging.LogRecord(told[0], logging.ERROR, "f.py", 1, told[1], (), info)
+    return logging.LogRecord(told[0], logging.ERROR, "f.py", 1, told[1], args, info)
+
+
+def away(broker: str) -> logging.LogRecord:
+    """What a worker logs of a broker that it can't connect to."""
+    uri = f"redis://{broker}:6379//"
+    return record(CONSUMER, args=(uri, ConnectionRefusedError(), "Will retry using next failover."))
+
+
+class Connection:
+    """A connection of kombu's to a broker."""
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+
+    def as_uri(self) -> str:
+        return f"redis://{self._broker}:6379//"
+
+
+@pytest.fixture
+def connects(outages: Outages, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+    """Has the worker connect to a broker."""
+
+    def connected(_: Any, connection: Any) -> Any:
+        return connection
+
+    monkeypatch.setattr(Consumer, "ensure_connected", connected)
+    outages.watch_worker()
+    consumer: Any = object.__new__(Consumer)
+    return lambda broker: consumer.ensure_connected(Connection(broker))
 
 
 def unsent(cause: BaseException) -> BaseException:
@@ -126,3 +157,38 @@ def test_a_worker_that_gives_up_at_once_is_reported(outages: Outages) -> None:
     """Nothing was said of the outage before: the end of my worker says it."""
     error = ConnectionRefusedError("refused")
     assert not outages.repeats(record(("celery.worker", "Unrecoverable error: %r"), error))
+
+
+def test_a_dead_broker_of_a_list_is_one_outage_though_each_connection_meets_it(
+    outages: Outages, connects: Callable[[str], object]
+) -> None:
+    """The first broker of my list is away: my worker uses the second one, and I hear of it once."""
+    assert not outages.repeats(away("first"))
+    connects("second")
+    for _ in range(3):  # connections for events, and after a lost connection
+        assert outages.repeats(away("first"))
+        connects("second")
+    connects("first")
+    assert not outages.repeats(away("first"))
+
+
+def test_all_brokers_of_a_list_are_one_outage(
+    outages: Outages, connects: Callable[[str], object]
+) -> None:
+    """All brokers of my list are away at the start: it is one outage until one of them answers."""
+    told = [outages.repeats(away(broker)) for broker in ("first", "second") * 3]
+    assert told == [False, *[True] * 5]
+    connects("second")
+    assert outages.repeats(away("first"))
+
+
+def test_the_broker_that_was_left_is_an_outage_of_its_own(
+    outages: Outages, connects: Callable[[str], object]
+) -> None:
+    """My first broker is away since yesterday; when the second one goes too, I hear of that."""
+    assert not outages.repeats(away("first"))
+    connects("second")
+    told = [outages.repeats(away(broker)) for broker in ("first", "second") * 2]
+    assert told == [True, False, True, True]
+    connects("second")
+    assert not outages.repeats(away("second"))
