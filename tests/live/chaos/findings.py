@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from tests.live.chaos.task_log import Address, Captured, Run, Span, TaskLog
 
 RECEIVED = re.compile(r"Task \S+\[(\S+)\] received")
-WINDOW = 1.0
-"""Seconds in which the relay, on a busy machine, may not have read and kept what was written.
-
-If it is killed within these, a process that lives on sends it again, and one that is killed as
-well, before it sends anything, takes it along.
-"""
 SHOWN = 5
 """Complaints of a kind that a report shows."""
 DROPPED = "dropped, as counted"
@@ -35,8 +29,6 @@ class Kills:
 
     of_children: frozenset[int] = frozenset()
     """Their process ids."""
-    of_relays: tuple[float, ...] = ()
-    """When, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +68,8 @@ class Finding:
         counted: Mapping[str, int],
     ) -> None:
         """``counted`` has the numbers that were dropped, by kind; see `Losses.by_kind`."""
-        self._relay_kills = kills.of_relays
         last = {run.pid: address for address, run in task_log.runs.items()}
         self._cut_short = {last[pid] for pid in kills.of_children if pid in last}
-        self._killed = {run.pid for run in task_log.runs.values() if run.ending is None}
         self.rows: dict[str, Row] = defaultdict(Row)
         self.spans, self.events = Balance(), Balance()
         self._task_log = task_log
@@ -112,11 +102,6 @@ class Finding:
                 lines += [f"{name}: {complaint}" for complaint in row.complaints[:shown]]
         return "\n".join(lines)
 
-    def _excused(self, one: Span | Run | Captured) -> bool:
-        return one.pid in self._killed and any(
-            kill - WINDOW <= one.last <= kill for kill in self._relay_kills
-        )
-
     # Spans.
 
     def _judge_spans(self) -> None:
@@ -132,10 +117,9 @@ class Finding:
             self._count_span(published, address, span, right=True)
 
     def _count_span(self, row: Row, address: Address, span: Span, *, right: bool) -> None:
-        number, excused = len(self._by_address.get(address, ())), self._excused(span)
-        row.count(number, right=right, what=(*address, span), excused=excused)
-        self.spans.missing += number == 0 and not excused
-        self.spans.unsure += excused
+        number = len(self._by_address.get(address, ()))
+        row.count(number, right=right, what=(*address, span))
+        self.spans.missing += number == 0
 
     def _judge_runs(self) -> None:
         every, killed = self.rows["runs"], self.rows["killed runs, as lost"]
@@ -217,10 +201,8 @@ class Finding:
             if not one.event_id:
                 self.events.unsure += 1
                 continue
-            excused = self._excused(one)
-            row.count(ids[one.event_id], what=(*address, one), excused=excused)
-            self.events.missing += ids[one.event_id] == 0 and not excused
-            self.events.unsure += excused
+            row.count(ids[one.event_id], what=(*address, one))
+            self.events.missing += ids[one.event_id] == 0
         sizes = Counter(self._arrived.attachments)
         wanted = Counter(one.size for one in self._task_log.captured.values() if ids[one.event_id])
         if short := sum((wanted - sizes).values()):

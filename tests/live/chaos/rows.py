@@ -16,27 +16,21 @@ class Row:
     twice: int = 0
     wrong: int = 0
     """Arrived once, and says something else than the task_log."""
-    excused: int = 0
-    """Missing, and named in docs/relay.md as what may be."""
     dropped: int = 0
     """Missing, and counted as dropped; see `Finding`."""
     complaints: list[str] = field(default_factory=list[str])
 
     @property
     def good(self) -> bool:
-        """Whether each arrived once and is right, is excused, or was counted as dropped."""
-        right = self.once + self.excused + self.dropped == self.wanted
+        """Whether each arrived once and is right, or was counted as dropped."""
+        right = self.once + self.dropped == self.wanted
         return right and not self.wrong and not self.twice
 
-    def count(
-        self, arrived: int, *, right: bool = True, what: object = "", excused: bool = False
-    ) -> None:
+    def count(self, arrived: int, *, right: bool = True, what: object = "") -> None:
         """Take one that was wanted, and which arrived so many times."""
         self.wanted += 1
         if arrived == 1 and right:
             self.once += 1
-        elif excused and arrived < 2:  # nothing excuses what comes twice
-            self.excused += 1
         else:
             self.missing += arrived == 0
             self.twice += arrived > 1
@@ -55,7 +49,6 @@ class Row:
         self.missing += other.missing
         self.twice += other.twice
         self.wrong += other.wrong
-        self.excused += other.excused
         self.dropped += other.dropped
 
     def __str__(self) -> str:
@@ -64,7 +57,6 @@ class Row:
             "missing": self.missing,
             "twice": self.twice,
             "wrong": self.wrong,
-            "excused": self.excused,
             "dropped": self.dropped,
         }
         few = [f"{number} {name}" for name, number in numbers.items() if number]

@@ -210,7 +210,7 @@ class _Run:
             ],
         )
         self._save(arrived)
-        kills = Kills(frozenset(injector.killed), tuple(injector.relay_kills))
+        kills = Kills(frozenset(injector.killed))
         return Report(
             Finding(found, arrived, log, kills, self._counted.by_kind),
             self._counted,
