@@ -64,11 +64,6 @@ TAKER: Final = 7
 """The id of the process that took the slot; ``PID`` is only set once the slot is filled in."""
 REUSABLE: Final = 8
 """Bytes of the ring that may be overwritten: up to ``RELEASED``, in steps. Set by the relay."""
-DEFERRED: Final = 11
-"""Frames that the process holds in its own memory, while another of its threads writes.
-
-They are lost if the process is killed at this moment, so the relay counts them. Set by the process.
-"""
 DESTINATIONS: Final = 12
 """A ``stamp`` of the packed list of destinations that the process's Sentry clients send to.
 
@@ -79,6 +74,13 @@ DROPPED: Final = 16
 """From here on, by `FrameKind`: frames that the ring had no room for. Set by the process."""
 DROPPED_COUNTED: Final = 32
 """From here on, by `FrameKind`: how many of these the relay has counted. Set by the relay."""
+DEFERRED: Final = 48
+"""From here on, by `FrameKind`: frames in the process's own memory, as another thread writes.
+
+They are lost if the process is killed at this moment, so the relay counts them. Set by the process.
+"""
+KINDS: Final = 16
+"""Words for one figure of each `FrameKind` that a process writes."""
 OPEN_WORDS: Final = 64
 """From here on, one ``stamp`` for each entry of the table of open spans; 0 for a free entry."""
 WORDS: Final = OPEN_WORDS + OPEN

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Final
 from zlib import crc32
@@ -28,7 +27,6 @@ from taskobs.protocol.ring import (
     stamp,
 )
 from taskobs.protocol.shared_memory import (
-    DEFERRED,
     DROPPED,
     OPEN_AT,
     OPEN_BYTES,
@@ -41,6 +39,7 @@ from taskobs.protocol.shared_memory import (
     WRITTEN,
     SharedMemory,
 )
+from taskobs.relay_client.deferred_frames import DeferredFrames
 
 RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
 WAKE_BYTES: Final = 128 * 1024
@@ -73,7 +72,7 @@ class RingWriter:
             : shared_memory.WORDS * shared_memory.WORD
         ].cast("Q")
         self._writer: dict[str, object] = {}
-        self._deferred: deque[tuple[int, bytes, bytes | None]] = deque()
+        self._deferred = DeferredFrames(words)
         self._progress = (0, 0.0)
         self._free = list(range(shared_memory.OPEN - 1, -1, -1))  # the last is used first
         self._table_indexes: dict[bytes, int] = {}
@@ -150,26 +149,28 @@ class RingWriter:
     def _put(self, kind: int, payload: bytes, run_metric: bytes | None, me: object) -> bool:
         """Write, as the holder of the token; False if it was taken from this caller meanwhile."""
         writer, words = self._writer, self._words
-        frame = _head(len(payload), crc32(payload), kind) + payload
+        length = len(payload)
+        frame = _head(length, crc32(payload), kind) + payload
         if run_metric is not None:
             frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
         size = len(frame)
+        # No call is made from here to the word that publishes the frame, so no other thread and no
+        # signal comes in between: what another caller has written since is never overwritten.
         at = words[WRITTEN]
         end = at + size
         limit = LONG_FRAMES if size > SHORT else TELEMETRY if kind != _FORGET else RING
-        if end - words[REUSABLE] > limit or len(payload) > MAX_PAYLOAD:
+        if end - words[REUSABLE] > limit or length > MAX_PAYLOAD:
             self._drop(kind, payload, run_metric, me)
             return True
+        # A caller that stood still until the token was taken from it must not publish.
+        if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
+            return False
         start, room = RING_AT + at % RING, RING - at % RING
         if size <= room:
             self._map[start : start + size] = frame
         else:
             self._map[start : start + room] = frame[:room]
             self._map[RING_AT : RING_AT + size - room] = frame[room:]
-        # A caller that stood still until the token was taken from it must not publish: another
-        # one may have written at this position.
-        if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
-            return False
         words[WRITTEN] = end  # publishes the frame, so only after all of it is there
         self.written = payload
         if end // WAKE_BYTES != at // WAKE_BYTES:
@@ -194,9 +195,8 @@ class RingWriter:
 
     def _defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> bool:
         """Leave a frame to the caller that writes now, which writes it when it is done."""
-        self._deferred.append((kind, payload, run_metric))
+        self._deferred.defer(kind, payload, run_metric)
         self.written = payload
-        self._words[DEFERRED] = len(self._deferred)
         self._reclaim_token()
         return True
 
@@ -204,7 +204,6 @@ class RingWriter:
         # Again after each success: more may have been deferred before the token was released.
         while self._deferred and self._write_some_deferred():
             pass
-        self._words[DEFERRED] = len(self._deferred)
 
     def _write_some_deferred(self) -> bool:
         """Write what is deferred; False if another caller writes, or no relay reads."""
@@ -216,7 +215,7 @@ class RingWriter:
             while deferred:
                 if not self._put(*deferred[0], me):
                     return False
-                del deferred[0]  # after it is written: an exception in between rather doubles it
+                deferred.remove_first()  # after it is written: an exception in between doubles it
         finally:
             if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
                 del writer[_WRITE_TOKEN]
@@ -246,11 +245,11 @@ class RingWriter:
         data += self._map[RING_AT : RING_AT + end - at - len(data)]
         yield from frames_of(data, end - at)
         while self._deferred:
-            kind, payload, run_metric = self._deferred.popleft()
+            kind, payload, run_metric = self._deferred[0]
+            self._deferred.remove_first()
             yield kind, payload
             if run_metric is not None:
                 yield RUN_METRIC, run_metric
-        words[DEFERRED] = 0
 
     # The table of open spans.
 

@@ -16,8 +16,15 @@ from taskobs.protocol.ring import (
 )
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.router import FrameRouter, count_dropped
-from taskobs.relay.agent.slot_reader import SlotReader
+from taskobs.relay.agent.dropped_frames import (
+    KILLED_WRITING,
+    MALFORMED,
+    NOT_UNDERSTOOD,
+    count_dropped,
+    count_malformed,
+)
+from taskobs.relay.agent.router import FrameRouter
+from taskobs.relay.agent.slot_reader import SlotReader, TornFrameError
 from taskobs.relay.counters import Counters
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay.tracking.process_state import Alive
@@ -27,8 +34,6 @@ WAKE: Final = 1.0
 """Interval, in seconds, for checking which processes are alive and which spans they have open."""
 UNNAMED: Final = 10.0
 """Seconds in which a process that took a slot has to write its HELLO there."""
-_NO_FRAMES: Final = "malformed"
-KILLED_WRITING: Final = "their process was killed while it wrote them"
 
 
 class RingReaders:
@@ -67,21 +72,25 @@ class RingReaders:
             if not reader.ended:
                 self._read(reader)
 
-    def _read(self, reader: SlotReader) -> None:
+    def _read(self, reader: SlotReader) -> bool:
+        """Read what was written; return whether something malformed was skipped."""
         try:
             for kind, payload in reader.frames():
                 self._take(reader, kind, payload)
         except (FrameError, OSError) as error:
-            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+            kind = error.kind if isinstance(error, TornFrameError) else 0
+            count_malformed(self._counters, reader.process, kind, error)
+            return isinstance(error, FrameError)
+        return False
 
     def _take(self, reader: SlotReader, kind: int, payload: bytes) -> None:
         try:
             self._router.written(reader, reader.process, kind, payload)
         except FrameError as error:
-            self._counters.dropped("frame", 1, _NO_FRAMES, f"pid {reader.process.pid}: {error}")
+            count_malformed(self._counters, reader.process, kind, error)
         except Exception as error:  # noqa: BLE001  # one process's fault is not the others'
             _log.exception("taskobs relay: handling a frame failed")
-            self._counters.dropped("frame", 1, "not understood", repr(error))
+            count_malformed(self._counters, reader.process, kind, error, NOT_UNDERSTOOD)
 
     def acknowledge(self) -> None:
         """Tell the processes which frames are safe, so that they may overwrite them."""
@@ -117,9 +126,10 @@ class RingReaders:
         closed = reader.closed
         ended = closed or not self._alive(process.pid, process.started)
         if ended:
-            self._read(reader)  # what it wrote last
-            pid = f"pid {process.pid}"
-            self._counters.dropped("frame", reader.deferred(), KILLED_WRITING, pid)
+            reader.process_ended = True
+            while self._read(reader):  # what it wrote last; again after each malformed frame
+                pass
+            count_dropped(self._counters, process, reader.deferred(), KILLED_WRITING)
         count_dropped(self._counters, process, reader.dropped())
         self._announce(reader)
         table = reader.table
@@ -139,7 +149,7 @@ class RingReaders:
                 self._router.announced(destinations)
             except FrameError as error:
                 detail = f"pid {reader.process.pid}: {error}"
-                self._counters.dropped("destination", 1, _NO_FRAMES, detail)
+                self._counters.dropped("destination", 1, MALFORMED, detail)
 
     # New processes.
 
@@ -175,7 +185,7 @@ class RingReaders:
         try:
             process = self._router.joined(hello, pid, started)
         except FrameError as error:
-            self._counters.dropped("slot", 1, _NO_FRAMES, f"pid {pid}: {error}")
+            self._counters.dropped("slot", 1, MALFORMED, f"pid {pid}: {error}")
             self._refused[index] = pid, started
         else:
             self._readers[index] = reader = SlotReader(shared, index, process)

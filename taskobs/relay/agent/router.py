@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn, cast
 
 from taskobs.protocol import frames
@@ -15,6 +15,7 @@ from taskobs.relay.agent.connection import (
     Connection,
     HangUpError,
 )
+from taskobs.relay.agent.dropped_frames import COUNTED_AS, count_dropped
 from taskobs.relay.agent.envelope_frames import EnvelopeFrames
 from taskobs.relay.agent.hello import parse, parse_destinations
 from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
@@ -30,12 +31,6 @@ MAX_SMALL: Final = 64 * 1024
 MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before they are written to the store."""
 EVENT_IDS: Final = 10_000
-_COUNTED: Final = {
-    FrameKind.END: "span",
-    FrameKind.ENVELOPE: "envelope",
-    FrameKind.RUN_METRIC: "fact",
-}
-BUFFER_FULL: Final = "a process's buffer was full"
 
 
 class FrameRouter:
@@ -255,7 +250,7 @@ class FrameRouter:
 
     def _count(self) -> None:
         """Add what was received to the counters: once a turn, as each addition takes a lock."""
-        for kind, what in _COUNTED.items():
+        for kind, what in COUNTED_AS.items():
             number = self._received.pop(kind, 0)
             if number:
                 self._counters.add(RECEIVED, what, number)
@@ -288,14 +283,6 @@ class FrameRouter:
         if done:
             connection.send(FrameKind.FLUSHED, frames.pack(number))
         return done
-
-
-def count_dropped(
-    counters: Counters, process: ProcessState, dropped: Mapping[FrameKind, int]
-) -> None:
-    """Count frames that a process had no room for."""
-    for kind, number in dropped.items():
-        counters.dropped(_COUNTED[kind], number, BUFFER_FULL, f"pid {process.pid}")
 
 
 def settle(sources: Sequence[object]) -> list[Connection]:

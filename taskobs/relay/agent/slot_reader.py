@@ -29,9 +29,21 @@ STEP: Final = 256 * 1024
 READ: Final = 1024 * 1024
 """Bytes of a ring that are read in one go, unless a frame is longer."""
 TORN: Final = 8
-"""Reads after which an incomplete frame counts as malformed."""
+"""Reads after which a frame with a wrong checksum counts as malformed."""
+MALFORMED: Final = 64
+"""Malformed frames of one process that are skipped one by one; then all that follows is."""
+_KINDS: Final = frozenset(map(int, FrameKind))
 _MOST: Final = 1_000_000
 """Upper bound for a count that a process wrote: a faulty one may write any number."""
+
+
+class TornFrameError(FrameError):
+    """The checksum of a frame in a slot is wrong, and stays so; the frame is skipped."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__("a frame in a slot is not whole")
+        self.kind = kind
+        """What its header says; 0 if that is malformed too, and all that follows is skipped."""
 
 
 class SlotReader(Source):
@@ -42,17 +54,20 @@ class SlotReader(Source):
         self.index, self.process = index, process
         self.ended = False
         """Its process will write no more, and everything that it wrote has been read."""
+        self.process_ended = False
+        """Its process will write no more: what is malformed now stays so."""
         self._shared = shared
         self._at = self._taking = self._released = shared.read_word(index, shared_memory.RELEASED)
         self._reusable = shared.read_word(index, shared_memory.REUSABLE)
-        self._torn = self._destinations = 0
+        self._torn = self._malformed = self._destinations = 0
         self.table = OpenSpanTable(shared, index)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Yield the frames that were written since the last call.
 
         Raises:
-            FrameError: what was written is malformed; it is skipped.
+            TornFrameError: a frame is malformed; it is skipped.
+            FrameError: the slot itself is malformed; what is there is skipped.
         """
         # Read once: a process that goes on writing must not keep the loop here.
         end = self._shared.read_word(self.index, shared_memory.WRITTEN)
@@ -71,9 +86,23 @@ class SlotReader(Source):
                 break
         # A checksum may be wrong for an instant, see ``RING_HEADER``; it must not stay wrong.
         self._torn = self._torn + 1 if self._at < end else 0
-        if self._torn > TORN:
-            self._at, self._torn = end, 0
-            raise FrameError("a frame in a slot is not whole")
+        if self._torn > TORN or (self._torn and self.process_ended):
+            self._torn = 0
+            raise TornFrameError(self._skip(end))
+
+    def _skip(self, end: int) -> int:
+        """Skip a malformed frame; return its kind, or 0 if everything up to ``end`` is skipped."""
+        self._malformed += 1
+        after = self._at + RING_HEADER.size
+        if after <= end and self._malformed <= MALFORMED:
+            head = read_ring(self._shared, self.index, self._at, RING_HEADER.size)
+            length, _, kind = RING_HEADER.unpack(head)
+            after += length
+            if kind in _KINDS and length <= MAX_PAYLOAD and after <= end:
+                self._at = after
+                return int(kind)
+        self._at = end
+        return 0
 
     def _frames(self, size: int) -> Iterator[tuple[int, bytes]]:
         """Yield the whole frames among the next bytes."""
@@ -126,9 +155,12 @@ class SlotReader(Source):
         self._shared.write_word(self.index, shared_memory.DROPPED_COUNTED + kind, total)
         return min(total - counted, _MOST)
 
-    def deferred(self) -> int:
+    def deferred(self) -> dict[FrameKind, int]:
         """Return how many frames a dead process held in its own memory."""
-        return min(self._shared.read_word(self.index, shared_memory.DEFERRED), _MOST)
+        return {
+            kind: min(self._shared.read_word(self.index, shared_memory.DEFERRED + kind), _MOST)
+            for kind in COUNTED
+        }
 
     def destinations(self) -> bytes | None:
         """Return where the process's Sentry clients send to; None if that has not changed."""

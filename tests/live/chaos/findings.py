@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
-    from tests.live.chaos.task_log import Address, Captured, Run, Span, TaskLog
+    from tests.live.chaos.task_log import Address, Run, Span, TaskLog
 
 RECEIVED = re.compile(r"Task \S+\[(\S+)\] received")
 SHOWN = 5

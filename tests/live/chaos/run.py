@@ -122,7 +122,7 @@ class _Run:
         )
         injector.carry_out(relay=self._relay)
         self._say("waiting for the worker")
-        if not traffic.settled(producer, self._plan.tasks):
+        if not traffic.settled(producer, lambda: len(worker.log)):
             self._troubles.append("the worker still has tasks")
         producer.close()
         self._stop(worker, processes)

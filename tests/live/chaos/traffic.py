@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from tests.live.process import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +16,13 @@ if TYPE_CHECKING:
 
 Call = tuple[str, list[object]]
 """A task and its arguments."""
-LOST_LATE = 25.0
-"""Seconds until a worker has reported a killed run: billiard waits for 10."""
+STALLED = 60.0
+"""Seconds without any progress after which a worker does nothing more.
+
+It reports a killed run after 10 s, and on a busy machine a spawned child takes long to start.
+"""
+SETTLED = 300.0
+"""Seconds after which a worker that still makes progress is not waited for any more."""
 PUBLISH = "result = [getattr(app, name).delay(*args).id for name, args in calls]"
 INSPECT = """
 inspect = app.app.control.inspect(timeout=2)
@@ -96,12 +100,21 @@ def publish(producer: Producer, calls: Sequence[Call]) -> list[str]:
     return ids
 
 
-def settled(producer: Producer, tasks: int) -> bool:
-    """Wait until the worker has nothing to do, and has reported all that died; say whether."""
+def settled(producer: Producer, progress: Callable[[], object]) -> bool:
+    """Wait until the worker has nothing to do, and has reported all that died; say whether.
+
+    ``progress`` returns another value whenever the worker has done something.
+    """
 
     def idle() -> bool:
         answers: Any = producer.run(INSPECT)
         return all(answer and not any(answer.values()) for answer in answers)
 
-    # Twice: between two messages a worker has nothing to do either.
-    return wait_until(lambda: idle() and idle(), timeout=LOST_LATE + tasks / 20, tick=0.5)
+    last, since, until = progress(), time.monotonic(), time.monotonic() + SETTLED
+    while time.monotonic() < min(until, since + STALLED):
+        if idle() and idle():  # twice: between two messages a worker has nothing to do either
+            return True
+        time.sleep(0.5)
+        if (now := progress()) != last:
+            last, since = now, time.monotonic()
+    return False

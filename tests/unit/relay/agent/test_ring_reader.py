@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -246,16 +247,88 @@ def test_a_ring_takes_little_memory(shared: SharedMemory) -> None:
 
 
 def test_what_a_killed_process_held_in_its_own_memory_is_counted(shared: SharedMemory) -> None:
-    """It was killed while one of its threads wrote, and another one's frame waited for that."""
+    """It was killed while one of its threads wrote, and others' frames waited for that.
+
+    They are counted by what they are: a span, the record of its run, an event.
+    """
     side, slot = Side(shared), taken(shared)
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.END, end()[1], RUN_METRIC)
+    assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.turn(after=2.0)
-    assert (side.records, side.dropped()) == ([], 0)
+    assert (side.records, side.waiting(), side.dropped()) == ([], 0, 0)
     side.dead = True
     side.turn(after=2.0)
     side.turn(after=2.0)
-    assert (side.records, side.dropped()) == ([], 1)
+    assert (side.records, side.waiting()) == ([], 0)
+    assert side.dropped_by_kind() == {"span": 1, "fact": 1, "envelope": 1}
+
+
+def test_what_was_written_after_all_is_not_counted(shared: SharedMemory) -> None:
+    """Frames waited for another thread, which wrote them: a kill afterwards loses none."""
+    side, slot = Side(shared), taken(shared)
+    slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
+    for number in range(3):
+        assert slot.append(FrameKind.END, end(f"span {number}")[1], RUN_METRIC)
+    slot._writer.clear()  # pyright: ignore[reportPrivateUsage]
+    assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
+    side.dead = True
+    side.turn(after=2.0)
+    side.turn(after=2.0)
+    assert (len(side.records), side.waiting(), side.dropped()) == (3, 3, 0)
+
+
+def test_a_process_may_be_killed_at_any_point_of_a_write(shared: SharedMemory) -> None:
+    """Wherever the kill strikes while a span ends, the span arrives once: as ended, or as lost."""
+    client = RelayClient("/nowhere", lambda: HELLO, memory=shared)
+    payload, run_metric = start(span())[1], RUN_METRIC
+    key = payload[: span_encoder.KEY_BYTES]
+    client.started(key, payload)
+    [index] = shared.taken()
+    images: list[bytes] = []
+    size = shared_memory.RING_AT + 8_192
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename.endswith(("ring_writer.py", "relay_client/client.py")):
+            if event == "line":
+                images.append(shared.read(index, 0, size))
+            return trace
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        client.send_run_metric(run_metric, soon=False)
+        client.ended(key, payload)
+    finally:
+        sys.settrace(before)
+    assert len(images) > 20
+    ends: Counter[str] = Counter()
+    for image in images:
+        ends[after_a_kill(image)] += 1
+    assert ends.keys() == {"lost", "ended"}
+    client.close()
+
+
+def after_a_kill(image: bytes) -> str:
+    """Tell what comes of a span whose process was killed when its slot held this."""
+    memory = SharedMemory.create()
+    assert memory is not None
+    try:
+        index = memory.take()
+        assert index is not None
+        os.pwrite(memory.descriptor, image, shared_memory.PAGE + index * shared_memory.SLOT_BYTES)
+        side = Side(memory)
+        side.dead = True
+        side.turn(after=2.0)
+        side.turn(after=30.0)
+        lost = side.counters.total(LOST)
+        assert side.dropped() == 0
+        assert side.waiting() == 1
+        assert len(side.records) == (not lost)
+        return "lost" if lost else "ended"
+    finally:
+        memory.close()
 
 
 def test_a_writer_that_makes_no_progress_is_replaced(
@@ -711,6 +784,35 @@ def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: Shared
     assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     side.turn()
     assert len(side.records) == 3
+
+
+def test_a_malformed_frame_is_counted_by_its_kind_and_alone(shared: SharedMemory) -> None:
+    """Something wrote over a part of my process's memory: one span is gone, and counted as one."""
+    side, slot = Side(shared), taken(shared)
+    _, payload = end("torn")
+    assert slot.append(FrameKind.END, payload)
+    for number in range(3):
+        assert slot.append(FrameKind.END, end(f"span {number}")[1], RUN_METRIC)
+    at = shared_memory.PAGE + shared_memory.RING_AT + RING_HEADER.size
+    os.pwrite(shared.descriptor, bytes([payload[0] ^ 1]), at)
+    for _ in range(slot_reader.TORN + 2):
+        side.turn()
+    assert side.dropped_by_kind() == {"span": 1}
+    assert (side.waiting(), len(side.records)) == (3, 3)
+
+
+def test_what_follows_a_malformed_header_is_skipped_and_counted(shared: SharedMemory) -> None:
+    """Nobody knows how many frames there were: it counts as one, and the next ones arrive."""
+    side, slot = Side(shared), taken(shared)
+    for _ in range(3):
+        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    os.pwrite(shared.descriptor, b"\xff" * 4, shared_memory.PAGE + shared_memory.RING_AT)
+    for _ in range(slot_reader.TORN + 2):
+        side.turn()
+    assert side.dropped_by_kind() == {"frame": 1}
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    side.turn()
+    assert len(side.records) == 1
 
 
 @pytest.mark.parametrize(
