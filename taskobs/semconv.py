@@ -92,9 +92,14 @@ LOG_TRACE_ID: Final = "trace_id"
 LOG_SPAN_ID: Final = "span_id"
 LOG_TRACE_FLAGS: Final = "trace_flags"
 
-# Metrics of a worker, which its relay sends; their attributes are among those above, but for two.
+# Metrics of a worker, which its relay sends, and of queues, which the monitor sends. Their
+# attributes are among those above, but for two.
 METRIC_RUNS: Final = "taskobs.runs"
 METRIC_RUN_DURATION: Final = "taskobs.run.duration"
+METRIC_QUEUE_MESSAGES: Final = "celery.queue.messages"
+METRIC_QUEUE_OLDEST_AGE: Final = "celery.queue.oldest.age"
+METRIC_QUEUE_CONSUMERS: Final = "celery.queue.consumers"
+METRIC_MONITOR_CONNECTED: Final = "taskobs.monitor.connected"
 METRIC_RELAY_RECEIVED: Final = "taskobs.relay.received"
 METRIC_RELAY_EXPORTED: Final = "taskobs.relay.exported"
 METRIC_RELAY_DROPPED: Final = "taskobs.relay.dropped"

@@ -76,6 +76,13 @@ _SET_ONCE: Final = PrivateName(
     use="runs of a chord's header may wait for Redis during an outage",
 )
 
+_SIZE: Final = PrivateName(
+    package="kombu",
+    module="kombu.transport.virtual.base",
+    path="Channel._size",
+    use="the monitor can't tell the length of queues, but for RabbitMQ's and Redis'",
+)
+
 NAMES: Final = (
     _CURRENT_APP,
     *_CRONTAB_FIELDS,
@@ -85,6 +92,7 @@ NAMES: Final = (
     _ALREADY_CANCELLED,
     _SUCCESS_STORED,
     _SET_ONCE,
+    _SIZE,
 )
 
 
@@ -146,6 +154,17 @@ def announces_revoked() -> bool:
 def checks_stored_success(request: object) -> bool:
     """Whether this release asks the result backend if a run whose process died had succeeded."""
     return _SUCCESS_STORED.read(request) is not None
+
+
+def queue_size(channel: Any, queue: str) -> int | None:
+    """Return how many messages wait in a queue of a virtual transport of kombu's; None if unknown.
+
+    ``queue_declare`` returns it too, but makes the queue where there is none, which matters with
+    SQS (seen in kombu 5.3 to 5.7).
+    """
+    size = _SIZE.read(channel)
+    found = None if size is None else size(queue)
+    return found if isinstance(found, int) else None
 
 
 class RequestHooks:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from taskobs.cli.monitor import monitor
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskobs", prog_name="taskobs")
@@ -59,3 +61,6 @@ def status(*, as_json: bool) -> None:
         click.echo(table(relays))
     else:
         click.echo("No worker of this user has a relay here.")
+
+
+main.add_command(monitor)

@@ -25,6 +25,10 @@ ID_GENERATOR: Final = "OTEL_PYTHON_ID_GENERATOR"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
 """Not a setting: a worker sets it, so that spawned children find its relay's socket."""
+OF_THE_MONITOR: Final = frozenset(
+    {"TASKOBS_METRICS_PORT", "TASKOBS_METRICS_ADDRESS", "TASKOBS_BROKER_API"}
+)
+"""Not settings: options of ``taskobs monitor``."""
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
@@ -204,7 +208,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     theirs = [name for name in read if name not in ours and not environ.get(name)]
     warnings: list[str] = []
     for name in sorted(environ):
-        if name in read or name == RELAY_ADDRESS:
+        if name in read or name == RELAY_ADDRESS or name in OF_THE_MONITOR:
             continue
         nearest = _nearest(name, ours, theirs)
         if nearest:

@@ -326,3 +326,8 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
         session.start()
     _session = session
     return session
+
+
+def current_settings() -> Settings:
+    """Return the settings of this process's session; without one, those that the variables give."""
+    return resolve({}, os.environ) if _session is None else _session.settings

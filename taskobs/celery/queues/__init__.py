@@ -1,0 +1,1 @@
+"""Reads what waits in the queues of an app's broker, for ``taskobs monitor``."""

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: its text formats, and the HTTP server that a scraper asks."""

@@ -1,0 +1,71 @@
+"""What is exported: metric families of plain values, named as in OpenTelemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["counter", "gauge", "histogram"]
+Labels = Mapping[str, str]
+
+_UNITS: Final = {"s": "seconds", "By": "bytes"}
+
+
+class Sample(NamedTuple):
+    """One series of a counter or gauge: its labels, by the names of attributes, and its value."""
+
+    labels: Labels
+    value: float
+
+
+class Exemplar(NamedTuple):
+    """An observation of a bucket and what leads to it, such as a trace id."""
+
+    labels: Labels
+    value: float
+    at: float
+    """Seconds since the epoch."""
+
+
+class Distribution(NamedTuple):
+    """One series of a histogram. ``counts`` are not cumulated; the last is above all bounds."""
+
+    labels: Labels
+    counts: Sequence[int]
+    total: float
+    exemplars: Mapping[int, Exemplar]
+    """By the index of their bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """All series of one metric."""
+
+    name: str
+    """As in OpenTelemetry: ``celery.queue.messages``."""
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    """As in OpenTelemetry: ``s``, ``By``; one in braces is an annotation and no unit."""
+    samples: Sequence[Sample] = ()
+    bounds: Sequence[float] = ()
+    """The upper bounds of a histogram's buckets, but for the last."""
+    distributions: Sequence[Distribution] = ()
+
+    @property
+    def prometheus_unit(self) -> str:
+        """The unit as Prometheus writes it; empty if there is none."""
+        return _UNITS.get(self.unit, "")
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name as Prometheus writes it, without ``_total`` and the like."""
+        name = plain_name(self.name)
+        unit = self.prometheus_unit
+        return f"{name}_{unit}" if unit and not name.endswith(f"_{unit}") else name
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a metric or attribute as Prometheus allows it."""
+    return "".join(char if char.isalnum() and char.isascii() else "_" for char in name)
