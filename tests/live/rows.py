@@ -52,6 +52,8 @@ LOST: Final = shape(1, "ERROR lost", 1)
 NEVER_RAN: Final = shape(1, (), 0)
 REVOKED: Final = shape(1, "revoked", 0)
 UNKNOWN: Final = shape(1, "ERROR unknown", 1)
+CUT_SHORT: Final = (shape("ERROR", (), 0), shape("ERROR", "succeeded", 0))
+"""A publish that the stop of its process ended with `SystemExit`, before or after it was sent."""
 OF_THE_WORKER: Final = shape(0, (), 1)
 """An event that is of no task: a worker that broke as it ended."""
 RETRIED: Final = shape(3, ("retried", "retried", "succeeded"), 0)
@@ -353,7 +355,7 @@ ROWS: Final = (
         sentry="check-ins, when asked for",
         cases=(
             case("beat", OK, also=(NEVER_RAN,)),
-            case("embedded beat", OK, also=(NEVER_RAN,), only=EMBEDDED),
+            case("embedded beat", OK, also=(NEVER_RAN, *CUT_SHORT), only=EMBEDDED),
         ),
     ),
     Row(
