@@ -15,6 +15,7 @@ from taskobs.celery.adapter import brokers, publishes
 from taskobs.celery.adapter.schedules import schedule_of
 from taskobs.celery.observer_calls import ObserverCalls, call_each
 from taskobs.celery.patches.beat import BeatPatch
+from taskobs.celery.patches.own_traffic import BeatTraffic
 from taskobs.celery.patches.send import SendPatch
 from taskobs.internal.guard import Guard
 from taskobs.model import Canvas, Publish, Schedule
@@ -65,6 +66,7 @@ class PublishSignals:
         self._calls = calls
         self._send_patch = SendPatch(self._publishing, self._canvas, _active_publish.get)
         self._beat_patch = BeatPatch(self._schedule_of)
+        self._beat_traffic = BeatTraffic()
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.beat_init, self._beat_starts),
             (signals.before_task_publish, self._publish_routed),
@@ -73,6 +75,7 @@ class PublishSignals:
     def install(self) -> None:
         """Wrap the sends of all apps."""
         self._send_patch.install()
+        self._beat_traffic.install()
 
     def beat_runs(self) -> None:
         """Watch the schedule of a beat that may have started before anybody observed."""
@@ -82,6 +85,7 @@ class PublishSignals:
         """Unwrap them."""
         self._send_patch.remove()
         self._beat_patch.remove()
+        self._beat_traffic.remove()
 
     def _publishing(self, app: App, task: str, options: Mapping[str, Any]) -> ActivePublish:
         sending = ActivePublish(self._guard, app)

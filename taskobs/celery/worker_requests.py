@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 if TYPE_CHECKING:
+    from taskobs.celery.patches.own_traffic import WorkerTraffic
     from taskobs.celery.patches.request import Report, RequestPatch
 
 
@@ -16,7 +17,7 @@ class WorkerRequests:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._patch: RequestPatch | None = None
+        self._patches: tuple[RequestPatch, WorkerTraffic] | None = None
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
             (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
@@ -24,17 +25,17 @@ class WorkerRequests:
 
     def install(self) -> None:
         """Watch a worker that runs on, after a time in which nobody observed."""
-        if self._patch is not None:
-            self._patch.install()
+        for patch in self._patches or ():
+            patch.install()
 
     def remove(self) -> None:
         """Watch no more."""
-        if self._patch is not None:
-            self._patch.remove()
+        for patch in self._patches or ():
+            patch.remove()
 
     def worker_runs(self, worker: object) -> None:
         """Watch a worker that may have started before anybody observed."""
-        patched = self._patch is not None
+        patched = self._patches is not None
         self._worker_starts()
         consumer: Any = getattr(worker, "consumer", None)
         if getattr(consumer, "strategies", None) and not patched:
@@ -43,8 +44,10 @@ class WorkerRequests:
             consumer.update_strategies()
 
     def _worker_starts(self, **_: Any) -> None:
-        from taskobs.celery.patches.request import RequestPatch  # it imports the worker's modules
+        # They import the worker's modules.
+        from taskobs.celery.patches.own_traffic import WorkerTraffic
+        from taskobs.celery.patches.request import RequestPatch
 
-        if self._patch is None:
-            self._patch = RequestPatch(self._report)
-            self._patch.install()
+        if self._patches is None:
+            self._patches = RequestPatch(self._report), WorkerTraffic()
+            self.install()

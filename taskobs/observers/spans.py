@@ -40,6 +40,7 @@ from taskobs.observers.attributes import (
 )
 from taskobs.observers.base import NOTHING, Observer
 from taskobs.observers.deferred_attributes import DeferredAttributes, StartDescribed
+from taskobs.observers.own_traffic import suppressed_in
 from taskobs.observers.propagation import HeaderPropagator, address_of, read_links, write_links
 from taskobs.observers.run_span import RunEnds, RunSpan
 
@@ -196,7 +197,7 @@ class SpanObserver(Observer):
                 carried, parent = self._join_sentry(run, carried, parent)
         if run.task in _POLLS:
             run.parent_span = carried
-            return _Current(carried, _nothing)
+            return _Current(suppressed_in(carried), _nothing)
         # In a pool child, the worker's main process has chosen the ids of the span.
         chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
         token = None

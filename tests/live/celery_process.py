@@ -148,12 +148,13 @@ class LiveApp:
         ready: bool = True,
         script: str | None = None,
         node: str | None = None,
+        mingle: bool = False,
     ) -> Worker:
         """Start a worker and wait until it is ready; ``args`` go to ``celery worker``.
 
         The pool ``spawn`` is prefork whose children are spawned. A ``script`` is a module that
         calls ``worker_main()`` in place of that command. Each worker has a name of its own, unless
-        ``node`` says another.
+        ``node`` says another; with ``mingle`` it talks to others, as workers do by default.
         """
         called = POOL_NAMES.get(pool, pool)
         if pool == "spawn":
@@ -171,7 +172,7 @@ class LiveApp:
             "-c",
             str(concurrency),
         ]
-        command += ["--without-mingle", "--without-gossip", *args]
+        command += [*args] if mingle else ["--without-mingle", "--without-gossip", *args]
         worker = self._start(Worker, command, name, broker, env)
         self.started.append((called, broker.kind))
         if ready:

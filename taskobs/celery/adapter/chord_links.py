@@ -20,6 +20,7 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from taskobs.celery import _compat
 from taskobs.celery._types import Context, Task
 from taskobs.model import ChordLinkStore
+from taskobs.observers.own_traffic import suppressed
 
 _CHUNK: Final = 32
 _MOST: Final = 128  # the SDK's default limit of links on a span
@@ -43,11 +44,13 @@ class BackendChordLinks:
     def save(self, address: str) -> None:
         """Save the address of this run's span; a later attempt's replaces it."""
         if self._index is not None and self._index < _MOST:
-            _compat.store_once(self._backend, self._key(self._index), address)
+            with suppressed():  # it is no command of the run's
+                _compat.store_once(self._backend, self._key(self._index), address)
 
     def load(self) -> Sequence[str]:
         """Return the addresses of the header's runs, at most 128."""
-        return list(takewhile(bool, self._read()))
+        with suppressed():
+            return list(takewhile(bool, self._read()))
 
     def _read(self) -> Iterator[str]:
         for start in range(0, _MOST, _CHUNK):

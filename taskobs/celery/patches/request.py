@@ -30,6 +30,7 @@ from taskobs.celery.patches.consume import ConsumePatch, current_source, note_so
 from taskobs.internal import span_ids
 from taskobs.internal.wrapping import Patches
 from taskobs.model import ExternalOutcome, Outcome
+from taskobs.observers.own_traffic import lifted, suppressed
 
 _UID: Final = "taskobs.supervision."
 
@@ -142,12 +143,24 @@ class _WatchedRequest(_compat.RequestHooks):
             "" if self._taskobs_inline else span_ids.choose()
         )
         following: Any = super()
-        return following.execute_using_pool(pool, **kwargs)
+        if not self._taskobs_inline:
+            return following.execute_using_pool(pool, **kwargs)
+        with lifted():  # the run is in this context, or in a thread that may inherit it
+            return following.execute_using_pool(pool, **kwargs)
+
+    # In pools of threads or greenlets, Celery calls these in those of the run, before and after it.
+    # They acknowledge the message, send events and store results, which is its own traffic.
+
+    def on_success(self, result: Any, **kwargs: Any) -> Any:
+        following: Any = super()
+        with suppressed():
+            return following.on_success(result, **kwargs)
 
     def on_accepted(self, pid: Any, time_accepted: Any) -> None:
         following: Any = super()
         try:
-            following.on_accepted(pid, time_accepted)
+            with suppressed():
+                following.on_accepted(pid, time_accepted)
         except NotImplementedError:
             # Terminated while it waited for a thread: Celery can't terminate threads, and drops it.
             external = revoked(self, "terminated", terminated=False, signum=None, expired=False)
@@ -158,7 +171,8 @@ class _WatchedRequest(_compat.RequestHooks):
         if not soft:
             self._taskobs_report(lost(self, TimeLimitExceeded(timeout)))
         following: Any = super()
-        following.on_timeout(soft, timeout)
+        with suppressed():
+            following.on_timeout(soft, timeout)
 
     def on_failure(
         self,
@@ -174,9 +188,10 @@ class _WatchedRequest(_compat.RequestHooks):
             self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
         try:
-            return following.on_failure(
-                exc_info, send_failed_event=send_failed_event, return_ok=return_ok
-            )
+            with suppressed():
+                return following.on_failure(
+                    exc_info, send_failed_event=send_failed_event, return_ok=return_ok
+                )
         finally:
             if not self._taskobs_succeeded:
                 self._taskobs_report(self._taskobs_outcome)
