@@ -27,6 +27,7 @@ from taskobs.internal import span_ids
 from taskobs.model import Broker, Canvas, Publish, Run, SpanAddress
 from taskobs.observers import outer_trace
 from taskobs.observers.attributes import (
+    Attributes,
     SetUnchecked,
     add,
     encodable,
@@ -189,25 +190,11 @@ class SpanObserver(Observer):
 
     def run(self, run: Run) -> AbstractContextManager[object]:
         """Make the span of a run current until it ends."""
-        if run.eager:
-            carried, parent = self._parent_of_eager_run(run)
-        else:
-            carried, parent = self._propagator.extract(run.headers)
-            if semconv.HEADER_SENTRY_TRACE in run.headers and not parent.is_valid:
-                carried, parent = self._join_sentry(run, carried, parent)
         if run.task in _POLLS:
+            carried, _ = self._context_of_run(run)
             run.parent_span = carried
             return _Current(suppressed_in(carried), _nothing)
-        # In a pool child, the worker's main process has chosen the ids of the span.
-        chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
-        token = None
-        try:
-            if chosen is not None:
-                token = span_ids.NEXT.set(chosen)
-            span = self._start_run(run, carried, parent)
-        finally:
-            if token is not None:  # also if no span was made that takes them
-                span_ids.NEXT.reset(token)
+        span, carried, parent = self._start_run(run)
         # A fast span has its context as an attribute, too.
         address = getattr(span, "fast_context", None) or span.get_span_context()
         if type(address) is SpanContext:  # a tuple, which is read in a third of the time
@@ -218,6 +205,38 @@ class SpanObserver(Observer):
         context = trace.set_span_in_context(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return RunSpan(self._ends, run, span, context)
+
+    def _start_run(self, run: Run) -> tuple[Span, Context, SpanContext]:
+        """Return a run's span, the context that its message carries, and the span in that."""
+        carried, parent = self._context_of_run(run)
+        name = semconv.RUN_SPAN + (run.name if run.name.isascii() else encodable(run.name))
+        started = None if run.started is None else int(run.started * 1e9)
+        describe = partial(of_run, run, stock=self._stock)
+        # In a pool child, the worker's main process has chosen the ids of the span.
+        chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
+        has_links = self._use_links or run.batch or semconv.HEADER_LINKS in run.headers
+        token = span = None
+        try:
+            if chosen is not None:
+                token = span_ids.NEXT.set(chosen)
+            if self._start_described is not None and not has_links:  # as nearly always
+                kind = SpanKind.CONSUMER
+                span = self._start_described(name, carried, parent, kind, describe, started)
+            if span is None:
+                span = self._start_with_links(run, name, carried, parent, describe, started)
+        finally:
+            if token is not None:  # also if no span was made that takes them
+                span_ids.NEXT.reset(token)
+        return span, carried, parent
+
+    def _context_of_run(self, run: Run) -> tuple[Context, SpanContext]:
+        """Return what a run is a child of: what its message carries, and the span in that."""
+        if run.eager:
+            return self._parent_of_eager_run(run)
+        carried, parent = self._propagator.extract(run.headers)
+        if semconv.HEADER_SENTRY_TRACE in run.headers and not parent.is_valid:
+            return self._join_sentry(run, carried, parent)
+        return carried, parent
 
     def _join_sentry(
         self, run: Run, carried: Context, parent: SpanContext
@@ -235,7 +254,16 @@ class SpanObserver(Observer):
             return current, parent
         return given, trace.get_current_span(given).get_span_context()
 
-    def _start_run(self, run: Run, context: Context, parent: SpanContext) -> Span:
+    def _start_with_links(  # noqa: PLR0913, PLR0917  # as the SDK's, and the parent
+        self,
+        run: Run,
+        name: str,
+        context: Context,
+        parent: SpanContext,
+        describe: Callable[[], Attributes],
+        started: int | None,
+    ) -> Span:
+        """Start the span of a run that has links, or that the tracer can't start described."""
         header = run.headers.get(semconv.HEADER_LINKS)
         links = read_links(header) if header else []
         if run.batch:
@@ -244,14 +272,6 @@ class SpanObserver(Observer):
             if parent.is_valid:
                 links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))
             context, parent = Context(), INVALID_SPAN_CONTEXT
-        name = semconv.RUN_SPAN + (run.name if run.name.isascii() else encodable(run.name))
-        started = None if run.started is None else int(run.started * 1e9)
-        describe = partial(of_run, run, stock=self._stock)
-        if self._start_described is not None and not links:  # as nearly always
-            kind = SpanKind.CONSUMER
-            span = self._start_described(name, context, parent, kind, describe, started)
-            if span is not None:
-                return span
         if self._deferred is not None:
             return self._deferred.start_span(
                 name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started

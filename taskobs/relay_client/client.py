@@ -26,11 +26,9 @@ from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.channel import SocketChannel
 from taskobs.relay_client.idle_writer import IdleWriter
 from taskobs.relay_client.introduction import Introduction
-from taskobs.relay_client.ring_writer import RUN_METRIC, RingWriter, orphaned_frames
+from taskobs.relay_client.ring_writer import RingWriter, orphaned_frames
 from taskobs.relay_client.undelivered import Undelivered
 
-_WAITING_RUN_METRICS: Final = 64
-"""RUN_METRIC payloads that may wait for an END."""
 _END: Final = int(FrameKind.END)
 _START: Final = int(FrameKind.START)
 
@@ -66,7 +64,11 @@ class RelayClient:
         self._idle_writer = IdleWriter(self._channel.poll, self._channel.settled)
         self._asked = 0
         self._undelivered = Undelivered()
-        self._run_metrics: list[bytes] = []
+        self.run_metrics: list[bytes] = []
+        """RUN_METRIC payloads, each to be written together with the next END, which saves a write.
+
+        A list, as its ``append`` is atomic: any thread or signal handler may come in between.
+        """
         self._slot: RingWriter | None = None
         # Whoever gets the one claim takes a slot; other threads use the socket until then.
         self._slot_claims = [] if self._memory is None else [self._memory]
@@ -101,23 +103,10 @@ class RelayClient:
         self._channel.queue(kind, payload)
         self._write()
 
-    def send_run_metric(self, payload: bytes, *, soon: bool = True) -> None:
-        """Send a RUN_METRIC frame; unless ``soon``, together with the next END."""
-        slot = self._slot or self._taken()
-        if slot is not None:
-            if not soon and len(self._run_metrics) < _WAITING_RUN_METRICS:
-                self._run_metrics.append(payload)
-                return
-            if slot.append(RUN_METRIC, payload):
-                return
-        self._channel.queue(FrameKind.RUN_METRIC, payload)
-        if soon:
-            self._write()
-
     def _send_run_metrics(self) -> None:
         """Send the RUN_METRIC payloads that still wait for an END."""
-        while (run_metric := _take(self._run_metrics)) is not None:
-            self.send_run_metric(run_metric)
+        while (run_metric := _take(self.run_metrics)) is not None:
+            self.send(FrameKind.RUN_METRIC, run_metric)
 
     def started(self, key: bytes, payload: bytes) -> None:
         """Report a span that is open, so that the relay ends it should this process die."""
@@ -135,12 +124,12 @@ class RelayClient:
     def ended(self, key: bytes, payload: bytes) -> None:
         """Report a span that has ended, and a RUN_METRIC payload that waits for it."""
         slot = self._slot or self._taken()
-        run_metric = _take(self._run_metrics) if self._run_metrics else None
+        run_metric = _take(self.run_metrics) if self.run_metrics else None
         try:
             written = slot is not None and slot.append(_END, payload, run_metric)
         except BaseException:  # a time limit's signal: the caller sends the span again
             if run_metric is not None and slot is not None and slot.written is not payload:
-                self._run_metrics.append(run_metric)
+                self.run_metrics.append(run_metric)
             raise
         if slot is None or not written:
             if run_metric is not None:

@@ -8,20 +8,22 @@ from typing import Final
 
 from taskobs.model import Outcome, Run
 from taskobs.observers.base import Observer
-from taskobs.protocol.frames import pack
+from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.relay_client.client import RelayClient
 
 _MOST: Final = 4_096
 """Bytes of a record; a longer one has its texts cut."""
 _CHARS: Final = 255
+_WAITING: Final = 64
+"""Payloads that may wait for an END."""
 
 
 class RunMetricObserver(Observer):
     """Sends a RUN_METRIC frame for each run that ends in this process.
 
-    If the run's span is sampled, the frame is written together with the span's END, which saves a
-    write; not if spans go elsewhere (``with_spans=False``).
+    If the run's span is sampled, the frame waits for the span's END, which follows at once; not if
+    spans go elsewhere (``with_spans=False``).
     """
 
     def __init__(
@@ -40,8 +42,12 @@ class RunMetricObserver(Observer):
         client = self._client
         if run.abandoned or client.unavailable:
             return
+        payload, waiting = self._run_metric(run), client.run_metrics
         with_its_span = self._with_spans and run.span is not None and run.span.sampled
-        client.send_run_metric(self._run_metric(run), soon=not with_its_span)
+        if with_its_span and len(waiting) < _WAITING:
+            waiting.append(payload)
+        else:
+            client.send(FrameKind.RUN_METRIC, payload)
 
     def _run_metric(self, run: Run) -> bytes:
         outcome = run.outcome or Outcome.SUCCEEDED

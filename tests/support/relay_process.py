@@ -253,7 +253,7 @@ while data := sys.stdin.buffer.raw.read(65536):
         elif kind is FrameKind.END:
             client.ended(payload[:24], payload)
         elif kind is FrameKind.RUN_METRIC:
-            client.send_run_metric(payload)
+            client.send(FrameKind.RUN_METRIC, payload)
         elif kind is FrameKind.CLOSE:
             client.close_gracefully(60)
         else:

@@ -31,15 +31,6 @@ _LONGEST_WAIT: Final = 366 * 86_400.0
 """Seconds: a clock that is further off than this is no clock."""
 
 
-def read_headers(
-    fields: Mapping[str, Any], nested: object, eta: object, now: float
-) -> tuple[Mapping[str, str], float | None]:
-    """Return the headers of a message that are text, and how long it has waited in its queue."""
-    headers = texts_of(fields, nested)
-    latency = None if _PUBLISHED_AT not in headers else queue_latency(headers, eta, now)
-    return headers, latency
-
-
 def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
     """Return the headers of a message that are text of a sane length.
 
@@ -67,7 +58,7 @@ def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
 
 
 def queue_latency(headers: Mapping[str, str], eta: object, now: float) -> float | None:
-    """Return the seconds from the publish, or the ETA if later, to ``now``.
+    """Return the seconds from a message's publish, or from its ETA if later, to ``now``.
 
     Never below 0, as the clocks of two machines differ; None for what is no time of a publish.
     """

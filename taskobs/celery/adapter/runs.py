@@ -12,7 +12,7 @@ from taskobs.celery._types import Context, Task
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.chord_links import UNLOCK, chord_links_of
 from taskobs.celery.adapter.dead_letters import add_deaths
-from taskobs.celery.adapter.headers import read_headers
+from taskobs.celery.adapter.headers import queue_latency, texts_of
 from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.celery.adapter.schedules import ENTRY_CHARS
@@ -52,8 +52,8 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
 
 def _add_message(run: Run, task: Task, request: Context) -> None:
     """Add what the message's headers say, and what a run has that a broker has delivered."""
-    headers, latency = read_headers(vars(request), request.headers, request.eta, run.began)
-    run.headers = headers
+    fields = vars(request)  # the message's flat headers are among them
+    run.headers = headers = texts_of(fields, request.headers)
     if request.eta is not None or request.expires is not None:
         run.eta, run.expires = text_of(request.eta), text_of(request.expires)
     entry = headers.get(semconv.HEADER_SCHEDULE)
@@ -61,7 +61,7 @@ def _add_message(run: Run, task: Task, request: Context) -> None:
     if request.is_eager:
         run.eager = True
         return
-    run.queue_latency = latency
+    run.queue_latency = queue_latency(headers, request.eta, run.began)
     # A worker's main process adds these where they are not what the message or the app says.
     broker, queue = headers.get(semconv.HEADER_BROKER), headers.get(semconv.HEADER_QUEUE)
     run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)
@@ -71,7 +71,6 @@ def _add_message(run: Run, task: Task, request: Context) -> None:
         run.queue = queue_of(task.app, run.exchange, run.routing_key)
     else:  # the default exchange: the key is the queue's name, as nearly always
         run.queue = run.routing_key
-    fields = vars(request)
     if "x-death" in fields or "x-delivery-count" in fields:
         add_deaths(run, fields)
     if request.group or run.task == UNLOCK:

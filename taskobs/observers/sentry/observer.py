@@ -12,7 +12,7 @@ from taskobs.model import Publish, Run
 from taskobs.observers.base import NOTHING, Observer
 from taskobs.observers.sentry import trace as sentry_trace
 from taskobs.observers.sentry.reported import ReportedFailures
-from taskobs.observers.sentry.run_events import RunScope, active
+from taskobs.observers.sentry.run_events import RunEvents, active
 
 Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
@@ -49,7 +49,7 @@ class SentryObserver(Observer):
         """Open an isolation scope: what the run sets, leaves and captures stays its own."""
         if self._pipeline.client() is None:
             return NOTHING
-        return RunScope(run, send_arguments=self._send_arguments)
+        return RunEvents(run, send_arguments=self._send_arguments)
 
     def failed(self, run: Run) -> None:
         """Capture the run's exception, once, and leave the event's id in ``run.event_id``."""
@@ -58,7 +58,7 @@ class SentryObserver(Observer):
             return
         events = active.get()
         if events is None or events.run is not run:
-            with RunScope(run, send_arguments=self._send_arguments) as events:
+            with RunEvents(run, send_arguments=self._send_arguments) as events:
                 run.event_id = events.capture(client, run.exception)
         elif events.failure is run.exception:
             run.event_id = run.event_id or events.failure_id

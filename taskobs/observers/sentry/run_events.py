@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import sentry_sdk
 from sentry_sdk.client import BaseClient
@@ -24,6 +24,9 @@ from taskobs.observers.sentry.held_events import HeldEvents
 from taskobs.observers.sentry.reported import exception_of, repeats_handled_failure
 from taskobs.observers.sentry.scopes import fork
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 OPERATION: Final = "queue.task.celery"
 """Sentry's name for the run of a Celery task."""
 
@@ -40,14 +43,21 @@ _reset_last_seen: Final[Any] = getattr(DedupeIntegration, "reset_last_seen", Non
 
 
 class RunEvents:
-    """Sentry's event processor of one run, and what is known of the run's events."""
+    """Gives a run scopes of its own in Sentry, and processes the events that are captured there.
+
+    It is open as long as the run is, and puts back the scopes that were there before. Sentry's
+    ``isolation_scope()`` does so as a generator, which costs half as much again.
+    """
 
     __slots__ = (
-        *("_capturing", "outer", "_send_arguments", "failure", "failure_id", "held", "run"),
+        *("_capturing", "_current", "_isolation", "_send_arguments", "_token"),
+        *("failure", "failure_id", "held", "outer", "run"),
     )
 
     def __init__(self, run: Run, *, send_arguments: bool) -> None:
         self.run = run
+        self._current = Scope.get_current_scope()
+        self._isolation = Scope.get_isolation_scope()
         self.held: HeldEvents | None = None
         self.failure: BaseException | None = None
         """The exception that was last reported as the run's failure."""
@@ -57,7 +67,22 @@ class RunEvents:
         self.outer = active.get()
         """The run that this one, an eager run, is nested in."""
 
-    def prepare(self, scope: Scope) -> None:
+    def __enter__(self) -> Self:
+        self._token = active.set(self)
+        Scope.set_current_scope(fork(self._current))
+        Scope.set_isolation_scope(fork(self._isolation, self._prepare))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.held is not None:
+                self.held.close()
+        finally:
+            Scope.set_isolation_scope(self._isolation)
+            Scope.set_current_scope(self._current)
+            active.reset(self._token)
+
+    def _prepare(self, scope: Scope) -> None:
         """Make an isolation scope the run's; called when somebody first looks at it."""
         scope.clear_breadcrumbs()
         scope.set_transaction_name(self.run.name, source="task")
@@ -156,36 +181,6 @@ class RunEvents:
         redact.part(event, "contexts")[semconv.SENTRY_CONTEXT] = context
         # By `update`, as the pipeline's dict takes this key in no other way.
         redact.part(event, "extra").update({semconv.SENTRY_JOB: job})
-
-
-class RunScope:
-    """Forks both of Sentry's scopes for a run, and puts back what was there before.
-
-    ``sentry_sdk.isolation_scope()`` does the same as a generator, which costs half as much again.
-    """
-
-    __slots__ = ("_current", "_events", "_isolation", "_token")
-
-    def __init__(self, run: Run, *, send_arguments: bool) -> None:
-        self._events = RunEvents(run, send_arguments=send_arguments)
-        self._current = Scope.get_current_scope()
-        self._isolation = Scope.get_isolation_scope()
-
-    def __enter__(self) -> RunEvents:
-        events = self._events
-        self._token = active.set(events)
-        Scope.set_current_scope(fork(self._current))
-        Scope.set_isolation_scope(fork(self._isolation, events.prepare))
-        return events
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._events.held is not None:
-                self._events.held.close()
-        finally:
-            Scope.set_isolation_scope(self._isolation)
-            Scope.set_current_scope(self._current)
-            active.reset(self._token)
 
 
 active: Final[ContextVar[RunEvents | None]] = ContextVar("taskobs_sentry_run", default=None)

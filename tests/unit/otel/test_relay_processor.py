@@ -336,6 +336,20 @@ def test_a_run_metric_is_sent_with_the_end_of_its_span(
     assert len(relay.of(FrameKind.END)) == sampled
 
 
+def test_few_runs_wait_for_spans_that_never_end(peer: Peer, client: RelayClient) -> None:
+    """My tasks end their spans themselves: no more than 64 of their runs wait in memory."""
+    client.open()
+    for number in range(65):
+        run = make_run(queue=str(number), span=SpanAddress(1, 1, sampled=True))
+        RunMetricObserver(client).ended(run)
+    relay = peer.accept()
+    [frame] = relay.wait_for(FrameKind.RUN_METRIC)
+    assert unpack(frame.payload)[2] == "64"
+    client.open()
+    frames = relay.wait_for(FrameKind.RUN_METRIC, 65)
+    assert {unpack(frame.payload)[2] for frame in frames} == set(map(str, range(65)))
+
+
 def test_a_run_with_an_external_outcome_keeps_its_times(peer: Peer, client: RelayClient) -> None:
     """The worker's main process reports a run that was killed with its process."""
     run = make_run(began=99.0, started=90.0, queue=None, outcome=Outcome.LOST)

@@ -87,7 +87,7 @@ def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> 
 def test_a_frame_that_is_put_leaves_with_the_next(peer: Peer, client: RelayClient) -> None:
     """Two frames, one system call."""
     client.open()
-    client.send_run_metric(b"fact", soon=False)
+    client.run_metrics.append(b"fact")
     relay = peer.accept()
     relay.wait_for(FrameKind.HELLO)
     assert len(relay.frames) == 1
@@ -788,7 +788,7 @@ def in_a_fork(work: Callable[[], object]) -> int:
 def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) -> None:
     """It has the parent's descriptor no more, sends nothing of the parent's, and its own once."""
     client.started(key(1), b"the parent's")
-    client.send_run_metric(b"the parent's, not written yet", soon=False)
+    client.run_metrics.append(b"the parent's, not written yet")
     parents = peer.accept()
     parents.wait_for(FrameKind.START)
 
@@ -807,8 +807,8 @@ def test_a_forked_child_is_a_client_of_its_own(peer: Peer, client: RelayClient) 
     hello = unpack(childs.frames[0].payload)
     assert hello["pid"] != os.getpid()
     assert hello["client"] != unpack(parents.frames[0].payload)["client"]
-    client.send(FrameKind.RUN_METRIC, b"still here")
-    parents.wait_for(FrameKind.RUN_METRIC, 2)
+    client.ended(key(1), b"still here")
+    parents.wait_for(FrameKind.END)
     assert parents.numbered == [b"the parent's, not written yet", b"still here"]
 
 
