@@ -298,7 +298,7 @@ def test_a_process_may_be_killed_at_any_point_of_a_write(shared: SharedMemory) -
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        client.send_run_metric(run_metric, soon=False)
+        client.run_metrics.append(run_metric)
         client.ended(key, payload)
     finally:
         sys.settrace(before)
