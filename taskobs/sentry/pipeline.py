@@ -32,6 +32,7 @@ from taskobs.sentry.integrations import Integrations
 from taskobs.sentry.outgoing import OutgoingEnvelopes
 from taskobs.sentry.relay_transport import RelayTransport
 from taskobs.sentry.sentry_logs import LogFilter
+from taskobs.sentry.thread_context import ThreadContextPatch
 
 logger = logging.getLogger("taskobs")
 
@@ -80,6 +81,7 @@ class SentryPipeline:
         self._outgoing = OutgoingEnvelopes()
         self._logs = LogFilter(send_arguments=send_arguments)
         self._request_trace = trace_ids.RequestTrace()
+        self._thread_context = ThreadContextPatch()
         self._closed = False
         self._lock = Lock()
 
@@ -242,6 +244,7 @@ class SentryPipeline:
         self._silenced = _compat.silence(IGNORED_LOGGERS)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         outer_trace.sources.append(self._request_trace.ids)
+        self._thread_context.install()
         self.client()
 
     def _uninstall(self) -> None:
@@ -253,6 +256,7 @@ class SentryPipeline:
         self._set_aside.clear()
         if self._request_trace.ids in outer_trace.sources:
             outer_trace.sources.remove(self._request_trace.ids)
+        self._thread_context.remove()
         self._logs.remove()
         self._outgoing.remove()
         _compat.unsilence(self._silenced)
