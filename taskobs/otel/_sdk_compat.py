@@ -9,12 +9,14 @@ themselves, so their callers need no check.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 
 from taskobs.internal.private_names import PrivateName
 from taskobs.internal.wrapping import Patches
@@ -24,13 +26,14 @@ _SET_PROVIDER: Final = PrivateName(
     module="opentelemetry.trace",
     path="_set_tracer_provider",
     use="a TracerProvider that is named in OTEL_PYTHON_TRACER_PROVIDER, or set through a "
-    "function that was imported before init(), is found later",
+    "function that was imported before init(), is found later; New Relic reports no pool children",
 )
 _PROVIDER: Final = PrivateName(
     package="opentelemetry-api",
     module="opentelemetry.trace",
     path="_TRACER_PROVIDER",
-    use="close() leaves its TracerProvider in place, and a later one of the app is refused",
+    use="close() leaves its TracerProvider in place, and a later one of the app is refused; "
+    "New Relic reports no pool children",
 )
 _SET_ONCE: Final = PrivateName(
     package="opentelemetry-api",
@@ -153,6 +156,27 @@ def watch_set_provider(patches: Patches, around: Callable[..., Any]) -> None:
     # in 1.28 to 1.45). The public one may have been imported before, and then isn't wrapped.
     private = _SET_PROVIDER.find() is not None
     patches.wrap(trace, "_set_tracer_provider" if private else "set_tracer_provider", around)
+
+
+def global_provider() -> trace.TracerProvider | None:
+    """Return the global provider; None if none was set.
+
+    New Relic's agent wraps the public functions, and registers with its server when one is called
+    (seen in 14.1). Before a worker forks, that leaves its pool children unreported.
+    """
+    found: trace.TracerProvider | None = _PROVIDER.find()
+    if found is None and (_PROVIDER.missing or OTEL_PYTHON_TRACER_PROVIDER in os.environ):
+        found = trace.get_tracer_provider()
+    return None if isinstance(found, trace.ProxyTracerProvider) else found
+
+
+def set_global_provider(provider: trace.TracerProvider) -> None:
+    """Set the global provider, without the public function, as in ``global_provider``."""
+    private = _SET_PROVIDER.find()
+    if private is None:
+        trace.set_tracer_provider(provider)
+    else:
+        private(provider, log=True)
 
 
 def unset_provider() -> bool:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from taskobs.config.settings import Settings
 from taskobs.internal.guard import Guard
 from taskobs.internal.timeouts import run_with_timeout
-from taskobs.otel._sdk_compat import unset_provider
+from taskobs.otel._sdk_compat import global_provider, set_global_provider, unset_provider
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.components import exporter_of, id_generator, sampler_of
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
@@ -137,7 +137,7 @@ class OwnTraceProvider(TraceProvider):
 
     def set(self) -> None:
         """Make it the provider of the process."""
-        trace.set_tracer_provider(self._own)
+        set_global_provider(self._own)
 
     @property
     def destination(self) -> str:
@@ -196,15 +196,9 @@ class OwnTraceProvider(TraceProvider):
 
     def withdraw(self) -> None:
         """Remove the provider, so that another can be set."""
-        if trace.get_tracer_provider() is self._own:
+        if global_provider() is self._own:
             unset_provider()
 
 
 def _flush_of(flushed: _Flushable, timeout: float) -> Callable[[], object]:
     return lambda: flushed.force_flush(int(timeout * _MILLISECONDS))
-
-
-def set_provider() -> trace.TracerProvider | None:
-    """Return the global provider; None if none was set."""
-    found = trace.get_tracer_provider()
-    return None if isinstance(found, trace.ProxyTracerProvider) else found

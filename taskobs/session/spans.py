@@ -12,8 +12,9 @@ from opentelemetry import trace
 from taskobs.config.settings import Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
+from taskobs.otel._sdk_compat import global_provider
 from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
-from taskobs.otel.provider import OwnTraceProvider, TraceProvider, set_provider
+from taskobs.otel.provider import OwnTraceProvider, TraceProvider
 from taskobs.otel.resource import AppName
 from taskobs.otel.task_spans import TaskSpans, shared_task_signals
 
@@ -37,7 +38,7 @@ class Spans:
 
     def look(self) -> bool:
         """Use the provider that is set, or set ours; tell whether it changed."""
-        found, used = set_provider(), self.provider
+        found, used = global_provider(), self.provider
         if found is not None and (used is None or used.provider is not found):
             self._use_of_app(found)
         elif found is None and used is None and self._settings.traces:
@@ -79,7 +80,7 @@ class Spans:
         ours = self.provider
         if ours is None or not ours.ours or provider is ours.provider:
             return True
-        if set_provider() is not ours.provider:
+        if global_provider() is not ours.provider:
             return True
         if ours.replaceable:
             ours.withdraw()

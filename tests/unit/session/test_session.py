@@ -184,6 +184,28 @@ def test_a_provider_of_mine_is_used(app: Celery, receiver: Receiver) -> None:
     assert not receiver.spans
 
 
+def test_no_wrapped_function_of_the_api_is_called(
+    app: Celery, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New Relic's agent wraps the API and starts at a call: a fork later, it would be blind."""
+    called: list[str] = []
+    for name in ("get_tracer_provider", "set_tracer_provider"):
+        wrapped = getattr(trace, name)
+        monkeypatch.setattr(trace, name, _noting(called, name, wrapped))
+    with taskobs.init(otlp_endpoint=receiver.endpoint, strict=True):
+        with_task(app).apply((1, 2))
+    assert [span.name for span in receiver.spans] == ["run add"]
+    assert called == []
+
+
+def _noting(called: list[str], name: str, wrapped: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        called.append(name)
+        return wrapped(*args, **kwargs)
+
+    return call
+
+
 def test_after_close_i_may_set_a_provider(receiver: Receiver) -> None:
     """After `close()` I may set a provider of my own, though there was one of ours."""
     with taskobs.init(otlp_endpoint=receiver.endpoint):
