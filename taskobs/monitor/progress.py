@@ -39,9 +39,10 @@ class Progress:
         if due or not names <= self._names:
             self._names |= names
             _log.info("taskobs monitor: %s", summary(reading))
-        for field in reading.unknown.keys() - self._unknown:
-            self._unknown.add(field)
-            _log.info("taskobs monitor: %s is not known: %s", field, reading.unknown[field])
+        for field, reason in reading.unknown.items():
+            if field not in self._unknown:
+                self._unknown.add(field)
+                _log.info("taskobs monitor: %s is not known: %s", field, reason)
 
     def failed(self, error: Exception) -> None:
         """Handle a look that has failed."""

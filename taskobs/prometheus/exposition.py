@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import accumulate
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from taskobs.errors import MissingExtraError
 from taskobs.prometheus.families import Distribution, Family, Labels, plain_name
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 EXTRA: Final = "prometheus"
 
 
-class _Collected(NamedTuple):
+class _Collected:
     """What ``prometheus_client`` calls a collector."""
 
-    metrics: list[Metric]
+    def __init__(self, metrics: list[Metric]) -> None:
+        self.metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         yield from self.metrics

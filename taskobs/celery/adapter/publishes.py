@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from taskobs import semconv
 from taskobs.celery._types import App, Routed
@@ -12,6 +13,8 @@ from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.model import Publish, Run
+
+_RABBITMQ: Final = "rabbitmq"
 
 
 def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | None) -> Publish:
@@ -58,7 +61,12 @@ def complete(publish: Publish, app: App, message: Routed) -> None:
     publish.queue = queue_of(app, named, publish.routing_key, message["declare"])
     publish.eta = text_of(task.get("eta"))
     publish.expires = text_of(task.get("expires"))
-    publish.priority = message["properties"].get("priority")
+    properties = message["properties"]
+    publish.priority = properties.get("priority")
+    if publish.broker.system == _RABBITMQ:
+        # RabbitMQ tells the one of the oldest message in a queue: see taskobs.celery.queues.
+        # py-amqp refuses the property unless it is a whole number (seen in 5.3).
+        properties.setdefault("timestamp", int(time.time()))
     publish.headers = headers
     _note_schedule(publish)
     chord_links = publish.within.chord_links if publish.within else None

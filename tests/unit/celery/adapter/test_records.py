@@ -49,3 +49,27 @@ def test_the_next_attempt_is_known_as_such(app: Celery) -> None:
     for retries, again in ((2, run), (1, None), (3, None), ("x", None), (None, None)):
         options = {"task_id": run.task_id, "retries": retries}
         assert publish_of(app, "add", options, run).retries is again
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "timed"),
+    [
+        ("amqp://", {}, True),
+        ("amqp://", {"timestamp": "mine"}, False),
+        ("redis://", {}, False),
+        ("memory://", {}, False),
+    ],
+)
+def test_rabbitmq_is_told_when_a_message_was_published(
+    url: str, given: dict[str, Any], *, timed: bool
+) -> None:
+    """RabbitMQ tells me how old the oldest message of a queue is; what I wrote there stays."""
+    with Celery(broker=url, set_as_current=False) as app:
+        publish = publish_of(app, "add", {}, None)
+        message: dict[str, Any] = {"headers": {"id": "id-1"}, "body": ((), {}, {}), "declare": ()}
+        message |= {"exchange": "", "routing_key": "orders", "properties": {**given}}
+        complete(publish, app, message)
+        found = message["properties"].pop("timestamp", None)
+        assert isinstance(found, int) == timed
+        assert timed or found == given.get("timestamp")
+        assert message["properties"] == {}
