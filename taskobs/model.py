@@ -196,6 +196,9 @@ class Run(TaskMessage):
     chord_links: ChordLinkStore | None = None
     """Set on the runs of a chord's header."""
 
+    ticks: float = field(default=0.0, init=False, compare=False)
+    """The monotonic clock at ``began``; 0 for a run that this process has not begun."""
+
     # Set at the end of the run. They are no parameters: each one would cost every run as much
     # as a field that is used.
     outcome: Outcome | None = field(default=None, init=False)

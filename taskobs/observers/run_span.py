@@ -72,7 +72,11 @@ class RunEnds:
             span.end()
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
-            self._histogram.record(self._clock() - (run.started or run.began), labels)
+            if run.ticks and run.started is None:
+                seconds = time.monotonic() - run.ticks
+            else:  # it ran in another process; the wall clock may have been set back since
+                seconds = max(0.0, self._clock() - (run.started or run.began))
+            self._histogram.record(seconds, labels)
 
     def _add(self, span: Span, attributes: Attributes) -> None:
         if span.is_recording():

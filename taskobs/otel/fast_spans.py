@@ -74,7 +74,10 @@ class FastSpan(Span):
     limit may raise between any two lines, and would leave it locked.
     """
 
-    __slots__ = ("fast_context", "fast_flags", "fast_key", "fast_parent", "fast_row", "fast_tracer")
+    __slots__ = (
+        *("fast_context", "fast_flags", "fast_key", "fast_parent", "fast_row", "fast_ticks"),
+        "fast_tracer",
+    )
 
     fast_context: SpanContext
     fast_parent: SpanContext | None
@@ -83,6 +86,8 @@ class FastSpan(Span):
     fast_key: bytes
     fast_row: list[Any]
     """What the span is packed as; see ``protocol.span_encoder``."""
+    fast_ticks: int
+    """The monotonic clock at the start, in nanoseconds; 0 if the caller gave the start's time."""
     fast_tracer: FastSpanTracer
 
     # Read from the row.
@@ -163,7 +168,7 @@ class FastSpan(Span):
             and (not attributes or _is_plain(attributes, tracer.fast_event_attribute_room))
             and not self.__dict__
         ):
-            now = time.time_ns() if timestamp is None else timestamp
+            now = self._now() if timestamp is None else timestamp
             events.append([name, now, dict(attributes or ()), 0])
             if self.__dict__:
                 self._hand_over_events()
@@ -197,10 +202,12 @@ class FastSpan(Span):
         """End the span; if the row holds all of it, the row is sent."""
         held: Any = self.__dict__
         span_sink = self.fast_tracer.fast_processors.span_sink
+        if end_time is None:
+            end_time = self._now()
         if held or span_sink is None:
             self._end_as_sdk(end_time)
             return
-        mine = [time.time_ns() if end_time is None else end_time]
+        mine = [end_time]
         try:
             # If several threads end the span, only one finds its own list.
             if held.setdefault(_ENDED, mine) is not mine:
@@ -216,7 +223,12 @@ class FastSpan(Span):
                 span_sink.fast_span_ended(self, again=True)
             raise
 
-    def _end_as_sdk(self, end_time: int | None) -> None:
+    def _now(self) -> int:
+        """Return the time: the start plus what has passed since, though the clock may be set."""
+        ticks = self.fast_ticks
+        return self.fast_row[START_NS] + time.monotonic_ns() - ticks if ticks else time.time_ns()
+
+    def _end_as_sdk(self, end_time: int) -> None:
         if _ENDED in self.__dict__:
             self.as_sdk_span().end()  # which warns that the span has ended already
             return

@@ -22,7 +22,7 @@ from opentelemetry.trace import (
 
 from taskobs.otel._sdk_compat import is_switched_on
 from taskobs.otel.fast_spans import Attributes, FastSpan, clean
-from taskobs.protocol.span_encoder import ATTRIBUTES, START_NS
+from taskobs.protocol.span_encoder import ATTRIBUTES
 
 if TYPE_CHECKING:
     from taskobs.otel.fast_provider import FastSpanProvider, WatchedProcessors
@@ -76,14 +76,13 @@ class FastSpanTracer(Tracer):
         span = None
         if span_sink is not None:
             parent = trace.get_current_span(context).get_span_context()
-            span = self._start_fast(name, context, parent, kind, attributes)
+            span = self._start_fast(name, context, parent, kind, attributes, start_time)
         if span_sink is None or span is None:
             flags = record_exception, set_status_on_exception
             return self.start_sdk_span(
                 name, context, kind, attributes, links, start_time, *flags, **more
             )
         if type(span) is FastSpan:
-            span.fast_row[START_NS] = time.time_ns() if start_time is None else start_time
             if not (record_exception and set_status_on_exception):
                 span.fast_flags = record_exception, set_status_on_exception
             cleaned = clean(attributes, self.fast_limits) if attributes else None
@@ -112,10 +111,9 @@ class FastSpanTracer(Tracer):
         span_sink = self.fast_processors.span_sink
         if span_sink is None or self.fast_room < _DESCRIBED:
             return None
-        span = self._start_fast(name, context, parent, kind, None)
+        span = self._start_fast(name, context, parent, kind, None, start_time)
         if type(span) is FastSpan:
             span.fast_row[ATTRIBUTES] = describe()
-            span.fast_row[START_NS] = time.time_ns() if start_time is None else start_time
             span_sink.fast_span_started(span)
         return span
 
@@ -126,15 +124,16 @@ class FastSpanTracer(Tracer):
         span: trace.Span = start(*args, **named)
         return span
 
-    def _start_fast(
+    def _start_fast(  # noqa: PLR0913, PLR0917  # as above
         self,
         name: str,
         context: Context | None,
         parent: SpanContext,
         kind: SpanKind,
         attributes: Any,  # noqa: ANN401  # see above
+        start_time: int | None,
     ) -> trace.Span | None:
-        """Return an unstarted span, or a non-recording one; None: the SDK must start it."""
+        """Return a span, unreported, or a non-recording one; None: the SDK must start it."""
         if (
             type(parent) is not SpanContext
             or type(parent[_STATE]) is not TraceState
@@ -170,8 +169,12 @@ class FastSpanTracer(Tracer):
         span.fast_key = address[0] + address[1]
         above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
         header = state.to_header() if state else ""
+        if start_time is None:
+            began, span.fast_ticks = time.time_ns(), time.monotonic_ns()
+        else:  # the caller's clock, so it ends by the wall clock, too
+            began, span.fast_ticks = start_time, 0
         span.fast_row = [
-            *(name, *address, *above, flags, header, kind.value, 0, None),
+            *(name, *address, *above, flags, header, kind.value, began, None),
             *({}, [], (), 0, None, self.fast_scope_row, 0, 0, 0),
         ]
         return span

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
 from typing import Final
+
+from taskobs.relay.moment import Moment
 
 _log = logging.getLogger("taskobs.relay")
 
@@ -28,12 +29,17 @@ class Counters:
     """Counts by name, by kind ("span", "envelope", "fact", ...) and by reason. Thread-safe."""
 
     def __init__(self) -> None:
-        self.since = time.time()
+        self._began = Moment()
         self._lock = Lock()
         self._counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in COUNTED}
         self._gauges: dict[tuple[str, str], Gauge] = {}
         self._details: dict[tuple[str, str], str] = {}
         """By kind and reason, what else was known of the first drop."""
+
+    @property
+    def since(self) -> float:
+        """When counting began, in seconds since the epoch."""
+        return self._began.epoch_ns / 1e9
 
     def add(self, name: str, kind: str, number: int = 1, reason: str = "") -> None:
         """Add to one of ``COUNTED``; raises ``KeyError`` for another name."""

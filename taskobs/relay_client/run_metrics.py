@@ -54,9 +54,12 @@ class RunMetricObserver(Observer):
         # Whoever sends a message chooses the name of an unknown task: as a label of a metric it
         # would have no bound.
         task = run.task if outcome is not Outcome.UNKNOWN else ""
-        seconds = self._clock() - (run.started or run.began) if run.ran else None
-        if seconds is not None and seconds < 0:  # the clock was set back
-            seconds = 0.0
+        if not run.ran:
+            seconds = None
+        elif run.ticks and run.started is None:
+            seconds = time.monotonic() - run.ticks
+        else:  # it ran in another process; the wall clock may have been set back since
+            seconds = max(0.0, self._clock() - (run.started or run.began))
         run_metric = (task, outcome._value_, run.queue, seconds)
         try:
             packed = pack(run_metric)

@@ -6,13 +6,13 @@ other users out.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import socket
 import stat
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +22,6 @@ SUPPORTED: Final = hasattr(socket, "AF_UNIX") and hasattr(os, "posix_spawn")
 _LONGEST: Final = 100
 """Bytes of an address: Linux takes 107, macOS 103."""
 _NAME: Final = re.compile(r"worker-(\d+)-[0-9a-f]+\.sock")
-_FRESH: Final = 10.0
-"""Seconds in which a socket that refuses connections may be between ``bind`` and ``listen``."""
 
 
 class SocketDirectoryError(OSError):
@@ -110,11 +108,19 @@ def listen_at(path: Path) -> socket.socket:
         OSError: that can't be done, or the path is taken.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Between ``bind`` and ``listen`` a socket refuses connections, as a stale one does. So it gets
+    # the name under which others look for it when it listens.
+    unnamed = path.with_name(f".{secrets.token_hex(8)}")
     try:
         _own(path.parent)
-        listening.bind(str(path))
+        listening.bind(str(unnamed))
         listening.listen(socket.SOMAXCONN)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EADDRINUSE, "Address already in use")
+        unnamed.rename(path)
     except OSError as error:
+        with suppress(OSError):
+            unnamed.unlink()
         listening.close()
         raise SocketDirectoryError(f"{path}: {error.strerror or error}") from error
     listening.setblocking(False)  # noqa: FBT003  # the standard library's
@@ -148,8 +154,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _is_stale(path: Path) -> bool:
-    # Between ``bind`` and ``listen``, a socket refuses connections, too.
-    if not _is_ours(path) or time.time() - path.lstat().st_mtime < _FRESH:
+    if not _is_ours(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)  # noqa: FBT003  # the standard library's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, cast
@@ -35,7 +36,7 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.hostname = request.hostname
     run.origin = request.origin
     run.pid = os.getpid()
-    run.began = now
+    run.began, run.ticks = now, time.monotonic()
     run.args = args or ()
     run.kwargs = kwargs or {}
     found = request.delivery_info

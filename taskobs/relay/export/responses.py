@@ -103,7 +103,10 @@ def describe(error: BaseException) -> str:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """Read a ``Retry-After``: seconds, or a date; None for what is neither."""
+    """Read a ``Retry-After``: seconds, or a date; None for what is neither.
+
+    A date in the past is none either: this machine's clock or the server's is wrong.
+    """
     if retry_after is None:
         return None
     try:
@@ -116,6 +119,8 @@ def seconds(retry_after: str | None) -> float | None:
         if until.tzinfo is None:
             until = until.replace(tzinfo=timezone.utc)
         wait = until.timestamp() - time.time()
+        if wait <= 0:
+            return None
     return min(max(wait, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(wait) else None
 
 

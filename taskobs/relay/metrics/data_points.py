@@ -6,7 +6,6 @@ instruments takes 20.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -29,6 +28,7 @@ from taskobs import __version__, semconv
 from taskobs.relay import counters as counted
 from taskobs.relay.counters import Counters
 from taskobs.relay.metrics.run_statistics import BOUNDS, Labels, RunStatistics, Series
+from taskobs.relay.moment import Moment
 
 _COUNTED: Final = {
     counted.RECEIVED: semconv.METRIC_RELAY_RECEIVED,
@@ -62,15 +62,20 @@ class Snapshot:
         self._runs = runs
         self._delta = delta
         self._temporality = _DELTA if delta else _CUMULATIVE
-        self._since = int(counters.since * 1e9)
-        self._now = self._since
+        self._accepted: Moment | None = None
+        """When what was accepted last, as a delta, was taken."""
+        self._taken_at = Moment()
+        self._since = self._now = 0
         self._sent: dict[str, dict[tuple[str, str], int]] = {}
         self._taking: dict[str, dict[tuple[str, str], int]] = {}
         self._taken: dict[Labels, Series] = {}
 
     def take(self, resource: Resource) -> MetricsData:
         """Return all metrics. Call ``settle`` next."""
-        self._now = time.time_ns()
+        self._taken_at = Moment()
+        self._now = self._taken_at.epoch_ns
+        began = self._accepted.epoch_ns if self._accepted else int(self._counters.since * 1e9)
+        self._since = min(began, self._now)
         self._taking = self._counters.counts()
         self._taken = self._runs.collect(reset=self._delta)
         metrics = [*self._sums(), *self._gauges(), *self._of_runs()]
@@ -84,7 +89,7 @@ class Snapshot:
     def settle(self, *, accepted: bool) -> None:
         """Note whether the backend has accepted what ``take`` returned."""
         if self._delta and accepted:
-            self._sent, self._since = self._taking, self._now
+            self._sent, self._accepted = self._taking, self._taken_at
         elif self._delta:
             self._runs.put_back(self._taken)
 

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import count
@@ -586,3 +587,41 @@ def test_attributes_are_taken_as_long_as_nobody_has_looked() -> None:
     span.end()
     assert not span.try_set_attributes({"d": 4})
     assert client.ends[0][ATTRIBUTES] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_clock_that_is_set_makes_no_span_of_days(
+    monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """The time server sets my clock while a span is open: the span lasts as long as it lasted."""
+    wall, ahead = time.time_ns, 0
+    monkeypatch.setattr("time.time_ns", lambda: wall() + ahead)
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
+    span = tracer.start_span("long")
+    completed = tracer.start_span("completed")
+    assert cast("Span", completed).attributes == {}  # from now on it is one of the SDK's
+    ahead = days * 86_400 * 10**9
+    span.add_event("event")
+    span.end()
+    completed.end()
+    later = tracer.start_span("later")
+    later.end()
+    for row in client.ends:
+        assert 0 <= row[END_NS] - row[START_NS] < 60 * 10**9
+    first, _, last = client.ends
+    assert first[START_NS] <= first[EVENTS][0][1] <= first[END_NS]
+    assert abs(last[START_NS] - first[START_NS] - ahead) < 60 * 10**9
+
+
+def test_a_span_that_the_caller_has_timed_ends_by_the_wall_clock() -> None:
+    """I say when a span began, minutes ago: it ends now, or when I say."""
+    client = RecordingClient()
+    tracer = tracer_of(provider_for(client))
+    now = time.time_ns()
+    tracer.start_span("ends now", start_time=now - 300 * 10**9).end()
+    tracer.start_span("ends then", start_time=1_000).end(2_000)
+    one, other = client.ends
+    assert one[START_NS] == now - 300 * 10**9
+    assert now <= one[END_NS] < now + 60 * 10**9
+    assert (other[START_NS], other[END_NS]) == (1_000, 2_000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any, Protocol
 
@@ -318,6 +319,18 @@ def test_a_run_is_sent_at_its_end(peer: Peer, client: RelayClient) -> None:
     RunMetricObserver(client, clock=lambda: 105.0).ended(run)
     run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
     assert run_metric == ["shop.pay", "failed", "orders", 5.0]
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_clock_that_is_set_makes_no_run_of_days(
+    peer: Peer, client: RelayClient, days: int
+) -> None:
+    """The time server sets my clock while a task runs: it took as long as it took."""
+    run = make_run(began=100.0)
+    run.ticks = time.monotonic() - 5.0
+    RunMetricObserver(client, clock=lambda: 100.0 + days * 86_400).ended(run)
+    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
+    assert 5.0 <= run_metric[3] < 60.0
 
 
 @pytest.mark.parametrize("sampled", [True, False])

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -101,19 +102,53 @@ def test_a_name_too_long_for_a_socket_does_not_serve(environ: dict[str, str], fo
 def test_sockets_that_nobody_answers_at_are_removed(environ: dict[str, str]) -> None:
     """My worker was killed, and its socket doesn't stay for ever; those of others do."""
     home = socket_directory.directory(environ)
-    paths = {name: home / f"worker-{n}-aa.sock" for n, name in enumerate(("dead", "new", "live"))}
+    paths = {name: home / f"worker-{n}-aa.sock" for n, name in enumerate(("dead", "live"))}
     bound = {name: socket.socket(socket.AF_UNIX) for name in paths}
     for name, path in paths.items():
         bound[name].bind(str(path))
-        if name != "new":
-            os.utime(path, (1, 1))
     foreign = home / "something.sock"
     foreign.write_text("")
     bound["live"].listen()
     bound["dead"].close()
-    bound["new"].close()
     listening, address = socket_directory.listen(environ)
     listening.close()
     left = {path.name for path in home.iterdir()} - {Path(address).name}
-    assert left == {paths["new"].name, paths["live"].name, "something.sock"}
+    assert left == {paths["live"].name, "something.sock"}
     bound["live"].close()
+
+
+@pytest.mark.parametrize("days", [-3, 0, 3])
+def test_a_worker_that_starts_keeps_its_socket(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Another one looks for stale sockets before mine listens, and the clock is set just then."""
+    folder = socket_directory.directory(environ)
+    listen, now = socket.socket.listen, time.time() + days * 86_400
+
+    def here() -> list[str]:
+        found = [address for _, address in socket_directory.addresses(environ)]
+        return [address for address in found if Path(address).parent == folder]
+
+    def meanwhile(sock: socket.socket, *backlog: int) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("time.time", lambda: now)
+            socket_directory.remove_stale(folder)
+            assert here() == []
+        listen(sock, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", meanwhile)
+    listening, address = socket_directory.listen(environ)
+    with listening, socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(address)
+        assert here() == [address]
+    assert [path.name for path in folder.iterdir()] == [Path(address).name]
+
+
+def test_no_file_of_somebody_else_is_replaced(environ: dict[str, str]) -> None:
+    """Where my worker's socket is to be made again there is another file: it stays."""
+    path = socket_directory.directory(environ) / "worker-1-aa.sock"
+    path.write_text("somebody's")
+    with pytest.raises(socket_directory.SocketDirectoryError, match="in use"):
+        socket_directory.listen_at(path)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert path.read_text() == "somebody's"

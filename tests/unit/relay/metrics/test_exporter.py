@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,20 @@ def points(body: bytes) -> dict[str, list[tuple[dict[str, str], Any]]]:
             value = point.count if hasattr(point, "count") else (point.as_int or point.as_double)
             found.setdefault(metric.name, []).append((attributes, value))
     return found
+
+
+DAY_NS = 86_400 * 10**9
+
+
+def periods(body: bytes) -> list[tuple[int, int]]:
+    """Read a request: when each point of a count begins, and when it was taken."""
+    request = ExportMetricsServiceRequest()
+    request.ParseFromString(body)
+    return [
+        (point.start_time_unix_nano, point.time_unix_nano)
+        for metric in request.resource_metrics[0].scope_metrics[0].metrics
+        for point in getattr(metric, str(metric.WhichOneof("data"))).data_points
+    ]
 
 
 @contextmanager
@@ -238,3 +253,35 @@ def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     runs.take(run_metric(task="task 0"))
     found = {labels.task: series.count for labels, series in runs.collect().items()}
     assert found == {"task 0": 2, "task 1": 1, "task 2": 1, "other": 7}
+
+
+@pytest.mark.parametrize("preference", ["cumulative", "delta"])
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_clock_that_is_set_turns_no_metric_around(
+    monkeypatch: pytest.MonkeyPatch, days: int, preference: str
+) -> None:
+    """The time server sets my clock by days: counts begin before they end, and not days before."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
+    wall, ahead = time.time_ns, 0
+    monkeypatch.setattr("time.time_ns", lambda: wall() + ahead)
+    counters, runs = Counters(), RunStatistics()
+    with backend() as there:
+        with sending(there, counters, runs) as sender:
+            runs.take(run_metric())
+            sender.send()
+            ahead = days * DAY_NS
+            runs.take(run_metric())
+        requests = list(there.requests)
+    assert len(requests) == 2
+    for request in requests:
+        for begun, taken in periods(request.body):
+            assert 0 <= taken - begun < DAY_NS
+    before, after = (max(taken for _, taken in periods(one.body)) for one in requests)
+    assert abs(after - before - ahead) < DAY_NS
+
+
+def test_counts_begin_at_one_time_as_long_as_nobody_sets_the_clock() -> None:
+    """A backend that sees another start takes a counter as begun anew: it is always the same."""
+    counters = Counters()
+    assert len({counters.since for _ in range(100)}) == 1
+    assert abs(counters.since - time.time()) < 60
