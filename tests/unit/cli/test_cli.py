@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import socket
 import sys
 from pathlib import Path
-from subprocess import run
 
 import pytest
 from click.testing import CliRunner
@@ -21,11 +21,17 @@ def test_the_version_is_the_packages() -> None:
     assert (result.exit_code, result.output) == (0, f"taskobs, version {taskobs.__version__}\n")
 
 
-def test_python_m_is_the_same_command() -> None:
+def test_python_m_is_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``python -m taskobs`` works where the script is not on the path."""
-    done = run([sys.executable, "-m", "taskobs", "-h"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Usage: taskobs ")
-    assert " demo " in done.stdout
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("taskobs", run_name="__main__")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Usage: taskobs ")
+    assert " demo " in printed
 
 
 def test_a_page_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from taskobs.protocol.frames import FrameKind
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
+from tests.support.pids import NO_PROCESS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
 
@@ -22,13 +23,6 @@ def shared() -> Generator[SharedMemory]:
     assert made is not None
     yield made
     made.close()
-
-
-def dead() -> int:
-    """Give the id of a process that has ended."""
-    pid = os.posix_spawn("/bin/true", ["true"], {})
-    os.waitpid(pid, 0)
-    return pid
 
 
 @pytest.mark.parametrize("size", [0, 4_096, 2**40])
@@ -57,7 +51,7 @@ def test_memory_without_seals_is_refused() -> None:
 def test_the_main_process_alone_gives_the_relay_up(shared: SharedMemory) -> None:
     """The socket's file is missing, or the relay is: as long as my worker lives, it cares."""
     assert not shared.abandoned
-    shared.relay_started(dead())
+    shared.relay_started(NO_PROCESS)
     assert not shared.abandoned
     shared.abandon()
     assert shared.abandoned
@@ -68,9 +62,9 @@ def test_nobody_reads_when_worker_and_relay_were_killed(shared: SharedMemory) ->
     client = RelayClient("/nowhere", dict, memory=shared)
     client.ended(b"k" * 24, b"k" * 24 + b"span")
     shared.relay_started(os.getpid())
-    shared._note(shared_memory._MAIN_AT, dead())  # pyright: ignore[reportPrivateUsage]
+    shared._note(shared_memory._MAIN_AT, NO_PROCESS)  # pyright: ignore[reportPrivateUsage]
     assert not shared.abandoned  # the relay goes on alone
-    shared.relay_started(dead())
+    shared.relay_started(NO_PROCESS)
     assert shared.abandoned
     assert client.close_gracefully(1.0)
     assert client.unavailable

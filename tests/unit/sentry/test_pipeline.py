@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -33,7 +30,6 @@ from taskobs.sentry.trace_ids import current_span_ids
 from tests.support.recording import PrivateApp
 from tests.support.sentry import DSN, Kept, Settings, fail, make_run, user_init
 
-CHILD = Path(__file__).parent / "sentry_fork_script.py"
 IGNORED = "_IGNORED_LOGGERS" + ("_EVENTS" if sentry_sdk.VERSION >= "3" else "")
 HAS_SLOT = hasattr(sentry_scope, "register_external_propagation_context")
 
@@ -417,22 +413,6 @@ def test_the_fork_hook_makes_a_fresh_stock_transport() -> None:
         assert isinstance(client.transport, HttpTransport)
         assert client.transport.options is client.options
         assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("whose", ["ours", "theirs"])
-def test_forked_children_send_their_own_events_and_only_those(server: _Server, whose: str) -> None:
-    """The parent's queue is sent by the parent alone; each child's event arrives once."""
-    server.delay = 0.05
-    subprocess.run([sys.executable, CHILD, server.dsn, whose], check=True, timeout=120)
-    parents = [f"parent {number}" for number in range(5)]
-    children = [f"child {number}" for number in range(4)]
-    assert server.messages() == sorted([*parents, *children])
-
-
-def test_a_lock_held_at_the_fork_does_not_stop_the_child(server: _Server) -> None:
-    """Whatever another thread of the parent was doing, the child flushes and ends."""
-    subprocess.run([sys.executable, CHILD, server.dsn, "locked"], check=True, timeout=120)
-    assert server.messages() == ["child 0", "child 1", "child 2", "child 3"]
 
 
 def test_a_workers_own_redis_commands_are_no_breadcrumbs() -> None:

@@ -1016,20 +1016,6 @@ def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, pee
         gc.enable()
 
 
-def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
-    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.send(FrameKind.RUN_METRIC, b"parent")
-    pid = os.fork()
-    if pid == 0:
-        client.send(FrameKind.RUN_METRIC, b"child")
-        os._exit(0)
-    os.waitpid(pid, 0)
-    client.send(FrameKind.RUN_METRIC, b"parent")
-    assert shared.taken() == [0, 1]
-    assert [shared.read_word(index, shared_memory.PID) for index in (0, 1)] == [os.getpid(), pid]
-    client.close()
-
-
 def test_what_nobody_will_read_is_left_over(shared: SharedMemory, peer: Peer) -> None:
     """There is no relay any more: what it has not sent is for my process to send."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)

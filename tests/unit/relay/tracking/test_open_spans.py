@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from taskobs import semconv
-from taskobs.internal import pids
 from taskobs.protocol import frames, span_encoder
 from taskobs.protocol.frames import FrameError
 from taskobs.relay.counters import DROPPED, DUPLICATE, LOST, Counters
@@ -329,17 +325,3 @@ def test_recent_keys_are_bounded() -> None:
         assert key(max(0, one - 49)) in keys
         assert len(keys) <= 100
     assert key(0) not in keys
-
-
-def test_a_process_is_alive_until_it_has_ended() -> None:
-    """A zombie is no live process, nor is another one that got its id."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
-        started = pids.start_time(program.pid)
-        assert pids.alive(program.pid, started)
-        if started:  # there is a /proc
-            assert not pids.alive(program.pid, started + 1)
-        program.kill()
-        program.wait()
-        assert not pids.alive(program.pid, started)
-        assert pids.start_time(program.pid) == 0
-    assert not pids.alive(2**40, 0)

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +17,7 @@ from taskobs.relay.storage.base import TOO_OLD
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool import clock as spool_clock
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from tests.support.pids import NO_PROCESS
 
 DAY = 86_400.0
 SMALL = 1024 * 1024
@@ -151,9 +150,7 @@ def test_what_is_taken_over_is_as_old_as_it_was(
     config: SpoolConfig, machine: Machine, off: float, kept: list[bytes]
 ) -> None:
     """Another worker's spool has a clock of its own: its spans don't get younger by moving."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    other = config._replace(worker="other", worker_pid=process.pid)
+    other = config._replace(worker="other", worker_pid=NO_PROCESS)
     counters = Counters()
     with closing(Spool(counters, other)) as spool:
         spool.append([item(b"old")])

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
 from taskobs.relay.storage.items import Item, weight
 from taskobs.relay.storage.spool import destinations
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
+from tests.support.pids import NO_PROCESS
 
 SMALL = 1024 * 1024
 
@@ -36,14 +35,6 @@ OTHERS = client("https://key@elsewhere.example/2")
 @pytest.fixture
 def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
-
-
-@pytest.fixture
-def dead() -> int:
-    """Give the id of a process that has ended."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
 
 
 def envelope(payload: bytes, destination: bytes = OURS) -> Item:
@@ -143,9 +134,9 @@ def test_the_file_has_no_destination_at_all(config: SpoolConfig) -> None:
             assert b"proxy.example" not in content
 
 
-def test_a_take_over_leaves_what_it_can_not_send(config: SpoolConfig, dead: int) -> None:
+def test_a_take_over_leaves_what_it_can_not_send(config: SpoolConfig) -> None:
     """Two apps share the directory: each sends its own events, and spans of the other too."""
-    other = config._replace(worker="other", worker_pid=dead)
+    other = config._replace(worker="other", worker_pid=NO_PROCESS)
     with closing(Spool(Counters(), other)) as spool:
         spool.append([envelope(b"theirs", OTHERS), envelope(b"ours"), Item("span", b"s", b"about")])
     path = config.directory / "other.spool"
@@ -163,10 +154,12 @@ def test_a_take_over_leaves_what_it_can_not_send(config: SpoolConfig, dead: int)
 
 
 def test_what_was_left_is_taken_over_once_somebody_announces_its_client(
-    config: SpoolConfig, dead: int
+    config: SpoolConfig,
 ) -> None:
     """A library of mine sets Sentry up late: what another worker of mine has left goes out."""
-    with closing(Spool(Counters(), config._replace(worker="other", worker_pid=dead))) as spool:
+    with closing(
+        Spool(Counters(), config._replace(worker="other", worker_pid=NO_PROCESS))
+    ) as spool:
         spool.append([envelope(b"late", OTHERS)])
     with closing(Spool(Counters(), config)) as spool:
         spool.announce(OURS)
@@ -177,11 +170,9 @@ def test_what_was_left_is_taken_over_once_somebody_announces_its_client(
         assert not (config.directory / "other.spool").exists()
 
 
-def test_what_nobody_ever_announces_is_dropped_in_time_and_counted(
-    config: SpoolConfig, dead: int
-) -> None:
+def test_what_nobody_ever_announces_is_dropped_in_time_and_counted(config: SpoolConfig) -> None:
     """I have removed Sentry: its last events do not stay on my disk for ever."""
-    other = config._replace(worker="other", worker_pid=dead)
+    other = config._replace(worker="other", worker_pid=NO_PROCESS)
     for one in (config, other):
         with closing(Spool(Counters(), one)) as spool:
             spool.append([envelope(b"1")])

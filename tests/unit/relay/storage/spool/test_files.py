@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
-import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,11 +15,9 @@ import pytest
 
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
-from taskobs.relay.storage.memory import MemoryStore
-from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay.storage.spool.worker_process import UNCHANGED_FOR, WorkerProcess
-from tests.support.as_user import NOBODY, needs_root, run_as
+from tests.support.pids import NO_PROCESS
 
 SMALL = 1024 * 1024
 OTHER_USER = 12_345
@@ -59,14 +53,6 @@ def look(spool: Spool) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
-
-
-@pytest.fixture
-def dead() -> int:
-    """Give the id of a process that has ended."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
 
 
 def leave(config: SpoolConfig, worker: str, pid: int, *payloads: bytes) -> Path:
@@ -145,25 +131,6 @@ def test_the_worker_of_a_live_spool_is_known_by_more_than_its_pid(config: SpoolC
         assert taken(spool) == [b"1"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_zombie_is_a_dead_worker(config: SpoolConfig) -> None:
-    """My worker ended and nobody waits for it: what it left is sent by another one."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    try:
-        leave(config, "other", process.pid, b"1")
-        with closing(Spool(Counters(), config)) as spool:
-            assert spool.pending("span").items == 0
-            process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-            look(spool)
-            assert taken(spool) == [b"1"]
-    finally:
-        process.stdin.close()
-        process.kill()
-        process.wait()
-
-
 # Files that are not ours.
 
 
@@ -196,18 +163,17 @@ FOREIGN: list[Callable[[Path], None]] = [*(a_link, a_fifo, a_folder, of_everybod
 @pytest.mark.parametrize("suffix", [".spool", ".lock", ".spool-wal"])
 def test_a_foreign_file_stops_no_take_over(
     config: SpoolConfig,
-    dead: int,
     caplog: pytest.LogCaptureFixture,
     make: Callable[[Path], None],
     suffix: str,
 ) -> None:
     """Something else lies among the spools: it is skipped, once said, and the others are sent."""
-    first = leave(config, "a-first", dead, b"1")
+    first = leave(config, "a-first", NO_PROCESS, b"1")
     foreign = first.with_name(f"foreign{suffix}")
     if suffix != ".spool":
         first.with_name("foreign.spool").touch(0o600)
     make(foreign)
-    leave(config, "z-last", dead, b"2")
+    leave(config, "z-last", NO_PROCESS, b"2")
     before = os.lstat(foreign)
     clock = Clock()
     with closing(Spool(Counters(), config, clock=clock)) as spool:
@@ -217,23 +183,6 @@ def test_a_foreign_file_stops_no_take_over(
         assert taken(spool) == [b"1", b"2"]
     assert os.lstat(foreign)[:4] == before[:4]
     assert len([line for line in caplog.messages if "skipped" in line]) == 1
-
-
-@needs_root
-def test_a_file_of_another_user_stops_no_take_over(shared_path: Path, dead: int) -> None:
-    """I once ran the worker as root: the file it left is mine to remove, and keeps nothing up."""
-    config = SpoolConfig(shared_path / "spool", "celery@a")
-    leave(config, "a-root", dead, b"root's")
-    os.chown(config.directory, NOBODY, NOBODY)
-
-    def start() -> None:
-        leave(config, "z-mine", dead, b"mine")
-        with closing(Spool(Counters(), config)) as spool:
-            look(spool)
-            assert taken(spool) == [b"mine"]
-
-    run_as(NOBODY, start)
-    assert (config.directory / "a-root.spool").exists()
 
 
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
@@ -263,14 +212,13 @@ def test_a_foreign_file_in_place_of_ours_is_not_touched(
 
 def test_what_can_not_be_removed_is_not_sent_again_and_harms_nothing(
     config: SpoolConfig,
-    dead: int,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The directory lets me write files and remove none: each span once, my spool as it was."""
     with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"mine")])
-        leave(config, "other", dead, b"theirs")
+        leave(config, "other", NO_PROCESS, b"theirs")
 
         def refuse(_path: Path, *, missing_ok: bool = False) -> None:
             del missing_ok
@@ -297,75 +245,6 @@ def test_a_mistake_of_ours_does_not_set_a_good_spool_aside(config: SpoolConfig) 
 
 
 # The directory.
-
-
-@needs_root
-@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o755])
-def test_a_directory_that_is_shared_gets_a_private_one_inside(shared_path: Path, mode: int) -> None:
-    """An emptyDir belongs to root, and everybody may write there: my spool is mine alone."""
-    shared = shared_path / "spool"
-    shared.mkdir()
-    private = shared / f"taskobs-{NOBODY}"
-    if mode == 0o755:
-        private.mkdir()
-        os.chown(private, NOBODY, NOBODY)
-    shared.chmod(mode)
-
-    def start() -> None:
-        with closing(Spool(Counters(), SpoolConfig(shared, "celery@a"))) as spool:
-            assert spool.path.parent == private
-            assert stat.S_IMODE(private.stat().st_mode) == 0o700
-            spool.append([item(b"1")])
-            assert taken(spool) == [b"1"]
-
-    run_as(NOBODY, start)
-
-
-@needs_root
-@pytest.mark.parametrize("kind", ["directory", "link", "file"])
-def test_a_directory_that_another_user_has_planted_is_not_used(
-    shared_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
-    """Somebody was there before me: the relay keeps what waits in memory, and says why."""
-    shared = shared_path / "spool"
-    shared.mkdir()
-    shared.chmod(0o1777)
-    planted = shared / f"taskobs-{NOBODY}"
-    if kind == "directory":
-        planted.mkdir()
-    elif kind == "file":
-        planted.touch()
-    else:
-        planted.symlink_to(shared_path)
-    os.chown(planted, OTHER_USER, OTHER_USER, follow_symlinks=False)
-
-    def start() -> None:
-        with caplog.at_level(logging.WARNING):
-            store = open_store({"directory": str(shared)}, "celery@a", Counters())
-        assert isinstance(store, MemoryStore)
-        assert str(planted) in caplog.text
-
-    run_as(NOBODY, start)
-    assert list(shared.iterdir()) == [planted]
-    assert list(shared_path.iterdir()) == [shared]
-
-
-@needs_root
-def test_a_link_that_another_user_has_made_is_not_followed(shared_path: Path) -> None:
-    """What I take for my spool is somebody's link into my home: nothing is written there."""
-    home = shared_path / "home"
-    home.mkdir(mode=0o700)
-    os.chown(home, NOBODY, NOBODY)
-    link = shared_path / "spool"
-    link.symlink_to(home)
-    os.chown(link, OTHER_USER, OTHER_USER, follow_symlinks=False)
-
-    def start() -> None:
-        store = open_store({"directory": str(link)}, "celery@a", Counters())
-        assert isinstance(store, MemoryStore)
-
-    run_as(NOBODY, start)
-    assert not list(home.iterdir())
 
 
 def test_my_own_link_is_followed(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -24,21 +22,6 @@ from taskobs.relay.storage.spool.store import REMOVED, Spool, SpoolConfig
 SMALL = 1024 * 1024
 OPEN = [Start(b"%d" % n, b"open", b"about", b"client") for n in range(2)]
 Change = Callable[[Path], object]
-KILLED = """
-import os, sys
-from pathlib import Path
-from taskobs.relay.counters import Counters
-from taskobs.relay.storage.items import Item
-from taskobs.relay.storage.spool.store import Spool, SpoolConfig
-spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
-spool.append([Item("span", b"before", b"about")])
-for path in spool.path.parent.iterdir():
-    if path.name.endswith(sys.argv[2]):
-        path.unlink()
-spool.check()
-spool.append([Item("span", b"after", b"about", "source")])
-os._exit(0)
-"""
 
 
 class Clock:
@@ -157,14 +140,6 @@ def test_what_a_removed_spool_held_is_written_again(
     assert ended == ([b"ended"] if idle else [b"ended", OPEN[0].key])
     assert taken(spool) == ([b"2", b"4"] if idle else [b"2", b"3", b"4"])
     assert len(caplog.messages) == 1
-
-
-@pytest.mark.parametrize("suffix", [".spool", ".spool-wal", ".spool-shm", ".lock", ""])
-def test_a_kill_after_it_was_written_again_loses_nothing(config: SpoolConfig, suffix: str) -> None:
-    """A file of the spool is removed, then the relay is killed: all of it is sent by the next."""
-    command = [sys.executable, "-c", KILLED, str(config.directory), suffix]
-    subprocess.run(command, check=True)
-    assert kept(config)[0] == [b"before", b"after"]
 
 
 def test_a_spool_that_was_moved_is_not_sent_twice(spool: Spool, config: SpoolConfig) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -26,22 +24,9 @@ from taskobs.relay.storage.spool.backlog import WriteBacklog
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.writes import UNWRITABLE
+from tests.support.pids import NO_PROCESS
 
 SMALL = 1024 * 1024
-WRITER = """
-import sys, itertools
-from pathlib import Path
-from taskobs.relay.counters import Counters
-from taskobs.relay.storage.spool.worker_process import WorkerProcess
-from taskobs.relay.storage.spool.store import SpoolConfig, Spool
-from taskobs.relay.storage.items import Item, Start
-spool = Spool(Counters(), SpoolConfig(Path(sys.argv[1]), "celery@a"))
-for n in itertools.count():
-    key = b"%024d" % n
-    spool.append([], starts=[Start(key, b"open", b"resource_blob", b"client")])
-    spool.append([Item("span", b"%d" % n, b"resource_blob")], ended=[key])
-    print(n, flush=True)
-"""
 
 
 def item(payload: bytes, resource_blob: bytes = b"about", *, envelope: bool = False) -> Item:
@@ -69,13 +54,6 @@ def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
 
 
-def dead_pid() -> int:
-    """Give the id of a process that has ended."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
-
-
 @pytest.fixture
 def spool(config: SpoolConfig) -> Generator[Spool]:
     made = Spool(Counters(), config)
@@ -99,25 +77,6 @@ def test_what_was_not_sent_is_there_after_a_restart(config: SpoolConfig) -> None
             (b"3", b"about"),
         ]
         assert taken(second, "envelope") == [b"x"]
-
-
-def test_all_that_was_committed_outlives_a_kill(config: SpoolConfig) -> None:
-    """The kernel kills the relay at any moment: what it had acknowledged is there, once."""
-    script = [sys.executable, "-c", WRITER, str(config.directory)]
-    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        for line in writer.stdout:
-            if int(line) == 200:
-                writer.kill()
-                break
-        told = max([200, *map(int, writer.stdout.read().split())])
-    with closing(Spool(Counters(), config)) as spool:
-        ended = len(spool.ended())
-        numbers = [int(payload) for payload in taken(spool)]
-        assert numbers == list(range(len(numbers)))
-        assert told < len(numbers) <= told + 2
-        assert ended == len(numbers)
-        assert len(spool.starts()) <= 1
 
 
 def test_starts_and_what_has_ended_are_kept_for_the_next_relay(config: SpoolConfig) -> None:
@@ -236,7 +195,7 @@ def test_two_relays_of_one_name_have_a_file_each(config: SpoolConfig) -> None:
 
 def test_what_a_dead_worker_left_is_taken_over(config: SpoolConfig) -> None:
     """A pod is gone with its worker; the next one sends what it has left."""
-    with closing(Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))) as old:
+    with closing(Spool(Counters(), config._replace(worker="old", worker_pid=NO_PROCESS))) as old:
         old.append([item(b"1"), item(b"2", b"theirs"), item(b"x", envelope=True)])
         old.append([], starts=[Start(b"k", b"open", b"theirs", b"client")], ended=[b"e"])
     with closing(Spool(Counters(), config)) as spool:
@@ -265,7 +224,7 @@ def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> No
         spool.append([item(b"%d" % n) for n in range(20)])
         assert len(taken(spool)) == 20
         with closing(
-            Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
+            Spool(Counters(), config._replace(worker="old", worker_pid=NO_PROCESS))
         ) as old:
             opened = Start(b"k", b"open", b"theirs", b"client")
             old.append([item(b"theirs"), item(b"x", envelope=True)], starts=[opened])
@@ -279,7 +238,7 @@ def test_what_is_taken_over_later_is_sent_and_told_of(config: SpoolConfig) -> No
 
 def test_a_relay_finds_what_the_one_before_it_has_kept_beside(config: SpoolConfig) -> None:
     """My worker was restarted, its relay used a second file, and is killed: the next has both."""
-    first = Spool(Counters(), config._replace(worker_pid=dead_pid()))
+    first = Spool(Counters(), config._replace(worker_pid=NO_PROCESS))
     with closing(first), closing(Spool(Counters(), config)) as second:
         assert second.path.name == "celery@a+2.spool"
         second.append([item(b"1")], starts=[Start(b"k", b"open", b"about", b"client")])
@@ -304,7 +263,7 @@ def test_a_broken_file_of_a_dead_worker_is_set_aside(config: SpoolConfig) -> Non
     config.directory.mkdir()
     left = config.directory / "old.spool"
     left.write_bytes(b"nonsense" * 1000)
-    left.with_suffix(".lock").write_text(WorkerProcess.of(dead_pid()).dumps())
+    left.with_suffix(".lock").write_text(WorkerProcess.of(NO_PROCESS).dumps())
     with closing(Spool(Counters(), config)) as spool:
         spool.append([item(b"1")])
     assert [path.name.partition("-2")[0] for path in config.directory.glob("old.spool*")] == [
@@ -421,7 +380,7 @@ def test_what_memory_kept_is_not_overtaken_by_what_is_taken_over(config: SpoolCo
         spool.append([item(b"mine" * 10_000)])
         spool._rows._db.execute("PRAGMA max_page_count = 100000")  # not tried yet
         with closing(
-            Spool(Counters(), config._replace(worker="old", worker_pid=dead_pid()))
+            Spool(Counters(), config._replace(worker="old", worker_pid=NO_PROCESS))
         ) as old:
             old.append([item(b"theirs")])
         look(spool)
