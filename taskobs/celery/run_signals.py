@@ -24,6 +24,7 @@ from taskobs.celery.adapter.batches import describe_batch
 from taskobs.celery.adapter.external_outcomes import lost
 from taskobs.celery.adapter.runs import run_of
 from taskobs.celery.observer_calls import ObserverCalls, call_each
+from taskobs.celery.patches.celery_stack import ended_run, handles_failure
 from taskobs.celery.patches.logged_errors import LoggedErrors
 from taskobs.celery.patches.retry import RetryPatch
 from taskobs.celery.worker_requests import WorkerRequests
@@ -173,12 +174,15 @@ class RunSignals:
             self._finish(opened)
 
     def _hook_failed(self, error: BaseException) -> None:
-        """A hook of the task raised, and Celery kept the outcome: report it beside."""
+        """A hook, errback or callback failed, and Celery kept the outcome: report it beside."""
         opened = ACTIVE_RUN.get()
-        if opened is not None:
-            outcome = opened.run.outcome or Outcome.SUCCEEDED
-            self._fail(opened, error, outcome=outcome)
-            opened.run.outcome = outcome
+        if opened is None:
+            _report_cleanup(error, self._guard, self._calls, self._clock())
+            return
+        ending = Outcome.FAILED if handles_failure() else Outcome.SUCCEEDED
+        outcome = opened.run.outcome or ending
+        self._fail(opened, error, outcome=outcome)
+        opened.run.outcome = outcome
 
     def _fail(
         self,
@@ -274,6 +278,18 @@ class RunSignals:
                 opened.run.outcome, opened.run.reason = Outcome.LOST, _UNENDED
             self._finish(opened)
             opened = opened.outer
+
+
+def _report_cleanup(error: BaseException, guard: Guard, calls: ObserverCalls, now: float) -> None:
+    """Report that the clean-up after a run failed; the run's span has ended before."""
+    ended = ended_run()
+    if ended is None:
+        return
+    with guard:
+        run = run_of(ended.task, ended.request, ended.args, ended.kwargs, now)
+        outcomes.apply_state(ended.task, run, ended.state, ended.result)
+        run.exception = error
+        call_each(guard, calls.failed, run)
 
 
 def _is_running(task: Any, task_id: str) -> bool:

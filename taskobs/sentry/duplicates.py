@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from taskobs.observers.sentry import redact
+from taskobs.celery.patches.celery_stack import is_of_chord_header
 from taskobs.observers.sentry.reported import exception_of, said_by
 
 _RECORDS: Final = re.compile(
@@ -20,7 +20,9 @@ _RECORDS: Final = re.compile(
     Process\ .{1,100}\ pid:\d+\ exited\ with\ .                # billiard.pool
     | Task\ \S+\[[^\]]*\]\ (?:raised\ unexpected|raised\ expected|INTERNAL\ ERROR):\ .
     | Task\ \S+\[[^\]]*\]\ (?:on_success|after_return)\ handler\ raised:\ .
+    | Chord\ .{1,200}:\ chord_unlock\ could\ not\ be\ retried:\ .  # the polling task fails by it
     | Task\ handler\ raised\ error:\ .                         # celery.worker.request
+    | Couldn't\ convert\ ETA\ .                               # celery.worker.strategy
     | (?:Hard|Soft)\ time\ limit\ \(\S+\)\ exceeded\ for\ \S+\[.
     | Received\ unregistered\ task\ of\ type\ .                # celery.worker.consumer
     | Received\ invalid\ task\ message:\ .
@@ -30,8 +32,6 @@ _RECORDS: Final = re.compile(
     re.VERBOSE,
 )
 _CHORD_FAILED: Final = re.compile(r"Chord .{1,200} raised: ")
-_CHORD_BROKE: Final = frozenset({"TimeoutError", "OperationalError"})
-"""What breaks a chord itself; whatever else Celery logs of one is a header task's failure."""
 _REQUEST: Final = "celery.worker.request"
 _ENDS: Final = frozenset({"on_failure", "on_timeout"})
 """Methods of a worker's request that end a run whose failure has been reported before."""
@@ -45,8 +45,8 @@ def is_duplicate(event: Mapping[str, object], hint: Mapping[str, Any]) -> bool:
         if _RECORDS.search(said):
             return True
         if _CHORD_FAILED.search(said):
-            raised = redact.rows(redact.table(event.get("exception")).get("values"))
-            return not any(error.get("type") in _CHORD_BROKE for error in raised[-1:])
+            error = exception_of(hint)
+            return error is None or is_of_chord_header(error)
     return _is_of_ended_run(exception_of(hint))
 
 

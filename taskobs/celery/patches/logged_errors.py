@@ -1,26 +1,37 @@
-"""Reports exceptions of tasks' hooks and of batches, for which Celery sends no signal."""
+"""Reports exceptions that Celery logs and sends no signal for: of hooks, errbacks and callbacks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
+
+from taskobs.celery.patches.celery_stack import is_of_chord_header
 
 Report = Callable[[BaseException], None]
 
+_CHORDS: Final = ("celery.backends.base", "celery.backends.redis", "celery.app.builtins")
+_UNLOCK: Final = "could not be retried"
+"""What Celery says of a chord whose polling task fails by the same exception."""
+
 
 class LoggedErrors:
-    """Reports hooks that raise (``on_success``, ``after_return``), and failures of batches.
+    """Reports what fails beside a task, and failures of batches.
 
-    Celery only logs the first, and celery-batches the second (seen in 0.11).
+    Beside a task: its hooks (``on_success``, ``after_return``), the clean-up after it, an errback,
+    and the callback of its chord, which can't be sent. Celery only logs them, and celery-batches
+    only logs the failure of a batch (seen in 0.11).
     """
 
     def __init__(self, hook_failed: Report, batch_failed: Report) -> None:
-        self._hooks = _Handler("celery.app.trace", hook_failed)
+        chords = (_ChordHandler(logger, hook_failed) for logger in _CHORDS)
+        self._hooks = (_Handler("celery.app.trace", hook_failed), *chords)
         self._batches = _Handler("celery_batches.trace", batch_failed)
 
     def install(self) -> None:
-        """Add a handler to Celery's logger."""
-        self._hooks.install()
+        """Add handlers to Celery's loggers."""
+        for handler in self._hooks:
+            handler.install()
 
     def watch_batches(self) -> None:
         """Also handle the logger of batches; called when the first batch begins."""
@@ -28,8 +39,8 @@ class LoggedErrors:
 
     def remove(self) -> None:
         """Remove the handlers."""
-        self._hooks.remove()
-        self._batches.remove()
+        for handler in (*self._hooks, self._batches):
+            handler.remove()
 
 
 class _Handler(logging.Handler):
@@ -48,7 +59,21 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not self._is_reported(record, error):
+            self._report(error)
+
+    def _is_reported(self, record: logging.LogRecord, error: BaseException) -> bool:
+        del error
         # Celery's record of a task's own failure has `data` (seen in 5.3 to 5.7); the run
         # reports that one itself.
-        if error is not None and not hasattr(record, "data"):
-            self._report(error)
+        return hasattr(record, "data")
+
+
+class _ChordHandler(_Handler):
+    """Reports what breaks a chord, or an errback, except the failure of a task in the header."""
+
+    def _is_reported(self, record: logging.LogRecord, error: BaseException) -> bool:
+        message = str(record.msg)
+        if not message.startswith(("Chord ", "Errback ")) or _UNLOCK in message:
+            return True
+        return message.startswith("Chord ") and is_of_chord_header(error)
