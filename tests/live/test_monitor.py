@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from celery import Celery
+from kombu import Exchange, Queue
 
 pytest.importorskip("prometheus_client")  # the extra `prometheus`
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from taskobs.celery.queues.reader import QueueReader
+from taskobs.celery.queues.readings import UNACKED
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.conftest import skip_if_missing
 from tests.live.monitor import Looks
 from tests.live.process import LIMIT, wait_until
 
@@ -186,3 +193,58 @@ def test_an_outage_of_the_broker_and_its_return(
         )
         assert "Traceback" not in monitor.log + watch.log
         assert (monitor.stop(), watch.stop("INT")) == (0, 0)
+
+
+def test_unacked_messages_are_told_apart_by_their_queues(redis_server: services.Redis) -> None:
+    """Thousands are unacked on Redis, of several queues, with options of mine: all are counted."""
+    media = Exchange("media", type="topic")
+    with Celery("shop", broker=redis_server.url(), set_as_current=False) as app:
+        options = {"global_keyprefix": "mine:", "priority_steps": [0, 5], "sep": ":"}
+        app.conf.broker_transport_options = options
+        app.conf.task_queues = (
+            Queue("celery", Exchange("celery"), routing_key="celery"),
+            Queue("feed", media, routing_key="feed.#"),
+            Queue("imports", media, routing_key="#.import"),
+        )
+        app.conf.worker_enable_remote_control = False
+        for priority in (0, 4, 5, 9):
+            app.send_task("add", queue="celery", priority=priority)
+        with closing(QueueReader(app)) as reader, app.connection_for_write() as connection:
+            redis: Any = cast("Any", connection.default_channel).client
+            taken: dict[str, Any] = {
+                f"c{number}": ["{}", "celery", "celery"] for number in range(1500)
+            }
+            taken |= {f"f{number}": [{"body": "x"}, "media", "feed.cats"] for number in range(30)}
+            taken |= {"other": ["{}", "", "of-another-app"], "odd": 5}
+            redis.hset("unacked", mapping={tag: json.dumps(one) for tag, one in taken.items()})
+            first = reader.read()
+            assert [queue.unacked for queue in first.queues] == [None, None, None]
+            assert first.unknown[UNACKED] == "532 unacked messages are not read yet"
+            assert read(reader) == {"celery": (4, 1500), "feed": (0, 30), "imports": (0, 0)}
+            redis.hdel("unacked", *[f"c{number}" for number in range(1000)])
+            assert read(reader) == {"celery": (4, 500), "feed": (0, 30), "imports": (0, 0)}
+            # A copy for each of two queues: it says of neither that it is its.
+            redis.hset("unacked", "new", json.dumps(["{}", "media", "feed.import"]))
+            assert read(reader) == {"celery": (4, 500), "feed": (0, None), "imports": (0, None)}
+
+
+def read(reader: QueueReader) -> dict[str, tuple[int | None, int | None]]:
+    """Look once; gives what is ready and unacked of each queue."""
+    return {queue.name: (queue.ready, queue.unacked) for queue in reader.read().queues}
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_promtool_finds_nothing_wrong(live: LiveApp, redis_broker: Broker, accept: str) -> None:
+    """Prometheus' own checker reads what is served, and has nothing to say."""
+    with skip_if_missing():
+        promtool = services.find_program(
+            "promtool", variable="TASKOBS_PROMTOOL", install="apt-get install prometheus"
+        )
+    looks = Looks(live, redis_broker, {})
+    with looks.start("--port", "0", "--interval", "0.2") as monitor:
+        assert wait_until(lambda: monitor.queues()["celery"]["ready"] == 0, timeout=LIMIT)
+        text = monitor.scrape(accept)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -56,7 +56,7 @@ class QueueReader:
         self._app = app
         self._broker_api = broker_api
         self._connection: Any = None
-        self._redis = RedisQueues(partial(queue_of, app))
+        self._redis = RedisQueues(partial(queue_of, app), partial(_bound_to, app))
         self._rabbit: RabbitQueues | None = None
 
     @property
@@ -122,6 +122,12 @@ class QueueReader:
             return _of_other(channel, names, system)
         finally:
             channel.close()
+
+
+def _bound_to(app: App, exchange: str) -> set[str]:
+    """Return the names of the app's queues that are bound to an exchange."""
+    queues: list[Any] = [*app.amqp.queues.values()]
+    return {queue.name for queue in queues if exchange == getattr(queue.exchange, "name", None)}
 
 
 def _of_other(channel: Any, names: Sequence[str], system: str) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from taskobs import semconv
@@ -28,17 +28,32 @@ _NO_TIME: Final = "the oldest message was published without taskobs' traces"
 
 
 class _Taken(NamedTuple):
-    """Unacked messages by queue; None for all, with a reason, where that is not known."""
+    """Unacked messages by queue, and why some of it is not known."""
 
     by_queue: Counter[str]
     reason: str = ""
+    unclear: Collection[str] = ()
+    """The queues of which it is not known."""
+
+    def of(self, name: str) -> int | None:
+        """Return the number of a queue's."""
+        return None if name in self.unclear else self.by_queue[name]
 
 
 class RedisQueues:
-    """Reads queues through a channel of kombu's. Remembers the queues of unacked messages."""
+    """Reads queues through a channel of kombu's. Remembers the queues of unacked messages.
 
-    def __init__(self, queue_of: QueueOf, clock: Callable[[], float] = time.time) -> None:
+    ``bound_to`` returns the names of the queues that are bound to an exchange.
+    """
+
+    def __init__(
+        self,
+        queue_of: QueueOf,
+        bound_to: Callable[[str], Collection[str]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._queue_of = queue_of
+        self._bound_to = bound_to
         self._clock = clock
         self._tags: dict[bytes, str] = {}
 
@@ -49,7 +64,7 @@ class RedisQueues:
         # kombu's own client prefixes the keys of some commands, and not of all that are used here.
         client = Redis(connection_pool=channel.pool)
         lists = self._lists(client, channel, names)
-        unacked = self._unacked(client, f"{channel.global_keyprefix}{channel.unacked_key}")
+        unacked = self._unacked(client, f"{channel.global_keyprefix}{channel.unacked_key}", names)
         unknown = {UNACKED: unacked.reason} if unacked.reason else {}
         queues: list[QueueReading] = []
         for name, (lengths, heads) in zip(names, lists, strict=True):
@@ -59,7 +74,7 @@ class RedisQueues:
                 unknown[READY] = "Redis refuses to say the length of a list"
             elif age is None:
                 unknown[OLDEST_AGE] = _NO_TIME
-            taken = None if unacked.reason else unacked.by_queue[name]
+            taken = unacked.of(name)
             queues.append(QueueReading(name=name, ready=ready, unacked=taken, oldest_age=age))
         return Reading(queues=tuple(queues), unknown=unknown)
 
@@ -101,21 +116,23 @@ class RedisQueues:
         # Without an ETA: what is still in the queue waits for a worker, whatever its ETA is.
         return queue_latency({semconv.HEADER_PUBLISHED_AT: published}, None, self._clock())
 
-    def _unacked(self, client: Any, key: str) -> _Taken:
+    def _unacked(self, client: Any, key: str, names: Sequence[str]) -> _Taken:
         """Count unacked messages by queue; of those that are new, at most so many are read."""
         number = client.hlen(key)
         if number > _MOST_UNACKED:
-            return _Taken(
-                Counter(), f"{number} messages of all queues are unacked: too many to read"
-            )
+            return _Taken(Counter(), f"{number} messages are unacked: too many to read", names)
         tags: list[bytes] = client.hkeys(key)
         seen = {tag: self._tags[tag] for tag in tags if tag in self._tags}
         new = [tag for tag in tags if tag not in seen]
         self._tags = {**seen, **self._read_tags(client, key, new[:_MOST_READ])}
         left = sum(tag not in self._tags for tag in tags)
         if left:
-            return _Taken(Counter(), f"{left} unacked messages of all queues are not read yet")
-        return _Taken(Counter(queue for queue in self._tags.values() if queue))
+            return _Taken(Counter(), f"{left} unacked messages are not read yet", names)
+        counted = Counter(queue for queue in self._tags.values() if queue)
+        # What is for no one queue is counted under its exchange.
+        unclear = {name for other in counted.keys() - {*names} for name in self._bound_to(other)}
+        reason = "a message goes to several queues, and Redis doesn't say which" if unclear else ""
+        return _Taken(counted, reason, unclear)
 
     def _read_tags(self, client: Any, key: str, tags: Sequence[bytes]) -> dict[bytes, str]:
         """Return the queue of each message; empty for one that has just been acknowledged."""
