@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
 from taskobs.internal.import_lock import import_locked, watch_forks
+from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
 
+_log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 _IMPORTED_LATE: Final = {
@@ -19,6 +24,8 @@ _IMPORTED_LATE: Final = {
     _GRPC: GRPC_IMPORTS,
 }
 """Modules that the exporters import when they are made, or when they first export."""
+_LOGGERS: Final = (_HTTP, "opentelemetry.exporter.otlp.proto.grpc.exporter")
+"""Where the exporters log each attempt that fails, and each batch that they give up."""
 
 
 class ExporterFactory:
@@ -37,6 +44,7 @@ class ExporterFactory:
         self._module = _GRPC if settings.otlp_protocol == "grpc" else _HTTP
         if self._module == _GRPC and not (_is_installed("grpc") and _is_installed(_GRPC)):
             raise MissingExtraError("otlp_protocol='grpc'", "grpc")
+        self._destination = settings.shown_endpoint
         self._options: dict[str, Any] = {}
         if settings.given["otlp_endpoint"] == "argument":
             self._options["endpoint"] = settings.traces_endpoint
@@ -50,8 +58,38 @@ class ExporterFactory:
 
     def make(self) -> SpanExporter:
         """Make one; it reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself."""
-        exporter: SpanExporter = self.prepare().OTLPSpanExporter(**self._options)
-        return exporter
+        return LoggedExporter(self.prepare().OTLPSpanExporter(**self._options), self._destination)
+
+
+class LoggedExporter(SpanExporter):
+    """Exports with another exporter, and logs when that begins to fail and when it works again."""
+
+    def __init__(self, exporter: SpanExporter, destination: str) -> None:
+        """``destination`` is where the exporter sends to, without secrets."""
+        self._exporter = exporter
+        self._outage = Outage(_log, f"taskobs: span export to {destination}")
+        self._library_log = LibraryLog(_LOGGERS, self._outage.began)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export a batch; the exporter tries again by itself, within its timeout."""
+        with self._library_log:
+            result = self._exporter.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._outage.ended()
+        else:
+            self._outage.began("the exporter has failed")  # if its log has not said why
+            self._outage.lost(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        """Stop the exporter, and log what was lost."""
+        self._exporter.shutdown()
+        self._library_log.close()
+        self._outage.closed()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush the exporter."""
+        return self._exporter.force_flush(timeout_millis)
 
 
 def _is_installed(module: str) -> bool:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.scope import Scope
-from sentry_sdk.transport import Transport
+from sentry_sdk.transport import HttpTransport, Transport
 
 from taskobs.internal.private_names import PrivateName
+from taskobs.internal.wrapping import Patches
 
 
 def _name(module: str, path: str, use: str, *, of_instances: bool = False) -> PrivateName:
@@ -71,6 +72,11 @@ _QUEUE: Final = _name(
     "tells whether events wait to be sent; without it a flush counts as complete when it ends",
     of_instances=True,
 )
+_REQUEST: Final = _name(
+    "sentry_sdk.transport",
+    "HttpTransport._request",
+    "tells when Sentry can't be reached; without it each attempt of urllib3's is logged",
+)
 _WSGI_HELPERS: Final = _name(
     "sentry_sdk.integrations._wsgi_common",
     "RawPostDataException",  # of Django, or Sentry's replacement
@@ -84,7 +90,7 @@ _EXPERIMENTS: Final = _name(
 )
 NAMES: Final = (
     *(_IGNORED_LOGGERS, _EVENT_PROCESSORS, _SCOPE_NAME, _INTEGRATIONS, _DEACTIVATES),
-    *(_WORKER, _THREAD, _QUEUE, _WSGI_HELPERS, _EXPERIMENTS),
+    *(_WORKER, _THREAD, _QUEUE, _REQUEST, _WSGI_HELPERS, _EXPERIMENTS),
 )
 
 
@@ -148,6 +154,12 @@ def scope_name(scope: Scope) -> str | None:
     """Return the name that an integration of a web framework gives to a request's scope."""
     name: object = _SCOPE_NAME.read(scope)
     return name if isinstance(name, str) else None
+
+
+def watch_requests(patches: Patches, around: Callable[..., Any]) -> None:
+    """Have ``around(request, transport, args, kwargs)`` called for each request of a transport."""
+    if not _REQUEST.missing:
+        patches.wrap(HttpTransport, "_request", around)
 
 
 def has_sender(transport: Transport | None) -> bool:

@@ -31,6 +31,7 @@ from taskobs.sentry.duplicates import is_duplicate
 from taskobs.sentry.integrations import Integrations
 from taskobs.sentry.outgoing import OutgoingEnvelopes
 from taskobs.sentry.relay_transport import RelayTransport
+from taskobs.sentry.send_outage import SendOutages
 from taskobs.sentry.sentry_logs import LogFilter
 from taskobs.sentry.thread_context import ThreadContextPatch
 
@@ -82,6 +83,7 @@ class SentryPipeline:
         self._logs = LogFilter(send_arguments=send_arguments)
         self._request_trace = trace_ids.RequestTrace()
         self._thread_context = ThreadContextPatch()
+        self._send_outages = SendOutages()
         self._closed = False
         self._lock = Lock()
 
@@ -154,6 +156,7 @@ class SentryPipeline:
         self._uninstall()
         if self._own is not None:
             shut(self._own, max(0.0, end - time.monotonic()))
+        self._send_outages.remove()  # last, as it watches what `shut` sends
         self._own = self._client = None
 
     def route_to(self, relay: RelayClient, guard: Guard) -> None:
@@ -208,6 +211,7 @@ class SentryPipeline:
         """Make the clients of a forked child independent of its parent's."""
         self._lock = Lock()  # another thread of the parent may have held it at the fork
         self._enable_redis()
+        self._send_outages.after_fork()
         for client in self._clients():
             renew(client)
             self._prepare_envelopes(client)
@@ -245,6 +249,7 @@ class SentryPipeline:
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         outer_trace.sources.append(self._request_trace.ids)
         self._thread_context.install()
+        self._send_outages.install()
         self.client()
 
     def _uninstall(self) -> None:

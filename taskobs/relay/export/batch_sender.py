@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from threading import Thread
 from typing import ClassVar, Final, NamedTuple
 
+from taskobs.internal.outage import Outage
 from taskobs.relay.counters import Counters
 from taskobs.relay.export import responses
 from taskobs.relay.export.batch_size import BatchSize
-from taskobs.relay.export.outage import Outage
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sender import BROKEN, STOPPING_WAIT, Sender
 from taskobs.relay.storage.base import Store
@@ -37,7 +37,7 @@ class BatchSender(Sender):
 
     def __init__(self, store: Store, counters: Counters) -> None:
         super().__init__(store, counters)
-        self._outage = Outage(f"{self.kind} export")
+        self._outage = Outage(_log, f"taskobs relay: {self.kind} export")
         self._size = BatchSize(self.limits.bytes)
         self._thread = Thread(target=self._run, name=f"taskobs-{self.kind}s", daemon=True)
 
@@ -92,7 +92,7 @@ class BatchSender(Sender):
             if result.status is not ExportStatus.RETRY:
                 self._settle(batch, result)
                 return
-            self._outage.began(result)
+            self._outage.began(result.text)
             self._wait(attempt, result)
             batch = self._without_old(batch)
             attempt += 1

@@ -6,18 +6,20 @@ Only decisions are made here. ``envelopes`` has the threads, and sends.
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from taskobs.internal.outage import Outage
 from taskobs.relay.export import responses
-from taskobs.relay.export.outage import Outage
 from taskobs.relay.export.responses import ExportResult
 from taskobs.relay.export.sentry import SentryPoster
 from taskobs.relay.storage.items import Stored, weight
 
+_log = logging.getLogger("taskobs.relay")
 WINDOW: Final = 16
 """Requests to one Sentry at a time, once it has answered some."""
 TRIES: Final = 5
@@ -63,7 +65,7 @@ class Destination:
     ) -> None:
         """``key`` is the ``resource_blob`` of its envelopes."""
         self.key, self.poster = key, poster
-        self.outage = Outage(f"envelope export to {poster.address}")
+        self.outage = Outage(_log, f"taskobs relay: envelope export to {poster.address}")
         self.in_flight = 0
         self._clock = clock
         self._window = 1
@@ -130,7 +132,7 @@ class Destination:
 
         ``longest`` bounds the pause, unless the server said how long.
         """
-        self.outage.began(result)
+        self.outage.began(result.text)
         self._window = 1
         now = self._clock()
         if result.wait is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import requests
 from requests.adapters import BaseAdapter
 
+from taskobs.internal.causes import innermost
 from taskobs.relay.export import hints, responses
 from taskobs.relay.export.otlp_messages import error_message, partial_success
 from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus
@@ -71,7 +72,7 @@ class _RecordingAdapter(BaseAdapter):
             real = self._inner.send(request, True, timeout, verify, cert, proxies)  # noqa: FBT003
             body = _read(real)
         except requests.RequestException as error:
-            hint = hints.of_error(responses.innermost(error), url)
+            hint = hints.of_error(innermost(error), url)
             self._results.append(responses.of_error(error, hint))
             return _response(request, _REFUSED, responses.NO_RESPONSE)
         self._results.append(self._result(real, body, url))

@@ -14,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Final, NamedTuple
 
+from taskobs.internal.causes import describe, innermost
+
 RETRIED: Final = frozenset({408, 429, 502, 503, 504})
 TOO_LARGE: Final = 413
 NO_RESPONSE: Final = "no response"
@@ -24,8 +26,6 @@ _LONGEST_RETRY_AFTER: Final = 600.0
 """Seconds: upper bound for Retry-After."""
 _OK: Final = 200
 _REDIRECTED: Final = 300
-_CAUSES: Final = 10
-"""How deep an error's causes are followed: they may form a circle."""
 
 
 class ExportStatus(Enum):
@@ -78,28 +78,6 @@ def of_error(error: BaseException, hint: str = "") -> ExportResult:
     """Judge a request without a response; the error's innermost cause says why."""
     detail = describe(innermost(error))
     return ExportResult(ExportStatus.RETRY, NO_RESPONSE, f"{detail}: {hint}" if hint else detail)
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Return the first cause of an error."""
-    inner = error
-    for _ in range(_CAUSES):
-        # urllib3 and requests have the cause in an attribute, sometimes in the only argument.
-        below = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
-        if not isinstance(below, BaseException):
-            break
-        inner = below
-    return inner
-
-
-def describe(error: BaseException) -> str:
-    """Return an error's type, and what the system says of it.
-
-    Never the rest of its text, which may contain a URL with a secret.
-    """
-    name = type(error).__name__
-    said = error.strerror if isinstance(error, OSError) else None
-    return f"{name}: {said}" if said else name
 
 
 def seconds(retry_after: str | None) -> float | None:
