@@ -52,7 +52,8 @@ class ActivePublish(ContextStack):
             self.publish.error = error
             if self.producer is not None:
                 with self._guard:  # known now: kombu may have failed over to another broker
-                    self.publish.broker = brokers.of_connection(self.producer.connection)
+                    sent = brokers.sent_over(self.producer, published=error is None)
+                    self.publish.broker = sent
         if self.canvas is not None:
             self.canvas.error = error
         self.close()
@@ -96,7 +97,7 @@ class PublishSignals:
             # What sends, if it may not be a connection to the app's first broker.
             if not _SENDERS.isdisjoint(options):
                 sending.producer = _producer_of(options)
-            if brokers.fails_over(app):
+            if brokers.varies(app):
                 self._send_patch.watch_producers()
             sending.open(self._calls.publish, publish)
         except BaseException as error:

@@ -150,8 +150,11 @@ class Sentinel:
 
     def ask(self, *words: str) -> str:
         """Give the sentinel a command."""
-        command = [self.client, "-h", HOST, "-p", str(self.port), *words]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
+        return self._ask(self.port, *words, check=True)
+
+    def _ask(self, port: int, *words: str, check: bool) -> str:
+        command = [self.client, "-h", HOST, "-p", str(port), *words]
+        done = subprocess.run(command, check=check, capture_output=True, text=True, timeout=LIMIT)
         return done.stdout
 
     def master_port(self) -> int:
@@ -159,10 +162,15 @@ class Sentinel:
         return int(self.ask("sentinel", "get-master-addr-by-name", "shop").split()[1])
 
     def fail_over(self) -> None:
-        """Have the replica become the master, and wait until it is."""
+        """Have the replica become the master, and wait until the old master is a replica."""
         before = self.master_port()
         self.ask("sentinel", "failover", "shop")
         assert wait_until(lambda: self.master_port() != before, timeout=LIMIT)
+        # Until the old master knows, it takes what it is sent over the connections that it has.
+        # It closes all of them then, that of this question too.
+        assert wait_until(
+            lambda: self._ask(before, "role", check=False).startswith("slave"), timeout=LIMIT
+        )
 
 
 SENTINEL_CONFIG = """

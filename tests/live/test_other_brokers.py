@@ -54,7 +54,7 @@ def publish(producer: Producer, number: int) -> list[str]:
 def test_a_failover_loses_no_span(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, sentinel: services.Sentinel
 ) -> None:
-    """My Redis fails over to its replica: what I publish before and after is a trace each."""
+    """My Redis fails over to its replica: what I publish is a trace each, and names its server."""
     broker = Broker(
         "sentinel",
         f"sentinel://{HOST}:{sentinel.port}/0",
@@ -62,10 +62,11 @@ def test_a_failover_loses_no_span(
         {"master_name": "shop"},
     )
     worker, producer = live.worker(broker), live.producer(broker)
-    published = publish(producer, 10)
+    published, masters = publish(producer, 10), [sentinel.master_port()]
     for task_id in published:
         worker.wait_log(f"[{task_id}] succeeded")
     sentinel.fail_over()
+    masters.append(sentinel.master_port())
     # Connections to the old master break: Celery retries a publish by itself.
     published += publish(producer, 10)
     for task_id in published:
@@ -75,6 +76,15 @@ def test_a_failover_loses_no_span(
     one_trace_each(receiver, published)
     assert {span.attributes[semconv.MESSAGING_SYSTEM] for span in publishes(receiver)} == {"redis"}
     assert receiver.wait_for(lambda r: len(r.spans) == 40, LIMIT)
+    # Publishes and runs name the server that was the master at the time, not the Sentinel.
+    before, after = set(published[:10]), set(published[10:])
+    for ids_of_tasks, port in zip((before, after), masters, strict=True):
+        servers = {
+            (span.attributes[semconv.SERVER_ADDRESS], span.attributes[semconv.SERVER_PORT])
+            for span in receiver.spans
+            if span.attributes[semconv.MESSAGING_MESSAGE_ID] in ids_of_tasks
+        }
+        assert servers == {(HOST, port)}
 
 
 def test_chords_are_linked_on_memcached(

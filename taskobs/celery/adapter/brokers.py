@@ -41,7 +41,7 @@ class _AppBrokers(NamedTuple):
     app: ref[Any]
     write: Broker
     read: Broker
-    fails_over: bool
+    varies: bool
 
 
 _of_apps: Final[dict[int, _AppBrokers]] = {}
@@ -52,9 +52,9 @@ def published_to(app: App) -> Broker:
     return _of_app(app).write
 
 
-def fails_over(app: App) -> bool:
-    """Whether an app has more than one broker to publish to."""
-    return _of_app(app).fails_over
+def varies(app: App) -> bool:
+    """Whether only a connection tells where an app publishes: with several brokers, or Sentinel."""
+    return _of_app(app).varies
 
 
 def consumed_from(app: App) -> Broker:
@@ -80,6 +80,49 @@ def of_connection(connection: Any) -> Broker:
     return found
 
 
+def sent_over(sender: Any, *, published: bool) -> Broker:
+    """Return the broker to which a producer of kombu's, or what has its ``connection``, publishes.
+
+    Unless it has ``published`` already, no channel is looked at: that would open it.
+    """
+    connection = sender.connection
+    if not published or not asks_sentinel(connection):
+        return of_connection(connection)
+    channel = getattr(sender, "channel", None) or connection.default_channel
+    return _master(channel.pool) or of_connection(connection)
+
+
+def received_over(channel: Any) -> Broker:
+    """Return the broker from which a channel of kombu's consumes."""
+    connection = channel.connection.client
+    master = _master(channel.async_pool) if asks_sentinel(connection) else None
+    return master or of_connection(connection)
+
+
+def asks_sentinel(connection: Any) -> bool:
+    """Whether a connection asks Redis Sentinel which server is the master.
+
+    The master can be another one at any time, so it is to be looked up for each message.
+    """
+    return bool(connection.transport_cls == "sentinel")
+
+
+def _master(pool: Any) -> Broker | None:
+    """Return the master that a pool of redis-py has found; None before its first connection."""
+    try:
+        host, port = pool.master_address
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return _of_master(host, port)
+
+
+@lru_cache(maxsize=_MOST)
+def _of_master(host: object, port: object) -> Broker | None:
+    if not isinstance(host, str) or not isinstance(port, int):
+        return None
+    return Broker(system="redis", address=host[:_ADDRESS_CHARS], port=port)
+
+
 def as_text(broker: Broker) -> str:
     """Write a broker as a header that `from_text` reads."""
     return f"{broker.system} {broker.port} {broker.address}"
@@ -96,18 +139,19 @@ def _of_app(app: App) -> _AppBrokers:
     """Look up an app's two brokers once: it takes longer than a publish."""
     found = _of_apps.get(id(app))
     if found is None or found.app() is not app:
-        write, more = _first(app, "connection_for_write")
+        write, may_vary = _first(app, "connection_for_write")
         read, _ = _first(app, "connection_for_read")
-        found = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, more)
+        found = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, may_vary)
         _of_apps[id(app)] = found
     return found
 
 
 def _first(app: App, method: str) -> tuple[Broker, bool]:
-    """Return the first broker of an app, and whether there are more."""
+    """Return the first broker of an app, and whether it may publish to others."""
     try:
         with getattr(app, method)() as connection:
-            return of_connection(connection), len(connection.alt or ()) > 1
+            several = len(connection.alt or ()) > 1
+            return of_connection(connection), several or asks_sentinel(connection)
     except Exception:  # noqa: BLE001  # a URL that kombu refuses too: the publish will say so
         return NOWHERE, False
 

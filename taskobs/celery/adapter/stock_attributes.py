@@ -53,8 +53,8 @@ def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     if request.reply_to:
         found["celery.reply_to"] = request.reply_to
     limits = request.timelimit
-    known = isinstance(limits, (list, tuple)) and limits != _NO_LIMITS
-    if known and any(limit is not None for limit in limits):
+    has_limits = isinstance(limits, (list, tuple)) and limits != _NO_LIMITS
+    if has_limits and any(limit is not None for limit in limits):
         partly = any(limit is None for limit in limits)
         found["celery.timelimit"] = (
             [text_of(limit) or "" for limit in limits] if partly else [*limits]

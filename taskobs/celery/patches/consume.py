@@ -77,16 +77,23 @@ class ConsumePatch:
         return consume(*args, **kwargs)
 
     def _noting(self, queue: Any, callback: Callable[..., Any]) -> Callable[..., Any]:
-        source = Source(name_of_queue(queue), NOWHERE)
+        source, varies, channel = Source(name_of_queue(queue), NOWHERE), False, queue.channel
         with self._guard:
-            connection = queue.channel.connection.client
+            connection = channel.connection.client
             source = Source(source.queue, brokers.of_connection(connection))
+            varies = brokers.asks_sentinel(connection)
 
         def noting(*message: Any, **more: Any) -> Any:
-            token = _source.set(source)
+            token = _source.set(self._source_now(source, channel) if varies else source)
             try:
                 return callback(*message, **more)
             finally:
                 _source.reset(token)
 
         return noting
+
+    def _source_now(self, source: Source, channel: Any) -> Source:
+        """Return a source with the server that its channel is connected to at this moment."""
+        with self._guard:
+            return Source(source.queue, brokers.received_over(channel))
+        return source

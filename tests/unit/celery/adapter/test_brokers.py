@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
@@ -113,3 +114,42 @@ def test_brokers_of_apps_that_are_gone_are_forgotten() -> None:
     apps.clear()
     gc.collect()
     assert not numbers & brokers._of_apps.keys()
+
+
+class Pool:
+    """A pool of redis-py that asks Sentinel, which it has done or not."""
+
+    def __init__(self, master: object = None) -> None:
+        self.master_address = master
+
+
+MASTERS: list[tuple[object, Broker]] = [
+    (("10.0.0.7", 6380), Broker(system="redis", address="10.0.0.7", port=6380)),
+    (None, Broker(system="redis", address="a", port=26380)),
+    (("10.0.0.7",), Broker(system="redis", address="a", port=26380)),
+    ("10.0.0.7:6380", Broker(system="redis", address="a", port=26380)),
+]
+
+
+@pytest.mark.parametrize(("master", "broker"), MASTERS)
+def test_the_master_is_what_a_message_went_to_or_came_from(master: object, broker: Broker) -> None:
+    """I use Sentinel, and see the server that my message went to; before that, whom was asked."""
+    app = Celery("shop", broker="sentinel://a:26380", set_as_current=False)
+    with app.connection_for_write() as connection:
+        transport = SimpleNamespace(client=connection)
+        channel = SimpleNamespace(pool=Pool(master), async_pool=Pool(master), connection=transport)
+        sender = SimpleNamespace(connection=connection, channel=channel)
+        assert brokers.sent_over(sender, published=True) == broker
+        assert brokers.received_over(channel) == broker
+        assert brokers.sent_over(sender, published=False) == MASTERS[1][1]
+    assert brokers.varies(app)
+
+
+def test_no_channel_is_opened_to_tell_a_broker() -> None:
+    """My publish failed, or my broker is no Sentinel: taskobs opens no connection of its own."""
+    for url, published in (("sentinel://a", False), ("redis://a", True), ("redis://a", False)):
+        app = Celery("shop", broker=url, set_as_current=False)
+        with app.connection_for_write() as connection:
+            sender = SimpleNamespace(connection=connection)
+            assert brokers.sent_over(sender, published=published).address == "a"
+            assert not connection.connected
