@@ -8,7 +8,7 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit lint lint-style lint-types lint-layers coverage check build \
-  matrix outcomes soak celery-suite bench chaos docs clean
+  matrix outcomes soak worker-soak celery-suite bench chaos docs clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ outcomes: $(VENV)/dev.stamp  ## run the live tests, and write docs/outcomes.md o
 
 soak: $(VENV)/dev.stamp  ## run 50,000 tasks in one process, and see whether its memory grows
 	@$(BIN)/python tools/soak.py $(ARGS)
+
+worker-soak: $(VENV)/dev.stamp  ## run 50,000 tasks in prefork workers, and compare what their processes hold early and late
+	@$(BIN)/python tools/worker_soak.py $(ARGS)
 
 celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
 	@$(BIN)/python tools/celery_suite.py $(ARGS)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+RELAY: Final = re.compile(r"taskobs[. ]relay")
+"""In the command line of a relay, or in its title."""
 
 
 def children(pid: int) -> dict[int, str]:
@@ -21,7 +26,7 @@ def children(pid: int) -> dict[int, str]:
 
 def relays(pid: int) -> list[int]:
     """Give those of its children that are relays, told by their command lines or titles."""
-    return [child for child, line in children(pid).items() if "relay" in line]
+    return [child for child, line in children(pid).items() if RELAY.search(line)]
 
 
 def cpu(pid: int) -> float:
@@ -40,6 +45,8 @@ class Memory:
     resident: float
     private: float
     """Not shared with any other: what one more such process costs."""
+    proportional: float
+    """With what several processes share divided among them."""
 
 
 def memory(pid: int) -> Memory:
@@ -48,4 +55,5 @@ def memory(pid: int) -> Memory:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, size, *_ = line.split()
         sizes[name] = float(size) * 1024 / 1e6
-    return Memory(sizes["Rss:"], sizes["Private_Clean:"] + sizes["Private_Dirty:"])
+    private = sizes["Private_Clean:"] + sizes["Private_Dirty:"]
+    return Memory(sizes["Rss:"], private, sizes["Pss:"])

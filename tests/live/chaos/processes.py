@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+RELAY = re.compile(r"taskobs[. ]relay")
+"""A checkout may have the word in its path."""
 TRACKER = "semaphore_tracker"
 """A process that billiard starts beside spawned children."""
 
@@ -35,7 +38,7 @@ def processes_of(parent: int) -> dict[int, str]:
 
 def is_relay(command: str) -> bool:
     """Tell a relay from a pool child by its command line or title."""
-    return "relay" in command
+    return RELAY.search(command) is not None
 
 
 def alive(pid: int) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +20,9 @@ from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
+from tests.support.export import Backend, Reply, backend
 from tests.support.relay_peer import PATIENCE
-from tests.support.relay_process import RelayProcess, Writer, wait_until_true
+from tests.support.relay_process import RelayProcess, Writer, addressed, wait_until_true
 from tests.support.relay_spans import end
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
@@ -78,6 +81,62 @@ def test_a_spool_that_is_removed_before_a_kill_of_the_relay_costs_nothing(
     assert relay.log.count("was removed while in use") == 1
 
 
+def test_a_kill_doubles_what_is_under_way_and_nothing_else(directory: Path) -> None:
+    """The relay is killed while it waits for responses: those requests are repeated, no other one.
+
+    What a backend has accepted before is not sent again, and what waited is sent once.
+    """
+    slow = False
+    spool = {"directory": str(directory), "bytes": 10_000_000, "age": 3600}
+    with backend(respond=lambda _: Reply(delay=600.0 if slow else 0.0)) as there:
+        exporter = {"protocol": "http/protobuf", "endpoint": there.endpoint, "headers": None}
+        with RelayProcess(None, memory=True, spool=spool, exporter=exporter) as relay:
+            with closing(relay.worker()) as worker:
+                for number in range(4):  # so that several go out at a time
+                    worker.raw(*event(there.dsn, number))
+                    wait_until_true(lambda n=number: spooled(relay, "envelope") > n)
+                    wait_until_true(lambda: not waiting(relay))
+                worker.raw(*end("before"))
+                wait_until_true(lambda: spooled(relay) == 1 and not waiting(relay))
+                slow = True
+                worker.raw(*end("under way"))
+                wait_until_true(lambda: "under way" in sent_spans(there))
+                for number in range(4, 40):
+                    worker.raw(*event(there.dsn, number))
+                worker.raw(*end("waiting"))
+                wait_until_true(lambda: spooled(relay) == 3 and spooled(relay, "envelope") == 40)
+                wait_until_true(lambda: len(sent_events(there)) > 4)
+                relay.restart()
+            under_way = set(sent_events(there)[4:])
+            slow = False
+            with closing(relay.worker()) as worker:
+                worker.raw(*event(there.dsn, 40))  # which says where the others go
+                wait_until_true(lambda: len(set(sent_events(there))) == 41)
+                wait_until_true(lambda: "waiting" in sent_spans(there))
+                worker.close_gracefully()
+            assert relay.wait() == 0
+        assert Counter(sent_spans(there)) == {"before": 1, "under way": 2, "waiting": 1}
+        doubled = {one for one, number in Counter(sent_events(there)).items() if number > 1}
+        assert 0 < len(under_way) < 36
+        assert doubled == under_way
+        assert len(sent_events(there)) == 41 + len(under_way)
+
+
+def sent_spans(there: Backend) -> list[str]:
+    return [name for one in there.requests if one.path == "/v1/traces" for name in one.names]
+
+
+def sent_events(there: Backend) -> list[str]:
+    bodies = [one.body for one in there.requests if one.path.startswith("/api/")]
+    return [json.loads(body.split(b"\n", 1)[0])["event_id"] for body in bodies]
+
+
+def event(dsn: str, number: int) -> tuple[FrameKind, bytes]:
+    """An event as its process sends it."""
+    envelope = b'{"event_id":"%032d"}\n{"type":"event","length":2}\n{}' % number
+    return FrameKind.ENVELOPE, addressed(dsn, envelope)
+
+
 def test_what_no_spool_can_take_stays_with_its_process(
     receiver: Receiver, relay: RelayProcess, directory: Path
 ) -> None:
@@ -119,9 +178,14 @@ def test_what_waits_is_sent_to_a_client_that_a_process_has_and_does_not_use(
         assert relay.wait() == 0
 
 
-def spooled(relay: RelayProcess) -> int:
+def spooled(relay: RelayProcess, kind: str = "span") -> int:
     with closing(relay.client()) as client:
-        return int(client.status()["spooled"].get("span", 0))
+        return int(client.status()["spooled"].get(kind, 0))
+
+
+def waiting(relay: RelayProcess) -> int:
+    with closing(relay.client()) as client:
+        return sum(client.status()["pending"].values())
 
 
 def test_a_planted_spool_sends_nothing_to_its_own_address(
