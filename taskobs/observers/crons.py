@@ -133,7 +133,11 @@ class CronObserver(Observer):
         if run.abandoned or run.requeued or outcome is Outcome.RETRIED or self._excluded(entry):
             return
         status = "ok" if outcome in _OK else "error"
-        seconds = max(0.0, self._clock() - check_in.opened)
+        if run.ticks:  # what the run took by the monotonic clock: the other one may have been set
+            waited, took = run.began - check_in.opened, time.monotonic() - run.ticks
+        else:
+            waited, took = self._clock() - check_in.opened, 0.0
+        seconds = max(0.0, waited) + took
         self._capture(entry, check_in.check_in_id, status, check_in.monitor, seconds)
 
     def _capture(

@@ -12,6 +12,7 @@ are called once for each delivery, on every pool, with the message's headers at 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -128,6 +129,8 @@ class _WatchedRequest(_compat.RequestHooks):
     _taskobs_reported = False
     _taskobs_succeeded = False
     _taskobs_outcome: ExternalOutcome | None = None
+    _taskobs_accepted: float | None = None
+    """The monotonic clock, which this process and its children share, when the run began."""
     acknowledged: bool
     time_start: float | None
     worker_pid: int | None
@@ -161,6 +164,7 @@ class _WatchedRequest(_compat.RequestHooks):
 
     def on_accepted(self, pid: Any, time_accepted: Any) -> None:
         following: Any = super()
+        self._taskobs_accepted = time_accepted
         try:
             with suppressed():
                 following.on_accepted(pid, time_accepted)
@@ -227,6 +231,9 @@ class _WatchedRequest(_compat.RequestHooks):
         if external is None or here or self._taskobs_reported:
             return
         self._taskobs_reported = True
+        if external.started is not None and self._taskobs_accepted is not None:
+            # Celery's ``time_start`` is by the wall clock, which may have been set since.
+            external.started = time.time() - (time.monotonic() - self._taskobs_accepted)
         self._taskobs_ended(self, external)
 
 

@@ -2,6 +2,7 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,9 @@ class Base:
     worker_pid = 7
     _already_revoked = False
     stored: object = False
+
+    def on_accepted(self, _pid: int, accepted: float) -> None:
+        self.time_start = time.time() - (time.monotonic() - accepted)
 
     def on_failure(self, exc_info: Any, **_: Any) -> None:
         if isinstance(exc_info.exception, WorkerLostError):
@@ -65,6 +69,23 @@ def test_a_dead_child_is_a_lost_run_unless_the_run_had_succeeded(
     lost = WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.")
     request_of_a_run.on_failure(failed(lost))
     assert [one.outcome for one in told] == ([] if stored else [Outcome.LOST])
+
+
+@pytest.mark.parametrize("days", [-3, 0, 3])
+def test_a_clock_that_is_set_makes_no_lost_run_of_days(
+    request_of_a_run: Any,
+    told: list[ExternalOutcome],
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+) -> None:
+    """The time server sets my clock while a task runs, then its child dies: it ran for seconds."""
+    request_of_a_run.on_accepted(7, time.monotonic() - 5.0)
+    now = time.time() + days * 86_400
+    monkeypatch.setattr("time.time", lambda: now)
+    request_of_a_run.on_failure(failed(WorkerLostError("gone")))
+    [external] = told
+    assert external.started is not None
+    assert 5.0 <= now - external.started < 60.0
 
 
 def test_a_dead_child_is_reported_also_when_celery_breaks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,20 @@ def test_a_tick_and_its_run_are_one_check_in(sent: CheckIns) -> None:
     assert opened["monitor_slug"] == closed["monitor_slug"] == "hourly"
     assert opened["monitor_config"] == closed["monitor_config"] == MONITOR
     assert closed["duration"] == 12.5
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_clock_that_is_set_makes_no_check_in_of_days(sent: CheckIns, days: int) -> None:
+    """The time server sets my clock while the job runs: it took as long as it took."""
+    times = iter([1000.0, 1000.0 + days * 86_400])
+    observer = CronObserver(Current(), clock=lambda: next(times))
+    publish = tick(observer)
+    headers = {name: str(value) for name, value in publish.headers.items()}
+    run = make_run(task_id="id-1", headers=headers, schedule_entry="hourly", began=1002.0)
+    run.ticks = time.monotonic() - 5.0
+    with observer.run(run):
+        run.outcome = Outcome.SUCCEEDED
+    assert 7.0 <= sent.kept[-1]["duration"] < 60.0
 
 
 def test_an_entry_that_is_due_once_has_no_monitor(sent: CheckIns) -> None:
