@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +79,15 @@ def wait_until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
 class Worker:
     """A prefork worker with one set-up and a database of its own."""
 
-    def __init__(self, name: str, url: str, receiver: Receiver, *, level: str = "WARNING") -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        receiver: Receiver,
+        *,
+        level: str = "WARNING",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.stopped = STOPPED in name
         self._redis: Any = Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
@@ -99,7 +107,7 @@ class Worker:
             command,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
-            env=environment({**settings, **QUICK_EXPORT}),
+            env=environment({**settings, **QUICK_EXPORT, **(env or {})}),
         )
 
     @property

@@ -32,6 +32,9 @@ QUIET: Final = 0.6
 IDLE: Final = 0.02
 """CPU seconds that resting processes take in that time at most."""
 CALM_WITHIN: Final = 60.0
+"""Seconds after which a look is taken though they have not come to rest."""
+METRICS: Final = {"OTEL_METRIC_EXPORT_INTERVAL": "2000"}
+"""Metrics are exported before the first look: their connection stays open."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _held(pids: Sequence[int]) -> Held:
 def soak(name: str, url: str, receiver: Receiver, tasks: int, at: Sequence[int]) -> Looks:
     """Have one kind of worker run tasks; return what its processes held after so many."""
     looks: Looks = {}
-    with Worker(name, url, receiver) as worker:
+    with Worker(name, url, receiver, env=METRICS) as worker:
         worker.warm_up(200)  # which starts all of its processes, and raises if it has no relay
         done = 0
         while done < tasks:

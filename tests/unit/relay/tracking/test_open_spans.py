@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+
 import pytest
 
 from taskobs import semconv
@@ -325,3 +328,19 @@ def test_recent_keys_are_bounded() -> None:
         assert key(max(0, one - 49)) in keys
         assert len(keys) <= 100
     assert key(0) not in keys
+
+
+def test_recent_keys_take_the_same_memory_from_the_beginning() -> None:
+    """My relay is no larger after 50,000 tasks than after the first."""
+    tracemalloc.start()
+    try:
+        keys = RecentKeys(20_000)
+        keys.add(os.urandom(24))
+        first, _ = tracemalloc.get_traced_memory()
+        for _ in range(30_000):
+            keys.add(os.urandom(24))
+        last, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(keys) > 10_000
+    assert last - first < first / 100
