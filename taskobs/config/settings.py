@@ -77,6 +77,7 @@ class Settings:
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
+    relay_providers: bool = setting("TASKOBS_RELAY_PROVIDERS", default=True, value_check=checks.SWITCH, meaning="Have that process send the spans of the app's own `TracerProvider`, too, with the settings of its OTLP exporters. Off: these go on exporting from each process.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
     relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", spool_defaults.BYTES, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
     relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", spool_defaults.AGE, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")

@@ -1,5 +1,7 @@
 """Private names of OpenTelemetry's packages: the only module that uses them.
 
+Those of the app's exporters are in ``app/_compat``.
+
 Each name is declared in ``NAMES``, with what is done without it. Functions here fall back by
 themselves, so their callers need no check.
 """

@@ -27,8 +27,12 @@ _MILLISECONDS: Final = 1000
 
 
 @runtime_checkable
-class _Flushable(Protocol):
-    def force_flush(self, timeout_millis: int = 30_000) -> bool: ...
+class Flushable(Protocol):
+    """A provider or a processor."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export the spans that have ended."""
+        ...
 
 
 class TraceProvider:
@@ -78,7 +82,7 @@ class TraceProvider:
         """
         del relayed
         provider = self.provider
-        return [_flush_of(provider, timeout)] if isinstance(provider, _Flushable) else []
+        return [flush_of(provider, timeout)] if isinstance(provider, Flushable) else []
 
     def stop(self, timeout: float) -> None:
         """Stop our processors, within ``timeout`` seconds."""
@@ -186,7 +190,7 @@ class OwnTraceProvider(TraceProvider):
         # Through the switchable processor: after a relay was given up, this process may hold
         # spans that it did not send.
         ours = [] if relayed and self._exporter is not None else [self._switch]
-        return [_flush_of(one, timeout) for one in [*ours, *self._own.added]]
+        return [flush_of(one, timeout) for one in [*ours, *self._own.added]]
 
     def stop(self, timeout: float) -> None:
         """Stop our processors, which export what is left, within ``timeout`` seconds."""
@@ -200,5 +204,6 @@ class OwnTraceProvider(TraceProvider):
             unset_provider()
 
 
-def _flush_of(flushed: _Flushable, timeout: float) -> Callable[[], object]:
+def flush_of(flushed: Flushable, timeout: float) -> Callable[[], object]:
+    """Return the call that flushes a provider or processor within ``timeout`` seconds."""
     return lambda: flushed.force_flush(int(timeout * _MILLISECONDS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from opentelemetry.context import Context
@@ -25,6 +26,8 @@ from taskobs.protocol.span_encoder import (
 )
 from taskobs.relay_client.client import RelayClient
 
+Routed = Callable[[ReadableSpan, bytes], bytes]
+"""Adds a route to the payload of a span."""
 _FLAGS: Final = 3  # where a span's context, a tuple, has its flags
 _SAMPLED: Final = 1
 
@@ -42,6 +45,7 @@ class RelayProcessor(SpanProcessor):
         self._client = client
         self._direct = direct
         self._guard = guard or Guard()
+        self._routed: Routed | None = None
 
     def on_start(
         self,
@@ -53,6 +57,8 @@ class RelayProcessor(SpanProcessor):
         try:
             if _is_sampled(span) and not client.unavailable:
                 payload = pack_start(span, quick_fields)
+                if self._routed is not None:
+                    payload = self._routed(span, payload)
                 client.started(payload[:KEY_BYTES], payload)
         except UNEXPECTED:
             with self._guard:
@@ -72,6 +78,8 @@ class RelayProcessor(SpanProcessor):
                 self._direct.on_end(span)
             else:
                 payload = pack_end(span, quick_fields)
+                if self._routed is not None:
+                    payload = self._routed(span, payload)
                 client.ended(payload[:KEY_BYTES], payload)
             if client.unavailable:
                 self._hand_over()
@@ -83,6 +91,8 @@ class RelayProcessor(SpanProcessor):
             # second END of one span; a missing one would leave the span open.
             if not client.unavailable:
                 payload = pack_end(span, quick_fields)
+                if self._routed is not None:
+                    payload = self._routed(span, payload)
                 client.ended(payload[:KEY_BYTES], payload)
             raise
 
@@ -149,12 +159,16 @@ class RelayProcessor(SpanProcessor):
             return
         from taskobs.protocol.span_decoder import SpanDecoder
 
-        hello = self._client.hello()
-        resource_blob = pack([sanitize(hello.get("resource")), sanitize(hello.get("schema_url"))])
+        resource_blob = self._resource_blob()
         rebuilder = SpanDecoder()
         for packed in ended.values():
             with self._guard:
                 self._direct.on_end(rebuilder.span(packed, resource_blob))
+
+    def _resource_blob(self) -> bytes:
+        """Return the packed resource of the spans."""
+        hello = self._client.hello()
+        return pack([sanitize(hello.get("resource")), sanitize(hello.get("schema_url"))])
 
 
 def _is_sampled(span: ReadableSpan) -> bool:

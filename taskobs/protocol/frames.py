@@ -12,7 +12,7 @@ from importlib import import_module
 from struct import Struct
 from typing import Any, Final
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """The version in a HELLO. After an upgrade, a relay refuses one of another release."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
@@ -45,6 +45,8 @@ class FrameKind(IntEnum):
     CLOSE = 9
     STATUS = 10
     WAKE = 11
+    DESTINATIONS = 12
+    """The destinations of a HELLO that was sent already, with a new one."""
     # From the relay.
     ACK = 32
     FLUSHED = 33

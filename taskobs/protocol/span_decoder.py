@@ -29,6 +29,7 @@ _NO_STATE: Final = TraceState()
 _UNSET: Final = Status(StatusCode.UNSET)
 _CACHED: Final = 256
 """Resources and scopes that are kept: a worker has one resource a process, and some scopes."""
+_COUNTS: Final = 3
 _NOTHING: Final = (0, 0, 0)
 
 
@@ -144,10 +145,11 @@ class SpanDecoder:
             code,
             description,
             scope,
-            *dropped,
+            *rest,
         ) = row
-        if len(row) != span_encoder.FIELDS:
+        if len(row) - span_encoder.FIELDS not in {0, 1}:  # a route may come last
             validation.wrong(f"{len(row)} fields")
+        dropped = rest[:_COUNTS]
         context = _context(trace_id, span_id, flags, state, remote=False)
         parent = None
         if parent_id is not None:

@@ -52,6 +52,7 @@ DROPPED_ATTRIBUTES: Final = 16
 DROPPED_EVENTS: Final = 17
 DROPPED_LINKS: Final = 18
 FIELDS: Final = 19
+"""Without the route, which ``span_routes`` adds."""
 
 _WHAT: Final = {ATTRIBUTES: "attributes", EVENTS: "events", LINKS: "links"}
 _DROPPED_AT: Final = {

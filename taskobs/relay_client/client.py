@@ -81,15 +81,15 @@ class RelayClient:
         """Return what describes this process to the relay."""
         return self._introduction.hello()
 
-    def announce(self, destination: bytes) -> None:
-        """Tell the relay the destination of a Sentry client of this process.
+    def announce(self, destination: bytes, *, now: bool = False) -> None:
+        """Tell the relay the destination of a Sentry client, or of exporters: it sends to no other.
 
-        The relay sends envelopes from disk only to destinations that a process has announced.
+        ``now``: before all that is sent from here on, which does not say where it goes.
         """
         if self._introduction.announce(destination):
-            slot = self._slot or self._taken()
-            if slot is not None:
-                slot.announce(self._introduction.destinations)
+            slot, packed = self._slot or self._taken(), self._introduction.destinations
+            if not (slot is not None and slot.announce(packed)) and now:
+                self.send(FrameKind.DESTINATIONS, packed)
 
     # Sending.
 

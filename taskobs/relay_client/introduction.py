@@ -11,7 +11,7 @@ from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 
 
 class Introduction:
-    """The identity of a process, and the destinations of its Sentry clients.
+    """The identity of a process, and the destinations of its Sentry clients and exporters.
 
     ``hello`` returns what describes the process (role, name, resource).
     """
@@ -26,7 +26,7 @@ class Introduction:
         self._id = os.urandom(16)
 
     def announce(self, destination: bytes) -> bool:
-        """Note a Sentry client's destination; return whether it is new."""
+        """Note a destination; return whether it is new."""
         if destination in self._destinations:
             return False
         self._destinations.append(destination)

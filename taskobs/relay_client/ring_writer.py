@@ -100,14 +100,17 @@ class RingWriter:
         except (OSError, ValueError):
             return None  # the relay frees a slot whose ``PID`` stays 0
 
-    def announce(self, destinations: bytes) -> None:
-        """Write the packed list of destinations; one that is too long is not written."""
+    def announce(self, destinations: bytes) -> bool:
+        """Write the packed list of destinations; False if it is too long."""
         # Two threads may mix theirs: the stamp is then wrong, and the relay reads none of it, until
         # the next one is written. It only delays what an earlier relay has left.
         at = shared_memory.DESTINATIONS_AT
-        if 0 < len(destinations) <= shared_memory.MAX_DESTINATIONS:
+        if len(destinations) > shared_memory.MAX_DESTINATIONS:
+            return False
+        if destinations:
             self._map[at : at + len(destinations)] = destinations
             self._words[shared_memory.DESTINATIONS] = stamp(destinations)
+        return True
 
     @property
     def unavailable(self) -> bool:

@@ -16,7 +16,9 @@ from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
 _log: Final = logging.getLogger("taskobs")
-_NOT_TELEMETRY: Final = frozenset({"enabled", "strict", "log_ids", "relay", "shutdown_timeout"})
+_NOT_TELEMETRY: Final = frozenset(
+    {"enabled", "strict", "log_ids", "relay", "relay_providers", "shutdown_timeout"}
+)
 """Settings that don't ask for traces or errors by themselves."""
 _CURE: Final = (
     "give init() an otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"

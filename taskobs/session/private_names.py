@@ -10,8 +10,9 @@ from typing import Final
 from taskobs.celery import _compat
 from taskobs.internal.private_names import warn_of_missing
 from taskobs.otel import _sdk_compat
+from taskobs.otel.app import _compat as _exporter_compat
 
-_NAMES: Final = (*_compat.NAMES, *_sdk_compat.NAMES)
+_NAMES: Final = (*_compat.NAMES, *_sdk_compat.NAMES, *_exporter_compat.NAMES)
 
 
 def warn_of_missing_names() -> None:

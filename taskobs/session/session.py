@@ -221,9 +221,11 @@ class Session:
             self._worker = None
         self._errors.became(role, forks=runs_no_tasks(worker))
         self.look()
-        if self._observing:
-            with shared_task_signals().guard:
+        with shared_task_signals().guard:
+            if self._observing:
                 self._catch_up()
+            elif self._relay.starts_early(role, worker):
+                self._observe()
 
     def _became_worker(self, worker: object) -> None:
         self._app_name.use(getattr(worker, "app", None))
@@ -291,6 +293,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     relay: bool | None = None,
+    relay_providers: bool | None = None,
     relay_spool: str | None = None,
     relay_spool_bytes: int | None = None,
     relay_spool_age: float | None = None,

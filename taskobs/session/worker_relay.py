@@ -6,8 +6,10 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from taskobs.celery.process_signals import runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings
+from taskobs.otel.app import exporters
 from taskobs.otel.provider import TraceProvider
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.relay_client.run_metrics import RunMetricObserver
@@ -49,6 +51,21 @@ class WorkerRelay:
 
     def _wanted(self, traces: TraceProvider | None, sentry: SentryPipeline | None) -> bool:
         return sentry is not None or (traces is not None and traces.relays)
+
+    def starts_early(self, role: Role, worker: object) -> bool:
+        """Start a relay for a provider that only pool children may set; tell whether there is one.
+
+        Call it in a process that has nothing to record yet. Whoever has imported an exporter and
+        set no provider may set it in the pool children, as OpenTelemetry documents it. Only the
+        main process can start a relay for them, and only before they are forked.
+        """
+        expected = self._settings.relay_providers and exporters.are_imported()
+        if role is Role.WORKER and self._on and expected and runs_no_tasks(worker):
+            self._role = role
+            self._begin(role, worker, None)
+            if self._pipeline is not None:
+                self._pipeline.carry(None, None, shared_task_signals().guard)
+        return self.carries
 
     def _begin(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
         ours = traces is not None and traces.ours

@@ -27,6 +27,7 @@ import pytest
 from taskobs.celery import _compat as celery_names
 from taskobs.internal.private_names import PrivateName
 from taskobs.otel import _sdk_compat as otel_names
+from taskobs.otel.app import _compat as exporter_names
 from taskobs.sentry import _compat as sentry_names
 from taskobs.testing.receiver import Receiver
 from tests.live import services
@@ -42,7 +43,10 @@ PATIENCE: Final = 120.0
 PROGRAM: Final = "tests.process.without_name"
 NAMES: Final = {
     f"{name.module}:{name.path}": name
-    for name in (*celery_names.NAMES, *otel_names.NAMES, *sentry_names.NAMES)
+    for name in (
+        *(*celery_names.NAMES, *otel_names.NAMES),
+        *(*exporter_names.NAMES, *sentry_names.NAMES),
+    )
 }
 OF_A_WORKER: Final = [name for name in NAMES if "Request." in name or "redis" in name]
 """Names that matter where a real worker has a pool, or its results are in Redis.

@@ -45,6 +45,7 @@ def settings() -> None:
         stock_attributes=True,
         log_ids=True,
         relay=True,
+        relay_providers=True,
         relay_spool="/var/spool/taskobs",
         relay_spool_bytes=256 * 1024 * 1024,
         relay_spool_age=86_400.0,

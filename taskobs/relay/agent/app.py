@@ -11,7 +11,9 @@ from typing import Final
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.event_loop import EventLoop
+from taskobs.relay.agent.lanes import Lanes
 from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.route_table import RouteTable
 from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.agent.settings import RelaySettings
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
@@ -19,9 +21,11 @@ from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
 from taskobs.relay.export.envelopes import EnvelopeSender
 from taskobs.relay.export.otlp import SpanSender, quieten
+from taskobs.relay.export.sender import Sender
 from taskobs.relay.metrics.exporter import Stoppable, start_metrics
 from taskobs.relay.metrics.run_statistics import RunStatistics
-from taskobs.relay.storage.items import ITEM_KINDS, ItemKind
+from taskobs.relay.storage.base import Store
+from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 
@@ -64,10 +68,12 @@ class Relay:
             self._wakeup_pipe.released,
             worker_pid=settings.parent,
         )
-        self._senders = (
+        self._main_senders = (
             SpanSender(self._store, counters, exporter),
             EnvelopeSender(self._store, counters),
         )
+        self._lanes = Lanes(self._store, counters, self._lane_store)
+        routes = RouteTable(self._lanes, counters)
         self._open_spans = OpenSpanRegistry(counters, parent=settings.parent)
         self._router = FrameRouter(
             store=self._store,
@@ -75,6 +81,7 @@ class Relay:
             counters=counters,
             on_run_metric=self._runs.take,
             status=self.status,
+            routes=routes,
         )
         self._event_loop = EventLoop(
             listener,
@@ -93,17 +100,35 @@ class Relay:
         self._control = control
         self._metrics: Stoppable | None = None
         for kind in ITEM_KINDS:
-            counters.gauge("pending", partial(self._waiting, kind), kind)
+            counters.gauge("pending", partial(routes.waiting, kind), kind)
         counters.gauge("parked", lambda: self._store.parked, "envelope")
         counters.gauge("open", lambda: self._open_spans.open, "span")
         counters.gauge("clients", lambda: self._open_spans.processes)
 
-    def _waiting(self, kind: ItemKind) -> int:
-        return self._store.pending(kind).items
+    def _lane_store(self, name: str) -> Store:
+        """Return the store of a lane: on disk if the main store is, in a directory of its own."""
+        settings = self._settings
+        spool = None
+        if self._store.directory is not None:
+            spool = {**(settings.spool or {}), "directory": str(self._store.directory / name)}
+        return open_store(
+            spool,
+            settings.worker,
+            self._counters,
+            self._wakeup_pipe.released,
+            worker_pid=settings.parent,
+        )
+
+    @property
+    def _senders(self) -> tuple[Sender, ...]:
+        return *self._main_senders, *(lane.sender for lane in self._lanes.all)
 
     def status(self) -> dict[str, object]:
         """Return what ``taskobs status`` shows: the worker, this process and the counters."""
-        failing = {sender.kind: sender.failing for sender in self._senders if sender.failing}
+        failing: dict[str, str] = {}
+        for sender in filter(lambda sender: sender.failing, self._senders):
+            reasons = filter(None, (failing.get(sender.kind), sender.failing))
+            failing[sender.kind] = "; ".join(reasons)
         return {
             "worker": self._settings.worker,
             "pid": os.getpid(),
@@ -125,7 +150,7 @@ class Relay:
         # acknowledge, and these keys tell which of it has been taken already.
         self._router.restore()
         try:
-            for sender in self._senders:
+            for sender in self._main_senders:
                 sender.start()
             self._metrics = start_metrics(
                 self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
@@ -142,14 +167,16 @@ class Relay:
         """Serve until the worker has ended and all is sent or dropped."""
         self._event_loop.run()
         # All are stopped before one is waited for, so that they end at the same time.
-        for sender in self._senders:
+        senders = self._senders
+        for sender in senders:
             sender.stop(0.0)
-        for sender in self._senders:
+        for sender in senders:
             sender.join(_LAST_SENDER)
         # After the senders: when they stop, they count what was not sent, and this exports it.
         if self._metrics is not None:
             self._metrics.stop(_LAST_METRICS)
-        self._store.close()
+        for store in self._lanes.stores:
+            store.close()
         self._wakeup_pipe.close()
         if losses := self._counters.losses():
             _log.warning("taskobs relay: it ends, and has dropped in all: %s", losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from taskobs.protocol import frames
@@ -52,8 +53,8 @@ class Connection(Source):
         self.pid = peer(sock)[0]
         self.numbered = 0
         """How many numbered frames were received."""
-        self.flushes: list[tuple[int, int]] = []
-        """Unanswered flushes: the client's number and the store's mark."""
+        self.flushes: list[tuple[int, tuple[int, ...] | None]] = []
+        """Unanswered flushes: the client's number and the stores' marks, once these are made."""
         self.received = 0
         """Bytes that were received."""
         self.closing = False
@@ -174,6 +175,20 @@ class Connection(Source):
         """Close the socket; a second call does nothing."""
         self.closed = True
         self.socket.close()
+
+
+def settle(sources: Sequence[object]) -> list[Connection]:
+    """Mark frames as settled; return the connections that they came from."""
+    found: list[Connection] = []
+    for one in sources:
+        match one:
+            case (Source() as source, int(number)):
+                source.settle(number)
+                if isinstance(source, Connection):
+                    found.append(source)
+            case _:
+                pass
+    return found
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:

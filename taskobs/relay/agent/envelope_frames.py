@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from taskobs.protocol import envelopes, frames
 from taskobs.protocol.frames import FrameError
+from taskobs.relay.storage.base import Store
 
 DESTINATIONS: Final = 64
 """Sentry clients whose settings are kept once, and not with each of their envelopes."""
@@ -29,6 +31,19 @@ class EnvelopeFrames:
         """
         destination, envelope = envelopes.split(payload)
         return self.destination(destination), _event_id(envelope), envelope
+
+    def announce(self, found: Iterable[bytes], store: Store) -> None:
+        """Have a store send envelopes to these destinations.
+
+        Raises:
+            FrameError: one of them isn't what this release sends, or there are too many.
+        """
+        destinations = [self.destination(one) for one in found]
+        try:
+            for destination in destinations:
+                store.announce(destination)
+        except OverflowError as error:
+            raise FrameError(str(error)) from error
 
     def destination(self, destination: bytes) -> bytes:
         """Return the one copy of a destination that is kept.

@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from taskobs.relay.agent.connection import Connection, HangUpError, peer
+from taskobs.relay.agent.connection import Connection, HangUpError, peer, settle
 from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.ring_reader import RingReaders
-from taskobs.relay.agent.router import FrameRouter, settle
+from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
 from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.base import Store
-from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 
 _log: Final = logging.getLogger("taskobs.relay")
@@ -95,7 +94,7 @@ class EventLoop:
                 pass
         finally:
             self.close()
-        return _pending(self._store)
+        return self._router.routes.pending
 
     def close(self) -> None:
         """Close all connections and the listener."""
@@ -128,11 +127,11 @@ class EventLoop:
         return self._shutdown.shutting_down and self._drained(now)
 
     def _drained(self, now: float) -> bool:
-        """Return whether to end; flush the store now and every second."""
+        """Return whether to end; flush the stores now and every second."""
         if now >= self._flush_at:
             self._flush_at = now + FLUSH_INTERVAL
-            self._store.flush()
-        return self._shutdown.finished(now, _pending(self._store))
+            self._router.routes.flush()
+        return self._shutdown.finished(now, self._router.routes.pending)
 
     # Every tick.
 
@@ -149,7 +148,7 @@ class EventLoop:
         self._bound_held()
         self._slots.read()
         self._slots.look()
-        self._store.check()
+        self._router.routes.check()
         ended = self._open_spans.main_process_ended = self._worker.ended
         if starts := self._store.inherited():
             self._open_spans.restore(starts, ())
@@ -289,10 +288,6 @@ class EventLoop:
         connection.close()
         if connection.process is not None:
             self._open_spans.left(connection.process)
-
-
-def _pending(store: Store) -> int:
-    return sum(store.pending(kind).items for kind in ITEM_KINDS)
 
 
 def _refusal(sock: socket.socket, connections: int) -> str:

@@ -16,7 +16,7 @@ from taskobs.protocol.ring import (
 )
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_encoder import split
-from taskobs.relay.agent.dropped_frames import (
+from taskobs.relay.agent.frame_counts import (
     KILLED_WRITING,
     MALFORMED,
     NOT_UNDERSTOOD,
@@ -74,6 +74,7 @@ class RingReaders:
 
     def _read(self, reader: SlotReader) -> bool:
         """Read what was written; return whether something malformed was skipped."""
+        self._announce(reader)  # first: the spans that follow go there
         try:
             for kind, payload in reader.frames():
                 self._take(reader, kind, payload)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NoReturn, cast
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import KEY_BYTES, FrameError, FrameKind
-from taskobs.protocol.span_encoder import split
+from taskobs.protocol.span_routes import route_of
 from taskobs.relay.agent.connection import (
     MAX_FLUSHES,
     NO_FRAMES,
     Connection,
     HangUpError,
+    settle,
 )
-from taskobs.relay.agent.dropped_frames import COUNTED_AS, count_dropped
 from taskobs.relay.agent.envelope_frames import EnvelopeFrames
+from taskobs.relay.agent.frame_counts import ReceivedFrames, count_dropped
 from taskobs.relay.agent.hello import parse, parse_destinations
-from taskobs.relay.counters import BYTES, DUPLICATE, RECEIVED, Counters
+from taskobs.relay.agent.lanes import Lanes, Mark
+from taskobs.relay.agent.payloads import dropped_in, key_of_span, number_in, split_span, wrong
+from taskobs.relay.agent.route_table import RouteTable
+from taskobs.relay.counters import DUPLICATE, Counters
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, ItemKind
 from taskobs.relay.tracking.acknowledgements import Source
@@ -40,7 +43,7 @@ class FrameRouter:
     malformed one; ``status`` returns the reply to STATUS. Not thread-safe.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it reads goes to all of these
         self,
         *,
         store: Store,
@@ -48,6 +51,7 @@ class FrameRouter:
         counters: Counters,
         on_run_metric: Callable[[bytes], object],
         status: Callable[[], object],
+        routes: RouteTable | None = None,
     ) -> None:
         self._store, self._open_spans, self._counters = store, open_spans, counters
         self._on_run_metric, self._status = on_run_metric, status
@@ -55,8 +59,8 @@ class FrameRouter:
         self._size = 0
         self._event_ids = RecentKeys(EVENT_IDS)
         self._envelope_frames = EnvelopeFrames()
-        self._received: Counter[int] = Counter()
-        self._bytes = 0
+        self.routes = routes or RouteTable(Lanes(store, counters, lambda _: store), counters)
+        self._received = ReceivedFrames(counters)
         self.acknowledged: dict[Connection, None] = {}
         """Connections whose frames were settled by ``commit``; the event loop clears it."""
         self.wake_requested = False
@@ -68,10 +72,10 @@ class FrameRouter:
         Raises:
             HangUpError: it is malformed, or not allowed at this point.
         """
-        self._bytes += len(payload) + frames.FRAME_HEADER.size
+        self._received.bytes += len(payload) + frames.FRAME_HEADER.size
         try:
             if kind is FrameKind.STATUS:
-                self._count()
+                self._received.count()
                 connection.send(FrameKind.STATUS_REPLY, frames.pack(self._status()))
             elif connection.process is None:
                 self._hello(connection, kind, payload, now)
@@ -86,12 +90,12 @@ class FrameRouter:
         Raises:
             FrameError: it is malformed, or of a kind that isn't written there.
         """
-        self._bytes += len(payload)
-        self._received[kind] += 1
+        self._received.bytes += len(payload)
+        self._received.kinds[kind] += 1
         if kind == FrameKind.START:
             self._start(source, process, payload)
         elif not self._numbered(source, process, kind, payload):
-            _wrong(f"kind {kind} in a slot")
+            wrong(f"kind {kind} in a slot")
 
     def _numbered(self, source: Source, process: ProcessState, kind: int, payload: bytes) -> bool:
         """Take a frame of a numbered kind; False if it is of another one."""
@@ -102,7 +106,7 @@ class FrameRouter:
         elif kind == FrameKind.ENVELOPE:
             self._envelope(source, payload)
         elif kind == FrameKind.FORGET:
-            self._open_spans.ended(_key(payload))
+            self._open_spans.ended(key_of_span(payload))
             source.arrived(settled=True)
         else:
             return False
@@ -111,27 +115,29 @@ class FrameRouter:
     def _of(
         self, connection: Connection, process: ProcessState, kind: FrameKind, payload: bytes
     ) -> None:
-        self._received[kind] += 1
+        self._received.kinds[kind] += 1
         if self._numbered(connection, process, kind, payload):
             return
         match kind:
             case FrameKind.START:
-                self._open_spans.started(process, *_keyed(payload))
+                self._open_spans.started(process, *split_span(payload))
             case FrameKind.DROPPED:
-                count_dropped(self._counters, process, _dropped(payload))
+                count_dropped(self._counters, process, dropped_in(payload))
+            case FrameKind.DESTINATIONS:
+                self.announced(payload)
             case FrameKind.FLUSH | FrameKind.WAKE:
                 self._on_wake(connection, kind, payload)
             case FrameKind.CLOSE:
                 process.closed_cleanly = True
                 connection.note_close()
             case _:
-                _wrong("not what a client sends now")
+                wrong("not what a client sends now")
 
     # One kind each.
 
     def _hello(self, connection: Connection, kind: FrameKind, payload: bytes, now: float) -> None:
         if kind is not FrameKind.HELLO:
-            _wrong("comes before HELLO")
+            wrong("comes before HELLO")
         connection.introduced(self.joined(payload, connection.pid), now)
 
     def joined(self, hello: bytes, sender: int, started: int = 0) -> ProcessState:
@@ -150,7 +156,7 @@ class FrameRouter:
         return process
 
     def announced(self, packed: bytes) -> None:
-        """Take the packed list of destinations that a process's Sentry clients send to.
+        """Take the packed list of destinations of a process's Sentry clients and exporters.
 
         Raises:
             FrameError: it isn't what this release writes.
@@ -158,27 +164,23 @@ class FrameRouter:
         self._announce(parse_destinations(frames.unpack(packed, MAX_SMALL)))
 
     def _announce(self, found: Iterable[bytes]) -> None:
-        destinations = [self._envelope_frames.destination(one) for one in found]
-        try:
-            for destination in destinations:
-                self._store.announce(destination)
-        except OverflowError as error:
-            _wrong(str(error))
+        of_sentry = [one for one in found if not self.routes.announce(one)]
+        self._envelope_frames.announce(of_sentry, self._store)
 
     def _end(self, source: Source, process: ProcessState, payload: bytes) -> None:
-        key, packed = _keyed(payload)
+        key, packed = split_span(payload)
         if self._open_spans.ended(key):
-            self._keep(source, "span", packed, process.resource_blob)
+            self._keep_span(source, key, packed, process.resource_blob)
         else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
 
     def _run_metric(self, source: Source, payload: bytes) -> None:
         if len(payload) > MAX_SMALL:
-            _wrong("too long")
+            wrong("too long")
         try:
             self._on_run_metric(payload)
         except ValueError as error:
-            _wrong(str(error))
+            wrong(str(error))
         source.arrived(settled=True)  # it is counted, and sent again would count twice
 
     def _start(self, source: Source, process: ProcessState, payload: bytes) -> None:
@@ -186,7 +188,7 @@ class FrameRouter:
 
         Its frame stays in the ring until the span has ended, for a relay that takes over.
         """
-        key, packed = _keyed(payload)
+        key, packed = split_span(payload)
         number = source.arrived(settled=False)
         if not self._open_spans.started(process, key, packed, (source, number)):
             source.settle(number)
@@ -201,19 +203,29 @@ class FrameRouter:
             self._event_ids.add(event_id)
             # Stored with the keys of ended spans, so that the next relay knows a duplicate, too.
             self._open_spans.change_log.ended(event_id)
-        self._announce([destination])
+        self._envelope_frames.announce([destination], self._store)
         self._keep(source, "envelope", envelope, destination)
 
     def _on_wake(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
         self.wake_requested = True
         if kind is FrameKind.FLUSH:
-            connection.flushes.append((_number(payload), -1))
+            connection.flushes.append((number_in(payload), None))
         if len(connection.flushes) > MAX_FLUSHES:
-            _wrong("too many flushes at a time")
+            wrong("too many flushes at a time")
+
+    def _keep_span(self, source: Source, key: bytes, packed: bytes, resource_blob: bytes) -> None:
+        if route_of(packed):
+            self.routes.put(key, packed, (source, source.arrived(settled=False)))
+            self._note_size(packed)
+        else:
+            self._keep(source, "span", packed, resource_blob)
 
     def _keep(self, source: Source, kind: ItemKind, payload: bytes, resource_blob: bytes) -> None:
-        number = source.arrived(settled=False)
-        self._items.append(Item(kind, payload, resource_blob, (source, number)))
+        arrived = source, source.arrived(settled=False)
+        self._items.append(Item(kind, payload, resource_blob, arrived))
+        self._note_size(payload)
+
+    def _note_size(self, payload: bytes) -> None:
         self._size += len(payload)
         if self._size > MAX_TURN:
             self.commit()
@@ -222,41 +234,36 @@ class FrameRouter:
         """Read what an earlier relay stored: open spans, and the keys of what has ended."""
         ended = self._store.ended()
         # Keys of spans (24 bytes) and ids of events (16 bytes) are stored in one table.
-        for event_id in ended:
-            if len(event_id) != KEY_BYTES:
-                self._event_ids.add(event_id)
+        for event_id in (one for one in ended if len(one) != KEY_BYTES):
+            self._event_ids.add(event_id)
         self._open_spans.restore(self._store.starts(), (k for k in ended if len(k) == KEY_BYTES))
 
     # Once in each turn of the event loop.
 
     def commit(self, lost: Iterable[Closed] = ()) -> None:
         """Write to the store what was received since the last call, and the ``lost`` spans."""
-        self._count()
+        self._received.count()
         items = self._items
         for one in lost:
             if one.source is not None:
                 one.source[0].expect(one.source[1])
-            items.append(Item("span", one.packed, one.resource_blob, one.source))
+            if route_of(one.packed):
+                self.routes.put(one.key, one.packed, one.source)
+            else:
+                items.append(Item("span", one.packed, one.resource_blob, one.source))
         self._items, self._size = [], 0
+        # Before the main store notes the spans as ended: should this relay be killed in between,
+        # the next one gets them once more, and recognises those that a lane has already.
+        self.acknowledged.update(dict.fromkeys(settle(self.routes.commit())))
         changes = self._open_spans.change_log.take()
         if items or (self._store.durable and any(changes)):
-            starts = [self._open_spans.start(key) for key in changes.opened]
-            settled = settle(self._store.append(items, starts, changes.ended))
+            starts = map(self._open_spans.start, changes.opened)
+            settled = settle(self._store.append(items, [*starts], changes.ended))
             self.acknowledged.update(dict.fromkeys(settled))
         # ``append`` has removed those that ended; these were forgotten, and have no ended key.
         forgotten = set(changes.closed).difference(changes.ended, changes.opened)
         if forgotten and self._store.durable:
             self._store.start_del(list(forgotten))
-
-    def _count(self) -> None:
-        """Add what was received to the counters: once a turn, as each addition takes a lock."""
-        for kind, what in COUNTED_AS.items():
-            number = self._received.pop(kind, 0)
-            if number:
-                self._counters.add(RECEIVED, what, number)
-        if self._bytes:
-            self._counters.add(BYTES, "frame", self._bytes)
-        self._bytes = 0
 
     def result(self, connection: Connection) -> None:
         """Send the replies that are due after ``commit``: ACK, FLUSHED, CLOSED.
@@ -266,68 +273,15 @@ class FrameRouter:
         """
         connection.acknowledge()
         if connection.flushes:
-            connection.flushes = [
-                (number, mark)
-                for number, mark in map(self._marked, connection.flushes)
-                if not self._flushed(connection, number, mark)
-            ]
+            marked = map(self._marked, connection.flushes)
+            connection.flushes = [one for one in marked if not self._flushed(connection, *one)]
         connection.answer_close()
 
-    def _marked(self, flush: tuple[int, int]) -> tuple[int, int]:
-        # Marked after the commit, so that the mark includes what came before the FLUSH.
-        number, mark = flush
-        return (number, self._store.flush()) if mark < 0 else flush
+    def _marked(self, flush: tuple[int, Mark | None]) -> tuple[int, Mark]:
+        # After the commit, so that the mark includes what came before the FLUSH.
+        return flush[0], self.routes.flush() if flush[1] is None else flush[1]
 
-    def _flushed(self, connection: Connection, number: int, mark: int) -> bool:
-        done = self._store.is_safe(mark)
-        if done:
+    def _flushed(self, connection: Connection, number: int, mark: Mark) -> bool:
+        if done := self.routes.is_safe(mark):
             connection.send(FrameKind.FLUSHED, frames.pack(number))
         return done
-
-
-def settle(sources: Sequence[object]) -> list[Connection]:
-    """Mark frames as settled; return the connections that they came from."""
-    found: list[Connection] = []
-    for one in sources:
-        match one:
-            case (Source() as source, int(number)):
-                source.settle(number)
-                if isinstance(source, Connection):
-                    found.append(source)
-            case _:
-                pass
-    return found
-
-
-def _key(payload: bytes) -> bytes:
-    if len(payload) != KEY_BYTES:
-        _wrong("no key of a span")
-    return payload
-
-
-def _keyed(payload: bytes) -> tuple[bytes, bytes]:
-    if len(payload) <= KEY_BYTES:
-        _wrong("too short")
-    return split(payload)
-
-
-def _number(payload: bytes) -> int:
-    return _count(frames.unpack(payload, 16))
-
-
-def _count(number: object) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        _wrong("no number")
-    return number
-
-
-def _dropped(payload: bytes) -> dict[FrameKind, int]:
-    told = frames.unpack(payload, 64)
-    if not isinstance(told, dict):
-        _wrong("no map")
-    counts = cast("dict[object, object]", told)
-    return {kind: _count(counts.get(kind.name, 0)) for kind in frames.COUNTED}
-
-
-def _wrong(what: str) -> NoReturn:
-    raise FrameError(what)

@@ -120,7 +120,7 @@ class SlotReader(Source):
         """Release what is safe, and what has waited beyond ``KEEP``."""
         first = self._first_unsettled()
         while first is not None and self._at - first > KEEP:
-            self.settle(first)
+            self.forget(first)
             first = self._first_unsettled()
         safe = self._at if first is None else first
         if safe > self._released:
@@ -163,7 +163,7 @@ class SlotReader(Source):
         }
 
     def destinations(self) -> bytes | None:
-        """Return where the process's Sentry clients send to; None if that has not changed."""
+        """Return what the process has announced; None if that has not changed."""
         word = self._shared.read_word(self.index, shared_memory.DESTINATIONS)
         if word == self._destinations:
             return None
@@ -232,7 +232,9 @@ class OpenSpanTable(Source):
     def settle(self, number: int) -> None:
         """Note that a span has ended, or that its loss is safe."""
         super().settle(number)
-        if self.process_ended:  # a word has one writer: before, that is the process
+        if self.process_ended and self.is_settled(
+            number
+        ):  # a word has one writer: before, that is the process
             self._shared.write_word(self._index, shared_memory.OPEN_WORDS + number, 0)
 
     def _payload(self, table_index: int, word: int) -> bytes | None:

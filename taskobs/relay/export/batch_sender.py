@@ -35,9 +35,11 @@ class BatchSender(Sender):
 
     limits: ClassVar[Limits]
 
-    def __init__(self, store: Store, counters: Counters) -> None:
+    def __init__(self, store: Store, counters: Counters, address: str = "") -> None:
         super().__init__(store, counters)
-        self._outage = Outage(_log, f"taskobs relay: {self.kind} export")
+        self._address = address
+        where = f" to {address}" * bool(address)
+        self._outage = Outage(_log, f"taskobs relay: {self.kind} export{where}")
         self._size = BatchSize(self.limits.bytes)
         self._thread = Thread(target=self._run, name=f"taskobs-{self.kind}s", daemon=True)
 
@@ -63,7 +65,8 @@ class BatchSender(Sender):
     @property
     def failing(self) -> str:
         """Why spans can't be sent at present; empty if nothing fails."""
-        return self._outage.reason
+        address, reason = self._address, self._outage.reason
+        return f"{address}: {reason}" if address and reason else reason
 
     def _run(self) -> None:
         while True:

@@ -24,6 +24,11 @@ _MODULES: Final = {
     "METRICS": ("metric_exporter", "OTLPMetricExporter"),
 }
 _EXPORTERS: Final = "opentelemetry.exporter"
+_OPTIONS: Final = (
+    *("endpoint", "headers", "timeout"),
+    *("certificate_file", "client_key_file", "client_certificate_file"),
+)
+"""What exporters are made with under the name that it has here."""
 
 
 class ExporterAdapter(Protocol):
@@ -41,8 +46,9 @@ class ExporterAdapter(Protocol):
 def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterAdapter:
     """Return an adapter for a signal, "TRACES" or "METRICS".
 
-    ``exporter`` has ``protocol``, ``endpoint`` and ``headers``. What is None there, OpenTelemetry's
-    exporter reads from ``OTEL_EXPORTER_OTLP_*`` itself.
+    ``exporter`` has ``protocol``, ``endpoint`` and ``headers``; if it is the app's, also its other
+    settings. What is None there, OpenTelemetry's exporter reads from ``OTEL_EXPORTER_OTLP_*``
+    itself.
 
     Raises:
         ImportError: the exporter of the protocol is not installed.
@@ -52,14 +58,18 @@ def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterA
     grpc = exporter.get("protocol") == GRPC
     protocol = "grpc" if grpc else "http"
     kind = getattr(import_module(f"{_EXPORTERS}.otlp.proto.{protocol}.{module}"), name)
-    given = ("endpoint", "headers")
-    options = {option: exporter[option] for option in given if exporter.get(option)}
+    options = {option: exporter[option] for option in _OPTIONS if exporter.get(option)}
+    compression = exporter.get("compression")
     if grpc:
-        from taskobs.relay.export.otlp_grpc import GrpcExporterAdapter
+        from taskobs.relay.export.otlp_grpc import GrpcExporterAdapter, options_of_app
 
-        return GrpcExporterAdapter(kind, options)
+        return GrpcExporterAdapter(kind, options | options_of_app(exporter))
     from taskobs.relay.export.otlp_http import HttpExporterAdapter
 
+    if compression:
+        options["compression"] = import_module(f"{_EXPORTERS}.otlp.proto.http").Compression(
+            compression
+        )
     return HttpExporterAdapter(kind, signal, options)
 
 
@@ -78,9 +88,11 @@ class SpanSender(BatchSender):
     kind: ClassVar[ItemKind] = "span"
     limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, max_delay=1.0)
 
-    def __init__(self, store: Store, counters: Counters, exporter: Mapping[str, Any]) -> None:
-        """Raises what ``make_exporter_adapter`` does."""
-        super().__init__(store, counters)
+    def __init__(
+        self, store: Store, counters: Counters, exporter: Mapping[str, Any], address: str = ""
+    ) -> None:
+        """Raises what ``make_exporter_adapter`` does; ``address`` is for the log."""
+        super().__init__(store, counters, address)
         self._decoder = SpanDecoder()
         self._adapter = make_exporter_adapter("TRACES", exporter)
         self._spans: dict[int, ReadableSpan] = {}

@@ -132,6 +132,18 @@ class _Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # n
         return call
 
 
+def options_of_app(exporter: Mapping[str, Any]) -> dict[str, object]:
+    """Return the options that only an exporter of the app's has settings for."""
+    options: dict[str, object] = {}
+    if "insecure" in exporter:
+        options["insecure"] = bool(exporter["insecure"])
+    if exporter.get("compression"):
+        options["compression"] = getattr(grpc.Compression, exporter["compression"])
+    if exporter.get("channel_options"):
+        options["channel_options"] = tuple((k, v) for k, v in exporter["channel_options"])
+    return options
+
+
 @contextmanager
 def _intercepted(interceptor: _Interceptor) -> Generator[None]:
     """Have exporters that are made in this block use channels with an interceptor."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar, Final
 
 from taskobs.relay.counters import Counters
@@ -60,6 +61,15 @@ class Store(Takers):
     def parked(self) -> int:
         """How many envelopes wait for their Sentry client to be announced."""
         return 0
+
+    @property
+    def directory(self) -> Path | None:
+        """Where it keeps its files; None if it has none."""
+        return None
+
+    @abstractmethod
+    def share(self, parts: int) -> None:
+        """Use at most one of so many equal parts of the room that it was made with."""
 
     def is_too_old(self, stored: Stored) -> bool:
         """Tell whether an item is older than the store keeps."""

@@ -27,7 +27,7 @@ class MemoryStore(Store):
         self, counters: Counters, released: Released = nobody, *, limit: int = MEMORY
     ) -> None:
         super().__init__(counters, released)
-        self._limit = limit
+        self._limit = self._whole = limit
         self._next = 1
         self._queues: dict[ItemKind, Queue | DestinationQueues] = {
             "span": Queue(),
@@ -75,6 +75,10 @@ class MemoryStore(Store):
             if self._taken[kind].pop(one.id, None) is not None:
                 self._taken_bytes[kind] -= weight(one.item)
                 self._queues[kind].put_back([one])
+
+    def share(self, parts: int) -> None:
+        """Use at most one of so many equal parts of the room, from the next item on."""
+        self._limit = self._whole // parts
 
     def pending(self, kind: ItemKind) -> Pending:
         """Count what waits, with what is being sent."""

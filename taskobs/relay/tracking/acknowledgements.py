@@ -14,7 +14,8 @@ class Source(ABC):
 
     def __init__(self) -> None:
         # Not a dict: CPython finds a dict's first key by scanning the deleted ones before it.
-        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        self._unsettled: OrderedDict[int, int] = OrderedDict()
+        """By the number of a frame, at how many destinations its content is not settled yet."""
 
     @property
     def settled(self) -> bool:
@@ -25,15 +26,27 @@ class Source(ABC):
         """Note the numbered frame that is being handled; return its number."""
         number = self._number()
         if not settled:
-            self._unsettled[number] = None
+            self._unsettled[number] = 1
         return number
 
-    def expect(self, number: int) -> None:
-        """Note something that has to be settled though no frame carries it."""
-        self._unsettled[number] = None
+    def expect(self, number: int, times: int = 1) -> None:
+        """Note what has to be settled so often: a frame, or something that no frame carries."""
+        self._unsettled[number] = times
 
     def settle(self, number: int) -> None:
-        """Note that a frame is sent, dropped, or safe on disk."""
+        """Note that a frame is sent, dropped, or safe on disk: at one of its destinations."""
+        left = self._unsettled.get(number, 1) - 1
+        if left > 0:
+            self._unsettled[number] = left
+        else:
+            self._unsettled.pop(number, None)
+
+    def is_settled(self, number: int) -> bool:
+        """Tell whether a frame is settled."""
+        return number not in self._unsettled
+
+    def forget(self, number: int) -> None:
+        """Wait for a frame no longer, whatever becomes of it."""
         self._unsettled.pop(number, None)
 
     @abstractmethod

@@ -35,6 +35,7 @@ FORGOTTEN: Final = "too many are open in one process"
 class Closed(NamedTuple):
     """A span that was lost, closed as if its process had ended it."""
 
+    key: bytes
     packed: bytes
     resource_blob: bytes
     source: tuple[Source, int] | None = None
@@ -210,7 +211,7 @@ class OpenSpanRegistry:
                 self._counters.dropped("span", 1, "malformed", str(error))
                 continue
             self._counters.add(LOST, "span")
-            yield Closed(closed, process.resource_blob, source)
+            yield Closed(key, closed, process.resource_blob, source)
 
     def _end_of(self, process: ProcessState, packed: bytes) -> int:
         if process.left_ns is not None:

@@ -14,6 +14,10 @@ import pytest
 import sentry_sdk
 from celery import Celery, signals
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import taskobs
 from taskobs.celery.roles import Role
@@ -22,6 +26,7 @@ from taskobs.relay_client import socket_directory
 from taskobs.sentry.relay_transport import RelayTransport
 from taskobs.session.session import Session
 from taskobs.testing.receiver import Receiver
+from tests.support.recording import global_provider
 
 if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
@@ -230,3 +235,68 @@ def test_what_the_relay_has_not_sent_is_in_the_workers_log(
     session.process_ending()
     [line] = [one.getMessage() for one in caplog.records if "has not sent" in one.getMessage()]
     assert "3 spans (no response (ConnectionRefusedError: Connection refused))" in line
+
+
+# The app's own provider.
+
+
+def own_provider(*endpoints: str) -> TracerProvider:
+    """Set a provider as an app does, with an exporter for each endpoint."""
+    provider = TracerProvider(resource=Resource({"service.name": "own"}), shutdown_on_exit=False)
+    for endpoint in endpoints:
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def test_the_apps_own_spans_go_through_the_relay(
+    start: Callable[..., Session], receiver: Receiver, home: Path
+) -> None:
+    """My own provider's spans survive in the relay's memory, and arrive at both of my backends."""
+    with Receiver() as other, global_provider(own_provider(receiver.endpoint, other.endpoint)):
+        session = start(otlp_endpoint=None)
+        assert len(sockets(home)) == 1
+        span("one")
+        assert session.flush(PATIENCE)
+        assert names_of(receiver) == names_of(other) == ["one"]
+        assert {one.resource["service.name"] for one in receiver.spans} == {"own"}
+        session.close()
+        span("after it")
+        provider = trace.get_tracer_provider()
+        assert isinstance(provider, TracerProvider)
+        provider.shutdown()
+        assert names_of(receiver) == names_of(other) == ["after it", "one"]
+
+
+def test_relay_providers_off_leaves_the_apps_exporters_alone(
+    start: Callable[..., Session], receiver: Receiver, home: Path
+) -> None:
+    """`relay_providers=False`: no relay for my provider, which exports by itself."""
+    provider = own_provider(receiver.endpoint)
+    with global_provider():
+        start(otlp_endpoint=None, relay_providers=False)
+        assert sockets(home) == []
+        span("one")
+        provider.shutdown()
+        assert names_of(receiver) == ["one"]
+
+
+def test_a_provider_that_is_set_in_the_running_worker(
+    start: Callable[..., Session], receiver: Receiver, home: Path
+) -> None:
+    """My provider and its second exporter come after the worker's start: the relay takes both."""
+    with Receiver() as other, global_provider():
+        session = start(otlp_endpoint=None)
+        assert sockets(home) == []
+        provider = own_provider(receiver.endpoint)
+        assert len(sockets(home)) == 1
+        span("one")
+        exporter = OTLPSpanExporter(endpoint=f"{other.endpoint}/v1/traces")
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        span("two")
+        assert session.flush(PATIENCE)
+        assert names_of(receiver) == ["one", "two"]
+        assert names_of(other) == ["two"]
+        session.close()
+        provider.shutdown()

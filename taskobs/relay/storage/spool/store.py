@@ -77,6 +77,7 @@ class Spool(Store):
         self._limits = SpoolLimits(
             *(config.bytes, config.age, counters, rows, self._reader, self._writes)
         )
+        self._bytes = config.bytes
         self._inherited: list[Start] = []
         with self._lock:
             self._maintain()
@@ -86,6 +87,11 @@ class Spool(Store):
     def path(self) -> Path:
         """The file in use."""
         return self._in_use.path
+
+    @property
+    def directory(self) -> Path:
+        """Where it keeps its files."""
+        return self.path.parent
 
     def append(
         self, items: Sequence[Item], starts: Sequence[Start] = (), ended: Sequence[bytes] = ()
@@ -117,6 +123,11 @@ class Spool(Store):
     def parked(self) -> int:
         """How many envelopes wait for their Sentry client to be announced."""
         return self._reader.parked
+
+    def share(self, parts: int) -> None:
+        """Use at most one of so many equal parts of the room, from the next item on."""
+        with self._lock:
+            self._limits = self._limits._replace(bytes=self._bytes // parts)
 
     def is_too_old(self, stored: Stored) -> bool:
         """Tell whether an item is older than the spool keeps."""

@@ -26,8 +26,9 @@ from taskobs.protocol.frames import PROTOCOL, FrameKind, pack, unpack
 from taskobs.protocol.ring import RING_HEADER
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay.agent import ring_reader, slot_reader
+from taskobs.relay.agent.connection import settle
 from taskobs.relay.agent.ring_reader import RingReaders
-from taskobs.relay.agent.router import FrameRouter, settle
+from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, ItemKind

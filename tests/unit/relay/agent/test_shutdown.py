@@ -12,8 +12,7 @@ import pytest
 from taskobs.protocol.frames import FrameKind, encode, pack
 from taskobs.relay.agent import connection as limits
 from taskobs.relay.agent import settings
-from taskobs.relay.agent.connection import Connection, HangUpError, peer
-from taskobs.relay.agent.router import settle
+from taskobs.relay.agent.connection import Connection, HangUpError, peer, settle
 from taskobs.relay.agent.settings import ConfigurationError, RelaySettings
 from taskobs.relay.agent.shutdown import TERM_WAIT, ShutdownPolicy, Worker
 from taskobs.relay.agent.wakeup_pipe import WakeupPipe

@@ -1,0 +1,1 @@
+"""The app's own TracerProvider, whose exporters a relay can replace."""

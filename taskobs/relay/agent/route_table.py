@@ -1,0 +1,143 @@
+"""Spans of the app's own providers on their way to the lanes of their destinations."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from taskobs.protocol import span_routes
+from taskobs.protocol.span_routes import Route
+from taskobs.relay.agent.lanes import Lane, Lanes, Mark
+from taskobs.relay.counters import Counters
+from taskobs.relay.storage.items import ITEM_KINDS, Item, ItemKind
+from taskobs.relay.tracking.acknowledgements import Source
+
+ROUTES: Final = 2_048
+"""Routes that are kept: where a resource has its process's id, each process has its own."""
+WAITS: Final = 5.0
+"""Seconds that a span waits for its route: slots are read once a second, and connections later."""
+HELD: Final = 1024 * 1024
+"""Bytes of spans that wait for their routes."""
+UNANNOUNCED: Final = "no process says where they go"
+NO_LANE: Final = "their exporter can't be used, or there are too many"
+
+
+class RoutedSpan(NamedTuple):
+    """A finished span, and what to settle once it is safe at all of its destinations."""
+
+    key: bytes
+    packed: bytes
+    source: tuple[Source, int] | None
+    arrived: float
+
+
+class RouteTable:
+    """Knows the routes that processes have announced, and sends spans along them.
+
+    Not thread-safe.
+    """
+
+    def __init__(
+        self, lanes: Lanes, counters: Counters, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lanes = lanes
+        self._counters, self._clock = counters, clock
+        self._routes: OrderedDict[bytes, Route] = OrderedDict()
+        self._spans: deque[RoutedSpan] = deque()
+        self._size = 0
+
+    @property
+    def pending(self) -> int:
+        """How many items are not sent yet, in all stores."""
+        return len(self._spans) + sum(map(self.lanes.pending, ITEM_KINDS))
+
+    def waiting(self, kind: ItemKind) -> int:
+        """How many items of a kind are not sent yet."""
+        return self.lanes.pending(kind) + (len(self._spans) if kind == "span" else 0)
+
+    def flush(self) -> Mark:
+        """Have all that waits sent without a delay; return a mark for ``is_safe``."""
+        return self.lanes.flush()
+
+    def check(self) -> None:
+        """Check that the stored items are still there."""
+        self.lanes.check()
+
+    def is_safe(self, mark: Mark) -> bool:
+        """Tell whether all that waited at the time of a mark outlives this process."""
+        return not self._spans and self.lanes.is_safe(mark)
+
+    def announce(self, announced: bytes) -> bool:
+        """Take an announcement; False if it is not one of exporters.
+
+        Raises:
+            FrameError: it is malformed.
+        """
+        key = span_routes.route_for(announced)
+        if key in self._routes:
+            self._routes.move_to_end(key)
+            return True
+        route = span_routes.parse(announced)
+        if route is None:
+            return False
+        self._routes[key] = route
+        for exporter in route.exporters:
+            self.lanes.find(exporter)  # also for what an earlier relay has left there
+        while len(self._routes) > ROUTES:
+            self._routes.popitem(last=False)
+        return True
+
+    def put(self, key: bytes, packed: bytes, source: tuple[Source, int] | None) -> None:
+        """Take a finished span that has a route; ``commit`` stores it."""
+        self._spans.append(RoutedSpan(key, packed, source, self._clock()))
+        self._size += len(packed)
+
+    def commit(self) -> list[object]:
+        """Store what has come; return the sources of what is safe on disk, or was dropped."""
+        if not self._spans:
+            return []
+        settled: list[object] = []
+        spans, self._spans, self._size = self._spans, deque(), 0
+        batches: dict[int, tuple[Lane, list[Item], list[bytes]]] = {}
+        for one in spans:
+            route = self._routes.get(span_routes.route_of(one.packed))
+            if route is None:
+                self._wait(one, settled)
+            else:
+                self._distribute(one, route, batches, settled)
+        for lane, items, keys in batches.values():
+            # With the keys, by which the next relay recognises what was stored in this lane and
+            # not in another one, should this one be killed in between.
+            settled += lane.store.append(items, (), keys if lane.store.durable else ())
+        return settled
+
+    def _wait(self, one: RoutedSpan, settled: list[object]) -> None:
+        """Keep a span whose route nobody has announced yet."""
+        if self._clock() - one.arrived < WAITS and self._size < HELD:
+            self._spans.append(one)
+            self._size += len(one.packed)
+        else:
+            self._counters.dropped("span", 1, UNANNOUNCED)
+            settled.append(one.source)
+
+    def _distribute(
+        self,
+        one: RoutedSpan,
+        route: Route,
+        batches: dict[int, tuple[Lane, list[Item], list[bytes]]],
+        settled: list[object],
+    ) -> None:
+        found = [self.lanes.find(exporter) for exporter in route.exporters]
+        missing = found.count(None)
+        self._counters.dropped("span", missing, NO_LANE)
+        lanes = [lane for lane in found if lane is not None and one.key not in lane.ended]
+        if one.source is not None:
+            one.source[0].expect(one.source[1], len(lanes))
+        if not lanes:
+            settled.append(one.source)
+        for lane in lanes:
+            _, items, keys = batches.setdefault(id(lane.store), (lane, [], []))
+            items.append(Item("span", one.packed, route.resource_blob, one.source))
+            keys.append(one.key)
