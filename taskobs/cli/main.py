@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from taskobs.cli.dashboards import dashboards
 from taskobs.cli.monitor import monitor
 
 
@@ -64,3 +65,4 @@ def status(*, as_json: bool) -> None:
 
 
 main.add_command(monitor)
+main.add_command(dashboards)

@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 from tests.live.process import LIMIT, Program, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
 ENVIRONMENT = dict(os.environ)
 """As the tests were started: a test of its own sees no variable that starts with TASKOBS_."""
@@ -308,6 +308,52 @@ def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
         names.wait_ready(lambda: listens(ports["epmd"]))
         server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]))
         yield RabbitMQ(ports["amqp"], management)
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Give the series that a query returns now; raises for one that is malformed."""
+        found = fetch(f"{self.url}/api/v1/query?{urlencode({'query': expression})}")
+        series: list[dict[str, Any]] = found["data"]["result"]
+        return series
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Give all rules, with what became of their last evaluation."""
+        groups = fetch(f"{self.url}/api/v1/rules")["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+
+PROMETHEUS_CONFIG = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: {rules}
+scrape_configs:
+  - job_name: taskobs
+    static_configs: [{{targets: {targets}}}]
+"""
+
+
+@contextlib.contextmanager
+def prometheus(
+    folder: Path, targets: Sequence[str], rules: Sequence[Path] = ()
+) -> Generator[Prometheus]:
+    """Run a Prometheus that scrapes ``targets`` (``host:port``) each second."""
+    program = find_program(
+        "prometheus", variable="TASKOBS_PROMETHEUS", install="apt-get install prometheus"
+    )
+    port = free_port()
+    config = folder / "prometheus.yml"
+    files = json.dumps([str(path) for path in rules])
+    config.write_text(PROMETHEUS_CONFIG.format(rules=files, targets=json.dumps([*targets])))
+    command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    command += [f"--web.listen-address={HOST}:{port}"]
+    with Program(command, log=folder / "prometheus.log", env=plain_environment()) as server:
+        server.wait_ready(lambda: answers(f"http://{HOST}:{port}/-/ready"))
+        yield Prometheus(f"http://{HOST}:{port}")
 
 
 @dataclass(frozen=True)

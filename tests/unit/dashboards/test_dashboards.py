@@ -1,0 +1,108 @@
+"""The files that ``taskobs dashboards`` writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from taskobs import semconv
+from taskobs.cli.main import main
+from taskobs.dashboards.grafana import as_grafana
+from taskobs.dashboards.panels import Dashboard
+from taskobs.dashboards.writing import DASHBOARDS, RULE_TESTS, RULES
+from taskobs.prometheus.families import plain_name
+
+METRICS = re.compile(r"\b(?:celery|taskobs)_\w+")
+EVERY = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
+
+
+def names() -> set[str]:
+    """Give all names of metrics and labels, as Prometheus has them, units apart."""
+    return {
+        plain_name(value)
+        for constant, value in vars(semconv).items()
+        if constant.startswith(("METRIC_", "CELERY_"))
+    }
+
+
+def panels(made: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in made["panels"] if panel["type"] != "row"]
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    """I name a folder, and get the dashboards, the rules and their tests; twice is once."""
+    out = tmp_path / "a" / "b"
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["dashboards", "--out", str(out)])
+        assert result.exit_code == 0, result.output
+    written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
+    expected = {f"prometheus/{RULES}", f"prometheus/{RULE_TESTS}"}
+    assert written == expected | {f"grafana/{name}.json" for name in DASHBOARDS}
+    assert {line.removeprefix(f"{out}/") for line in result.output.splitlines()} == written
+    for name, dashboard in DASHBOARDS.items():
+        text = (out / "grafana" / f"{name}.json").read_text(encoding="utf-8")
+        assert json.loads(text) == as_grafana(dashboard)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    """I name what can't be a folder, and read why."""
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["dashboards", "--out", str(tmp_path / "file" / "x")])
+    assert result.exit_code == 1
+    assert "can't be written to: Not a directory" in result.output
+
+
+@EVERY
+def test_each_panel_says_what_it_shows(dashboard: Dashboard) -> None:
+    """I hover over any panel, and read what it shows; its numbers have a unit."""
+    made = as_grafana(dashboard)
+    for panel in panels(made):
+        assert len(panel["description"]) > 20, panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"], panel["title"]
+    ids = [panel["id"] for panel in made["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+@EVERY
+def test_panels_do_not_overlap(dashboard: Dashboard) -> None:
+    """I open the dashboard, and see every panel whole."""
+    taken: set[tuple[int, int]] = set()
+    for panel in as_grafana(dashboard)["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24, panel["title"]
+        taken |= cells
+
+
+@EVERY
+def test_variables_are_used_and_there(dashboard: Dashboard) -> None:
+    """I choose a job or a queue, and every panel is of it."""
+    made = as_grafana(dashboard)
+    there = {variable["name"] for variable in made["templating"]["list"]}
+    text = json.dumps(made["panels"])
+    used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval", "__all"}
+    assert used == there
+    for panel in panels(made):
+        for target in panel["targets"]:
+            assert "$job" in target["expr"], panel["title"]
+
+
+@EVERY
+def test_queries_use_names_that_exist(dashboard: Dashboard) -> None:
+    """A metric is renamed, and no panel is left without data."""
+    for panel in dashboard.panels:
+        for query in panel.queries:
+            used = METRICS.findall(query.expression)
+            assert used
+            assert {name.removesuffix("_seconds") for name in used} <= names(), panel.title
