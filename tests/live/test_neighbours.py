@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from taskobs import semconv
+from taskobs.testing.receiver import Receiver
 
 if TYPE_CHECKING:
-    from taskobs.testing.receiver import Receiver
+    from pathlib import Path
+
     from tests.live.celery_process import Broker, LiveApp
 
 INSTRUMENTED = "tests.live.apps.instrumented"
@@ -51,3 +54,60 @@ def test_celerys_own_commands_make_no_traces(
     assert gets == {**results, "looks_up": 2, "looks_up_late": 2}
     published = {span.parent_id for span in commands if ours[span.parent_id].kind == "producer"}
     assert len(published) == 2, "a task that a task calls, and a retry"
+
+
+NEIGHBOURS = "tests.live.apps.neighbours"
+ORDERS = 6
+PLACE = f"""
+sent = [app.app.send_task("{NEIGHBOURS}.order") for _ in range({ORDERS})]
+for one in sent: one.get(timeout=90)
+"""
+
+
+def counted(file: Path) -> dict[str, int]:
+    """Give how often each instrument was used, by what each process exported last."""
+    last: dict[tuple[str, int], int] = {}
+    for line in file.read_text().splitlines():
+        exported = json.loads(line)
+        for resource in exported["resource_metrics"]:
+            for scope in resource["scope_metrics"]:
+                for metric in scope["metrics"]:
+                    points = metric["data"]["data_points"]
+                    number = sum(point.get("count", point.get("value")) for point in points)
+                    last[metric["name"], exported["pid"]] = number
+    found: Counter[str] = Counter()
+    for (name, _), number in last.items():
+        found[name] += number
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("prefork relay warm", "prefork relay recycled", "prefork direct warm"),
+        *("prefork direct dead", "threads relay warm"),
+        *("gevent relay warm",),
+    ],
+)
+def test_other_exporters_get_all(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, how: str
+) -> None:
+    """I add a processor after `init()` and have metrics of my own: both are whole at the end."""
+    pool, pipeline, stop = how.split()
+    metrics = live.folder / "metrics"
+    with Receiver() as second:
+        env = {"APP_SECOND": second.endpoint, "APP_METRICS": str(metrics)}
+        env["TASKOBS_RELAY"] = "1" if pipeline == "relay" else "0"
+        if stop == "dead":  # of ours; the time that a child has is short
+            env |= {"TASKOBS_SHUTDOWN_TIMEOUT": "3", "OTEL_EXPORTER_OTLP_TIMEOUT": "60"}
+            receiver.behave(hang=True)
+        limit = ("--max-tasks-per-child", "1") if stop == "recycled" else ()
+        worker = live.worker(redis_broker, *limit, pool=pool, app=NEIGHBOURS, env=env)
+        producer = live.producer(redis_broker)
+        producer.run(PLACE)
+        worker.stop()
+        assert Counter(span.name for span in second.spans) == {
+            f"run {NEIGHBOURS}.order": ORDERS,
+            "ordering": ORDERS,
+        }
+    assert counted(metrics) == {"orders": ORDERS, semconv.STOCK_HISTOGRAM: ORDERS}
