@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,14 @@ def start_time(pid: int) -> int:
     """
     fields = _stat(pid)
     return int(fields[_START_TIME]) if fields else 0
+
+
+def age(pid: int) -> float | None:
+    """Return the seconds since a process started; None if it has ended, or without /proc."""
+    started = start_time(pid)
+    if not started:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def alive(pid: int, started: int) -> bool:

@@ -6,8 +6,10 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, cast
 
+from taskobs.internal import pids
 from taskobs.protocol.frames import FrameError, FrameKind, Splitter, encode, unpack
 from taskobs.relay_client import socket_directory
 
@@ -16,9 +18,10 @@ PATIENCE: Final = 2.0
 _CHUNK: Final = 65_536
 _SHOWN_KINDS: Final = ("span", "envelope")
 _COLUMNS: Final = (
-    *("WORKER", "PID", "PROCESSES", "OPEN", "SENT", "WAITING", "RETRIED", "SPOOLED"),
-    *("LOST", "DROPPED"),
+    *("WORKER", "SERVICE", "PID", "AGE", "PROCESSES", "OPEN", "SENT", "WAITING", "RETRIED"),
+    *("SPOOLED", "LOST", "DROPPED"),
 )
+_UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,17 @@ class Status:
     reply: Mapping[str, Any]
     problem: str = ""
 
+    @property
+    def age(self) -> float | None:
+        """For how many seconds the worker has been running; None if that can't be told."""
+        return pids.age(self.worker_pid)
+
     def as_json(self) -> dict[str, object]:
         """Return everything in a form that JSON can hold."""
         result: dict[str, object] = {"worker_pid": self.worker_pid, "address": self.address}
-        return {**result, **({"problem": self.problem} if self.problem else {}), **self.reply}
+        if self.problem:
+            result["problem"] = self.problem
+        return {**result, "age": self.age, **self.reply}
 
 
 def every(environ: Mapping[str, str], timeout: float = PATIENCE) -> list[Status]:
@@ -107,11 +117,23 @@ def table(relays: Iterable[Status]) -> str:
 
 def _line(one: Status) -> list[str]:
     reply = one.reply
+    process = [str(one.worker_pid), _as_text(one.age)]
     if one.problem:
-        return ["?", str(one.worker_pid), *["-"] * (len(_COLUMNS) - 2)]
+        return ["?", "?", *process, *["-"] * (len(_COLUMNS) - 4)]
     numbers = [reply.get("clients", 0), _sum(reply.get("open")), *_counted(reply)]
-    worker = str(reply.get("worker") or "?")
-    return [worker, str(one.worker_pid), *map(str, numbers)]
+    names = [str(reply.get(name) or "?") for name in ("worker", "service")]
+    return [*names, *process, *map(str, numbers)]
+
+
+def _as_text(age: float | None) -> str:
+    """Return an age in the largest two units that it has, as ``3h12m``."""
+    if age is None:
+        return "?"
+    seconds = int(age)
+    for (unit, size), (part, smaller) in pairwise(_UNITS):
+        if seconds >= size:
+            return f"{seconds // size}{unit}{seconds % size // smaller}{part}"
+    return f"{seconds}s"
 
 
 def _counted(reply: Mapping[str, Any]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -70,16 +70,14 @@ class RelayPipeline:
         role: Callable[[], str],
         *,
         ours: bool,
-        log_level: object = None,
+        of_worker: Mapping[str, object] | None = None,
     ) -> RelayPipeline | None:
         """Start a relay for this worker, without waiting for it; None if it can't be started.
 
         ``ours`` says that spans go where the settings say, not to a provider of the user's;
-        ``log_level`` is the worker's.
+        ``of_worker`` has more of the relay's settings, which depend on the worker.
         """
-        configuration = _configuration(settings, worker, ours=ours)
-        if isinstance(log_level, int):
-            configuration["log_level"] = log_level
+        configuration = {**_configuration(settings, worker, ours=ours), **(of_worker or {})}
         launcher = Launcher(configuration, warn=_warn)
         if not launcher.start():
             return None

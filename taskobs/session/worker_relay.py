@@ -73,10 +73,12 @@ class WorkerRelay:
             self._on = False  # started only once, also if it fails
             self._pid = os.getpid()
             name = str(getattr(worker, "hostname", None) or "")
-            # Celery configures logging after this signal, so the logger's level isn't set yet.
-            level = getattr(worker, "loglevel", None)
             self._pipeline = RelayPipeline.launch(
-                self._settings, name, self._role_name, ours=ours, log_level=level
+                self._settings,
+                name,
+                self._role_name,
+                ours=ours,
+                of_worker=_settings_of(worker, self._settings),
             )
         elif role is Role.POOL_CHILD:
             self._pipeline = RelayPipeline.join(self._role_name)
@@ -118,3 +120,12 @@ class WorkerRelay:
         """Name this process's role: a forked child's own signal comes late, or never."""
         forked = os.getpid() != self._pid and self._role is Role.WORKER
         return (Role.POOL_CHILD if forked else self._role).value
+
+
+def _settings_of(worker: object, settings: Settings) -> dict[str, object]:
+    """Return the relay's settings that depend on Celery's worker."""
+    app_name = getattr(getattr(worker, "app", None), "main", None)
+    found: dict[str, object] = {"service": settings.service_name or app_name}
+    # Celery configures logging after this signal, so the logger's level isn't set yet.
+    level = getattr(worker, "loglevel", None)
+    return {**found, "log_level": level} if isinstance(level, int) else found

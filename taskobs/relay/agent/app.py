@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.relay.agent.control import ControlSocket
 from taskobs.relay.agent.event_loop import EventLoop
 from taskobs.relay.agent.lanes import Lanes
@@ -131,10 +132,16 @@ class Relay:
             failing[sender.kind] = "; ".join(reasons)
         return {
             "worker": self._settings.worker,
+            "service": self._service(),
             "pid": os.getpid(),
             "failing": failing,
             **self._counters.snapshot(),
         }
+
+    def _service(self) -> str:
+        blob = self._open_spans.resource_blob
+        attributes = {} if blob is None else SpanDecoder().resource(blob).attributes
+        return str(attributes.get("service.name") or self._settings.service)
 
     def terminate(self) -> None:
         """Shut down soon; see ``EventLoop.terminate``."""

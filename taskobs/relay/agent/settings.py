@@ -23,6 +23,8 @@ class RelaySettings:
 
     worker: str = ""
     """The worker's node name, ``celery@host``."""
+    service: str = ""
+    """What the worker's service is called where its resource does not say so."""
     parent: int = 0
     """The process id of the worker's parent process."""
     protocol: str = "http/protobuf"
@@ -53,6 +55,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
     spool = given.get("spool")
     return RelaySettings(
         worker=str(given.get("worker") or worker),
+        service=str(given.get("service") or ""),
         parent=int(_number(given, "parent", os.getppid())),
         protocol=str(exporter.get("protocol") or "http/protobuf"),
         endpoint=_text(exporter.get("endpoint")),

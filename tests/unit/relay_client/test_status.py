@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import tempfile
 import threading
 from collections.abc import Generator
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from taskobs.cli.main import main
+from taskobs.internal import pids
 from taskobs.protocol.frames import FrameKind, Splitter, encode, pack
 from taskobs.relay_client import socket_directory, status
 
@@ -20,7 +23,8 @@ if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
 
 COUNTS = {
-    "worker": "shop@host",
+    "worker": "celery@host",
+    "service": "shop",
     "since": 1.0,
     "exported": {"span": 40, "envelope": 2, "fact": 9},
     "pending": {"span": 3, "envelope": 0},
@@ -71,7 +75,9 @@ def test_each_worker_is_a_line() -> None:
         shown = CliRunner().invoke(main, ["status"]).output
     head, line, *notes = shown.splitlines()
     found = dict(zip(head.split(), line.split(), strict=True))
-    assert found["WORKER"] == "shop@host"
+    assert (found["WORKER"], found["SERVICE"]) == ("celery@host", "shop")
+    assert found["PID"] == str(os.getpid())
+    assert re.fullmatch(r"(\d+[dhm])?\d+[hms]", found["AGE"])
     assert (found["SENT"], found["WAITING"], found["DROPPED"]) == ("42", "3", "5")
     assert (found["PROCESSES"], found["OPEN"]) == ("4", "1")
     assert [note.strip() for note in notes] == [
@@ -79,10 +85,33 @@ def test_each_worker_is_a_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("age", "shown"),
+    [
+        (None, "?"),
+        (0.4, "0s"),
+        (59.9, "59s"),
+        (60.0, "1m0s"),
+        (3_725.0, "1h2m"),
+        (90_000.0, "1d1h"),
+    ],
+)
+def test_an_age_is_short(age: float | None, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers with one name, I see which is the older one."""
+
+    def told(_: int) -> float | None:
+        return age
+
+    monkeypatch.setattr(pids, "age", told)
+    line = status.table([status.Status(1, "", COUNTS)]).splitlines()[1]
+    assert line.split()[3] == shown
+
+
 def test_json_has_all() -> None:
     with relay(encode(FrameKind.STATUS_REPLY, pack(COUNTS))) as address:
         [counts] = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
     assert counts["address"] == address
+    assert counts["age"] >= 0
     assert {key: counts[key] for key in COUNTS} == COUNTS
 
 
