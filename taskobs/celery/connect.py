@@ -14,6 +14,7 @@ from celery.utils.dispatch import Signal
 
 Receiver = Callable[..., object]
 
+_PLACE: Final = ".place"
 _SEND: Final = Signal.send.__code__
 
 
@@ -27,9 +28,38 @@ def connect(signal: Signal, receiver: Receiver, uid: str) -> None:
     if any(key[0] == uid for key, _ in signal.receivers or ()):
         return  # it is among those that are called
     signal.connect(receiver, weak=False, dispatch_uid=uid)
+    _take_place(signal, uid)
     sent = _being_sent(signal)
     if sent is not None:
         receiver(signal=signal, **sent)
+
+
+def reserve(signal: Signal, uid: str) -> None:
+    """Keep a place for a receiver that ``connect`` connects later.
+
+    Receivers are called in the order in which they were connected. So those of the app that are
+    connected meanwhile are called after ours, as if that had been connected now.
+    """
+    signal.connect(_nothing, weak=False, dispatch_uid=uid + _PLACE)
+
+
+def release(signal: Signal, uid: str) -> None:
+    """Give a place up that was not taken."""
+    signal.disconnect(dispatch_uid=uid + _PLACE)
+
+
+def _nothing(**_: object) -> None: ...
+
+
+def _take_place(signal: Any, uid: str) -> None:
+    with signal.lock:
+        uids = [key[0] for key, _ in signal.receivers]
+        if uid + _PLACE in uids:
+            # In one step: another thread may be listing the receivers without the lock.
+            receivers = list(signal.receivers)
+            receivers[uids.index(uid + _PLACE)] = receivers.pop(uids.index(uid))
+            signal.receivers = receivers
+            signal.sender_receivers_cache.clear()
 
 
 def _being_sent(signal: Signal) -> dict[str, Any] | None:

@@ -70,7 +70,10 @@ class ProcessSignals:
             connect(signal, receiver, _UID + receiver.__name__)
 
     def watch_end(self) -> None:
-        """Also call the listener at the interpreter's end; a second call has no effect."""
+        """Also call the listener at the interpreter's end, before all exit hooks so far.
+
+        A second call moves it before those that were registered meanwhile.
+        """
         atexit.unregister(self._listener.process_ending)
         atexit.register(self._listener.process_ending)
         if not self._is_celerys:

@@ -65,7 +65,7 @@ class PublishSignals:
     def __init__(self, guard: Guard, calls: ObserverCalls) -> None:
         self._guard = guard
         self._calls = calls
-        self._send_patch = SendPatch(self._publishing, self._canvas, _active_publish.get)
+        self._send_patch = SendPatch(self.publishing, self.canvas, _active_publish.get)
         self._beat_patch = BeatPatch(self._schedule_of)
         self._beat_traffic = BeatTraffic()
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
@@ -88,7 +88,8 @@ class PublishSignals:
         self._beat_patch.remove()
         self._beat_traffic.remove()
 
-    def _publishing(self, app: App, task: str, options: Mapping[str, Any]) -> ActivePublish:
+    def publishing(self, app: App, task: str, options: Mapping[str, Any]) -> ActivePublish:
+        """Return the block around a send."""
         sending = ActivePublish(self._guard, app)
         try:
             publish = publishes.publish_of(app, task, options, current_run())
@@ -126,7 +127,8 @@ class PublishSignals:
                 raise
         call_each(self._guard, self._calls.sending, publish)
 
-    def _canvas(self, kind: str, options: Mapping[str, Any]) -> ActivePublish:
+    def canvas(self, kind: str, options: Mapping[str, Any]) -> ActivePublish:
+        """Return the block around the sends of a group or chord."""
         sending = ActivePublish(self._guard)
         with self._guard:
             sending.canvas = Canvas(kind, publishes.given_headers(options))

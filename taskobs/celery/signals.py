@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
+from taskobs.celery._types import App
 from taskobs.celery.connect import connect
 from taskobs.celery.observer_calls import ObserverCalls
+from taskobs.celery.places import UID
 from taskobs.celery.publish_signals import PublishSignals
 from taskobs.celery.run_signals import RunSignals
 from taskobs.internal.guard import Guard
-from taskobs.observers.base import Observer
-
-_UID: Final = "taskobs."
+from taskobs.observers.base import NOTHING, Observer
 
 
 class TaskSignals:
@@ -52,6 +53,16 @@ class TaskSignals:
         """Watch the schedule of a beat that may have started before."""
         self._publishes.beat_runs()
 
+    def publishing(
+        self, app: App, task: str, options: Mapping[str, Any]
+    ) -> AbstractContextManager[object]:
+        """Return the block around a send that began before anybody observed."""
+        return self._publishes.publishing(app, task, options) if self._observers else NOTHING
+
+    def canvas(self, kind: str, options: Mapping[str, Any]) -> AbstractContextManager[object]:
+        """Return the block around the sends of a canvas that began before anybody observed."""
+        return self._publishes.canvas(kind, options) if self._observers else NOTHING
+
     def failed_unobserved(  # as the signal has them
         self, task: Any, task_id: str, error: BaseException, args: Any, kwargs: Any
     ) -> None:
@@ -66,10 +77,10 @@ class TaskSignals:
         for part in self._parts:
             part.install()
             for signal, receiver in part.receivers:
-                connect(signal, receiver, _UID + receiver.__name__)
+                connect(signal, receiver, UID + receiver.__name__)
 
     def _disconnect(self) -> None:
         for part in self._parts:
             for signal, receiver in part.receivers:
-                signal.disconnect(dispatch_uid=_UID + receiver.__name__)
+                signal.disconnect(dispatch_uid=UID + receiver.__name__)
             part.remove()

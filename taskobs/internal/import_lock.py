@@ -7,7 +7,8 @@ release it: the child hangs at its own import of that module.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from threading import RLock
 from types import ModuleType
@@ -27,6 +28,21 @@ def import_locked(name: str, *beside: str) -> ModuleType:
             with suppress(ImportError):  # other releases need others
                 import_module(other)
         return import_module(name)
+
+
+@contextmanager
+def importing(*, wait: bool = True) -> Generator[bool]:
+    """Import in one thread at a time; forks wait meanwhile. Yields whether it is this thread.
+
+    Don't ``wait`` within an import: the other thread may need the module that this one imports.
+    """
+    lock = _forks.lock
+    alone = lock.acquire(timeout=_PATIENCE) if wait else lock.acquire(blocking=False)
+    try:
+        yield alone
+    finally:
+        if alone:
+            lock.release()
 
 
 def watch_forks() -> None:

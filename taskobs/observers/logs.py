@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Final
-
-from opentelemetry import trace
 
 from taskobs import semconv
 from taskobs.internal.wrapping import Patches
 from taskobs.model import Run
 from taskobs.observers.thread_runs import ThreadRuns, run_of_thread
 
+_API: Final = "opentelemetry.trace"
 _NAMES: Final = frozenset(
     {
         *(semconv.LOG_TASK_ID, semconv.LOG_TASK_NAME),
@@ -24,9 +24,11 @@ _NAMES: Final = frozenset(
 def fields_of(run: Run | None) -> dict[str, str]:
     """Return the fields of a log record that is made now; a missing value is empty."""
     run = run or run_of_thread()
-    span = trace.get_current_span().get_span_context()
+    # Not imported for this: a process that has not imported it has no spans.
+    current: Any = getattr(sys.modules.get(_API), "get_current_span", None)
+    span = None if current is None else current().get_span_context()
     ids = "", "", ""
-    if span.is_valid:
+    if span is not None and span.is_valid:
         ids = f"{span.trace_id:032x}", f"{span.span_id:016x}", f"{span.trace_flags:02x}"
     elif run is not None and run.span is not None:  # in a thread of the run
         ids = run.span.trace_id, run.span.span_id, f"{run.span.sampled:02x}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.hidden_modules import hidden_modules
 from taskobs.internal.shared_page import SharedPage
+from taskobs.observers.sentry.trace import PublishedTrace
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.session.environment import active_client
 
@@ -29,27 +31,46 @@ _NOT_SHARED: Final = 1
 
 
 class Errors:
-    """Reports failed runs to Sentry, from the first ``look`` that finds a DSN or a client."""
+    """Reports failed runs to Sentry, from the first ``look`` that finds a DSN or a client.
 
-    def __init__(self, settings: Settings) -> None:
+    ``needed`` is called when a client is needed while this waits for that.
+    """
+
+    def __init__(self, settings: Settings, needed: Callable[[], object]) -> None:
         self._settings = settings
+        self._needed = needed
         self._outages = Outages()
         self._undo = ExitStack()
         self._role = Role.PRODUCER
         self._runs_no_tasks = False
         self._page: SharedPage | None = None
         self._offered: BaseClient | None = None
+        self._waiting: PublishedTrace | None = None
         self.pipeline: SentryPipeline | None = None
         forksafe.add(self, ForkStep.SESSION)
 
     @property
     def destination(self) -> str | None:
         """Return where errors go, without the key; None if they go nowhere."""
+        if self._waiting is not None:
+            return _shown(self._settings.sentry_dsn)
         client = self.pipeline.client() if self.pipeline is not None else None
-        if client is None:
-            return None
-        dsn = str(client.options.get("dsn") or "")
-        return checks.without_credentials(dsn).replace("***@", "") if dsn else "the app's Sentry"
+        return None if client is None else _shown(str(client.options.get("dsn") or ""))
+
+    def wait(self, *, until_needed: bool) -> None:
+        """Make no client for a DSN before it is needed, or else at the next ``look``.
+
+        Meanwhile messages carry Sentry's trace as they do with a client.
+        """
+        self._stop_waiting()
+        if until_needed and self.pipeline is None and self._settings.errors:
+            self._waiting = PublishedTrace(self._needed)
+            shared_task_signals().attach(self._waiting)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            shared_task_signals().detach(self._waiting)
+            self._waiting = None
 
     def look(self) -> bool:
         """Start if there is a DSN or a client; adopt a client that the app has made since.
@@ -60,7 +81,9 @@ class Errors:
         if found is not None:
             self._share_client(found)  # before the pipeline adds its own to the client's options
         begins = self.pipeline is None and (
-            self._settings.errors or found is not None or self._accept_client()
+            (self._settings.errors and self._waiting is None)
+            or found is not None
+            or self._accept_client()
         )
         if begins:
             self._start()
@@ -89,6 +112,7 @@ class Errors:
     def stop(self) -> None:
         """Stop reporting."""
         forksafe.remove(self)
+        self._stop_waiting()
         self._undo.close()
         self.pipeline = self._offered = None
         if self._page is not None:
@@ -112,6 +136,7 @@ class Errors:
                 self._start_crons(undo, pipeline)
             self.pipeline = pipeline
             self._undo = undo.pop_all()
+        self._stop_waiting()  # last: a message that is being published has the trace from either
         self._apply_role()
 
     def _start_crons(self, undo: ExitStack, pipeline: SentryPipeline) -> None:
@@ -159,3 +184,8 @@ class Errors:
         from taskobs.sentry.shared_client import accept
 
         return accept(self._page) is not None
+
+
+def _shown(dsn: str | None) -> str:
+    """Return where a DSN leads, without the key."""
+    return checks.without_credentials(dsn).replace("***@", "") if dsn else "the app's Sentry"

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from opentelemetry.trace import TracerProvider
-
 from taskobs.celery.active import current_run
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
-from taskobs.celery.process_signals import ProcessSignals, at_process_end, runs_no_tasks
+from taskobs.celery.process_signals import ProcessSignals
 from taskobs.celery.roles import Role
-from taskobs.celery.watches import FailureWatch
-from taskobs.celery.worker_timer import WorkerTimer
 from taskobs.config.settings import Settings, misspelt, resolve
-from taskobs.internal import forksafe
-from taskobs.internal.forksafe import ForkStep
+from taskobs.internal.guard import Guard
+from taskobs.internal.import_lock import importing, watch_forks
 from taskobs.observers.logs import LogFields
-from taskobs.otel.app_telemetry import flushes_of_app
-from taskobs.otel.task_spans import shared_task_signals
-from taskobs.session.announcement import Announcement, destinations, warn_of_crons
-from taskobs.session.delivery import Delivery
 from taskobs.session.environment import AppName
-from taskobs.session.errors import Errors
-from taskobs.session.late_setup import LateSetup
-from taskobs.session.private_names import warn_of_missing_names
-from taskobs.session.spans import Spans
-from taskobs.session.worker_relay import WorkerRelay
+from taskobs.session.first_use import FirstUse, needed_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from taskobs.session.live import LiveSession
 
 _log = logging.getLogger("taskobs")
 
@@ -45,25 +34,26 @@ class Session:
     """What one ``init()`` has set up in this process, and in the children forked from it.
 
     ``close()`` takes it away again; as a context manager it closes at the exit.
+
+    The parts that import an SDK are those of ``LiveSession``. They are set up at the first use of
+    them, so a process that publishes and runs nothing starts as fast as without taskobs.
     """
 
     def __init__(self, settings: Settings, arguments: Mapping[str, object] | None = None) -> None:
         self.settings = settings
-        self.role = Role.PRODUCER
         self._app_name = AppName()
-        self._spans = Spans(settings, self._app_name, lambda: at_process_end(self.process_ending))
-        self._errors = Errors(settings)
-        self._relay = WorkerRelay(settings)
-        self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
         self._embedded = EmbeddedBeat(init, arguments or {})
         self._process = ProcessSignals(self)
-        self._announcement = Announcement(settings, self._where)
-        self._worker: object = None
-        self._timer: WorkerTimer | None = None
-        self._observing = False
-        self._looking = Lock()
-        self._look_again = False
+        self._first_use = FirstUse(self, settings)
+        self._guard = Guard(strict=settings.strict)
+        self._live: LiveSession | None = None
+        self._beginning = self._closed = self._observing = False
         self._undo = ExitStack()
+
+    @property
+    def role(self) -> Role:
+        """What this process is; a producer until Celery says otherwise."""
+        return Role.PRODUCER if self._live is None else self._live.role
 
     def __repr__(self) -> str:
         return f"<taskobs.Session of a {self.role.value}: {self.describe()}>"
@@ -81,198 +71,123 @@ class Session:
 
     def describe(self) -> str:
         """Return in a few words where telemetry goes; without secrets."""
-        return destinations(self.settings, self._spans, self._errors, self._relay)
+        self.begin()
+        return "nothing is recorded" if self._live is None else self._live.describe()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Send what is pending, for at most ``timeout`` seconds (default: ``shutdown_timeout``).
 
         Returns whether all was sent in time.
         """
-        return self._delivery.flush(timeout)
+        return self._live is None or self._live.flush(timeout)
 
     def close(self) -> None:
         """Send pending telemetry, within ``shutdown_timeout``, and undo what ``init()`` did."""
         global _session  # noqa: PLW0603  # the one that init() made
         if _session is self:
             _session = None
+        self._closed = True
         self.process_ending()
         self._undo.close()
-
-    def _flushes(self, timeout: float) -> list[Callable[[], object]]:
-        """Return calls that export from this process what no relay sends; each may block."""
-        relayed = self._relay.carries
-        traces, sentry = self._spans.provider, self._errors.pipeline
-        jobs = traces.flushes(timeout, relayed=relayed) if traces is not None else []
-        if sentry is not None and relayed:
-            sentry.flush(timeout)  # moves Sentry's batched items to the relay, without blocking
-        elif sentry is not None:
-            jobs.append(lambda: sentry.flush(timeout))
-        if self.role is Role.POOL_CHILD:
-            jobs += flushes_of_app(timeout)
-        return jobs
 
     # Set-up.
 
     def start(self) -> None:
         """Set up what is configured; called by ``init()``, so that a constructor has no effects."""
-        undo, guard = self._undo, shared_task_signals().guard
-        failures, late_setup = (
-            FailureWatch(shared_task_signals(), self._reports_now),
-            LateSetup(self),
-        )
+        undo = self._undo
         try:
-            undo.callback(setattr, guard, "strict", guard.strict)
-            guard.strict = self.settings.strict
-            undo.callback(lambda: self._spans.stop(self._delivery.left()))
-            undo.callback(self._errors.stop)
-            undo.callback(failures.remove)
-            failures.install()
-            undo.callback(self._announcement.remove)
-            self._announcement.install()
-            undo.callback(forksafe.remove, self)
-            forksafe.add(self, ForkStep.SESSION)
+            undo.callback(self._close_live)
+            if needed_now(self.settings):
+                self._begin(errors=True)
+            else:
+                self._wait()
             undo.callback(self._process.unsubscribe)
-            undo.callback(self._embedded.remove)
-            undo.callback(self._relay.close)
-            undo.callback(self._stop_timer)
-            self._look()
-            undo.callback(late_setup.remove)
-            late_setup.install()
             self._process.subscribe()
         except BaseException:
             undo.close()
             raise
 
-    # What the app sets up after ``init()``: ``LateSetup`` calls these methods.
+    def _wait(self) -> None:
+        if self.settings.traces or self.settings.errors:
+            self.observe()
+        self._undo.callback(self._first_use.remove)
+        watch_forks()
+        self._first_use.install()
 
-    def may_set(self, provider: TracerProvider) -> bool:
-        """Tell whether the app may replace our provider now."""
-        with shared_task_signals().guard:
-            return self._spans.may_set(provider)
-        return True
-
-    def look(self) -> None:
-        """Use the provider and the client that the app has set up; never raises into the app."""
-        with shared_task_signals().guard:
-            self._look()
-
-    def _look(self) -> None:
-        # Not reentrant: `_adopt` sets up a client, which calls `look` again on this thread, and
-        # another thread may call it at the same time. Both find the lock taken and only leave the
-        # flag set, for which the lock's holder repeats the loop.
-        self._look_again = True
-        while self._look_again and self._looking.acquire(blocking=False):
-            try:
-                self._look_again = False
-                self._adopt()
-            finally:
-                self._looking.release()
-
-    def _adopt(self) -> None:
-        spans, errors = self._spans.look(), self._errors.look()
-        if spans or errors:
-            self._observe()
-            self._catch_up()
-        self._announcement.changed()
-
-    def _observe(self) -> None:
+    def observe(self) -> None:
+        """Watch the end of the process, and add fields to log records."""
         if self._observing:
             return
         self._observing = True
-        warn_of_missing_names()
         self._process.watch_end()
         if self.settings.log_ids:
             logs = LogFields(current_run)
             self._undo.callback(logs.remove)
             logs.install()
 
-    def _catch_up(self) -> None:
-        """Repeat for the new observers what happened when this process's role became known."""
-        if self._worker is not None:
-            shared_task_signals().worker_runs(self._worker)
-        elif self.role is Role.BEAT:
-            shared_task_signals().beat_runs()
-        traces = self._spans.provider
-        self._relay.became(self.role, self._worker, traces, self._errors.pipeline)
-        celerys = self.role in {Role.WORKER, Role.POOL_CHILD}
-        if celerys and traces is not None and not self._relay.carries:
-            traces.prepare()
+    def _begin(self, *, errors: bool) -> None:
+        from taskobs.session.live import LiveSession
 
-    def _reports_now(self) -> bool:
-        """Start reporting errors if that is possible now; tell whether this call started it."""
-        if self._errors.pipeline is not None:
-            return False
-        self.look()
-        return self._errors.pipeline is not None
+        live = LiveSession(self.settings, self._app_name, self._embedded, self)
+        self._first_use.traces_begin()  # before there are patches of the same methods
+        if errors:
+            self._first_use.errors_begin()
+        live.start(errors=errors)
+        self._live = live
 
-    def _where(self) -> str | None:
-        recorded = self._spans.provider is not None or self._errors.destination is not None
-        return self.describe() if recorded else None
+    def _close_live(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.close()
+
+    # First uses: see taskobs.session.first_use.Listener.
+
+    def begin(self, *, errors: bool = False, wait: bool = True) -> None:
+        """Set up what is configured, with a Sentry client only if ``errors``; never raises.
+
+        Another thread may be doing that now. Then this one waits for it, or returns at once.
+        """
+        with self._guard, importing(wait=wait) as alone:
+            if not alone or self._beginning or self._closed:
+                return
+            self._beginning = True
+            try:
+                if self._live is None:
+                    self._begin(errors=errors)
+                elif errors:
+                    self._first_use.errors_begin()
+                    self._live.begin_errors()
+                if errors:
+                    if self._observing:
+                        # Again, to be called before Sentry's own exit hook, which drops what is
+                        # not sent by then.
+                        self._process.watch_end()
+                    self._first_use.errors_begun()
+            finally:
+                self._beginning = False
 
     # Events of the process: see taskobs.celery.process_signals.ProcessListener.
 
     def became(self, role: Role, worker: object = None) -> None:
         """Handle that Celery's signals gave the role of this process."""
-        self.role = role
-        self._announcement.became(role)
-        if role is Role.WORKER:
-            self._became_worker(worker)
-        else:
-            self._worker = None
-        self._errors.became(role, forks=runs_no_tasks(worker))
-        self.look()
-        with shared_task_signals().guard:
-            if self._observing:
-                self._catch_up()
-            elif self._relay.starts_early(role, worker):
-                self._observe()
-
-    def _became_worker(self, worker: object) -> None:
-        self._app_name.use(getattr(worker, "app", None))
-        self._embedded.install()
-        if self._timer is None and hasattr(worker, "app"):
-            self._timer = WorkerTimer(self._tick)
-            self._timer.install(worker)
-        self._worker = worker
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.remove()
-
-    def _tick(self) -> None:
-        """Poll what no signal announces; called once a second in a worker's main process."""
-        self._relay.poll()
-        if self._errors.offered:
-            self.look()
+        self.begin(errors=True)
+        if self._live is not None:
+            self._live.became(role, worker)
 
     def ready(self) -> None:
         """Log where telemetry goes, now that logging and the app's own libraries are set up."""
-        self.look()
-        if self._observing:
-            warn_of_missing_names()  # also of what Celery has imported by now, such as a backend
-        self._announcement.say()
-        if self.role is Role.BEAT and self.settings.crons and self._errors.destination is None:
-            warn_of_crons()
-
-    def after_fork(self) -> None:
-        """In a forked child: forget the parent's lock, worker and timer."""
-        self._looking = Lock()  # another thread of the parent may have held it
-        self._look_again = False
-        self._worker = self._timer = None
-        self._delivery.restart()
+        if self._live is not None:
+            self._live.ready()
 
     def worker_ended(self) -> None:
         """Send what is pending and end the relay: after SIGHUP, the worker executes itself anew."""
-        self.process_ending()
-        self._stop_timer()
-        self._relay.close()
-        self._worker = None
-        self._delivery.go_on()
+        if self._live is not None:
+            self._live.worker_ended()
 
     def process_ending(self) -> None:
         """Send what is pending; all calls together take at most ``shutdown_timeout``."""
-        self._delivery.end()
+        if self._live is not None:
+            self._live.process_ending()
 
 
 def init(  # noqa: PLR0913  # one argument a setting, all keywords

@@ -8,17 +8,19 @@ trace of the current span, or else the trace that Sentry has at the moment.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
-import sentry_sdk
 from opentelemetry import trace
-from sentry_sdk.scope import Scope
 
 from taskobs import semconv
 from taskobs.model import Publish, Run
 from taskobs.observers import outer_trace
+from taskobs.observers.base import Observer
+
+if TYPE_CHECKING:
+    from sentry_sdk.scope import Scope
 
 _BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
@@ -57,6 +59,8 @@ def write(publish: Publish) -> None:
     elif publish.schedule is not None:  # each tick of beat begins a trace
         sentry_trace = f"{uuid4().hex}-{uuid4().hex[16:]}"
     else:
+        import sentry_sdk  # here: a span's trace is written without it
+
         sentry_trace, baggage = sentry_sdk.get_traceparent() or "", sentry_sdk.get_baggage()
     carried = {semconv.HEADER_SENTRY_TRACE: sentry_trace}
     if baggage is not None or _BAGGAGE in headers:
@@ -68,6 +72,23 @@ def write(publish: Publish) -> None:
     # the user too, unless there is a nested dict, which then hides them all.
     if isinstance(nested := headers.get(_NESTED), dict):
         headers[_NESTED] = {**cast("dict[str, object]", nested), **carried}
+
+
+class PublishedTrace(Observer):
+    """Writes the trace into messages as long as there is no client of Sentry's yet.
+
+    The trace of a span can be written without one; for that of Sentry, ``begin`` makes one.
+    """
+
+    def __init__(self, begin: Callable[[], object]) -> None:
+        self._begin = begin
+
+    def sending(self, publish: Publish) -> None:
+        """Write it into a message."""
+        of_span = trace.get_current_span().get_span_context().is_valid
+        if not of_span and publish.schedule is None:
+            self._begin()
+        write(publish)
 
 
 def _continue(scope: Scope, trace_id: str, span_id: str, baggage: str | None = None) -> None:

@@ -25,6 +25,7 @@ from taskobs.config.settings import RELAY_ADDRESS
 from taskobs.relay_client import socket_directory
 from taskobs.sentry.relay_transport import RelayTransport
 from taskobs.session.session import Session
+from taskobs.session.worker_relay import WorkerRelay
 from taskobs.testing.receiver import Receiver
 from tests.support.recording import global_provider
 
@@ -72,8 +73,14 @@ def sockets(home: Path) -> list[Path]:
     return list(home.glob("taskobs/*.sock"))
 
 
+def relay_of(session: Session) -> WorkerRelay:
+    live = session._live  # pyright: ignore[reportPrivateUsage]
+    assert live is not None
+    return live._relay  # pyright: ignore[reportPrivateUsage]
+
+
 def relay_pid(session: Session) -> int:
-    pipeline = session._relay._pipeline  # pyright: ignore[reportPrivateUsage]
+    pipeline = relay_of(session)._pipeline  # pyright: ignore[reportPrivateUsage]
     assert pipeline is not None
     assert pipeline.relay_pid is not None
     return pipeline.relay_pid
@@ -187,7 +194,7 @@ def test_when_the_relay_cannot_work_the_process_sends(
 ) -> None:
     """My relay is killed at each start: I am told once, and what it did not get is sent."""
     session = start(sentry_dsn=receiver.dsn)
-    pipeline = session._relay._pipeline  # pyright: ignore[reportPrivateUsage]
+    pipeline = relay_of(session)._pipeline  # pyright: ignore[reportPrivateUsage]
     assert pipeline is not None
     os.kill(relay_pid(session), signal.SIGSTOP)
     span("kept")
@@ -211,7 +218,7 @@ def test_a_spawned_child_finds_the_relay_of_its_parent_alone(
 ) -> None:
     """An address that another worker's processes have inherited is nobody's business here."""
     session = start(relay=False)
-    relay = session._relay  # pyright: ignore[reportPrivateUsage]
+    relay = relay_of(session)
     relay._on = True  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setenv(RELAY_ADDRESS, f"{os.getppid() + 1}::/nowhere.sock")
     session.became(Role.POOL_CHILD)
