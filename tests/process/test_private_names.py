@@ -9,6 +9,7 @@ taken away already.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -32,7 +33,6 @@ from taskobs.sentry import _compat as sentry_names
 from taskobs.testing.receiver import Receiver
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp, Producer, Worker, file_broker_in
-from tests.live.chaos.processes import processes_of
 from tests.live.process import wait_until
 from tests.live.shop import QUICK
 from tests.process.without_name import TAKEN
@@ -176,23 +176,28 @@ def is_there(name: PrivateName) -> bool:
 
 
 @contextmanager
-def results_in_redis(folder: Path) -> Generator[str | None]:
-    """Give the address of a Redis server; None where there is no program of it."""
+def broker_of_a_worker(folder: Path) -> Generator[Broker]:
+    """Give a Redis server; a broker in a folder where there is no program of it."""
     try:
         with services.redis(folder) as server:
-            yield server.url()
+            yield Broker("redis", server.url(), server.url())
     except services.Missing:
-        yield None
+        yield file_broker_in(folder / "broker")
 
 
 @contextmanager
 def worker_without(*names: str, folder: Path) -> Generator[tuple[Worker, Producer, Receiver]]:
     """Run a worker without some names, and a producer that has them all."""
-    with Receiver() as receiver, results_in_redis(folder) as redis:
-        broker = file_broker_in(folder / "broker")
-        broker = Broker(broker.kind, broker.url, redis or broker.backend, broker.options)
+    with Receiver() as receiver, broker_of_a_worker(folder) as broker:
+        if names[0] in OF_SPANS and broker.kind == "file":
+            # Two exporters are two threads of each child. Without an event loop for the broker,
+            # one that is terminated may then die while it holds the lock of the pool's results,
+            # and no other child ends a task any more (billiard 4.3.2, without taskobs too).
+            pytest.skip("no redis-server")
         with LiveApp(folder, receiver.endpoint, receiver.dsn) as live:
-            env = {"WITHOUT": " ".join(names), **QUICK}
+            # A process that died is reported after this time, which is 10 s by default.
+            config = json.dumps({"worker_lost_wait": 1.0})
+            env = {"WITHOUT": " ".join(names), "APP_CONFIG": config, **QUICK}
             if names[0] in OF_SPANS:
                 # A second exporter has all spans be the SDK's own.
                 env["OTEL_TRACES_EXPORTER"] = "otlp,console"
@@ -216,12 +221,10 @@ def test_a_worker_reports_each_run_without_a_name(names: list[str], tmp_path: Pa
         producer.run(PUBLISH)
         assert receiver.wait_for(lambda r: set(ENDS) <= set(runs(r)), PATIENCE), worker.tail()
         hold(producer, tmp_path / "1")
-        before = set(processes_of(worker.pid))
-        producer.run("given.revoke(terminate=True)")
-        assert receiver.wait_for(lambda r: runs(r)["hold"] == 1, PATIENCE), worker.tail()
-        # Celery loses a task that it hands to a child which is about to end.
-        assert wait_until(lambda: bool(set(processes_of(worker.pid)) - before), timeout=PATIENCE)
+        producer.run("revoked = given")
         hold(producer, tmp_path / "2")
+        producer.run("revoked.revoke(terminate=True)")
+        assert receiver.wait_for(lambda r: runs(r)["hold"] == 1, PATIENCE), worker.tail()
         worker.stop("QUIT")
         assert receiver.wait_for(lambda r: runs(r)["hold"] == 2, PATIENCE), worker.tail()
         counted = runs(receiver)
@@ -234,7 +237,7 @@ def test_a_worker_reports_each_run_without_a_name(names: list[str], tmp_path: Pa
 
 
 def hold(producer: Producer, where: Path) -> None:
-    """Publish a task that stays, and wait until it runs."""
+    """Publish a task that stays, as ``given``, and wait until it runs."""
     where.mkdir()
     task_id = producer.run(f"given = app.hold.delay({str(where)!r}); result = given.id")
     assert wait_until((where / task_id).exists, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A process that forks while Sentry's thread is busy; run by ``test_sentry_pipeline``."""
+"""A process that forks while Sentry's thread is busy; run by ``test_forks``."""
 
 from __future__ import annotations
 
