@@ -29,13 +29,13 @@ class RecentKeys:
         return array(_WORD, bytes(self._size * _BYTES))
 
     def __contains__(self, key: bytes) -> bool:
-        mark, last = hash(key) & _MASK or 1, self._last  # 0 is a free place
+        mark, last = hash(key) & _MASK or 1, self._last  # 0 is a free entry
         for table in self._tables:
-            place = mark & last
-            while found := table[place]:
+            at = mark & last
+            while found := table[at]:
                 if found == mark:
                     return True
-                place = (place + 1) & last
+                at = (at + 1) & last
         return False
 
     def __len__(self) -> int:
@@ -44,12 +44,12 @@ class RecentKeys:
     def add(self, key: bytes) -> None:
         """Remember a key, and in time forget the oldest."""
         mark, last = hash(key) & _MASK or 1, self._last
-        newest, place = self._tables[0], mark & last
-        while found := newest[place]:
+        newest, at = self._tables[0], mark & last
+        while found := newest[at]:
             if found == mark:
                 return
-            place = (place + 1) & last
-        newest[place] = mark
+            at = (at + 1) & last
+        newest[at] = mark
         self._counts[0] += 1
         if self._counts[0] >= self._share:
             self._tables = [self._empty(), *self._tables[:2]]
