@@ -152,7 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make worker-soak", description=__doc__)
     parser.add_argument("--tasks", type=int, default=50_000, help="how many (50,000)")
     parser.add_argument("--first", type=int, default=5_000, help="tasks before the first look")
-    parser.add_argument("--limit", type=float, default=2.0, help="MB that each may grow (2)")
+    parser.add_argument("--limit", type=float, default=3.0, help="MB that each may grow (3)")
     chosen = parser.parse_args()
     if not 0 < chosen.first < chosen.tasks:
         parser.error("--first has to be less than --tasks")

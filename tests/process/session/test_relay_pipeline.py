@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 import taskobs
 from taskobs.celery.roles import Role
 from taskobs.config.settings import RELAY_ADDRESS
-from taskobs.relay_client import socket_directory
+from taskobs.relay_client import socket_directory, status
 from taskobs.sentry.relay_transport import RelayTransport
 from taskobs.session.session import Session
 from taskobs.session.worker_relay import WorkerRelay
@@ -239,6 +239,10 @@ def test_what_the_relay_has_not_sent_is_in_the_workers_log(
     session = start(otlp_endpoint="http://127.0.0.1:9", shutdown_timeout=2.0)
     for number in range(3):
         span(f"span {number}")
+    deadline = time.monotonic() + PATIENCE
+    # On a busy machine a relay takes longer to start, and to try, than a worker waits at its stop.
+    while not any(one.reply.get("failing") for one in status.every(os.environ)):
+        assert time.monotonic() < deadline
     session.process_ending()
     [line] = [one.getMessage() for one in caplog.records if "has not sent" in one.getMessage()]
     assert "3 spans (no response (ConnectionRefusedError: Connection refused))" in line
