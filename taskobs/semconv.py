@@ -74,6 +74,7 @@ HEADER_SENTRY_TRACE: Final = "sentry-trace"
 
 # Sentry.
 TAG_TASK: Final = "celery.task"
+TAG_TASK_NAME: Final = "celery.task_name"
 TAG_TASK_ID: Final = "celery.task_id"
 TAG_QUEUE: Final = "celery.queue"
 TAG_ATTEMPT: Final = "celery.attempt"

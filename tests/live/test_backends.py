@@ -52,7 +52,7 @@ class Seen:
 
     def task(self, task_id: str, spans: int) -> list[Span]:
         """Search for the trace of a task."""
-        return self.search(spans, **{semconv.MESSAGING_MESSAGE_ID: task_id})
+        return self.search(spans, **{semconv.CELERY_TASK_ID: task_id})
 
     def event(self, task_id: str, number: int) -> dict[str, Any]:
         """Give the one event of a task; ``number`` is how many the project has by then."""
@@ -122,7 +122,7 @@ def test_exception(seen: Seen) -> None:
     assert event["event_id"] == attributes(run)[semconv.SENTRY_EVENT_ID]
     assert event["contexts"]["trace"]["trace_id"] == run["traceID"]
     assert event["contexts"]["trace"]["span_id"] == run["spanID"]
-    assert event["tags"][semconv.TAG_TASK] == event["transaction"] == f"{SHOP}.fail"
+    assert event["tags"][semconv.TAG_TASK_NAME] == event["transaction"] == f"{SHOP}.fail"
     found = {
         span["spanID"] for span in seen.search(2, **{semconv.SENTRY_EVENT_ID: event["event_id"]})
     }

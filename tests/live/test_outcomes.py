@@ -95,6 +95,7 @@ def test_exception(each_shop: AuditedShop) -> None:
     assert tags(event).keys() >= TAGS
     assert {name: tags(event)[name] for name in TAGS} == {
         semconv.TAG_TASK: f"{SHOP}.fail",
+        semconv.TAG_TASK_NAME: f"{SHOP}.fail",
         semconv.TAG_TASK_ID: task_id,
         semconv.TAG_STOCK_TASK_ID: task_id,
         semconv.TAG_ROOT_ID: task_id,

@@ -189,6 +189,7 @@ active: Final[ContextVar[RunEvents | None]] = ContextVar("taskobs_sentry_run", d
 def _tags(run: Run) -> dict[str, object]:
     return {
         semconv.TAG_TASK: run.task,
+        semconv.TAG_TASK_NAME: run.task,
         semconv.TAG_TASK_ID: run.task_id,
         semconv.TAG_STOCK_TASK_ID: run.task_id,
         semconv.TAG_QUEUE: run.queue,

@@ -156,5 +156,6 @@ def _labels(labels: Labels) -> PointAttributes:
     return {
         semconv.CELERY_TASK_NAME: labels.task,
         semconv.CELERY_OUTCOME: labels.outcome,
+        semconv.CELERY_QUEUE: labels.queue,
         semconv.MESSAGING_DESTINATION_NAME: labels.queue,
     }

@@ -78,6 +78,7 @@ def test_a_failed_run_is_one_event_with_its_tags_and_context(start: Start) -> No
     )
     assert event["tags"] == {
         "celery.task": "shop.pay",
+        "celery.task_name": "shop.pay",
         "celery.task_id": "id-1",
         "celery_task_id": "id-1",
         "celery.queue": "orders",

@@ -90,7 +90,11 @@ def test_counts_figures_and_runs_arrive_at_the_end() -> None:
         ({"taskobs.kind": "span", "taskobs.reason": "overflow"}, 2)
     ]
     assert found["taskobs.relay.pending"] == [({"taskobs.kind": "span"}, 5)]
-    by = {"celery.task_name": "shop.pay", "messaging.destination.name": "celery"}
+    by = {
+        "celery.task_name": "shop.pay",
+        "celery.queue": "celery",
+        "messaging.destination.name": "celery",
+    }
     expected = [
         (by | {"celery.outcome": "succeeded"}, 3),
         (by | {"celery.outcome": "failed"}, 1),
