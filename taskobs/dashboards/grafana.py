@@ -68,15 +68,15 @@ def _panels(dashboard: Dashboard) -> Iterator[dict[str, Any]]:
         for panel in row.panels:
             if x + panel.width > _COLUMNS:
                 x, y = 0, y + panel.height
-            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
-            yield {"id": next(numbers), "gridPos": place, **_panel(panel)}
+            position = {"x": x, "y": y, "w": panel.width, "h": panel.height}
+            yield {"id": next(numbers), "gridPos": position, **_panel(panel)}
             x += panel.width
         y += max(panel.height for panel in row.panels)
 
 
 def _row(row: Row, number: int, y: int) -> dict[str, Any]:
-    place = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
-    found = {"id": number, "type": "row", "title": row.title, "gridPos": place}
+    position = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
+    found = {"id": number, "type": "row", "title": row.title, "gridPos": position}
     # What follows a row that isn't folded belongs to it.
     found |= {"collapsed": False, "panels": []}
     return {**found, "repeat": row.repeat} if row.repeat else found

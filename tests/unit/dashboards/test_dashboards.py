@@ -37,9 +37,8 @@ def panels(made: dict[str, Any]) -> list[dict[str, Any]]:
 def test_all_files_are_written(tmp_path: Path) -> None:
     """I name a folder, and get the dashboards, the rules and their tests; twice is once."""
     out = tmp_path / "a" / "b"
-    for _ in range(2):
-        result = CliRunner().invoke(main, ["dashboards", "--out", str(out)])
-        assert result.exit_code == 0, result.output
+    first, result = (CliRunner().invoke(main, ["dashboards", "--out", str(out)]) for _ in "12")
+    assert (first.exit_code, result.exit_code) == (0, 0), result.output
     written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
     expected = {f"prometheus/{RULES}", f"prometheus/{RULE_TESTS}"}
     assert written == expected | {f"grafana/{name}.json" for name in DASHBOARDS}
@@ -74,11 +73,11 @@ def test_panels_do_not_overlap(dashboard: Dashboard) -> None:
     """I open the dashboard, and see every panel whole."""
     taken: set[tuple[int, int]] = set()
     for panel in as_grafana(dashboard)["panels"]:
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(position["x"], position["x"] + position["w"])
+            for y in range(position["y"], position["y"] + position["h"])
         }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24, panel["title"]
