@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from celery import Celery
 from kombu import Exchange, Queue
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 pytest.importorskip("prometheus_client")  # the extra `prometheus`
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from taskobs.celery.queues.reader import QueueReader
+from taskobs.celery.queues.reader import BrokerError, QueueReader
 from taskobs.celery.queues.readings import UNACKED
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.conftest import skip_if_missing
 from tests.live.monitor import Looks
 from tests.live.process import LIMIT, wait_until
+from tests.support.gate import gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -252,3 +256,50 @@ def test_promtool_finds_nothing_wrong(live: LiveApp, redis_broker: Broker, accep
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_looks_make_no_spans(redis_server: services.Redis) -> None:
+    """My app has Redis' library instrumented: no trace is made of each look of the monitor."""
+    redis = pytest.importorskip("opentelemetry.instrumentation.redis")
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumentor = redis.RedisInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        with Celery("shop", broker=redis_server.url(), set_as_current=False) as app:
+            app.send_task("add", queue="celery")
+            assert exporter.get_finished_spans()
+            exporter.clear()
+            with closing(QueueReader(app)) as reader:
+                assert read(reader) == {"celery": (1, 0)}
+    finally:
+        instrumentor.uninstrument()
+    assert exporter.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_a_broker_that_hangs_or_hangs_up_is_an_outage(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """My broker hangs, or its connections are cut: a look fails, and a later one works."""
+    server: Any = request.getfixturevalue(f"{kind}_server")
+    url = str(server.url())
+    with (
+        gate(server.port) as opened,
+        Celery(
+            "shop", broker=url.replace(str(server.port), str(opened.port)), set_as_current=False
+        ) as app,
+    ):
+        app.send_task("add", queue="celery")
+        with closing(QueueReader(app, broker_api=getattr(server, "management", None))) as reader:
+            assert reader.read().queues[0].ready == 1
+            opened.cut()  # what was cut while idle is no outage
+            assert reader.read().queues[0].ready == 1
+            for fault in (opened.refuse, opened.hang):
+                fault()
+                with pytest.raises(BrokerError) as caught:
+                    reader.read()
+                assert "guest" not in str(caught.value)
+                opened.heal()
+                assert reader.read().queues[0].ready == 1

@@ -26,6 +26,7 @@ from taskobs.celery.queues.readings import (
 )
 from taskobs.celery.queues.redis import RedisQueues
 from taskobs.celery.queues.workers import WorkersUnknown, ask_workers
+from taskobs.observers.own_traffic import suppressed
 
 _TIME: Final = 5.0
 """Seconds that the broker may take to connect, or to answer."""
@@ -67,16 +68,23 @@ class QueueReader:
         return f"{found.system} at {where}" if where else found.system
 
     def read(self) -> Reading:
-        """Look once.
+        """Look once; where the broker's library is instrumented, no span is made of it.
 
         Raises:
             BrokerError: the broker can't be reached.
         """
+        with suppressed():
+            return self._look()
+
+    def _look(self) -> Reading:
         if self._connection is not None:
-            # The broker, or something between, may have closed a connection that was idle.
-            with suppress(Exception):
+            try:
                 return self._read(self._connection)
-            self.close()
+            except Exception as error:  # noqa: BLE001  # as below
+                self.close()
+                if _timed_out(error):
+                    raise BrokerError(_without_secrets(error)) from None
+                # Else the broker, or something between, may have closed the idle connection.
         try:
             self._connection = self._connect()
             return self._read(self._connection)
@@ -152,6 +160,11 @@ def _with_consumers(reading: Reading, workers: dict[str, int] | None, reason: st
         return replace(reading, unknown={**reading.unknown, CONSUMERS: reason})
     queues = [replace(queue, consumers=workers.get(queue.name, 0)) for queue in reading.queues]
     return replace(reading, queues=tuple(queues))
+
+
+def _timed_out(error: Exception) -> bool:
+    """Whether the broker was waited for; clients have exceptions of their own for that."""
+    return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
 
 
 def _without_secrets(error: Exception) -> str:
