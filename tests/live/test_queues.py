@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from taskobs import semconv
 from tests.live.shop import QUICK, Shop, tags
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tests.live.celery_process import Broker, LiveApp
 
 ROUTED = "tests.live.apps.routed"
+QUEUE = semconv.MESSAGING_DESTINATION_NAME
 ROUTES = [
     ("queue='feed'", "feed"),
     ("exchange='media', routing_key='feed.import'", "feed"),
@@ -38,8 +40,25 @@ def open_routed(live: LiveApp, broker: Broker, receiver: Receiver, queues: str =
 
 def names(spans: list[ReceivedSpan]) -> set[tuple[object, object]]:
     """Give the names of the queue on spans: OpenTelemetry's and Celery's."""
-    keys = semconv.MESSAGING_DESTINATION_NAME, semconv.CELERY_QUEUE
+    keys = QUEUE, semconv.CELERY_QUEUE
     return {(span.attributes.get(keys[0]), span.attributes.get(keys[1])) for span in spans}
+
+
+def counted(shop: Shop) -> set[tuple[str, str]]:
+    """Stop the worker, and give the tasks and queues by which its runs are counted."""
+    assert shop.worker.stop() == 0
+    sent = [request for request in shop.receiver.requests if request.path == "/v1/metrics"]
+    assert sent
+    return {
+        (labels[semconv.CELERY_TASK_NAME].rpartition(".")[2], labels[QUEUE])
+        for request in sent
+        for resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == semconv.METRIC_RUNS
+        for point in metric.sum.data_points
+        for labels in [{one.key: one.value.string_value for one in point.attributes}]
+    }
 
 
 def test_topic_routing(live: LiveApp, broker: Broker, receiver: Receiver) -> None:
@@ -58,6 +77,8 @@ def test_topic_routing(live: LiveApp, broker: Broker, receiver: Receiver) -> Non
     for options, queue in routes[:3] if broker.kind == "rabbitmq" else []:
         task_id = shop.run(f"result = app.again.apply_async({options}).id")
         assert names(shop.spans(task_id, 4)) == {(queue, queue)}, options
+    again = {("again", queue) for _, queue in routes[:3] if broker.kind == "rabbitmq"}
+    assert counted(shop) == {("fail", queue) for _, queue in routes} | again
 
 
 def test_countdowns_on_a_quorum_queue(
@@ -75,3 +96,4 @@ def test_countdowns_on_a_quorum_queue(
         assert publish.attributes[semconv.CELERY_EXCHANGE] == "celery_delayed_27"
         [event] = shop.events(task_id, 1)
         assert tags(event)[semconv.TAG_QUEUE] == "orders"
+    assert counted(shop) == {("fail", "orders")}
