@@ -15,6 +15,7 @@ from tests.live.process import LIMIT
 from tests.live.shop import QUICK, tags
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from taskobs.testing.receiver import Receiver
@@ -38,8 +39,21 @@ def test_a_task_without_memory_is_one_event(
     assert [tags(event).get(semconv.TAG_TASK_ID) for event in receiver.events] == [task_id]
 
 
+def has_no_room(redis: Any) -> None:
+    redis.config_set("maxmemory", 1)
+
+
+def is_read_only(redis: Any) -> None:
+    redis.slaveof(services.HOST, services.free_port())
+
+
+@pytest.mark.parametrize("refuse", [has_no_room, is_read_only])
 def test_results_that_are_refused_are_one_event_a_run(
-    live: LiveApp, receiver: Receiver, redis_broker: Broker, tmp_path: Path
+    live: LiveApp,
+    receiver: Receiver,
+    redis_broker: Broker,
+    tmp_path: Path,
+    refuse: Callable[[Any], None],
 ) -> None:
     """My result backend takes no writes: each run is one tagged event, a killed one too."""
     port = services.free_port()
@@ -48,8 +62,7 @@ def test_results_that_are_refused_are_one_event_a_run(
         env = {**QUICK, **CONFIG}
         worker = live.worker(broker, app=ERRORS, env=env)
         producer = live.producer(broker, app=ERRORS, env=env)
-        redis: Any = Redis(services.HOST, port)
-        redis.config_set("maxmemory", 1)
+        refuse(Redis(services.HOST, port))
         source = f"sent = [app.add.delay(1, n) for n in range({RUNS - 1})]\n"
         ids = producer.run(f"{source}sent.append(app.die.delay())\nresult = [s.id for s in sent]")
         assert receiver.wait_for(lambda r: len(r.events) >= RUNS, LIMIT)
