@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from taskobs import semconv
+from tests.live.celery_process import SHOP
 from tests.live.shop import QUICK, Shop, tags
 
 if TYPE_CHECKING:
@@ -96,4 +97,10 @@ def test_countdowns_on_a_quorum_queue(
         assert publish.attributes[semconv.CELERY_EXCHANGE] == "celery_delayed_27"
         [event] = shop.events(task_id, 1)
         assert tags(event)[semconv.TAG_QUEUE] == "orders"
-    assert counted(shop) == {("fail", "orders")}
+    # A message that is put back: RabbitMQ counts the deliveries of quorum queues.
+    requeue = f"app.app.send_task('{SHOP}.reject', kwargs={{'requeue': True}})"
+    _, _, again = shop.spans(shop.run(f"result = {requeue}.id"), 3)
+    assert names([again]) == {("orders", "orders")}
+    assert again.attributes[semconv.CELERY_REDELIVERED] is True
+    assert again.attributes[semconv.CELERY_DELIVERY_COUNT] == 1
+    assert counted(shop) == {("fail", "orders"), ("reject", "orders")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal as signals
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,14 +34,44 @@ SERVERS: Final = {
     "gunicorn gthread": (*GUNICORN, "-k", "gthread", f"{APPS}.flask_site:create_app()"),
     "uwsgi": ("uwsgi", *UWSGI, *WSGI, "--enable-threads"),
     "uwsgi master": ("uwsgi", *UWSGI, *WSGI, "--master", "--lazy-apps", "--enable-threads"),
+    "uwsgi preloaded": ("uwsgi", *UWSGI, *WSGI, "--master", "--enable-threads"),
+    "uwsgi threads": ("uwsgi", *UWSGI, *WSGI, "--master", "--lazy-apps", "--threads", "2"),
 }
+DEAD: Final = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{free_port()}",
+    "TASKOBS_SHUTDOWN_TIMEOUT": "0.5",
+}
+UNSENT: Final = "ends with telemetry unsent: no answer within 0.5 s"
 
 
-def wait_until_idle(web: Program) -> None:
-    """Wait for uWSGI to be done with its request: it runs no exit hooks of a busy worker."""
-    web.wait_log("GET /buy-many")
-    status = Path(f"/proc/{web.pid}/stat")
-    assert wait_until(lambda: status.read_text().rpartition(") ")[2][0] == "S", timeout=LIMIT)
+def buy_many(web: Program, port: int, server: str) -> list[str]:
+    """Have the server publish a hundred tasks, and wait until it can be stopped.
+
+    uWSGI has to be done with its request: it runs no exit hooks of a busy worker.
+    """
+    before = len(web.log)
+    published: list[str] = json.loads(get(port, "buy-many"))
+    if "uwsgi" in server:
+        assert wait_until(lambda: "GET /buy-many" in web.log[before:], timeout=LIMIT)
+        wait_until_asleep(web)
+    return published
+
+
+def wait_until_asleep(web: Program) -> None:
+    """Wait until a server and its workers wait for something."""
+    status = [Path(f"/proc/{pid}/stat") for pid in (web.pid, *children(web))]
+
+    def asleep() -> bool:
+        return all(one.read_text().rpartition(") ")[2][0] == "S" for one in status)
+
+    assert wait_until(asleep, timeout=LIMIT)
+
+
+def children(web: Program) -> list[int]:
+    """Give the processes that a server has started."""
+    return [
+        int(pid) for pid in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()
+    ]
 
 
 ENDED_BY: Final = [(server, "TERM") for server in SERVERS] + [
@@ -51,17 +83,35 @@ ENDED_BY: Final = [(server, "TERM") for server in SERVERS] + [
 def test_a_hundred_publishes_and_a_signal_at_once(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, server: str, signal: str
 ) -> None:
-    """My server publishes a hundred tasks and is stopped at once: a hundred spans are there."""
+    """My server publishes a hundred tasks and is stopped at once: a hundred spans are there.
+
+    It ends as it does without taskobs; with a collector that gives no answer it gives up in time.
+    """
     with serving(live, redis_broker, SERVERS[server]) as (web, port):
-        published = json.loads(get(port, "buy-many"))
-        if "uwsgi" in server:
-            wait_until_idle(web)
+        published = buy_many(web, port, server)
         status = web.stop(signal)
         assert receiver.wait_for(lambda r: len(publishes(r)) >= 100, LIMIT), web.tail()
     assert ids(publishes(receiver)) == dict.fromkeys(published, 1)
     with serving(live, redis_broker, SERVERS[server], TASKOBS_ENABLED="0") as (web, port):
         get(port, "buy-many")
         assert web.stop(signal) == status
+    with serving(live, redis_broker, SERVERS[server], **DEAD) as (web, port):
+        buy_many(web, port, server)
+        assert web.stop(signal) == status
+        assert UNSENT in web.log
+
+
+def test_the_server_behind_a_reloader_is_stopped(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker
+) -> None:
+    """The reloader of `runserver` serves in a child: SIGTERM ends that, and its spans arrive."""
+    command = ("django", "runserver", f"{HOST}:{{port}}")
+    with serving(live, redis_broker, command) as (web, port):
+        published = buy_many(web, port, "runserver")
+        [child] = children(web)
+        os.kill(child, signals.SIGTERM)
+        assert web.wait() == 0
+    assert ids(publishes(receiver)) == dict.fromkeys(published, 1)
 
 
 def test_uwsgi_with_gevent_exports_at_the_configured_interval(
@@ -104,19 +154,15 @@ def test_a_script_that_a_signal_ends(
 
 def test_a_dead_collector_does_not_keep_a_script(live: LiveApp, redis_broker: Broker) -> None:
     """My collector gives no answer: my script ends by its signal all the same."""
-    env = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{free_port()}",
-        "TASKOBS_SHUTDOWN_TIMEOUT": "0.5",
-    }
     with Program(
         [sys.executable, "-c", WAITS],
         log=live.folder / "script.log",
-        env=live.environment(redis_broker, env),
+        env=live.environment(redis_broker, DEAD),
         cwd=ROOT,
     ) as script:
         script.wait_log("published")
         assert script.stop("TERM") == -15
-        assert "ends with telemetry unsent: no answer within 0.5 s" in script.log
+        assert UNSENT in script.log
 
 
 HANDLES: Final = WAITS.replace(
