@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
 from celery import Celery
 from fastapi import FastAPI
 
 import taskobs
 
 celery = Celery("fastapi_shop", broker="redis://localhost:6379/0")
-session = taskobs.init()
+taskobs.init()
 
-
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-    """Send what is left: uvicorn ends by the signal that it got, and no exit hook runs."""
-    yield
-    session.flush()
-
-
-app = FastAPI(lifespan=lifespan)
+app = FastAPI()
 
 
 @celery.task
