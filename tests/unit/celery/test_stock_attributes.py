@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -70,7 +71,12 @@ PUBLISHES: dict[str, dict[str, Any]] = {
     "queue": {"queue": "topics"},
     "exchange": {"exchange": "topics", "routing_key": "topics.x"},
     "fanout": {"queue": "fans"},
+    "routing key": {"routing_key": "celery"},
     "countdown": {"countdown": 10},
+    "eta": {"eta": datetime(2030, 1, 1, tzinfo=timezone.utc)},
+    "group member": {"group_id": "g-1", "root_id": "r-1", "parent_id": "p-1"},
+    "headers": {"headers": {"mine": "1"}},
+    "retry": {"retries": 2},
     "expires": {"expires": 60},
     "limits": {"time_limit": 10, "soft_time_limit": 5},
     "priority": {"priority": 3},
@@ -122,8 +128,6 @@ def compare(theirs: Recorder, ours: Recorder) -> None:
     expected = dict(their_span.attributes or {})
     found = dict(our_span.attributes or {})
     for name in [*expected]:
-        if name == "celery.task_name":
-            continue
         if name == "messaging.destination_kind" and expected[name] not in {"queue", "topic"}:
             continue
         if name not in {"celery.exchange", "celery.hostname"}:
