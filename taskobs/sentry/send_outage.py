@@ -16,6 +16,7 @@ from sentry_sdk.transport import HttpTransport, Transport
 from taskobs.internal.causes import describe, innermost
 from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.internal.wrapping import Patches
+from taskobs.observers.own_traffic import suppressed
 from taskobs.sentry import _compat
 
 _log: Final = logging.getLogger("taskobs")
@@ -59,6 +60,18 @@ class SendOutages:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:  # noqa: ANN401  # a response of urllib3's, or of httpcore's
+        # Where the app instruments urllib3, each envelope would be a span, in the run that was
+        # current when Sentry's thread was started.
+        with suppressed():
+            return self._watched(request, transport, args, kwargs)
+
+    def _watched(
+        self,
+        request: Callable[..., Any],
+        transport: Transport,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # noqa: ANN401  # as above
         outage = self._outage_of(transport)
         if outage is None or self._library_log is None:
             return request(*args, **kwargs)

@@ -99,6 +99,7 @@ app.Worker(pool="solo", loglevel="INFO", logfile="worker.log", quiet=True, **qui
     assert f"task_id={run.attributes['messaging.message.id']}" in line
 
 
+@pytest.mark.neighbour("structlog, loguru and django-structlog")
 def test_structlog_and_loguru_have_the_ids(tmp_path: Path, receiver: Receiver) -> None:
     """I copy the block into my app, and both libraries' lines name the task."""
     block = next(block for block in BLOCKS if block.module == "structured_tasks")

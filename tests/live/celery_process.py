@@ -131,6 +131,8 @@ class LiveApp:
         if dsn:
             self.env["SENTRY_DSN"] = dsn
         self.trouble_expected = False
+        self.launcher: Sequence[str] = (sys.executable,)
+        """The interpreter of all processes, after what it is started under: ``ddtrace-run``."""
         self.started: list[tuple[str, str]] = []
         """What was started over which kind of broker: a pool's name, or ``producer``, ``beat``."""
         self._programs: list[Program] = []
@@ -160,7 +162,7 @@ class LiveApp:
         if pool == "spawn":
             pool, env = "prefork", with_spawn(env)
         name = f"w{next(self._numbers)}"
-        command = [sys.executable, "-m", *([script] if script else ["celery", "-A", app])]
+        command = [*self.launcher, "-m", *([script] if script else ["celery", "-A", app])]
         command += [
             "worker",
             "-n",
@@ -188,7 +190,7 @@ class LiveApp:
     ) -> Program:
         """Start a separate ``celery beat``."""
         name = f"beat{next(self._numbers)}"
-        command = [sys.executable, "-m", "celery", "-A", app, "beat", "-l", "INFO"]
+        command = [*self.launcher, "-m", "celery", "-A", app, "beat", "-l", "INFO"]
         command += ["-s", str(self.folder / f"{name}.schedule"), "--pidfile=", *args]
         self.started.append(("beat", broker.kind))
         return self._start(Program, command, name, broker, env)
@@ -201,7 +203,7 @@ class LiveApp:
         requests, answers = self.folder / f"{name}-requests", self.folder / f"{name}-answers"
         requests.mkdir()
         answers.mkdir()
-        command = [sys.executable, "-m", "tests.live.apps.producer", app]
+        command = [*self.launcher, "-m", "tests.live.apps.producer", app]
         command += [str(requests), str(answers), str(os.getpid())]
         self.started.append(("producer", broker.kind))
         return Producer(self._start(Program, command, name, broker, env), requests, answers)

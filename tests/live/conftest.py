@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything here: ``live``; with a server, ``services`` too."""
-    servers = {"redis_server", "rabbitmq_server", "jaeger", "bugsink"}
+    servers = {"redis_server", "rabbitmq_server", "jaeger", "bugsink", "neighbours"}
     for item in items:
         if "tests/live/" in item.path.as_posix():
             item.add_marker(pytest.mark.live)
@@ -87,6 +87,13 @@ def bugsink(tmp_path_factory: pytest.TempPathFactory) -> Generator[services.Bugs
         with skip_if_missing():
             server = stack.enter_context(services.bugsink(tmp_path_factory.mktemp("bugsink")))
         yield server
+
+
+@pytest.fixture(scope="session")
+def neighbours() -> Path:
+    """The programs of the virtual environment that has the libraries of docs/with-others.md."""
+    with skip_if_missing():
+        return services.neighbours()
 
 
 @pytest.fixture

@@ -77,6 +77,16 @@ def find_program(name: str, *, variable: str, paths: tuple[Path, ...] = (), inst
     return found
 
 
+def neighbours() -> Path:
+    """Find the programs of the environment in which other observers are; raises `Missing`."""
+    named = ENVIRONMENT.get("TASKOBS_NEIGHBOURS")
+    programs = (Path(named) if named else CACHE / "neighbours") / "bin"
+    if not os.access(programs / "ddtrace-run", os.X_OK):
+        install = "run .ci/services neighbours (or set TASKOBS_NEIGHBOURS)"
+        raise Missing(f"the libraries of docs/with-others.md are not on this machine: {install}")
+    return programs
+
+
 def fetch(
     url: str, *, headers: Mapping[str, str] | None = None, body: object = None, method: str = "GET"
 ) -> Any:  # JSON of somebody else's making

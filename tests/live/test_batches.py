@@ -51,6 +51,7 @@ def batch_of(shop: Shop, args: Sequence[str]) -> tuple[list[str], ReceivedSpan]:
     return ids, run
 
 
+@pytest.mark.neighbour("celery-batches")
 @pytest.mark.row("batches", whole=True)
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_batch_is_a_run(

@@ -46,7 +46,7 @@ def serving(
     program, *arguments = [word.format(port=port) for word in command]
     # uWSGI is a program, not a module.
     own = str(Path(sys.executable).with_name(program))
-    start = [own] if program == "uwsgi" else [sys.executable, "-m", program]
+    start = [own] if program == "uwsgi" else [*live.launcher, "-m", program]
     full = live.environment(broker, {"DJANGO_SETTINGS_MODULE": f"{APPS}.django_site.settings"})
     log = live.folder / "web.log"
     with Program([*start, *arguments], log=log, env={**full, **env}, cwd=ROOT) as server:
