@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -11,22 +12,32 @@ from taskobs.dashboards.grafana import as_grafana
 from taskobs.dashboards.queues import QUEUES
 
 DASHBOARDS: Final = {"queues": QUEUES}
-RULES: Final = "rules.yml"
-RULE_TESTS: Final = "rules_test.yml"
+RULES: Final = "prometheus/rules.yml"
+RULE_TESTS: Final = "prometheus/rules_test.yml"
+CONFIG: Final = "prometheus/prometheus.yml"
+COMPOSE: Final = "compose.yaml"
+_COPIED: Final = (
+    *(RULES, RULE_TESTS, CONFIG, COMPOSE),
+    "provisioning/datasources/prometheus.yml",
+    "provisioning/dashboards/taskobs.yml",
+)
 
 
 def write(folder: Path) -> list[Path]:
     """Write all files below ``folder``, which is made, over older ones; return their paths."""
-    grafana, prometheus = folder / "grafana", folder / "prometheus"
-    for each in (grafana, prometheus):
-        each.mkdir(parents=True, exist_ok=True)
-    texts = {
-        grafana / f"{name}.json": json.dumps(as_grafana(dashboard), indent=2) + "\n"
-        for name, dashboard in DASHBOARDS.items()
-    }
-    for name in (RULES, RULE_TESTS):
-        source = files("taskobs.dashboards") / "files" / name
-        texts[prometheus / name] = source.read_text(encoding="utf-8")
-    for path, text in texts.items():
+    written: list[Path] = []
+    for name, text in _texts():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return list(texts)
+        written.append(path)
+    return written
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    """Give all files: their paths in the folder, and what is in them."""
+    for name, dashboard in DASHBOARDS.items():
+        yield f"grafana/{name}.json", json.dumps(as_grafana(dashboard), indent=2) + "\n"
+    kept = files("taskobs.dashboards") / "files"
+    for name in _COPIED:
+        yield name, kept.joinpath(*name.split("/")).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("prometheus_client")  # the extra `prometheus`
 
 from taskobs.dashboards.queues import QUEUES
-from taskobs.dashboards.writing import RULE_TESTS, RULES, write
+from taskobs.dashboards.writing import CONFIG, RULE_TESTS, RULES, write
 from tests.live import services
 from tests.live.conftest import skip_if_missing
 from tests.live.monitor import Looks
@@ -31,7 +31,13 @@ def filled(expression: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [("check", "rules", RULES), ("test", "rules", RULE_TESTS)], ids=lambda one: one[0]
+    "command",
+    [
+        ("check", "rules", RULES),
+        ("test", "rules", RULE_TESTS),
+        ("check", "config", CONFIG),
+    ],
+    ids=" ".join,
 )
 def test_promtool_accepts_the_rules(command: tuple[str, ...], tmp_path: Path) -> None:
     """Prometheus' own tool reads the rules, and runs their tests."""
@@ -42,7 +48,7 @@ def test_promtool_accepts_the_rules(command: tuple[str, ...], tmp_path: Path) ->
     write(tmp_path)
     done = subprocess.run(
         [promtool, *command],
-        cwd=tmp_path / "prometheus",
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
@@ -63,8 +69,7 @@ def test_every_panel_has_data(live: LiveApp, redis_broker: Broker, tmp_path: Pat
         skip_if_missing(),
     ):
         targets = [monitor.url.removeprefix("http://") for monitor in (one, two)]
-        rules = tmp_path / "prometheus" / RULES
-        with services.prometheus(tmp_path, targets, [rules]) as prometheus:
+        with services.prometheus(tmp_path, targets, [tmp_path / RULES]) as prometheus:
             both = "count(celery_queue_messages) == 4"
             assert wait_until(lambda: bool(prometheus.query(both)), timeout=LIMIT)
             empty = [

@@ -14,7 +14,7 @@ from taskobs import semconv
 from taskobs.cli.main import main
 from taskobs.dashboards.grafana import as_grafana
 from taskobs.dashboards.panels import Dashboard
-from taskobs.dashboards.writing import DASHBOARDS, RULE_TESTS, RULES
+from taskobs.dashboards.writing import COMPOSE, CONFIG, DASHBOARDS, RULE_TESTS, RULES, write
 from taskobs.prometheus.families import plain_name
 
 METRICS = re.compile(r"\b(?:celery|taskobs)_\w+")
@@ -39,9 +39,9 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     first, result = (CliRunner().invoke(main, ["dashboards", "--out", str(out)]) for _ in "12")
     assert (first.exit_code, result.exit_code) == (0, 0), result.output
-    written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
-    expected = {f"prometheus/{RULES}", f"prometheus/{RULE_TESTS}"}
-    assert written == expected | {f"grafana/{name}.json" for name in DASHBOARDS}
+    written = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
+    expected = {RULES, RULE_TESTS, CONFIG, COMPOSE, *(f"grafana/{one}.json" for one in DASHBOARDS)}
+    assert expected <= written
     assert {line.removeprefix(f"{out}/") for line in result.output.splitlines()} == written
     for name, dashboard in DASHBOARDS.items():
         text = (out / "grafana" / f"{name}.json").read_text(encoding="utf-8")
@@ -105,3 +105,36 @@ def test_queries_use_names_that_exist(dashboard: Dashboard) -> None:
             used = METRICS.findall(query.expression)
             assert used
             assert {name.removesuffix("_seconds") for name in used} <= names(), panel.title
+
+
+def test_the_compose_file_leads_to_the_other_files(tmp_path: Path) -> None:
+    """I start the servers where I wrote the files: they read them, and only I can reach them."""
+    yaml = pytest.importorskip("yaml")
+    write(tmp_path)
+    servers = yaml.safe_load((tmp_path / COMPOSE).read_text(encoding="utf-8"))["services"]
+    inside: dict[str, Path] = {}
+    for server in servers.values():
+        assert re.search(r":v?\d+\.\d+\.\d+$", server["image"]), "not pinned"
+        for volume in server["volumes"]:
+            here, there, mode = volume.split(":")
+            assert (tmp_path / here).is_dir()
+            assert mode == "ro"
+            inside[there] = tmp_path / here
+    command = " ".join(servers["prometheus"]["command"])
+    config = re.search(r"--config\.file=(/etc/prometheus)/(\S+)", command)
+    assert config
+    assert (inside[config[1]] / config[2]).is_file()
+    assert "--web.listen-address=127.0.0.1:9090" in command
+    assert servers["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
+    provisioning = inside["/etc/grafana/provisioning"]
+    [source] = read(provisioning / "datasources" / "prometheus.yml")["datasources"]
+    assert source["url"] == "http://127.0.0.1:9090"
+    [provider] = read(provisioning / "dashboards" / "taskobs.yml")["providers"]
+    assert [*inside[provider["options"]["path"]].glob("*.json")]
+
+
+def read(path: Path) -> Any:
+    """Read a file of YAML."""
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
