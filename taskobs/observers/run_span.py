@@ -35,6 +35,8 @@ _STATES: Final = {
     Outcome.IGNORED: "IGNORED",
 }
 """Celery's own words, a stock attribute; for other outcomes the stock instrumentation has none."""
+_STEP: Final = 0.5
+"""Seconds by which the wall clock has to differ from the monotonic one to count as set."""
 _ERRORS: Final = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.UNKNOWN})
 
 
@@ -69,13 +71,15 @@ class RunEnds:
             elif span.is_recording():
                 self._describe(run, outcome, span)
         finally:
-            span.end()
+            by_wall = self._clock() - (run.started or run.began)
+            here = run.ticks and run.started is None  # else it ran in another process
+            seconds = time.monotonic() - run.ticks if here else max(0.0, by_wall)
+            if here and abs(by_wall - seconds) > _STEP:
+                span.end(int((run.began + seconds) * 1e9))
+            else:  # by the span's own clock, which is as exact as its start
+                span.end()
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
-            if run.ticks and run.started is None:
-                seconds = time.monotonic() - run.ticks
-            else:  # it ran in another process; the wall clock may have been set back since
-                seconds = max(0.0, self._clock() - (run.started or run.began))
             self._histogram.record(seconds, labels)
 
     def _add(self, span: Span, attributes: Attributes) -> None:

@@ -297,19 +297,23 @@ def test_a_reason_that_can_not_be_encoded_is_on_the_span(
 
 @pytest.mark.parametrize("days", [-3, 3])
 def test_a_clock_that_is_set_makes_no_run_time_of_days(recorder: Recorder, days: int) -> None:
-    """The time server sets my clock while a task runs: the stock histogram has what it took."""
+    """The time server sets my clock while a task runs: span and histogram have what it took."""
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
     histogram = meters.get_meter("test").create_histogram("runtime")
     tracer = tracer_provider(recorder).get_tracer("test")
-    observer = SpanObserver(tracer, histogram, clock=lambda: 1_000.0 + days * 86_400)
-    run = a_run(began=1_000.0)
+    began = time.time()
+    observer = SpanObserver(tracer, histogram, clock=lambda: began + days * 86_400)
+    run = a_run(began=began)
     run.ticks = time.monotonic() - 5.0
     with observer.run(run):
         pass
     found: Any = reader.get_metrics_data()
     [point] = found.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
     assert 5.0 <= point.sum < 60.0
+    end = recorder.one("run add").end_time
+    assert end is not None
+    assert 5.0 <= end / 1e9 - began < 60.0
 
 
 def test_run_times_are_of_what_ran(recorder: Recorder) -> None:
