@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, Protocol
 
 TRACE_DIGITS: Final = 32
 IDS: Final = re.compile(r"(?!0{32})[0-9a-f]{32}(?!0{16})[0-9a-f]{16}")
@@ -22,6 +22,30 @@ The text comes from a message and is untrusted: match it against ``IDS`` before 
 """
 
 
+class Generator(Protocol):
+    """Makes ids, as OpenTelemetry's interface has it."""
+
+    def generate_trace_id(self) -> int:
+        """Return the id of a new trace."""
+        ...
+
+    def generate_span_id(self) -> int:
+        """Return the id of a new span."""
+        ...
+
+
+_generator: Generator | None = None
+
+
+def use(generator: Generator | None) -> None:
+    """Have ``choose`` return ids of this generator; None for random ones."""
+    global _generator  # noqa: PLW0603  # the provider of the process has one
+    _generator = generator
+
+
 def choose() -> str:
     """Return new ids."""
-    return os.urandom(24).hex()
+    generator = _generator
+    if generator is None:
+        return os.urandom(24).hex()
+    return f"{generator.generate_trace_id():032x}{generator.generate_span_id():016x}"

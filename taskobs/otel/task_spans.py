@@ -18,6 +18,7 @@ from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.observers.propagation import HeaderPropagator
 from taskobs.observers.spans import SpanObserver
 from taskobs.otel._sdk_compat import parts_of, set_unchecked
+from taskobs.otel.chosen_ids import ChosenIdsOfTracer
 
 _STOCK: Final = "opentelemetry-instrumentation-celery"
 
@@ -43,11 +44,17 @@ class TaskSpans:
     """A span for each publish and each run, and the stock histogram, until ``stop()``."""
 
     def __init__(
-        self, observer: SpanObserver, histogram: Histogram, deferred: DeferredAttributes | None
+        self,
+        observer: SpanObserver,
+        histogram: Histogram,
+        deferred: DeferredAttributes | None,
+        tracer: trace.Tracer,
     ) -> None:
         self.histogram = histogram
         self._observer = observer
         self._deferred = deferred
+        self._tracer = tracer
+        self._ids: ChosenIdsOfTracer | None = None
 
     @classmethod
     def start(
@@ -76,19 +83,34 @@ class TaskSpans:
             set_unchecked=set_unchecked,
         )
         shared_task_signals().attach(observer, first=True)
-        return cls(observer, histogram, deferred)
+        return cls(observer, histogram, deferred, tracer)
 
     def use(self, tracer_provider: TracerProvider) -> None:
         """Use another provider for new spans; open spans stay with the former one."""
         if self._deferred is not None:
             self._deferred.remove()
-        tracer = _tracer(tracer_provider)
+        self._leave_ids()
+        tracer = self._tracer = _tracer(tracer_provider)
         self._deferred = DeferredAttributes.install(tracer, set_unchecked)
         self._observer.use(tracer, self._deferred)
+
+    def choose_ids(self) -> None:
+        """Have runs get the ids that the worker's main process chooses for them.
+
+        With a relay, a killed child's run has two reporters: they have to write the same span.
+        """
+        if self._ids is None:
+            self._ids = ChosenIdsOfTracer(self._tracer)
+
+    def _leave_ids(self) -> None:
+        ids, self._ids = self._ids, None
+        if ids is not None:
+            ids.remove()
 
     def stop(self) -> None:
         """Make no more spans."""
         shared_task_signals().detach(self._observer)
+        self._leave_ids()
         if self._deferred is not None:
             self._deferred.remove()
 

@@ -184,6 +184,8 @@ class LiveSession:
             shared_task_signals().beat_runs()
         traces = self._spans.provider
         self._relay.became(self.role, self._worker, traces, self._errors.pipeline)
+        if self._relay.carries:
+            self._spans.relayed()
         celerys = self.role in {Role.WORKER, Role.POOL_CHILD}
         if celerys and traces is not None and not self._relay.carries:
             traces.prepare()

@@ -72,6 +72,11 @@ class Spans:
         patch.install()
         self._task_spans = spans
 
+    def relayed(self) -> None:
+        """Handle that spans go through a relay; ours have chosen ids already."""
+        if self._task_spans is not None and self.provider is not None and not self.provider.ours:
+            self._task_spans.choose_ids()
+
     def may_set(self, provider: trace.TracerProvider) -> bool:
         """Withdraw our provider in favour of the app's, unless a span of ours has started.
 
