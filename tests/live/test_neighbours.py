@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from taskobs import semconv
 from taskobs.testing.receiver import Receiver
+from tests.live.services import HOST, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +113,54 @@ def test_other_exporters_get_all(
             "ordering": ORDERS,
         }
     assert counted(metrics) == {"orders": ORDERS, semconv.STOCK_HISTOGRAM: ORDERS}
+
+
+THREADED = "tests.live.apps.threaded"
+LINE = re.compile(r"^IDS ([\w-]*) (\w*) in (.*)$", re.MULTILINE)
+FORMAT = {"worker_log_format": "IDS %(task_id)s %(trace_id)s %(message)s"}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_threads_and_other_loggers_have_the_ids_of_the_run(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
+    """My task logs in threads and by loggers of other kinds, with a DSN and `threading` traced."""
+    pytest.importorskip("opentelemetry.instrumentation.threading")
+    worker = live.worker(
+        redis_broker, pool=pool, app=THREADED, env={"APP_CONFIG": json.dumps(FORMAT)}
+    )
+    source = f"""
+sent = app.app.send_task("{THREADED}.logs_everywhere")
+sent.get(timeout=90)
+result = sent.id
+"""
+    task_id = live.producer(redis_broker).run(source)
+    worker.stop()
+    spans = {span.name: span for span in receiver.spans}
+    run = spans[f"run {THREADED}.logs_everywhere"]
+    for where in ("a thread", "an executor"):
+        assert (spans[where].trace_id, spans[where].parent_id) == (run.trace_id, run.span_id)
+    lines = {where: ids for *ids, where in LINE.findall(worker.log)}
+    for where in ("the task", "a thread", "an executor", "a logger of its own kind", "a record"):
+        assert lines[where] == [task_id, run.trace_id]
+    [structured] = re.findall(r"\{.*in structlog.*\}", worker.log)
+    fields = json.loads(structured)
+    assert (fields["task_id"], fields["trace_id"]) == (task_id, run.trace_id)
+    assert "Logging error" not in worker.log
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_an_outage_is_one_line_without_a_relay(
+    live: LiveApp, redis_broker: Broker, pool: str
+) -> None:
+    """Sentry is away and I have no relay: one line says so, whatever fails meanwhile."""
+    del live.env["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    live.env["SENTRY_DSN"] = f"http://key@{HOST}:{free_port()}/1"
+    env = {"TASKOBS_RELAY": "0"}
+    worker = live.worker(redis_broker, pool=pool, concurrency=1, env=env)
+    fail = "[app.fail.delay() for _ in range(5)][-1].get(timeout=90, propagate=False)"
+    live.producer(redis_broker).run(fail)
+    worker.stop()
+    said = [line for line in worker.log.splitlines() if "WARNING" in line and "Sentry" in line]
+    assert ["failed, retrying" in line for line in said] == [True]
+    assert "Retrying" not in worker.log

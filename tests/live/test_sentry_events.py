@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from taskobs import semconv
+from tests.live.process import LIMIT
 from tests.live.shop import QUICK, Shop, tags, trace_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,33 @@ def test_what_threads_of_a_run_capture_is_on_its_trace(
     events = closed(shop)
     assert {tags(event).get(semconv.TAG_TASK_ID) for event in events} == {task_id}
     assert [trace_of(event) for event in events] == [(run.trace_id, run.span_id)] * 2
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_each_run_has_a_trace_of_its_own_without_spans(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
+) -> None:
+    """I have a DSN alone: what a run and the task that it calls report is a trace of theirs."""
+    del live.env["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    worker = live.worker(redis_broker, pool=pool, app=ERRORS)
+    producer = live.producer(redis_broker, env={"TASKOBS_ENABLED": "0"})
+    producer.run(f"for _ in range(3): app.app.send_task('{ERRORS}.fails_and_calls')")
+    assert receiver.wait_for(lambda r: len(r.events) >= 6, LIMIT), worker.tail()
+    worker.stop()
+    assert len(receiver.events) == 6
+    traces = {
+        root: {trace_of(event) for event in receiver.events if of(event) == root}
+        for root in map(of, receiver.events)
+    }
+    assert len(traces) == 3
+    assert all(len({trace_id for trace_id, _ in found}) == 1 for found in traces.values())
+    assert len({trace_of(event)[0] for event in receiver.events}) == 3
+    assert len({trace_of(event)[1] for event in receiver.events}) == 6
+
+
+def of(event: ReceivedEvent) -> str:
+    """Give the id of the task that a workflow began with."""
+    return str(tags(event)[semconv.TAG_ROOT_ID])
 
 
 CHANNELS: dict[str, dict[str, object]] = {
