@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from taskobs import semconv
 from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.others import (
@@ -26,6 +27,7 @@ from tests.live.others import (
 )
 from tests.live.process import LIMIT, wait_until
 from tests.live.services import HOST
+from tests.live.shop import tags
 from tests.live.test_web import serving
 
 if TYPE_CHECKING:
@@ -109,6 +111,27 @@ def test_ddtrace(beside: Beside, receiver: Receiver) -> None:
     # A worker's relay exports, and is not traced; a producer exports by itself.
     requests = [span for span in agent.spans if "/v1/traces" in span["meta"].get("http.url", "")]
     assert {span["metrics"]["process_id"] for span in requests} <= {shop.producer.program.pid}
+
+
+@pytest.mark.neighbour("Datadog")
+def test_ddtrace_as_the_provider(beside: Beside, receiver: Receiver) -> None:
+    """I have ddtrace take OpenTelemetry's spans: those of my publishes and runs are there, once."""
+    with datadog_agent() as agent:
+        env = {"DD_TRACE_OTEL_ENABLED": "true", "DD_TRACE_CELERY_ENABLED": "false"}
+        env |= {**DATADOG, "DD_TRACE_AGENT_URL": agent.url}
+        shop = beside.start("nothing", under=["ddtrace-run"], **env)
+        failed = shop.run(ORDER)
+        close(shop)
+    published = {span["span_id"]: span for span in agent.spans if span["name"] == "producer"}
+    theirs = [span for span in agent.spans if span["name"] == "consumer"]
+    assert Counter(span["resource"].removeprefix(f"run {TASKS}") for span in theirs) == RUNS
+    for run in theirs:
+        parent = published.pop(run["parent_id"])
+        assert parent["resource"].removeprefix("publish") == run["resource"].removeprefix("run")
+    assert not published
+    [event] = receiver.events
+    assert tags(event)[semconv.TAG_TASK_ID] == failed
+    assert not receiver.spans
 
 
 NEW_RELIC = {
