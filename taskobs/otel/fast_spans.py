@@ -203,7 +203,8 @@ class FastSpan(Span):
         held: Any = self.__dict__
         span_sink = self.fast_tracer.fast_processors.span_sink
         if end_time is None:  # as in ``_now``, without the call: each run ends a span
-            began, ticks = self.fast_row[START_NS], self.fast_ticks
+            began: int = self.fast_row[START_NS]
+            ticks = self.fast_ticks
             end_time = began + time.monotonic_ns() - ticks if ticks else time.time_ns()
         if held or span_sink is None:
             self._end_as_sdk(end_time)
