@@ -1,8 +1,8 @@
-"""Recognises events about failures that are reported with their tags by other means.
+"""Recognises events that repeat a failure which taskobs reports itself, with the run's tags.
 
-Celery and billiard log each failed, lost, unknown or undecodable task once more. Apps may route
-those records through any logger (loguru's recipe for interception, structlog), so they are
-recognised by what they say.
+Celery and billiard log each failed, lost, unknown or undecodable task, and Sentry makes an event of
+an error in the log. An app may route these records through any logger (structlog, loguru's recipe
+for interception), so they are recognised by their text.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _RECORDS: Final = re.compile(
 _CHORD_FAILED: Final = re.compile(r"Chord .{1,200} raised: ")
 _REQUEST: Final = "celery.worker.request"
 _ENDS: Final = frozenset({"on_failure", "on_timeout"})
-"""Methods of a worker's request that end a run whose failure has been reported before."""
+"""Methods of Celery's ``Request`` that are called after the failure of its run was reported."""
 _STORES: Final = "celery.backends."
 
 
 def is_duplicate(event: Mapping[str, object], hint: Mapping[str, Any]) -> bool:
-    """Tell whether an event says what another one, with tags, says."""
+    """Tell whether an event repeats a failure that has an event with tags."""
     if hint.get("log_record") is not None:
         said = said_by(event)
         if _RECORDS.search(said):
@@ -51,9 +51,9 @@ def is_duplicate(event: Mapping[str, object], hint: Mapping[str, Any]) -> bool:
 
 
 def _is_of_ended_run(error: BaseException | None) -> bool:
-    """Tell whether a worker raised it while it noted the end of a run that has been reported.
+    """Tell whether Celery raised an error while it recorded the end of a run that was reported.
 
-    It raises MemoryError to end itself; and a result backend may refuse the result.
+    There it raises MemoryError to end the worker, and a result backend may refuse the result.
     """
     if error is None:
         return False

@@ -1,4 +1,8 @@
-"""What is done to an envelope before its transport sends it: cleaned, cut, held for a run."""
+"""Prepares the envelopes of a client before its transport sends them.
+
+Lone surrogates are replaced, events above Sentry's size limit are cut, and the event of an
+exception that a run captures itself is held until it is known whether the run fails by it.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +19,28 @@ from taskobs.observers.sentry import held_events
 
 _log: Final = logging.getLogger("taskobs")
 MAX_EVENT: Final = 1_000_000
-"""Bytes of one event: Sentry and Bugsink take 1 MiB, and answer 413 to more."""
+"""Bytes of one event: Sentry and Bugsink accept 1 MiB, and answer 413 to more."""
 _TEXTS: Final = (65_536, 16_384, 4_096, 1_024, 256)
-"""Characters of a text, at most, in an event that is too large: tried in turn, until it fits."""
+"""Characters that each text of a too large event may have: tried in turn until it fits."""
 _OPTIONAL: Final = ("breadcrumbs", "extra", "modules", "threads", "spans", "request", "contexts")
-"""Parts that an event can do without, if nothing else makes it fit."""
+"""Parts that are removed, one after the other, from an event that is still too large."""
 _CUT: Final = "..."
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ESCAPED: Final = b"\\ud"
-"""How JSON begins half of a surrogate pair; the halves of whole pairs too."""
+"""How JSON escapes half of a surrogate pair begin: a cheap test before all texts are looked at."""
 _JSON_ITEMS: Final = frozenset({"event", "transaction", "check_in", "log", "trace_metric", "span"})
 _EVENTS: Final = frozenset({"event", "transaction"})
 
 
 class OutgoingEnvelopes:
-    """Stands before the ``capture_envelope`` of a client's transport, until ``remove``."""
+    """Wraps the ``capture_envelope`` of transports, until ``remove``."""
 
     def __init__(self) -> None:
         self._transports: list[Transport] = []
-        self._said = False
+        self._warned = False
 
     def install(self, transport: Transport | None, *, soon: bool) -> None:
-        """Prepare what a transport is given from now on; ``soon`` as in ``held_events.hold``."""
+        """Prepare all that a transport is given from now on; ``soon``: see ``held_events.hold``."""
         if transport is None or "capture_envelope" in vars(transport):
             return
         send = transport.capture_envelope
@@ -50,7 +54,7 @@ class OutgoingEnvelopes:
         self._transports.append(transport)
 
     def remove(self) -> None:
-        """Let all transports send by themselves again."""
+        """Unwrap all transports."""
         for transport in self._transports:
             vars(transport).pop("capture_envelope", None)
         self._transports.clear()
@@ -66,11 +70,11 @@ class OutgoingEnvelopes:
         if size <= MAX_EVENT or item.type not in _EVENTS:
             return
         item.payload = PayloadRef(json=_fitted(cast("dict[str, Any]", item.payload.json)))
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             _log.warning(
-                "taskobs: an event of %d bytes was cut to the %d that Sentry takes;"
-                " the same is done to others without another line",
+                "taskobs: an event of %d bytes was cut to the %d that Sentry accepts;"
+                " further events are cut without a log line",
                 *(size, MAX_EVENT),
             )
 

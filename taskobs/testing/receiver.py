@@ -1,4 +1,4 @@
-"""A backend in one process: takes OTLP over HTTP and Sentry's envelopes, on loopback."""
+"""A backend for tests and the demo: receives OTLP over HTTP and Sentry's envelopes on loopback."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Manner:
     limit: int | None = None
     """Bytes of the longest body, uncompressed; a longer one is answered with 413."""
     retry_after: int | None = None
-    """Seconds that a ``Retry-After`` header says, where the status is not 200."""
+    """Seconds in the ``Retry-After`` header of a response whose status is not 200."""
 
 
 class Receiver:
-    """Listen from construction to `close` (or the end of a ``with``); thread-safe.
+    """Listens from its construction until `close`, or the end of a ``with``. Thread-safe.
 
-    Keeps all it gets in memory. What it answers with another status than 200 is listed in
-    `requests`, and not kept.
+    What it receives is kept in memory. A request whose response has another status than 200 is
+    listed in `requests`, and its contents are not kept.
     """
 
     def __init__(self, *, port: int = 0, max_body: int = MAX_BODY) -> None:
@@ -73,7 +73,7 @@ class Receiver:
         self.closing = threading.Event()
         self._changed = threading.Condition()
         self.busy = 0
-        """Requests that have come and are not answered yet."""
+        """Requests that have arrived and have no response yet."""
         self._manners: dict[str, Manner] = {}
         self._spans: list[ReceivedSpan] = []
         self._events: list[ReceivedEvent] = []
@@ -105,7 +105,7 @@ class Receiver:
 
     @property
     def spans(self) -> tuple[ReceivedSpan, ...]:
-        """All spans so far, in the order in which they came."""
+        """All spans so far, in the order in which they arrived."""
         with self._changed:
             return tuple(self._spans)
 
@@ -164,19 +164,19 @@ class Receiver:
     def wait_for(self, predicate: Callable[[Receiver], bool], timeout: float) -> bool:
         """Wait until ``predicate(self)`` is true, at most ``timeout`` seconds; say whether it is.
 
-        The predicate is asked again after each request, and holds the receiver up meanwhile.
+        The predicate is called after each request, with the receiver's lock held: keep it quick.
         """
         with self._changed:
             return self._changed.wait_for(lambda: predicate(self), timeout)
 
     def clear(self) -> None:
-        """Forget all that came so far."""
+        """Forget all that has arrived so far."""
         with self._changed:
             for kept in (self._spans, self._events, self._items, self._requests):
                 kept.clear()
 
     def take(self, path: str, body: bytes) -> None:
-        """Keep what an accepted body holds; raises `wire.MalformedError`."""
+        """Keep the contents of an accepted body; raises `wire.MalformedError`."""
         if path == TRACES:
             spans = wire.spans(body)
             with self._changed:
@@ -188,7 +188,7 @@ class Receiver:
                 self._items.extend(r for r in received if isinstance(r, ReceivedItem))
 
     def note(self, path: str, body: bytes, status: int) -> None:
-        """List a request and wake whoever waits."""
+        """List a request, and wake the threads in `wait_for`."""
         request = ReceivedRequest(
             path=path,
             digest=hashlib.sha256(body).hexdigest(),
@@ -211,7 +211,7 @@ class Receiver:
         self._server.server_close()
 
     def __enter__(self) -> Self:
-        """Give the receiver, which is listening already."""
+        """Return the receiver, which listens already."""
         return self
 
     def __exit__(
@@ -224,13 +224,13 @@ class Receiver:
         self.close()
 
     def __repr__(self) -> str:
-        """Count what came, for the message of a failed assertion."""
+        """Return counts of what has arrived, for the message of a failed assertion."""
         kept = f"{len(self.spans)} spans, {len(self.events)} events, {len(self.requests)} requests"
         return f"<Receiver {self.endpoint}: {kept}>"
 
 
 class _Server(ThreadingHTTPServer):
-    """Knows its open connections, so that it can end the threads of idle ones."""
+    """Keeps track of its open connections, so that ``hang_up`` can end the threads of idle ones."""
 
     daemon_threads = False
     block_on_close = True
@@ -253,12 +253,12 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(cast("socket.socket", request))
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
+        """Ignore the error: a client has disconnected."""
 
     def hang_up(self) -> None:
         with self._lock:
             for connection in self._open:
-                with suppress(OSError):  # the client was faster
+                with suppress(OSError):  # the client has closed it already
                     connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -186,4 +186,4 @@ class Relay:
             store.close()
         self._wakeup_pipe.close()
         if losses := self._counters.losses():
-            _log.warning("taskobs relay: it ends, and has dropped in all: %s", losses)
+            _log.warning("taskobs relay: ending; dropped in all: %s", losses)

@@ -28,10 +28,10 @@ class ControlSocket:
             self.socket.send(READY)
 
     def listener(self) -> socket.socket | None:
-        """Return a listening socket that has come, to be used from now on; usually none has."""
+        """Return a listening socket from the launcher, to replace the current one; usually None."""
         try:
             _, descriptors, _, _ = socket.recv_fds(self.socket, 1, 1)
-        except OSError:  # nothing has come
+        except OSError:  # nothing was sent
             return None
         if not descriptors:  # the launcher has ended
             return None

@@ -1,4 +1,4 @@
-"""What the relay reads of a Sentry envelope before it stores it: its destination and its id."""
+"""Reads the destination and the event id of a Sentry envelope before the relay stores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskobs.protocol.frames import FrameError
 from taskobs.relay.storage.base import Store
 
 DESTINATIONS: Final = 64
-"""Sentry clients whose settings are kept once, and not with each of their envelopes."""
+"""Destinations of which one copy is kept, in place of one with each envelope."""
 _MAX_HEAD: Final = 64 * 1024
 _EVENT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -27,7 +27,7 @@ class EnvelopeFrames:
         """Return the destination, the event's id (empty if there is none) and the envelope.
 
         Raises:
-            FrameError: it isn't what this release sends.
+            FrameError: it isn't in this release's format.
         """
         destination, envelope = envelopes.split(payload)
         return self.destination(destination), _event_id(envelope), envelope
@@ -49,7 +49,7 @@ class EnvelopeFrames:
         """Return the one copy of a destination that is kept.
 
         Raises:
-            FrameError: it isn't what this release sends.
+            FrameError: it isn't in this release's format.
         """
         found = self._destinations.get(destination)
         if found is None:
@@ -57,7 +57,7 @@ class EnvelopeFrames:
                 case {"dsn": str(), "options": dict()}:
                     pass
                 case _:
-                    raise FrameError("not as this release has it")
+                    raise FrameError("not in this release's format")
             if len(self._destinations) >= DESTINATIONS:
                 self._destinations.clear()
             found = self._destinations[destination] = destination

@@ -147,7 +147,7 @@ class EventLoop:
                     self._hang_up(connection, HangUpError("too slow", detail))
         self._bound_held()
         self._slots.read()
-        self._slots.look()
+        self._slots.check()
         self._router.routes.check()
         ended = self._open_spans.main_process_ended = self._worker.ended
         if starts := self._store.inherited():

@@ -1,4 +1,4 @@
-"""What a process says of itself when it connects, or takes a slot."""
+"""The HELLO payload, in which a process describes itself when it connects or takes a slot."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Hello(NamedTuple):
     resource_blob: bytes
     """Its resource, as ``Item`` has it."""
     client: bytes
-    """What the process calls itself, over all of its connections."""
+    """An id that the process has chosen: the same over all of its connections."""
     destinations: list[bytes]
-    """Where its Sentry clients send to."""
+    """The destinations of its Sentry clients."""
 
 
 def parse(payload: bytes, limit: int) -> Hello:
     """Read a HELLO payload of at most ``limit`` bytes.
 
     Raises:
-        FrameError: it isn't what this release sends.
+        FrameError: it isn't in this release's format.
     """
     given = frames.unpack(payload, limit)
     match given:
@@ -45,7 +45,7 @@ def parse(payload: bytes, limit: int) -> Hello:
         } if len(client) == _CLIENT_BYTES:
             resource_blob = frames.pack([given["resource"], schema_url])
         case _:
-            raise FrameError("not as this release has it")
+            raise FrameError("not in this release's format")
     found = parse_destinations(given.get("destinations", []))
     return Hello(pid, role[:_MAX_ROLE], name[:_MAX_NAME], resource_blob, client, found)
 

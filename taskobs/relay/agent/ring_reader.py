@@ -30,7 +30,7 @@ from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay.tracking.process_state import Alive
 
 _log: Final = logging.getLogger("taskobs.relay")
-WAKE: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Interval, in seconds, for checking which processes are alive and which spans they have open."""
 UNNAMED: Final = 10.0
 """Seconds in which a process that took a slot has to write its HELLO there."""
@@ -99,18 +99,18 @@ class RingReaders:
             reader.acknowledge()
 
     def flush(self) -> None:
-        """Have the next ``look`` check at once."""
+        """Have the next ``check`` look at all processes at once."""
         self._due = 0.0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Once a second: check which processes have ended, and which spans are open for long."""
         shared, now = self._shared, self._clock()
         if shared is None or now < self._due:
             return
-        self._due = now + WAKE
+        self._due = now + CHECK_INTERVAL
         for index, reader in list(self._readers.items()):
             if not reader.ended:
-                self._look_at(reader)
+                self._check(reader)
             # Until then the next relay needs the slot, should this one be killed.
             elif reader.settled and reader.table.settled and not reader.process.open:
                 del self._readers[index]
@@ -121,7 +121,7 @@ class RingReaders:
                 del self._refused[index]
                 shared.free(index)
 
-    def _look_at(self, reader: SlotReader) -> None:
+    def _check(self, reader: SlotReader) -> None:
         process = reader.process
         # Asked before the last read: what a process wrote before it ended is then all there.
         closed = reader.closed

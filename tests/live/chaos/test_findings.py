@@ -164,5 +164,5 @@ def metrics(*, since: int, full: int) -> bytes:
 
 def test_the_last_lines_of_relays_are_read() -> None:
     """What relays log at their end is added up."""
-    line = "taskobs relay: it ends, and has dropped in all: 3 spans: full (x); 1 envelope: old"
+    line = "taskobs relay: ending; dropped in all: 3 spans: full (x); 1 envelope: old"
     assert logged(f"[INFO] {line}\n[INFO] {line}") == {"span": 6, "envelope": 2}

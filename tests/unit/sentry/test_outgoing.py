@@ -35,6 +35,7 @@ def test_an_event_is_cut_once_said(caplog: pytest.LogCaptureFixture) -> None:
         assert len(json.dumps(event)) <= MAX_EVENT
         assert event["message"].startswith("xxx")
     assert caplog.text.count("was cut to") == 1
+    assert "further events are cut without a log line" in caplog.text
 
 
 def test_after_close_nothing_is_changed() -> None:

@@ -111,7 +111,7 @@ class Side:
         """Read what there is, so many seconds later; return the spans that came."""
         self.now += after
         self.slots.read()
-        self.slots.look()
+        self.slots.check()
         items = list(self.router._items)  # pyright: ignore[reportPrivateUsage]
         self.router.commit(self.open_spans.lost())
         self.slots.acknowledge()
