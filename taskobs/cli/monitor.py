@@ -40,7 +40,7 @@ _CLEAR: Final = "\033[2J\033[H"
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1, max=3600),
-    help=f"Seconds between two looks: {_INTERVAL:g}, with --watch {_WATCH_INTERVAL:g}.",
+    help=f"Seconds between two polls: {_INTERVAL:g}, with --watch {_WATCH_INTERVAL:g}.",
 )
 @click.option("-Q", "--queues", default="", help="More queues, separated by commas.")
 @click.option(
@@ -49,7 +49,7 @@ _CLEAR: Final = "\033[2J\033[H"
     metavar="URL",
     help="RabbitMQ's management API: http://user:password@host:15672.",
 )
-@click.option("--once", is_flag=True, help="Look once and print a table.")
+@click.option("--once", is_flag=True, help="Poll once and print a table.")
 @click.option("--watch", is_flag=True, help="Print a table again and again.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print JSON, as /queues has it.")
 def monitor(  # noqa: PLR0913  # one argument an option, all keywords

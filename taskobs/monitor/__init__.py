@@ -1,1 +1,1 @@
-"""``taskobs monitor``: looks at an app's queues, and exports what it finds."""
+"""``taskobs monitor``: polls an app's queues and exports what it finds."""

@@ -1,4 +1,4 @@
-"""The latest look at the queues, which the pages show and the exporters send."""
+"""The latest reading of the queues, which the pages show and the exporters send."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from taskobs.celery.queues.readings import Reading
 class Latest:
     """Holds the latest reading; thread-safe.
 
-    A reading counts for ``lifetime`` seconds: if the look at a broker hangs, nobody is told an old
-    number.
+    A reading counts for ``lifetime`` seconds: if a poll hangs, no old number is
+    shown.
     """
 
     def __init__(

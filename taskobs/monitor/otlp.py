@@ -43,7 +43,7 @@ _INSTANCES: Final = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 
 
 class OtlpSender:
-    """Sends at an interval, from a thread of its own: a backend that hangs holds up no look.
+    """Sends at an interval, from a thread of its own: a backend that hangs delays no poll.
 
     ``families`` is called on that thread.
     """

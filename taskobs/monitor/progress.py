@@ -18,7 +18,7 @@ _MOST: Final = 10
 
 
 class Progress:
-    """Logs how the looks go, at most once a minute unless something changes."""
+    """Logs how polling goes, at most once a minute unless something changes."""
 
     def __init__(self, broker: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._broker = broker
@@ -29,7 +29,7 @@ class Progress:
         self._unknown: set[str] = set()
 
     def read(self, reading: Reading) -> None:
-        """Handle a look that has succeeded."""
+        """Handle a poll that succeeded."""
         if self._failing_since is not None:
             away = duration(self._clock() - self._failing_since)
             _log.info("taskobs monitor: %s can be asked again, after %s", self._broker, away)
@@ -45,7 +45,7 @@ class Progress:
                 _log.info("taskobs monitor: %s is not known: %s", field, reason)
 
     def failed(self, error: Exception) -> None:
-        """Handle a look that has failed."""
+        """Handle a poll that failed."""
         if self._failing_since is None:
             self._failing_since, self._said_at = self._clock(), None
         if self._is_due():

@@ -1,4 +1,4 @@
-"""Runs the monitor: looks at the queues, and exports what it finds."""
+"""Runs the monitor: polls the queues, and exports what it finds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options:
     """What is given on the command line."""
 
     interval: float
-    """Seconds between two looks."""
+    """Seconds between two polls."""
     port: int | None = None
     address: str = "127.0.0.1"
 
@@ -45,7 +45,7 @@ class NothingToExport(Exception):  # noqa: N818  # no error of ours: something i
 
 
 class Monitor:
-    """Looks at the queues of an app again and again, and exports what it finds."""
+    """Polls the queues of an app, and exports what it finds."""
 
     def __init__(self, app: Celery, reader: QueueReader, options: Options) -> None:
         self._app = app
@@ -67,16 +67,16 @@ class Monitor:
             stack.callback(self._reader.close)
             server, sender = self._server(stack), self._sender()
             self._announce(server, sender)
-            self.look()
+            self.poll()
             if sender is not None:
                 stack.callback(sender.stop, current_settings().shutdown_timeout)
                 sender.start()
             while True:
                 time.sleep(self._options.interval)
-                self.look()
+                self.poll()
 
-    def look(self) -> None:
-        """Look once; an outage of the broker is logged."""
+    def poll(self) -> None:
+        """Poll once; an outage of the broker is logged."""
         try:
             reading = self._reader.read()
         except BrokerError as error:
@@ -87,7 +87,7 @@ class Monitor:
         self._progress.read(reading)
 
     def families(self) -> list[Family]:
-        """Return the metrics of the latest look."""
+        """Return the metrics of the latest poll."""
         return families_of(self._latest.reading, connected=self._latest.connected)
 
     def pages(self) -> dict[str, Callable[[str], Page]]:

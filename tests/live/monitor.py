@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "taskobs", "monitor"]
 
 
 @dataclass(frozen=True)
-class Looks:
+class Monitors:
     """Starts monitors of one app."""
 
     live: LiveApp
@@ -46,7 +46,7 @@ class Looks:
         )
 
     def queues(self) -> dict[str, dict[str, Any]]:
-        """Look once; gives the fields of each queue."""
+        """Poll once; gives the fields of each queue."""
         done = self.once("--json")
         assert done.returncode == 0, done.stderr
         return by_name(json.loads(done.stdout))

@@ -13,7 +13,7 @@ from taskobs.dashboards.queues import QUEUES
 from taskobs.dashboards.writing import CONFIG, RULE_TESTS, RULES, write
 from tests.live import services
 from tests.live.conftest import skip_if_missing
-from tests.live.monitor import Looks
+from tests.live.monitor import Monitors
 from tests.live.process import LIMIT, wait_until
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def test_every_panel_has_data(live: LiveApp, redis_broker: Broker, tmp_path: Pat
     """I run two monitors and open the dashboard: each panel is filled, and nothing counts twice."""
     producer = live.producer(redis_broker)
     producer.run("for _ in range(3): app.add.apply_async((1, 2), priority=9)")
-    looks = Looks(live, redis_broker, {})
+    monitors = Monitors(live, redis_broker, {})
     write(tmp_path)
     with (
-        looks.start("--port", "0", "--interval", "0.5", name="one") as one,
-        looks.start("--port", "0", "--interval", "0.5", name="two") as two,
+        monitors.start("--port", "0", "--interval", "0.5", name="one") as one,
+        monitors.start("--port", "0", "--interval", "0.5", name="two") as two,
         skip_if_missing(),
     ):
         targets = [monitor.url.removeprefix("http://") for monitor in (one, two)]

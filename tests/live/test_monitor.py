@@ -25,7 +25,7 @@ from taskobs.celery.queues.readings import UNACKED
 from tests.live import services
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.conftest import skip_if_missing
-from tests.live.monitor import Looks
+from tests.live.monitor import Monitors
 from tests.live.process import LIMIT, wait_until
 from tests.support.gate import gate
 
@@ -48,10 +48,10 @@ def publish(producer: Producer, queue: str, *options: str) -> tuple[float, float
     return given[0], given[1]
 
 
-def look(looks: Looks) -> tuple[dict[str, dict[str, Any]], float, float]:
-    """Look once; gives the queues, and the times before and after."""
+def poll(monitors: Monitors) -> tuple[dict[str, dict[str, Any]], float, float]:
+    """Poll once; gives the queues, and the times before and after."""
     before = time.time()
-    return looks.queues(), before, time.time()
+    return monitors.queues(), before, time.time()
 
 
 def unknown(queues: dict[str, dict[str, Any]]) -> list[str]:
@@ -66,17 +66,17 @@ def counts(queues: dict[str, dict[str, Any]], name: str) -> tuple[object, object
 
 
 @pytest.fixture
-def looks(request: pytest.FixtureRequest, live: LiveApp, broker: Broker) -> Looks:
+def monitors(request: pytest.FixtureRequest, live: LiveApp, broker: Broker) -> Monitors:
     """Starts monitors over each broker; RabbitMQ's management API has a port of its own."""
     env = {"OTEL_METRIC_EXPORT_INTERVAL": "100"}
     if broker.kind == "rabbitmq":
         server: services.RabbitMQ = request.getfixturevalue("rabbitmq_server")
         env["TASKOBS_BROKER_API"] = server.management
-    return Looks(live, broker, env, ROUTED)
+    return Monitors(live, broker, env, ROUTED)
 
 
 def test_what_waits_is_what_was_published(
-    live: LiveApp, broker: Broker, receiver: Receiver, looks: Looks, tmp_path: Path
+    live: LiveApp, broker: Broker, receiver: Receiver, monitors: Monitors, tmp_path: Path
 ) -> None:
     """I publish with several priorities and take some: each number is what I have put there."""
     producer = live.producer(broker, app=ROUTED)
@@ -84,10 +84,10 @@ def test_what_waits_is_what_was_published(
     publish(producer, "celery", *("priority=0, countdown=300",) * 3, "priority=6", "priority=6")
     feed = publish(producer, "feed", "priority=3", "priority=0")
     # RabbitMQ's statistics are some seconds old.
-    found, before, after = look(looks)
+    found, before, after = poll(monitors)
     end = time.monotonic() + LIMIT
     while unknown(found) and time.monotonic() < end:
-        found, before, after = look(looks)
+        found, before, after = poll(monitors)
     assert set(found) == {"celery", "feed", "videos"}
     assert counts(found, "celery") == (6, 0, 0)
     assert counts(found, "feed") == (2, 0, 0)
@@ -101,7 +101,7 @@ def test_what_waits_is_what_was_published(
     hold = "'tests.live.apps.shop.hold', priority=0, args=[{!r}]".format(str(tmp_path / "held"))
     producer.run(f"for _ in range(4): app.app.send_task({hold}, queue='videos')")
     live.worker(broker, "-Q", "videos,extra", app=ROUTED, concurrency=3, env={"APP_CONFIG": SLOW})
-    with looks.start("--port", "0", "--interval", "0.2") as monitor:
+    with monitors.start("--port", "0", "--interval", "0.2") as monitor:
         # The app's configuration doesn't name the last: the worker does.
         wanted = {"celery": (6, 0, 0), "feed": (2, 0, 0), "videos": (1, 3, 1), "extra": (0, 0, 1)}
         arrived = wait_until(
@@ -122,7 +122,7 @@ def test_what_waits_is_what_was_published(
         assert receiver.wait_for(lambda r: sent(r).items() >= flat(wanted).items(), LIMIT), sent(
             receiver
         )
-        table = looks.once().stdout.splitlines()
+        table = monitors.once().stdout.splitlines()
         assert table[0].split() == ["queue", "ready", "unacked", "oldest", "consumers"]
         assert [(row.split()[0], row.split()[1]) for row in table[1:4]] == [
             *(("celery", "6"), ("feed", "2"), ("videos", "1")),
@@ -175,10 +175,10 @@ def test_an_outage_of_the_broker_and_its_return(
         url = f"redis://:of-mine@{services.HOST}:{port}/0"
         broker = Broker("redis", url.replace(":of-mine@", ""), "cache+memory://")
         producer = live.producer(broker)
-        looks = Looks(live, broker, {"OTEL_METRIC_EXPORT_INTERVAL": "100"})
+        monitors = Monitors(live, broker, {"OTEL_METRIC_EXPORT_INTERVAL": "100"})
         publish(producer, "celery", "priority=0", "priority=9")
-        monitor = stack.enter_context(looks.start("--port", "0", "--interval", "0.2"))
-        watch = stack.enter_context(looks.start("--watch", "--interval", "0.2", name="watch"))
+        monitor = stack.enter_context(monitors.start("--port", "0", "--interval", "0.2"))
+        watch = stack.enter_context(monitors.start("--watch", "--interval", "0.2", name="watch"))
         assert wait_until(lambda: monitor.queues()["celery"]["ready"] == 2, timeout=LIMIT)
         watch.wait_log("celery      2")
         server.close()
@@ -186,7 +186,7 @@ def test_an_outage_of_the_broker_and_its_return(
         assert monitor.series() == {("taskobs_monitor_connected",): 0}
         monitor.wait_log(f"redis at {services.HOST}:{port} can't be asked, trying again: ")
         watch.wait_log("can't be asked, trying again: ")
-        once = looks.once()
+        once = monitors.once()
         assert once.returncode == 1
         assert once.stderr.startswith(f"Error: redis at {services.HOST}:{port} can't be asked: ")
         assert once.stderr.count("\n") == 1
@@ -237,7 +237,7 @@ def test_unacked_messages_are_told_apart_by_their_queues(redis_server: services.
 
 
 def read(reader: QueueReader) -> dict[str, tuple[int | None, int | None]]:
-    """Look once; gives what is ready and unacked of each queue."""
+    """Poll once; gives what is ready and unacked of each queue."""
     return {queue.name: (queue.ready, queue.unacked) for queue in reader.read().queues}
 
 
@@ -248,8 +248,8 @@ def test_promtool_finds_nothing_wrong(live: LiveApp, redis_broker: Broker, accep
         promtool = services.find_program(
             "promtool", variable="TASKOBS_PROMTOOL", install="apt-get install prometheus"
         )
-    looks = Looks(live, redis_broker, {})
-    with looks.start("--port", "0", "--interval", "0.2") as monitor:
+    monitors = Monitors(live, redis_broker, {})
+    with monitors.start("--port", "0", "--interval", "0.2") as monitor:
         assert wait_until(lambda: monitor.queues()["celery"]["ready"] == 0, timeout=LIMIT)
         text = monitor.scrape(accept)
     done = subprocess.run(
@@ -258,8 +258,8 @@ def test_promtool_finds_nothing_wrong(live: LiveApp, redis_broker: Broker, accep
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_looks_make_no_spans(redis_server: services.Redis) -> None:
-    """My app has Redis' library instrumented: no trace is made of each look of the monitor."""
+def test_polls_make_no_spans(redis_server: services.Redis) -> None:
+    """My app has Redis' library instrumented: no trace is made of each poll."""
     redis = pytest.importorskip("opentelemetry.instrumentation.redis")
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
@@ -282,7 +282,7 @@ def test_looks_make_no_spans(redis_server: services.Redis) -> None:
 def test_a_broker_that_hangs_or_hangs_up_is_an_outage(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """My broker hangs, or its connections are cut: a look fails, and a later one works."""
+    """My broker hangs, or its connections are cut: a poll fails, and a later one works."""
     server: Any = request.getfixturevalue(f"{kind}_server")
     url = str(server.url())
     with (

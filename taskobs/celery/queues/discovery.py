@@ -10,7 +10,7 @@ from taskobs.celery._types import App
 from taskobs.celery.adapter.queues import CHARS, is_delay_queue
 
 MOST: Final = 500
-"""Queues that are looked at; those of the configuration come first."""
+"""Queues that are polled; those of the configuration come first."""
 
 
 def configured_queues(app: App) -> list[str]:

@@ -1,4 +1,4 @@
-"""Looks at the queues of an app's broker, over the app's own kind of connection."""
+"""Reads the queues of an app's broker, over the app's own kind of connection."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ class QueueReader:
         return f"{found.system} at {where}" if where else found.system
 
     def read(self) -> Reading:
-        """Look once; where the broker's library is instrumented, no span is made of it.
+        """Read all queues once; where the broker's library is instrumented, no span is made of it.
 
         Raises:
             BrokerError: the broker can't be reached.
         """
         with suppressed():
-            return self._look()
+            return self._read_or_reconnect()
 
-    def _look(self) -> Reading:
+    def _read_or_reconnect(self) -> Reading:
         if self._connection is not None:
             try:
                 return self._read(self._connection)

@@ -1,4 +1,4 @@
-"""The records of a look at the queues of a broker."""
+"""The records of one poll of the queues of a broker."""
 
 from __future__ import annotations
 

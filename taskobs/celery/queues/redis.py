@@ -23,7 +23,7 @@ _MOST_UNACKED: Final = 100_000
 _READ_AT_ONCE: Final = 100
 _MOST_READ: Final = 1000
 _MOST_BYTES: Final = 8 * 1024 * 1024
-"""What one look reads of the unacked messages that it has not seen before."""
+"""What one poll reads of unacked messages that were not read before."""
 _NO_TIME: Final = "the oldest message was published without taskobs' traces"
 
 

@@ -8,7 +8,7 @@ from taskobs.celery._types import App
 from taskobs.celery.queues.discovery import consumed_queues
 
 REPLY_TIME: Final = 1.0
-"""Seconds in which workers must answer; each look takes as long, as their number is not known."""
+"""Seconds in which workers must answer; each poll takes as long, as their number is not known."""
 
 
 class WorkersUnknown(Exception):  # noqa: N818  # no error: the reason why they can't be asked

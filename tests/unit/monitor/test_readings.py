@@ -89,7 +89,7 @@ def test_what_is_not_known_has_no_series() -> None:
 
 
 def test_an_old_reading_is_shown_to_nobody() -> None:
-    """A look at the broker hangs: soon I read null, and not the number of an hour ago."""
+    """A poll of the broker hangs: soon I read null, and not the number of an hour ago."""
     clock, unread = Clock(), nothing_known(["celery", "mail"])
     latest = Latest(unread, lifetime=30, clock=clock)
     assert (latest.reading, latest.connected) == (unread, False)
@@ -157,6 +157,6 @@ def test_a_line_of_the_log_is_bounded() -> None:
 def test_opentelemetrys_interval_counts(
     monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
 ) -> None:
-    """I set OpenTelemetry's interval, in milliseconds; without one, each look is sent."""
+    """I set OpenTelemetry's interval, in milliseconds; without one, each poll is sent."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", text)
     assert export_interval(15.0) == seconds
