@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from tests.live.apps.shop import app as app  # noqa: PLC0414  # it calls taskobs.init()
 
-NEVER = 3_600_000
-"""Milliseconds: nothing is exported before somebody flushes."""
+AT_A_FLUSH = 3_600_000
+"""Milliseconds: as good as never, but for flushes."""
 
 
 def with_pid(data: MetricsData) -> str:
@@ -33,11 +33,11 @@ def with_pid(data: MetricsData) -> str:
 
 
 exporter = OTLPSpanExporter(endpoint=os.environ["APP_SECOND"] + "/v1/traces")
-second = BatchSpanProcessor(exporter, schedule_delay_millis=NEVER)
+second = BatchSpanProcessor(exporter, schedule_delay_millis=AT_A_FLUSH)
 cast("TracerProvider", trace.get_tracer_provider()).add_span_processor(second)
 written = Path(os.environ["APP_METRICS"]).open("a", encoding="utf-8")  # noqa: SIM115  # to its end
 reader = PeriodicExportingMetricReader(
-    ConsoleMetricExporter(written, formatter=with_pid), export_interval_millis=NEVER
+    ConsoleMetricExporter(written, formatter=with_pid), export_interval_millis=AT_A_FLUSH
 )
 metrics.set_meter_provider(MeterProvider([reader]))
 orders = metrics.get_meter("shop").create_counter("orders")

@@ -73,10 +73,12 @@ NAMED = {
 def package(tmp_path: Path) -> Path:
     """Give a folder with an installed package that has a sampler and a generator of ids."""
     (tmp_path / "mine_components.py").write_text(MODULE)
-    about = tmp_path / "mine_components-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-components\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    metadata = tmp_path / "mine_components-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mine-components\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
     return tmp_path
 
 
