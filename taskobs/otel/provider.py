@@ -17,7 +17,7 @@ from taskobs.otel._sdk_compat import global_provider, set_global_provider, unset
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.components import exporter_of, id_generator, sampler_of
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
-from taskobs.otel.exporter import ExporterFactory
+from taskobs.otel.export.exporter import ExporterFactory
 from taskobs.otel.own_provider import OwnProvider
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.resource import AppName, resource_of

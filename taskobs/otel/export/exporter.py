@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final
@@ -32,9 +33,9 @@ class ExporterFactory:
     """Makes exporters from the settings; their modules are imported with the first one.
 
     A worker's processes, which have a relay, never import them; that saves 6 MB and 60 ms of CPU
-    time. If an exporter imported a module on its own thread during a fork, the child would wait
-    for the module's lock for ever. So the thread that ends a process's first span imports all
-    modules, and forks wait for it.
+    time. Nor does a process that exports no more than once, such as a command, if ``FirstExport``
+    can do that. If an exporter imported a module on its own thread during a fork, the child would
+    wait for the module's lock for ever. So all modules are imported together, and forks wait.
 
     Raises:
         MissingExtraError: ``otlp_protocol`` is ``grpc`` and its exporter is not installed.
@@ -45,11 +46,13 @@ class ExporterFactory:
         if self._module == _GRPC and not (_is_installed("grpc") and _is_installed(_GRPC)):
             raise MissingExtraError("otlp_protocol='grpc'", "grpc")
         self._destination = settings.shown_endpoint
+        self._endpoint = settings.traces_endpoint
+        self._headers = dict(settings.otlp_headers or {})
         self._options: dict[str, Any] = {}
         if settings.given["otlp_endpoint"] == "argument":
             self._options["endpoint"] = settings.traces_endpoint
         if settings.given["otlp_headers"] == "argument":
-            self._options["headers"] = dict(settings.otlp_headers or {})
+            self._options["headers"] = self._headers
         watch_forks()
 
     def prepare(self) -> Any:  # noqa: ANN401  # a module, of which there are two
@@ -57,7 +60,16 @@ class ExporterFactory:
         return import_locked(self._module, *_IMPORTED_LATE[self._module])
 
     def make(self) -> SpanExporter:
-        """Make one; it reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself."""
+        """Make one, or what exports in its place until it is worth its import."""
+        if self._module == _HTTP and _HTTP not in sys.modules and self._endpoint is not None:
+            own = import_locked("taskobs.otel.export.first_export")
+            if own.suits(self._endpoint):
+                first: SpanExporter = own.FirstExport(self._make, self._endpoint, self._headers)
+                return first
+        return self._make()
+
+    def _make(self) -> SpanExporter:
+        # It reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself.
         return LoggedExporter(self.prepare().OTLPSpanExporter(**self._options), self._destination)
 
 

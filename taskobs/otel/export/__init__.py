@@ -1,0 +1,1 @@
+"""How a process exports its own spans over OTLP."""
