@@ -1,4 +1,9 @@
-"""From Celery's signals to observers: what opens a run, and what closes it."""
+"""Makes runs of Celery's signals, and shows them to observers.
+
+``task_prerun`` begins a run and ``task_postrun`` ends it; ``task_failure`` and ``task_retry`` come
+in between, while the exception is handled. What Celery reports by no signal comes from patches and
+from the requests of a worker's main process.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +36,13 @@ from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome
 
-_DEEPEST: Final = 1_000
+_MAX_DEPTH: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
 _UNENDED: Final = "its end was never reported"
 
 
 _last_failure: ContextVar[str | None] = ContextVar("taskobs_failure", default=None)
+"""The id of the run whose failure was reported last: Celery may signal it again after its end."""
 
 
 class RunSignals:
@@ -59,13 +65,13 @@ class RunSignals:
         )
 
     def install(self) -> None:
-        """Listen to what no signal tells."""
+        """Install the patches for what Celery sends no signal of."""
         self._logged_errors.install()
         self._retry_patch.install()
         self._worker_requests.install()
 
     def remove(self) -> None:
-        """Listen no more."""
+        """Remove the patches."""
         self._logged_errors.remove()
         self._retry_patch.remove()
         self._worker_requests.remove()
@@ -80,7 +86,7 @@ class RunSignals:
         try:
             request = task.request
             outer = ACTIVE_RUN.get()
-            if outer is not None and not (request.is_eager and outer.depth < _DEEPEST):
+            if outer is not None and not (request.is_eager and outer.depth < _MAX_DEPTH):
                 # A worker begins no run inside another: the end of this one never came.
                 self._close_unended(outer)
             run = run_of(task, request, args, kwargs, self._clock())
@@ -105,8 +111,8 @@ class RunSignals:
         einfo: Any = None,
         **call: Any,
     ) -> None:
-        opened = active_run(task_id)
-        if opened is None:
+        active = active_run(task_id)
+        if active is None:
             # A worker's main process gets this signal, too, for runs that it has not run.
             if _is_running(sender, task_id):
                 given = call.get("args"), call.get("kwargs")
@@ -116,46 +122,46 @@ class RunSignals:
         # where the signal has a copy that can be pickled.
         handled = sys.exc_info()[1]
         written = einfo.traceback if einfo is not None and handled is exception else None
-        self._fail(opened, exception if handled is None else handled, written)
+        self._fail(active, exception if handled is None else handled, written)
 
     def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
-        opened = active_run(request.id)
+        active = active_run(request.id)
         # A worker that stops cold sends this for each task it gives up, without a reason.
-        if opened is not None and reason is not None:
+        if active is not None and reason is not None:
             with self._guard:
-                outcomes.apply_exception(opened.task, opened.run, reason)
+                outcomes.apply_exception(active.task, active.run, reason)
 
     def _run_ended(self, *, task_id: str, state: str | None, retval: Any, **_: Any) -> None:
-        opened = ACTIVE_RUN.get()
-        if opened is None or opened.run.task_id != task_id:
-            opened = self._opened_outside(task_id)
-            if opened is None:
+        active = ACTIVE_RUN.get()
+        if active is None or active.run.task_id != task_id:
+            active = self._find_outer(task_id)
+            if active is None:
                 return
-        run, error = opened.run, sys.exc_info()[1]
+        run, error = active.run, sys.exc_info()[1]
         try:
             if state == "SUCCESS" and error is None and run.outcome is None:  # as nearly always
                 run.outcome = Outcome.SUCCEEDED
             else:
-                self._conclude(opened, state, retval, error)
+                self._conclude(active, state, retval, error)
         finally:
-            self._finish(opened)
+            self._finish(active)
 
     def _conclude(
-        self, opened: ActiveRun, state: str | None, result: Any, error: BaseException | None
+        self, active: ActiveRun, state: str | None, result: Any, error: BaseException | None
     ) -> None:
-        if error is not None and (state is None or error is not opened.handling):
+        if error is not None and (state is None or error is not active.handling):
             # Celery lets it pass: an eager run that propagates, a raising hook, SystemExit.
-            self._fail(opened, error)
-        elif opened.refused is not None and result is opened.refused[0]:
+            self._fail(active, error)
+        elif active.refused is not None and result is active.refused[0]:
             # Celery gives up the task, and rejects its message without a word to anybody.
-            self._fail(opened, outcomes.error_of_refused_retry(*opened.refused), unexpected=True)
-        elif opened.run.outcome is None:
-            cause = result if isinstance(result, BaseException) else opened.logged
-            if opened.batch and state == "FAILURE" and cause is not None:
-                self._fail(opened, cause)
+            self._fail(active, outcomes.error_of_refused_retry(*active.refused), unexpected=True)
+        elif active.run.outcome is None:
+            cause = result if isinstance(result, BaseException) else active.logged
+            if active.batch and state == "FAILURE" and cause is not None:
+                self._fail(active, cause)
             else:
                 with self._guard:
-                    outcomes.apply_state(opened.task, opened.run, state, result)
+                    outcomes.apply_state(active.task, active.run, state, result)
 
     def _run_broken(self, *, sender: Any, task_id: str, exception: Any, **call: Any) -> None:
         """Celery failed outside the task's body, before the run could be seen."""
@@ -164,29 +170,22 @@ class RunSignals:
         with self._guard:
             request: Any = Context(call.get("request") or {}, id=task_id)
             args, kwargs = call.get("args"), call.get("kwargs")
-            opened = begin_run(
-                self._guard,
-                self._calls,
-                sender,
-                run_of(sender, request, args, kwargs, self._clock()),
-            )
-            self._fail(opened, exception)
-            self._finish(opened)
+            self._run_and_fail(sender, request, args, kwargs, exception)
 
     def _hook_failed(self, error: BaseException) -> None:
         """A hook, errback or callback failed, and Celery kept the outcome: report it beside."""
-        opened = ACTIVE_RUN.get()
-        if opened is None:
+        active = ACTIVE_RUN.get()
+        if active is None:
             _report_cleanup(error, self._guard, self._calls, self._clock())
             return
         ending = Outcome.FAILED if handles_failure() else Outcome.SUCCEEDED
-        outcome = opened.run.outcome or ending
-        self._fail(opened, error, outcome=outcome)
-        opened.run.outcome = outcome
+        outcome = active.run.outcome or ending
+        self._fail(active, error, outcome=outcome)
+        active.run.outcome = outcome
 
     def _fail(
         self,
-        opened: ActiveRun,
+        active: ActiveRun,
         error: BaseException,
         traceback: str | None = None,
         *,
@@ -198,23 +197,23 @@ class RunSignals:
         One that is ``unexpected`` is a failure also if the task lists it in ``throws``.
         """
         # By identity: an exception of the task's own may not be comparable.
-        if any(error is reported for reported in opened.reported):
+        if any(error is reported for reported in active.reported):
             return
-        opened.reported += (error,)
-        opened.run.traceback = traceback
+        active.reported += (error,)
+        active.run.traceback = traceback
         with self._guard:
-            outcomes.apply_exception(opened.task, opened.run, error)
-            opened.run.expected = opened.run.expected and not unexpected
-        if opened.run.outcome is not Outcome.FAILED or opened.run.expected:
+            outcomes.apply_exception(active.task, active.run, error)
+            active.run.expected = active.run.expected and not unexpected
+        if active.run.outcome is not Outcome.FAILED or active.run.expected:
             return
         if not isinstance(error, Exception):
-            reported_here = outcomes.apply_process_death(opened.run, error)
+            reported_here = outcomes.apply_process_death(active.run, error)
             if not reported_here:
                 return
         if outcome is not None:  # before anybody is told, so that the event and the span agree
-            opened.run.outcome = outcome
-        call_each(self._guard, self._calls.failed, opened.run)
-        _last_failure.set(opened.run.task_id)
+            active.run.outcome = outcome
+        call_each(self._guard, self._calls.failed, active.run)
+        _last_failure.set(active.run.task_id)
 
     def _external_outcome(self, task: Any, request: Any, external: ExternalOutcome) -> None:
         """The worker reports a run that died, or a message that never became one."""
@@ -222,19 +221,19 @@ class RunSignals:
             now = external.started or self._clock()
             run = run_of(task, request, request.args, request.kwargs, now)
             outcomes.apply_external_outcome(run, external)
-            opened = begin_run(self._guard, self._calls, task, run)
+            active = begin_run(self._guard, self._calls, task, run)
             if run.exception is not None:
                 call_each(self._guard, self._calls.failed, run)
-            self._finish(opened)
+            self._finish(active)
 
     def failed_unobserved(
         self, task: Any, task_id: str, error: BaseException, args: Any, kwargs: Any
     ) -> None:
         """Report the failure of a run that began before anybody observed, as it is signalled."""
-        opened = active_run(task_id)
-        if opened is not None:
-            if opened.reported:  # to those who observed already
-                call_each(self._guard, self._calls.failed, opened.run)
+        active = active_run(task_id)
+        if active is not None:
+            if active.reported:  # to those who observed already
+                call_each(self._guard, self._calls.failed, active.run)
             return
         if _last_failure.get() == task_id:
             return
@@ -245,25 +244,30 @@ class RunSignals:
             self._external_outcome(task, request, lost(None, error))
             return
         with self._guard:
-            opened = begin_run(
-                self._guard, self._calls, task, run_of(task, request, args, kwargs, self._clock())
-            )
-            self._fail(opened, sys.exc_info()[1] or error)
-            self._finish(opened)
+            self._run_and_fail(task, request, args, kwargs, sys.exc_info()[1] or error)
 
-    def _finish(self, opened: ActiveRun) -> None:
-        ACTIVE_RUN.set(opened.outer)
+    def _run_and_fail(
+        self, task: Any, request: Any, args: Any, kwargs: Any, error: BaseException
+    ) -> None:
+        """Show observers, all at once, a run that failed before they could see it begin."""
+        run = run_of(task, request, args, kwargs, self._clock())
+        active = begin_run(self._guard, self._calls, task, run)
+        self._fail(active, error)
+        self._finish(active)
+
+    def _finish(self, active: ActiveRun) -> None:
+        ACTIVE_RUN.set(active.outer)
         try:
             for ended in self._calls.ended:  # as `call_each` does, at each run
                 try:
-                    ended(opened.run)
+                    ended(active.run)
                 except Exception as error:  # noqa: PERF203  # free since Python 3.11
                     if not self._guard.swallows(error):
                         raise
         finally:
-            opened.close()
+            active.close()
 
-    def _opened_outside(self, task_id: str) -> ActiveRun | None:
+    def _find_outer(self, task_id: str) -> ActiveRun | None:
         """Return a run that has others inside it which never ended, and close those."""
         innermost = found = ACTIVE_RUN.get()
         while found is not None and found.run.task_id != task_id:
@@ -272,12 +276,12 @@ class RunSignals:
             self._close_unended(innermost, found)
         return found
 
-    def _close_unended(self, opened: ActiveRun | None, until: ActiveRun | None = None) -> None:
-        while opened is not None and opened is not until:
-            if opened.run.outcome is None:
-                opened.run.outcome, opened.run.reason = Outcome.LOST, _UNENDED
-            self._finish(opened)
-            opened = opened.outer
+    def _close_unended(self, active: ActiveRun | None, until: ActiveRun | None = None) -> None:
+        while active is not None and active is not until:
+            if active.run.outcome is None:
+                active.run.outcome, active.run.reason = Outcome.LOST, _UNENDED
+            self._finish(active)
+            active = active.outer
 
 
 def _report_cleanup(error: BaseException, guard: Guard, calls: ObserverCalls, now: float) -> None:

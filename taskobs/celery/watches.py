@@ -1,4 +1,4 @@
-"""Signals of Celery's that are watched before anything is observed."""
+"""Receivers of Celery's signals that are connected before there is any observer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _FAILURE_UID: Final = "taskobs.failure"
 
 
 class FirstPublish:
-    """Calls ``action`` when the process publishes first; no later publish pays for it."""
+    """Calls ``action`` at the first publish of the process; later ones cost nothing."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self._action = action
 
     def install(self) -> None:
-        """Wait for it from now on."""
+        """Connect to the signal."""
         signals.before_task_publish.connect(self._published, weak=False, dispatch_uid=_PUBLISH_UID)
 
     def remove(self) -> None:
-        """Wait no more."""
+        """Disconnect from it."""
         signals.before_task_publish.disconnect(dispatch_uid=_PUBLISH_UID)
 
     def _published(self, **_: Any) -> None:
@@ -33,10 +33,10 @@ class FirstPublish:
 
 
 class FailureWatch:
-    """Asks ``begin`` at each failure of a run whether somebody reports failures since just now.
+    """Calls ``begin`` at each failure of a run, and reports the failure if that returns true.
 
-    That one is reported too then: another process of the worker may have set up Sentry meanwhile,
-    and nobody has told this one.
+    Another process of the worker may have set up Sentry since, which this process learns only by
+    asking: ``begin`` starts to report failures if so.
     """
 
     def __init__(self, task_signals: TaskSignals, begin: Callable[[], bool]) -> None:
@@ -44,11 +44,11 @@ class FailureWatch:
         self._begin = begin
 
     def install(self) -> None:
-        """Watch from now on."""
+        """Connect to the signal."""
         signals.task_failure.connect(self._failed, weak=False, dispatch_uid=_FAILURE_UID)
 
     def remove(self) -> None:
-        """Watch no more."""
+        """Disconnect from it."""
         signals.task_failure.disconnect(dispatch_uid=_FAILURE_UID)
 
     def _failed(

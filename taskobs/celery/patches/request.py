@@ -35,7 +35,7 @@ from taskobs.model import ExternalOutcome, Outcome
 from taskobs.observers.own_traffic import lifted, suppressed
 
 _UID: Final = "taskobs.supervision."
-_NO_TIME: Final = (ValueError, OverflowError)
+_ETA_ERRORS: Final = (ValueError, OverflowError)
 """What is raised where an ETA can't be converted to a time of this machine's."""
 
 
@@ -127,8 +127,11 @@ class _WatchedRequest(_compat.RequestHooks):
     """Stored as a static method."""
     _taskobs_app: Any
     _taskobs_reported = False
+    """Whether this delivery was reported: Celery calls several of these methods for one end."""
     _taskobs_succeeded = False
+    """Whether the result backend has the success of a run whose child died after it."""
     _taskobs_outcome: ExternalOutcome | None = None
+    """What to report, until Celery has asked the result backend for such a success."""
     _taskobs_accepted: float | None = None
     """The monotonic clock, which this process and its children share, when the run began."""
     acknowledged: bool
@@ -190,8 +193,8 @@ class _WatchedRequest(_compat.RequestHooks):
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         # With return_ok it is the task's own failure, which its run has already reported.
         self._taskobs_outcome = None if return_ok else pool_failure(self, error)
-        asks = isinstance(error, WorkerLostError) and _compat.checks_stored_success(self)
-        if not asks:  # before Celery stores the result, which can take long
+        asks_backend = isinstance(error, WorkerLostError) and _compat.checks_stored_success(self)
+        if not asks_backend:  # before Celery stores the result, which can take long
             self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
         try:
@@ -207,7 +210,7 @@ class _WatchedRequest(_compat.RequestHooks):
         # A message whose ETA is no time of this machine's is rejected before it runs, with a log
         # record and without a signal, while Celery handles why (seen in 5.3 to 5.7).
         error = sys.exc_info()[1]
-        if self.time_start is None and not requeue and isinstance(error, _NO_TIME):
+        if self.time_start is None and not requeue and isinstance(error, _ETA_ERRORS):
             self._taskobs_report(ExternalOutcome(outcome=Outcome.FAILED, error=error))
         following: Any = super()
         return following.reject(requeue=requeue)
@@ -227,8 +230,8 @@ class _WatchedRequest(_compat.RequestHooks):
         self._taskobs_report(revoked(self, reason, terminated, signum, expired))
 
     def _taskobs_report(self, external: ExternalOutcome | None, *, ran: bool = True) -> None:
-        here = self._taskobs_inline and ran and self.time_start  # the run reports itself
-        if external is None or here or self._taskobs_reported:
+        reports_itself = self._taskobs_inline and ran and self.time_start
+        if external is None or reports_itself or self._taskobs_reported:
             return
         self._taskobs_reported = True
         if external.started is not None and self._taskobs_accepted is not None:
