@@ -285,13 +285,16 @@ class RunSignals:
 
 
 def _report_cleanup(error: BaseException, guard: Guard, calls: ObserverCalls, now: float) -> None:
-    """Report that the clean-up after a run failed; the run's span has ended before."""
+    """Report that something failed beside a run whose span has ended, or is ended elsewhere."""
     ended = ended_run()
     if ended is None:
         return
     with guard:
         run = run_of(ended.task, ended.request, ended.args, ended.kwargs, now)
-        outcomes.apply_state(ended.task, run, ended.state, ended.result)
+        if ended.external is None:
+            outcomes.apply_state(ended.task, run, ended.state, ended.result)
+        else:
+            outcomes.apply_external_outcome(run, ended.external)
         run.exception = error
         call_each(guard, calls.failed, run)
 

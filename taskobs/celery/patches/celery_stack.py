@@ -1,4 +1,4 @@
-"""What Celery is doing in this thread, read from its frames, where nothing else says it.
+"""What Celery is doing in this thread: read from its frames, where nothing else says it.
 
 A hook, an errback or a callback that fails is logged by Celery without the run that it belongs to.
 Looking at frames is slow, and done for such a record alone.
@@ -7,11 +7,15 @@ Looking at frames is slow, and done for such a record alone.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from celery.exceptions import ChordError
+
+from taskobs.model import ExternalOutcome
 
 _TRACER: Final = "celery.app.trace"
 _RESULTS: Final = "celery.result"
@@ -20,14 +24,31 @@ _THROWS: Final = frozenset({"maybe_throw", "throw"})
 
 
 class EndedRun(NamedTuple):
-    """A run that has ended, and after which Celery cleans up."""
+    """A run that has ended, and after which Celery cleans up or calls errbacks."""
 
     task: Any
     request: Any
     args: Any
     kwargs: Any
-    state: str | None
-    result: Any
+    state: str | None = None
+    result: Any = None
+    external: ExternalOutcome | None = None
+    """Set where a worker's main process ends a run that could not report its end."""
+
+
+_ending: Final[ContextVar[Callable[[], EndedRun] | None]] = ContextVar(
+    "taskobs_ending", default=None
+)
+
+
+@contextmanager
+def ending(run: Callable[[], EndedRun]) -> Generator[None]:
+    """Have this be the run that a worker's main process ends meanwhile."""
+    token = _ending.set(run)
+    try:
+        yield
+    finally:
+        _ending.reset(token)
 
 
 def handles_failure() -> bool:
@@ -36,9 +57,9 @@ def handles_failure() -> bool:
 
 
 def ended_run() -> EndedRun | None:
-    """Return the run that Celery cleans up after; None where its variables have other names.
+    """Return the run that Celery cleans up after, or that a worker's main process ends.
 
-    They have these in 5.3 to 5.7.
+    None where the variables of Celery's tracer have other names; they have these in 5.3 to 5.7.
     """
     for found in _variables_of("trace_task"):
         # A function of the same name calls this one, and has no request.
@@ -46,7 +67,8 @@ def ended_run() -> EndedRun | None:
             state, result = found.get("state"), found.get("retval")
             args, kwargs = found.get("args"), found.get("kwargs")
             return EndedRun(found["task"], found["task_request"], args, kwargs, state, result)
-    return None
+    run = _ending.get()
+    return None if run is None else run()
 
 
 def is_of_chord_header(error: BaseException) -> bool:

@@ -10,7 +10,12 @@ from taskobs.celery.patches.celery_stack import is_of_chord_header
 
 Report = Callable[[BaseException], None]
 
-_CHORDS: Final = ("celery.backends.base", "celery.backends.redis", "celery.app.builtins")
+_LOGGERS: Final = (
+    *("celery.backends.base", "celery.backends.redis", "celery.app.builtins"),
+    "celery.worker.request",
+)
+_BESIDE: Final = ("Chord ", "Errback ", "Failed to retry task ")
+"""How the records of these loggers begin that are about a failure beside that of a task."""
 _UNLOCK: Final = "could not be retried"
 """What Celery says of a chord whose polling task fails by the same exception."""
 
@@ -19,13 +24,13 @@ class LoggedErrors:
     """Reports what fails beside a task, and failures of batches.
 
     Beside a task: its hooks (``on_success``, ``after_return``), the clean-up after it, an errback,
-    and the callback of its chord, which can't be sent. Celery only logs them, and celery-batches
-    only logs the failure of a batch (seen in 0.11).
+    the callback of its chord, or the retry of a lost run, which can't be sent. Celery only logs
+    them, and celery-batches only logs the failure of a batch (seen in 0.11).
     """
 
     def __init__(self, hook_failed: Report, batch_failed: Report) -> None:
-        chords = (_ChordHandler(logger, hook_failed) for logger in _CHORDS)
-        self._hooks = (_Handler("celery.app.trace", hook_failed), *chords)
+        others = (_OtherHandler(logger, hook_failed) for logger in _LOGGERS)
+        self._hooks = (_Handler("celery.app.trace", hook_failed), *others)
         self._batches = _Handler("celery_batches.trace", batch_failed)
 
     def install(self) -> None:
@@ -69,11 +74,14 @@ class _Handler(logging.Handler):
         return hasattr(record, "data")
 
 
-class _ChordHandler(_Handler):
-    """Reports what breaks a chord, or an errback, except the failure of a task in the header."""
+class _OtherHandler(_Handler):
+    """Reports what breaks a chord, an errback or the retry of a lost run.
+
+    Not the failure of a task in a chord's header, which that task reports.
+    """
 
     def _is_reported(self, record: logging.LogRecord, error: BaseException) -> bool:
         message = str(record.msg)
-        if not message.startswith(("Chord ", "Errback ")) or _UNLOCK in message:
+        if not message.startswith(_BESIDE) or _UNLOCK in message:
             return True
         return message.startswith("Chord ") and is_of_chord_header(error)

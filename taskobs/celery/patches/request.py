@@ -28,6 +28,7 @@ from taskobs import semconv
 from taskobs.celery import _compat
 from taskobs.celery.adapter.external_outcomes import cancelled, lost, pool_failure, revoked
 from taskobs.celery.adapter.untrusted import untrusted_task
+from taskobs.celery.patches.celery_stack import EndedRun, ending
 from taskobs.celery.patches.consume import ConsumePatch, current_source, note_source
 from taskobs.internal import span_ids
 from taskobs.internal.wrapping import Patches
@@ -135,6 +136,7 @@ class _WatchedRequest(_compat.RequestHooks):
     _taskobs_accepted: float | None = None
     """The monotonic clock, which this process and its children share, when the run began."""
     acknowledged: bool
+    task: Any
     time_start: float | None
     worker_pid: int | None
     request_dict: dict[str, Any]
@@ -179,9 +181,10 @@ class _WatchedRequest(_compat.RequestHooks):
 
     def on_timeout(self, soft: Any, timeout: Any) -> None:
         if not soft:
-            self._taskobs_report(lost(self, TimeLimitExceeded(timeout)))
+            self._taskobs_outcome = lost(self, TimeLimitExceeded(timeout))
+            self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
-        with suppressed():
+        with suppressed(), ending(self._taskobs_run):
             following.on_timeout(soft, timeout)
 
     def on_failure(
@@ -198,7 +201,7 @@ class _WatchedRequest(_compat.RequestHooks):
             self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
         try:
-            with suppressed():
+            with suppressed(), ending(self._taskobs_run):
                 return following.on_failure(
                     exc_info, send_failed_event=send_failed_event, return_ok=return_ok
                 )
@@ -228,6 +231,12 @@ class _WatchedRequest(_compat.RequestHooks):
 
     def before_revoked(self, reason: Any, terminated: Any, signum: Any, expired: Any) -> None:
         self._taskobs_report(revoked(self, reason, terminated, signum, expired))
+
+    def _taskobs_run(self) -> EndedRun:
+        context: Any = Context(self.request_dict)
+        return EndedRun(
+            self.task, context, context.args, context.kwargs, external=self._taskobs_outcome
+        )
 
     def _taskobs_report(self, external: ExternalOutcome | None, *, ran: bool = True) -> None:
         reports_itself = self._taskobs_inline and ran and self.time_start

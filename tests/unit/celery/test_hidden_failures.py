@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import sentry_sdk
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import VERSION, Celery, Task, chain, group, signature
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
@@ -227,19 +229,16 @@ def test_an_errback_that_raises_is_reported_with_the_failure_it_was_called_for(
     def fails() -> None:
         raise CAUSE
 
-    @app.task(name="breaks")
-    def breaks(request: object, error: object, traceback: object) -> None:
-        raise RuntimeError((request, error, traceback))
-
+    errback: Any = app.task(name="breaks")(breaks)
     if VERSION[:2] >= (5, 7):
-        run_as_a_worker(app, fails, message={"errbacks": [breaks.s()]})
+        run_as_a_worker(app, fails, message={"errbacks": [errback.s()]})
     else:
         with pytest.raises(RuntimeError):
-            run_as_a_worker(app, fails, message={"errbacks": [breaks.s()]})
+            run_as_a_worker(app, fails, message={"errbacks": [errback.s()]})
     assert [run.outcome for run in witness.runs] == [Outcome.FAILED]
-    errback, *own = witness.failures
-    assert isinstance(errback, RuntimeError)
-    assert errback.__context__ is CAUSE
+    broken, *own = witness.failures
+    assert isinstance(broken, RuntimeError)
+    assert broken.__context__ is CAUSE
     assert own == ([CAUSE] if VERSION[:2] >= (5, 7) else [])
     assert {outcome for _, _, outcome in witness.failed_runs} == {Outcome.FAILED}
 
@@ -347,8 +346,9 @@ def test_a_poll_that_can_not_be_published_again_is_one_failure(
     assert [type(error) for error in witness.failures] == [ConnectionError]
 
 
-def received(app: Celery, task: Any, queue: str) -> None:
-    """Hand a worker the next message of a queue."""
+def received(app: Celery, task: Any, queue: str) -> list[Any]:
+    """Hand a worker the next message of a queue; give the requests that it would run."""
+    requests: list[Any] = []
     consumer = SimpleNamespace(
         app=app,
         hostname="w1",
@@ -358,7 +358,7 @@ def received(app: Celery, task: Any, queue: str) -> None:
         apply_eta_task=None,
         disable_rate_limits=True,
         task_buckets={},
-        on_task_request=None,
+        on_task_request=requests.append,
         pool=SimpleNamespace(uses_semaphore=True, apply_async=None),
         controller=SimpleNamespace(state=SimpleNamespace(revoked=set())),
         **dict.fromkeys(("_limit_task", "_limit_post_eta")),
@@ -367,6 +367,7 @@ def received(app: Celery, task: Any, queue: str) -> None:
     with app.connection_for_read() as connection:
         message: Any = app.amqp.queues[queue](connection.default_channel).get()
         handle(message, None, message.ack_log_error, message.reject_log_error, [])
+    return requests
 
 
 def test_an_eta_that_is_no_time_is_a_failure(app: Celery, witness: Witness) -> None:
@@ -380,6 +381,55 @@ def test_an_eta_that_is_no_time_is_a_failure(app: Celery, witness: Witness) -> N
     [run] = witness.runs
     assert (run.task_id, run.outcome, run.ran, run.eta) == (sent.id, Outcome.FAILED, False, eta)
     assert [type(error) for error in witness.failures] == [OverflowError]
+
+
+def breaks(request: object, error: object, traceback: object) -> None:
+    raise RuntimeError((request, error, traceback))
+
+
+def ended_by(error: Exception) -> ExceptionInfo:
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()
+
+
+FROM_5_7 = pytest.mark.skipif(VERSION[:2] < (5, 7), reason="Celery 5.7 logs them")
+
+
+@FROM_5_7
+@pytest.mark.parametrize("how", ["killed", "time limit"])
+def test_an_errback_that_raises_in_the_worker_is_reported_with_its_task(
+    app: Celery, witness: Witness, how: str
+) -> None:
+    """My task's process is gone, and my errback breaks in the worker: both events have its id."""
+    task: Any = app.task(name="fine")(takes_nothing)
+    errback: Any = app.task(name="breaks")(breaks)
+    witness.signals.worker_runs(None)
+    sent = task.apply_async(link_error=errback.s(), queue="errbacks")
+    [request] = received(app, task, "errbacks")
+    if how == "killed":
+        request.on_failure(ended_by(WorkerLostError("signal 9 (SIGKILL)")))
+    else:
+        request.on_timeout(soft=False, timeout=1)
+    kinds = [WorkerLostError if how == "killed" else TimeLimitExceeded, RuntimeError]
+    assert {type(error) for error in witness.failures} == {*kinds}
+    assert witness.failed_runs == [("fine", sent.id, Outcome.LOST)] * 2
+
+
+@FROM_5_7
+def test_the_retry_of_a_lost_run_that_can_not_be_published_is_reported_with_its_task(
+    app: Celery, witness: Witness
+) -> None:
+    """My task's process is gone, and Celery can't publish its retry: I hear of both."""
+    task: Any = app.task(name="fine", retry_on_worker_lost=True)(takes_nothing)
+    witness.signals.worker_runs(None)
+    sent = task.apply_async(queue="retries")
+    [request] = received(app, task, "retries")
+    with refusing(app, ConnectionError("refused")):
+        request.on_failure(ended_by(WorkerLostError("signal 9 (SIGKILL)")))
+    assert [type(error) for error in witness.failures] == [WorkerLostError, ConnectionError]
+    assert witness.failed_runs == [("fine", sent.id, Outcome.LOST)] * 2
 
 
 def test_a_group_that_raises_in_the_middle_is_an_error(app: Celery, spans: Recorder) -> None:
