@@ -67,8 +67,9 @@ class Beside:
         command = [str(self.programs / program), *options] if program else []
         self.live.launcher = (*command, str(self.programs / "python"))
         full = {**QUICK, "APP_NEIGHBOUR": neighbour, **env}
-        worker = self.live.worker(self.broker, *args, concurrency=1, app=APP, env=full)
+        # First what is not waited for: both import their libraries meanwhile.
         producer = self.live.producer(self.broker, app=APP, env=full)
+        worker = self.live.worker(self.broker, *args, concurrency=1, app=APP, env=full)
         return Shop(self.live, self.broker, self.receiver, worker, producer)
 
 
