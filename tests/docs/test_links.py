@@ -33,7 +33,12 @@ def leads(page: Path, target: str) -> bool:
     if not anchor:
         return path.exists()
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return anchor in [heading.lower().replace(" ", "-") for heading in headings]
+    return anchor in map(anchor_of, headings)
+
+
+def anchor_of(heading: str) -> str:
+    """Give the anchor of a heading as GitHub makes it: without the marks of code."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("name", NAMES)
