@@ -1,7 +1,7 @@
 """The shop of somebody who has a provider of their own: two exporters and one more processor.
 
 ``APP_OTLP`` and ``APP_OTHER`` are where the exporters send. Without them, no provider is set here:
-`opentelemetry-instrument` may have set one.
+`opentelemetry-instrument` may have set one. With ``APP_IN_CHILDREN``, only pool children set it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 from pathlib import Path
 
+from celery import signals
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -46,7 +47,8 @@ class Buffering(SpanProcessor):
         return True
 
 
-if "APP_OTLP" in os.environ:
+def set_up(**_: object) -> None:
+    """Set the provider."""
     provider = TracerProvider(resource=Resource.create({"service.name": "own"}))
     exporter = OTLPSpanExporter(os.environ["APP_OTLP"], headers=EXPORTED_BY)
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -54,6 +56,12 @@ if "APP_OTLP" in os.environ:
     trace.set_tracer_provider(provider)
     other = OTLPSpanExporter(os.environ["APP_OTHER"])
     provider.add_span_processor(SimpleSpanProcessor(other))
+
+
+if "APP_IN_CHILDREN" in os.environ:
+    signals.worker_process_init.connect(set_up, weak=False)
+elif "APP_OTLP" in os.environ:
+    set_up()
 
 
 @app.task

@@ -14,6 +14,7 @@ from taskobs.testing.receiver import Receiver
 from tests.support.export import Backend, Reply, backend, until
 from tests.support.relay_process import Client, RelayProcess
 from tests.support.relay_spans import end, span, start
+from tests.unit.relay.export.test_otlp_grpc import backend as grpc_backend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="needs Unix sockets")
 OWN = {"service.name": "the app's own"}
@@ -188,4 +189,18 @@ def test_announcements_of_one_client_are_no_harm_to_another(relay: RelayProcess)
         worker.raw(*ended("a", route_for(given)))
         worker.flush()
         assert names(there) == ["a"]
+        worker.close_gracefully()
+
+
+def test_spans_arrive_over_grpc(relay: RelayProcess) -> None:
+    """My exporter speaks gRPC: so does the relay, with its headers and compression."""
+    with grpc_backend() as there:
+        settings = {"protocol": "grpc", "endpoint": f"127.0.0.1:{there.port}", "insecure": True}
+        more = {"headers": {"x-key": "secret"}, "timeout": 10.0, "compression": "Gzip"}
+        given = announced(pack({**settings, **more, "channel_options": [["grpc.keepalive", 1]]}))
+        worker = relay.client().hello(role="worker", destinations=[given])
+        worker.raw(*ended("a", route_for(given)))
+        worker.flush()
+        assert there.calls == [["a"]]
+        assert there.metadata[0]["x-key"] == "secret"
         worker.close_gracefully()
