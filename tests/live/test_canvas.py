@@ -12,7 +12,7 @@ from taskobs import semconv
 from taskobs.testing.receiver import Receiver
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.process import LIMIT
-from tests.live.shop import QUICK, Shop
+from tests.live.shop import QUICK, Shop, tags
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -309,3 +309,19 @@ def test_a_failed_header_task_is_one_event(shop: Shop) -> None:
     assert [s.name for s in spans.all if s.status == "error"] == [f"run {_full(FAIL)}"]
     shop.events(str(spans.run(FAIL).attributes[semconv.MESSAGING_MESSAGE_ID]), 1)
     assert len(shop.receiver.events) == 1
+
+
+def test_a_callback_that_can_not_be_published_is_one_event(shop: Shop) -> None:
+    """The header of my chord is done, and its callback can't be published: I hear of it once."""
+    source = (
+        "given = chord([add.s(1, 1), add.s(2, 2)], takes_nothing.s())\n"
+        "sent = given.apply_async(); sent.get(timeout=90, propagate=False)"
+    )
+    spans = trace_of(shop, source, ["publish celery.chord", *both(ADD, ADD)])
+    assert {span.status for span in spans.all} == {"unset"}
+    assert shop.receiver.wait_for(lambda r: len(r.events) >= 1, LIMIT)
+    [event] = shop.receiver.events
+    assert "takes 0 positional arguments but 1 was given" in json.dumps(event.data["exception"])
+    # The run of the header that was the last one, or Celery's task that polls for the header.
+    assert tags(event)[semconv.TAG_TASK] in {_full(ADD), "celery.chord_unlock"}
+    assert tags(event)[semconv.TAG_OUTCOME] == "succeeded"

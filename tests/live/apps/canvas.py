@@ -19,6 +19,7 @@ __all__ = [
     "fail",
     "retry_then_ok",
     "sanitize",
+    "takes_nothing",
     "times",
     "times_all",
     "total",
@@ -47,3 +48,8 @@ def times_all(numbers: list[int]) -> int:
 def sanitize(failed: str) -> str:
     """Be an errback that Celery publishes: one with more arguments is called in place."""
     return failed
+
+
+@app.task
+def takes_nothing() -> None:
+    """Be a callback that no chord can call: it has a result for it."""
