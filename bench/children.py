@@ -71,12 +71,12 @@ class Process:
 
 
 class Receiver(Process):
-    """Takes what all others export; forgets it when told."""
+    """Receives what the others export, and drops it on request."""
 
     def __init__(self) -> None:
         super().__init__("-c", _RECEIVER)
         self.endpoint, self.dsn = self.read().split()
 
     def clear(self) -> None:
-        """Forget what came."""
+        """Drop what has arrived."""
         self.write("clear")

@@ -22,7 +22,7 @@ class Figure:
 
 
 def figure(found: Sequence[float]) -> Figure:
-    """Sum measurements up."""
+    """Summarise measurements."""
     if len(found) == 1:
         return Figure(found[0], found[0], found[0])
     low, median, high = statistics.quantiles(found, n=4, method="inclusive")

@@ -2,7 +2,7 @@
 
 Started as ``python -m bench.one NAME ENDPOINT DSN``; each line it reads is ``WHAT COUNT``, and
 each line that it writes is the CPU time of one such thing in microseconds: its own, and its
-relay's. What was recorded is out before the clock is read.
+relay's. All telemetry is exported before the clock is read.
 """
 
 from __future__ import annotations

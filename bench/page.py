@@ -1,4 +1,4 @@
-"""Figures as Markdown tables, and how they stand to what is aimed at."""
+"""Figures as Markdown tables, compared with the project's bounds."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def starting_table(starting: dict[str, Figure]) -> str:
 
 
 def bounds(results: Results) -> str:
-    """What is aimed at, what was measured, and whether it is met."""
+    """Each bound, what was measured, and whether the bound is met."""
     rows: list[list[str]] = []
     for text, found, bound, share in _bounds(results):
         sign = "at least" if share else "at most"

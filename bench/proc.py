@@ -1,4 +1,4 @@
-"""What Linux tells of a process: its children, the CPU time and the memory it has taken."""
+"""Reads the children, the CPU time and the memory of a process from Linux."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def children(pid: int) -> dict[int, str]:
 
 
 def relays(pid: int) -> list[int]:
-    """Give those of its children that are relays, told by their command lines or titles."""
+    """Give those of its children that are relays, recognised by their command lines or titles."""
     return [child for child, line in children(pid).items() if RELAY.search(line)]
 
 
 def cpu(pid: int) -> float:
-    """Give the CPU seconds of all threads that a process has now; 0 for one that has gone."""
+    """Give the CPU seconds of all threads that a process has now; 0 for one that has ended."""
     nanoseconds = 0
     for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""All that was measured, and its file."""
+"""All measurements, and the file that they are saved to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.workers import Worked
 
 @dataclass
 class Results:
-    """What the parts gave; an empty part was not measured."""
+    """The results of all parts; an empty part was not measured."""
 
     machine: str
     single: dict[str, dict[str, Figure]] = field(default_factory=dict[str, dict[str, Figure]])

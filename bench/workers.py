@@ -68,7 +68,7 @@ def _listens(port: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
-    """Look until it is true; raises TimeoutError."""
+    """Poll until it is true; raises TimeoutError."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -182,7 +182,7 @@ class Worker:
 
 @dataclass
 class Worked:
-    """What one kind of worker did."""
+    """The measurements of one kind of worker."""
 
     rate: Figure
     """No-op tasks per second."""
@@ -237,7 +237,7 @@ def _one_round(worker: Worker, workers: dict[str, Worker], count: _Count, tasks:
 
 
 def _calm_down(workers: dict[str, Worker]) -> None:
-    """Wait until no worker does anything for longer than a batch is waited for."""
+    """Wait until the workers have been idle for longer than a batch waits for more."""
     quiet = 0
     last = 0.0
     while quiet < 2:  # noqa: PLR2004  # twice 0.6 s

@@ -48,8 +48,8 @@ EXPLAINED: Final[dict[str, str]] = {}
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one run of the suite tells."""
+class SuiteResult:
+    """The results of one run of the suite."""
 
     outcomes: dict[str, str]
     spans: int
@@ -69,7 +69,7 @@ class Suite:
     source: Path
     python: Path
 
-    def run(self, tests: Sequence[str], *, taskobs: bool) -> Told:
+    def run(self, tests: Sequence[str], *, taskobs: bool) -> SuiteResult:
         """Run tests, named as pytest does; their output goes to a file beside the outcomes."""
         name = "with" if taskobs else "without"
         outcomes, log = CACHE / f"{name}.json", CACHE / f"{name}.log"
@@ -98,7 +98,7 @@ class Suite:
             )
         if not outcomes.exists():
             raise SystemExit(f"Celery's tests did not run {name} taskobs: see {log}")
-        return Told(**json.loads(outcomes.read_text(encoding="utf-8")))
+        return SuiteResult(**json.loads(outcomes.read_text(encoding="utf-8")))
 
 
 def prepare(celery: str) -> Suite:
@@ -133,7 +133,7 @@ def pytest_of(source: Path) -> str:
     return found[0] if found else "pytest"
 
 
-def broken(without: Told, with_taskobs: Told) -> list[str]:
+def broken(without: SuiteResult, with_taskobs: SuiteResult) -> list[str]:
     """Return the tests that pass without taskobs and not with it."""
     return [
         test

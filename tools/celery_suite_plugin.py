@@ -24,7 +24,7 @@ import taskobs
 
 
 class CountedSpans(SpanExporter):
-    """Takes spans, and keeps their number."""
+    """An exporter that only counts spans."""
 
     number = 0
 
@@ -35,7 +35,7 @@ class CountedSpans(SpanExporter):
 
 
 class CountedEvents(Transport):
-    """Takes events, and keeps their number."""
+    """A transport that only counts events."""
 
     number = 0
 
@@ -46,7 +46,7 @@ class CountedEvents(Transport):
 
 
 class Outcomes:
-    """Keeps how each test ended, and writes it down at the end."""
+    """Collects the outcome of each test, and writes all of them at the end."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -54,7 +54,7 @@ class Outcomes:
         self._spans = CountedSpans()
 
     def init_taskobs(self) -> None:
-        """Do what an app does, but for the places that telemetry goes to."""
+        """Initialise taskobs as an app does, with exporters that send nothing."""
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self._spans))
         trace.set_tracer_provider(provider)
@@ -71,7 +71,7 @@ class Outcomes:
             self._found[report.nodeid] = "failed" if worst else report.outcome
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what could not even be collected."""
+        """Note a module that could not be collected."""
         if report.outcome != "passed":
             self._found[report.nodeid] = report.outcome
 

@@ -27,7 +27,7 @@ PACKAGE: Final = "taskobs"
 
 
 class UnfitError(Exception):
-    """What was built is not what the source tree holds."""
+    """A distribution differs from the source tree."""
 
 
 def build() -> tuple[Path, Path]:

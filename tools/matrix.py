@@ -46,7 +46,7 @@ OF_THEIR_TIME: Final = {
 
 
 def series(number: str) -> dict[str, str]:
-    """Hold Celery to a series of releases, and kombu to the one that came with it.
+    """Pin Celery to a series of releases, and kombu to the release that came with it.
 
     A later kombu wants a later Redis client than this Celery allows.
     """
@@ -81,7 +81,7 @@ class Combination:
 
     @property
     def label(self) -> str:
-        """What names it."""
+        """Its name in the table."""
         return f"{self.python} {self.name}"
 
     @property
@@ -94,7 +94,7 @@ class Combination:
         return ["-e", f"{ROOT}{self.extras}", "--group", TESTERS, *self.more]
 
     def constraints(self) -> list[str]:
-        """Return what pip is held to."""
+        """Return pip's constraints."""
         pinned = dict(self.held)
         if self.oldest:
             lowest = {**floors(), **self.except_for}
@@ -104,7 +104,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one combination."""
+    """The result of one combination."""
 
     combination: str
     """As ``Combination.label``."""

@@ -29,7 +29,7 @@ QUIET: Final = 5.0
 
 @dataclass(frozen=True)
 class Figures:
-    """How a run went."""
+    """The measurements of one run."""
 
     rate: float
     """Events a second, from the first to the last."""

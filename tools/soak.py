@@ -1,6 +1,6 @@
 """Run tasks in one process, failing ones too, and see whether its memory grows.
 
-A worker of this process gets its messages from a broker in memory; what it tells goes to a receiver
+A worker of this process gets its messages from a broker in memory; its telemetry goes to a receiver
 in a process of its own. Prints what is resident, and the number of Python's memory blocks, now and
 then; the first half is for warming up: caches fill slowly.
 
@@ -98,7 +98,7 @@ class Shop:
 
 @contextmanager
 def receiving() -> Generator[tuple[str, str]]:
-    """Run a receiver that forgets what it got; give its endpoint and its DSN."""
+    """Run a receiver that keeps nothing; give its endpoint and its DSN."""
     command = [sys.executable, "-c", RECEIVER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -110,7 +110,7 @@ def receiving() -> Generator[tuple[str, str]]:
 
 
 def sent() -> None:
-    """Wait until all that was told so far has left."""
+    """Wait until all telemetry so far has been sent."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.force_flush()

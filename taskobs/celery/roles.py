@@ -1,4 +1,4 @@
-"""Which process of a Celery app this is, as Celery's signals tell it."""
+"""Which process of a Celery app this is, as Celery's signals report it."""
 
 from __future__ import annotations
 

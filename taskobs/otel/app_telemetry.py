@@ -1,4 +1,4 @@
-"""The app's own metrics and logs: nothing of ours, but lost at the end of a pool child."""
+"""Exports the app's own metrics and logs at the end of a pool child, where they would be lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _flush_of(provider: _Flushable, timeout: float) -> Callable[[], object]:
 
 
 def app_meters() -> str | None:
-    """Say that the app has set a meter provider; None if it has not."""
+    """Return the name of a meter provider that the app has set, for the log; None without one."""
     # The API's own, which do nothing, have nothing to flush.
     return (
         "the app's MeterProvider" if isinstance(metrics.get_meter_provider(), _Flushable) else None

@@ -1,4 +1,4 @@
-"""Our tracer provider, which gives way to one of the app's that is set later."""
+"""Our tracer provider, which hands its tracers over to one that the app sets later."""
 
 from __future__ import annotations
 

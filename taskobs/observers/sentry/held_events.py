@@ -1,4 +1,4 @@
-"""Events of exceptions that a run captures itself, held until it is known what becomes of them.
+"""Holds events of exceptions that a run captures itself until it is known if the run fails by them.
 
 ``log.exception(...); raise`` makes an event before anybody can know that the run fails by that
 exception. The event is held while the exception lives. If the run fails by it, the event is sent

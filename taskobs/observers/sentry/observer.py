@@ -18,13 +18,13 @@ Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
 
 class Pipeline(Protocol):
-    """What carries the events out of this process."""
+    """Sends the events of this process."""
 
     def client(self) -> BaseClient | None:
         """Return the client in use, None if there is none."""
 
     def suppress(self, suppressed: Suppressed) -> object:
-        """Drop the events outside of runs of which this function says so."""
+        """Drop the events outside of runs for which this function returns true."""
 
 
 class SentryObserver(Observer):

@@ -45,8 +45,8 @@ def brief(value: object, also_secret: frozenset[str] = frozenset()) -> object:
     """Copy ``value`` as plain data, cut short, with the values of secret keys replaced.
 
     At most ``MAX_DEPTH`` levels, ``MAX_ITEMS`` items in each and ``MAX_TOTAL`` characters come
-    out, whatever goes in. ``also_secret`` names further keys, in lower case. Objects are told by
-    their class alone, as what they would say of themselves can't be scrubbed.
+    out, whatever goes in. ``also_secret`` names further keys, in lower case. Of an object,
+    only the class is shown: its ``repr`` can't be scrubbed.
     """
     return _Cutter(also_secret).cut(value, MAX_DEPTH)
 

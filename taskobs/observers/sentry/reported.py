@@ -1,7 +1,7 @@
-"""Recognises events that say again what was reported already, by what they report.
+"""Recognises events that repeat a failure which was reported already.
 
 Receivers of Celery's signals, and hooks of tasks, log failures that have, or will have, an event
-of their own. Their loggers may have any name, so it is not asked for.
+of their own. Their loggers may have any name, so names are not compared.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def said_by(event: Mapping[str, object]) -> str:
 
 
 def text_of(exception: BaseException) -> str:
-    """Return what an exception says, whatever its ``__str__`` does."""
+    """Return the text of an exception, whatever its ``__str__`` does."""
     try:
         return str(exception)
     except Exception:  # noqa: BLE001  # a task's own __str__ may do anything

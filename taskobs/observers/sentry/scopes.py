@@ -1,4 +1,4 @@
-"""Forks of Sentry's scopes that are made when somebody looks: most runs leave Sentry alone."""
+"""Forks of Sentry's scopes that are made at the first access: most runs never use Sentry."""
 
 from __future__ import annotations
 
