@@ -25,7 +25,7 @@ def tell(name: str, report: Report) -> None:
     print(report.counted.by_reason)  # noqa: T201
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_the_relay_loses_nothing(redis_broker: Broker, tmp_path: Path) -> None:
     """I break what I can around my worker: all of it arrives, once, or is counted as dropped."""
     report = run_plan(draw(SEED, WIDE_QUICK), tmp_path, redis_broker, relay=True)
@@ -36,7 +36,7 @@ def test_the_relay_loses_nothing(redis_broker: Broker, tmp_path: Path) -> None:
     assert report.finding.good, report.finding.complaints()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_without_the_relay_spans_are_lost(redis_broker: Broker, tmp_path: Path) -> None:
     """I do less of it to a worker without the relay, and see why there is one."""
     report = run_plan(classic(5, CLASSIC_WITHOUT_RELAY), tmp_path, redis_broker, relay=False)

@@ -26,7 +26,6 @@ def test_memory_is_flat() -> None:
     assert "memory is flat" in run("soak.py", "--runs", "4000", "--every", "1000")
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.usefixtures("redis_server")  # skips where there is none
 def test_no_process_of_a_worker_grows() -> None:
     """My worker, its children and their relay hold what they held, as a worker without them."""
