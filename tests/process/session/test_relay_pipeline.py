@@ -123,6 +123,31 @@ def test_a_worker_sends_through_its_relay(
     assert not isinstance(client.transport, RelayTransport)
 
 
+@pytest.mark.parametrize(
+    ("spans", "named", "service"),
+    [(True, "orders", "orders"), (True, None, "shop"), (False, None, "shop")],
+)
+def test_the_status_names_the_service(
+    start: Callable[..., Session],
+    receiver: Receiver,
+    *,
+    spans: bool,
+    named: str | None,
+    service: str,
+) -> None:
+    """I look at the workers of my machine: each has its service, or else its app's name."""
+    session = start(
+        sentry_dsn=receiver.dsn,
+        service_name=named,
+        otlp_endpoint=receiver.endpoint if spans else None,
+    )
+    span("one")
+    assert session.flush(PATIENCE)
+    [one] = [one for one in status.every(os.environ) if one.worker_pid == os.getpid()]
+    assert (one.reply["worker"], one.reply["service"]) == ("w@host", service)
+    assert one.age is not None
+
+
 def test_a_worker_that_starts_twice_has_one_relay(
     start: Callable[..., Session], home: Path
 ) -> None:
