@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -19,9 +19,10 @@ from taskobs.otel.components import exporter_of, id_generator, sampler_of
 from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
 from taskobs.otel.export.exporter import ExporterFactory
 from taskobs.otel.own_provider import OwnProvider
-from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.resource import AppName, resource_of
-from taskobs.relay_client.client import RelayClient
+
+if TYPE_CHECKING:
+    from taskobs.relay_client.client import RelayClient
 
 _MILLISECONDS: Final = 1000
 
@@ -173,6 +174,8 @@ class OwnTraceProvider(TraceProvider):
         """Send spans to a relay from now on; earlier ones are exported now."""
         if self._exporter is None:
             return
+        from taskobs.otel.relay_processor import RelayProcessor  # only a worker's processes have it
+
         spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
         self._own.route_to(spans)
         self._spans.retire()

@@ -13,7 +13,6 @@ from taskobs.config.settings import Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.otel._sdk_compat import global_provider
-from taskobs.otel.app.provider import AppTraceProvider
 from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
 from taskobs.otel.provider import OwnTraceProvider, TraceProvider
 from taskobs.otel.resource import AppName
@@ -53,6 +52,8 @@ class Spans:
             self.provider.replace_by(provider)
         if self._settings.otlp:
             _log.info("taskobs: a TracerProvider is set: spans go where it sends them")
+        from taskobs.otel.app.provider import AppTraceProvider
+
         self._use(AppTraceProvider(provider, relay=self._settings.relay_providers))
 
     def _use(self, provider: TraceProvider) -> None:

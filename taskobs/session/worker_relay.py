@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 from taskobs.celery.process_signals import runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings
-from taskobs.otel.app import exporters
 from taskobs.otel.provider import TraceProvider
 from taskobs.otel.task_spans import shared_task_signals
-from taskobs.relay_client.run_metrics import RunMetricObserver
-from taskobs.session.relay_pipeline import RelayPipeline, supported
 
 if TYPE_CHECKING:
     from taskobs.sentry.pipeline import SentryPipeline
+    from taskobs.session.relay_pipeline import RelayPipeline
 
 
 class WorkerRelay:
     """The relay of this process's worker, if it has one."""
 
     def __init__(self, settings: Settings) -> None:
-        self._on = settings.relay and supported()
+        self._on = settings.relay
         self._settings = settings
         self._role = Role.PRODUCER
         self._pid = os.getpid()
@@ -59,6 +57,8 @@ class WorkerRelay:
         set no provider may set it in the pool children, as OpenTelemetry documents it. Only the
         main process can start a relay for them, and only before they are forked.
         """
+        from taskobs.otel.app import exporters
+
         expected = self._settings.relay_providers and exporters.are_imported()
         if role is Role.WORKER and self._on and expected and runs_no_tasks(worker):
             self._role = role
@@ -68,6 +68,18 @@ class WorkerRelay:
         return self.carries
 
     def _begin(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
+        if role is not Role.WORKER and role is not Role.POOL_CHILD:
+            return
+        # Here: no other process needs the client of a relay.
+        from taskobs.session.relay_pipeline import supported
+
+        if supported():
+            self._start(role, worker, traces)
+
+    def _start(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
+        from taskobs.relay_client.run_metrics import RunMetricObserver
+        from taskobs.session.relay_pipeline import RelayPipeline
+
         ours = traces is not None and traces.ours
         if role is Role.WORKER:
             self._on = False  # started only once, also if it fails
@@ -80,7 +92,7 @@ class WorkerRelay:
                 ours=ours,
                 of_worker=_settings_of(worker, self._settings),
             )
-        elif role is Role.POOL_CHILD:
+        else:
             self._pipeline = RelayPipeline.join(self._role_name)
         if self._pipeline is None:
             return
