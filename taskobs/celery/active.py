@@ -1,7 +1,7 @@
-"""What is open: of one publish or run, and which run this thread or greenlet is in.
+"""Keeps what observers opened for a publish or a run, and the run that is active here.
 
-One record in one context variable holds the run that is open; it is restored, not cleared, so eager
-runs nest, and threads and greenlets don't see each other's.
+One context variable holds the active run of this thread or greenlet. It is restored, not cleared,
+so eager runs nest, and threads and greenlets don't see each other's.
 """
 
 from __future__ import annotations
@@ -61,12 +61,7 @@ class ContextStack:
 
 
 class ActiveRun(ContextStack):
-    """A run that is open, and the one to restore at its end.
-
-    ``handling`` is what the caller was handling already: not what ended the run. A ``batch`` is a
-    run whose signals somebody else than Celery sends; ``logged`` is the last exception in its log.
-    ``refused`` is what ``retry`` raised when it could not publish, and what it was to retry for.
-    """
+    """A run from its start to its end, and the run that it is nested in, if any."""
 
     __slots__ = (
         *("batch", "depth", "handling", "logged", "outer", "refused", "reported", "run", "task"),
@@ -77,26 +72,32 @@ class ActiveRun(ContextStack):
         self.run = run
         self.task = task
         self.outer = outer
+        """The run that is active again at the end of this one."""
         self.depth: int = 0 if outer is None else outer.depth + 1
         self.batch = False
+        """Whether another than Celery sends the run's signals, as celery-batches does."""
         self.logged: BaseException | None = None
+        """The last exception in the log of a batch: its failure, if it is signalled to fail."""
         self.refused: tuple[BaseException, object] | None = None
+        """What ``retry`` raised when it could not publish, and what it was to retry for."""
         self.handling = sys.exc_info()[1]
+        """What the caller of an eager run was handling already: it did not end this run."""
         self.reported: tuple[BaseException, ...] = ()
+        """The exceptions that were reported as the run's failure."""
 
 
 ACTIVE_RUN: Final[ContextVar[ActiveRun | None]] = ContextVar("taskobs_run", default=None)
 
 
 def begin_run(guard: Guard, calls: ObserverCalls, task: Task, run: Run) -> ActiveRun:
-    """Have a run be open, and observers open what they open for one."""
-    opened = ActiveRun(guard, run, task, ACTIVE_RUN.get())
-    ACTIVE_RUN.set(opened)
-    opened.open(calls.run, run)
+    """Make a run the active one, and open each observer for it."""
+    active = ActiveRun(guard, run, task, ACTIVE_RUN.get())
+    ACTIVE_RUN.set(active)
+    active.open(calls.run, run)
     if run.chord_links is not None and run.span is not None and run.span.sampled:
         with guard:  # the backend may fail; the run is open all the same
             run.chord_links.save(run.span.traceparent)
-    return opened
+    return active
 
 
 def current_run() -> Run | None:
@@ -106,7 +107,7 @@ def current_run() -> Run | None:
 
 
 def active_run(task_id: str) -> ActiveRun | None:
-    """Return the run that is open, if it is that of a task."""
+    """Return the active run, if it is that of the task with this id."""
     found = ACTIVE_RUN.get()
     return found if found is not None and found.run.task_id == task_id else None
 

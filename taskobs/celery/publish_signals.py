@@ -1,4 +1,8 @@
-"""From Celery's sends to observers: what opens a publish, completes it, and closes it."""
+"""Makes publishes of what Celery sends, and shows them to observers.
+
+A patch around ``send_task`` opens and closes a publish; ``before_task_publish`` comes in between,
+when the message is routed and its headers can still be added to.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from taskobs.model import Canvas, Publish, Schedule
 _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish", default=None)
 
 _SENDERS: Final = frozenset({"connection", "producer", "publisher"})
+"""Options of a publish that say what sends it: maybe to another than the app's first broker."""
 
 
 class ActivePublish(ContextStack):

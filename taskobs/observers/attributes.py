@@ -158,7 +158,7 @@ def _add_broker(found: dict[str, Any], broker: Broker) -> None:
 
 
 def of_sampling(run: Run) -> Attributes:
-    """Describe a run that will hardly be recorded by what a sampler may decide by."""
+    """Return what a sampler may decide by, for a run that will hardly be recorded."""
     return {
         semconv.MESSAGING_OPERATION_NAME: "run",
         semconv.MESSAGING_OPERATION_TYPE: "process",
