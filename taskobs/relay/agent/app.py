@@ -140,8 +140,10 @@ class Relay:
 
     def _service(self) -> str:
         blob = self._open_spans.resource_blob
-        attributes = {} if blob is None else SpanDecoder().resource(blob).attributes
-        return str(attributes.get("service.name") or self._settings.service)
+        named = (
+            None if blob is None else SpanDecoder().resource(blob).attributes.get("service.name")
+        )
+        return str(named or self._settings.service)
 
     def terminate(self) -> None:
         """Shut down soon; see ``EventLoop.terminate``."""
