@@ -228,3 +228,16 @@ def value_of(event: ReceivedEvent) -> str:
     """Give what the exception of an event says."""
     data = cast("dict[str, Any]", event.data)
     return str(data["exception"]["values"][-1]["value"])
+
+
+def test_interception_of_logs_makes_no_second_event(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker
+) -> None:
+    """I pass all logs on to loguru, which Sentry listens to: a killed child is one event."""
+    shop = open_errors(live, redis_broker, receiver, APP_LOGURU="1")
+    ids = [shop.call(call) for call in ("die.delay()", "fails_with.delay('no funds')")]
+    for task_id in ids:
+        shop.events(task_id, 1)
+    assert sorted(str(tags(event).get(semconv.TAG_TASK_ID)) for event in closed(shop)) == sorted(
+        ids
+    )

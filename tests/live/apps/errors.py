@@ -174,6 +174,22 @@ if os.environ.get("APP_TAGS_AS_PAIRS"):
         return event
 
 
+if os.environ.get("APP_LOGURU"):
+    import loguru
+
+    class Intercept(logging.Handler):
+        """Passes all records on to loguru, as its documentation says."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Pass one on."""
+            to = loguru.logger.opt(depth=6, exception=record.exc_info)
+            to.log(record.levelname, record.getMessage())
+
+    @signals.setup_logging.connect
+    def _set_up_logging(**_: object) -> None:
+        logging.basicConfig(handlers=[Intercept()], level=logging.INFO, force=True)
+
+
 if os.environ.get("APP_STRUCTURED"):
 
     @signals.task_failure.connect
