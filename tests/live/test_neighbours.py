@@ -33,7 +33,9 @@ def test_celerys_own_commands_make_no_traces(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str
 ) -> None:
     """I instrument Redis, my broker: only what my tasks and their publishes do makes spans."""
-    pytest.importorskip(REDIS)
+    instrumentation = pytest.importorskip(REDIS)
+    if not hasattr(instrumentation, "is_instrumentation_enabled"):
+        pytest.skip("this release of the instrumentation of redis can't be suppressed")
     worker = live.worker(
         redis_broker, "-E", "--heartbeat-interval", "1", pool=pool, app=INSTRUMENTED, mingle=True
     )
