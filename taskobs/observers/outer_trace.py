@@ -26,7 +26,7 @@ _FORM: Final = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})(?:-[01])?")
 _SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
 _HEED_PARENTS: Final = frozenset({"ParentBased", "StaticSampler"})
 sources: Final[list[Source]] = []
-"""Functions that return the ids of the current request in Sentry, None outside of requests."""
+"""Each returns the ids of the current request in Sentry; None outside of requests."""
 
 
 def read(header: object) -> Ids | None:
@@ -35,6 +35,15 @@ def read(header: object) -> Ids | None:
     if found is None or not int(found[1], 16) or not int(found[2], 16):
         return None
     return found[1], found[2]
+
+
+def of_request(tracer: Tracer, name: str) -> Context | None:
+    """Return the current context with the span that Sentry has for a request, if there is one."""
+    for source in sources:
+        ids = source()
+        if ids is not None:
+            return joined(tracer, name, ids)
+    return None
 
 
 def of_message(

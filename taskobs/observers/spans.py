@@ -91,15 +91,15 @@ class SpanObserver(Observer):
         if publish.task in _POLLS:
             return NOTHING
         name = semconv.PUBLISH_SPAN + encodable(publish.name)
-        context = self._context_of_publish(publish)
+        context = None  # the current one, as nearly always
+        if publish.schedule is not None or publish.retries is not None:
+            context = self._context_of_publish(publish)
         above = trace.get_current_span(context).get_span_context()
         if context is None and not above.is_valid:
             if publish.headers:
                 context = self._given_context(publish.headers)
-            for source in outer_trace.sources if context is None else ():
-                ids = source()
-                if ids is not None:
-                    context = outer_trace.joined(self._tracer, name, ids)
+            if context is None and outer_trace.sources:
+                context = outer_trace.of_request(self._tracer, name)
             if context is not None:
                 above = trace.get_current_span(context).get_span_context()
         if self._deferred is not None:
@@ -141,9 +141,8 @@ class SpanObserver(Observer):
         attributes = {semconv.CELERY_TASK_NAME: canvas.kind}
         name = semconv.PUBLISH_SPAN + canvas.kind
         context = self._given_context(canvas.headers) if canvas.headers else None
-        for source in outer_trace.sources if context is None else ():
-            ids = source()
-            context = None if ids is None else outer_trace.joined(self._tracer, name, ids)
+        if context is None:
+            context = outer_trace.of_request(self._tracer, name)
         span = self._tracer.start_span(name, context, attributes=attributes)
         return _Current(trace.set_span_in_context(span, context), _end_canvas, canvas, span)
 
