@@ -107,6 +107,24 @@ result = None
     assert worker.log.count("traces to the app's TracerProvider") == (0 if more else 1)
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
+def test_no_ended_span_is_lost_with_an_inline_worker(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, tmp_path: Path, pool: str
+) -> None:
+    """My worker runs tasks in its own process, and is killed with it: its relay sends them all."""
+    nothing_of_ours(live, tmp_path)
+    with backend() as there:
+        env = {"APP_OTLP": there.endpoint, "APP_OTHER": f"{receiver.endpoint}/v1/traces"}
+        worker = live.worker(redis_broker, app=OWN, env=env, pool=pool)
+        producer = live.producer(redis_broker, app=OWN, env=env)
+        producer.run("app.end_spans.delay('kill', 50, die=True); result = None")
+        worker.wait()
+        wanted = Counter(notes(tmp_path, "ended"))
+        assert len(wanted) == 50
+        assert receiver.wait_for(lambda r: of_tasks(r.spans, tmp_path) == wanted, LIMIT)
+        assert wait_until(lambda: of_tasks(spans_at(there), tmp_path) == wanted, timeout=LIMIT)
+
+
 def pool_children(worker: Worker) -> list[int]:
     return [pid for pid in children(worker.pid) if not is_relay(pid)]
 
