@@ -10,13 +10,15 @@ import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from taskobs.celery._types import Task
 from taskobs.celery.observer_calls import ObserverCalls, Opener
 from taskobs.internal.guard import Guard
-from taskobs.model import Run
 from taskobs.observers.base import NOTHING
+
+if TYPE_CHECKING:  # the records take a third of what init() imports
+    from taskobs.model import Run
 
 
 class ContextStack:

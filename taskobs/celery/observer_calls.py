@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskobs.internal.guard import Guard
-from taskobs.model import Publish, Run
 from taskobs.observers.base import Observer
+
+if TYPE_CHECKING:  # the records take a third of what init() imports
+    from taskobs.model import Publish, Run
 
 Opener = Callable[[Any], AbstractContextManager[object]]
 

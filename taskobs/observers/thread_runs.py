@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from taskobs.internal.import_hooks import when_imported
 from taskobs.internal.wrapping import Patches
-from taskobs.model import Run
+
+if TYPE_CHECKING:  # the records take a third of what init() imports
+    from taskobs.model import Run
 
 _EXECUTORS: Final = "concurrent.futures.thread"
 _started_by: Final[WeakKeyDictionary[threading.Thread, Run]] = WeakKeyDictionary()
