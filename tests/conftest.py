@@ -130,6 +130,16 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def no_app_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the apps that earlier tests have made, and that are not collected yet."""
+    from taskobs.celery import _compat
+
+    before = _compat.app_names()
+    seen = _compat.app_names
+    monkeypatch.setattr(_compat, "app_names", lambda: seen() - before)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what this machine could not test, how many tests that is, and what to install."""
     reports = terminalreporter.stats.get("skipped", [])

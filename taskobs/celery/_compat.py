@@ -19,11 +19,19 @@ from taskobs.celery._types import App, WorkerRequest
 from taskobs.internal.private_names import PrivateName
 
 _REQUEST: Final = "celery.worker.request"
+_FALLBACK: Final = "default"
+"""The name of the app that Celery makes where a process uses one and has none."""
 _CURRENT_APP: Final = PrivateName(
     package="celery",
     module="celery._state",
     path="_tls",
     use="the service is not named after the app, unless it is the process's default one",
+)
+_APPS: Final = PrivateName(
+    package="celery",
+    module="celery._state",
+    path="_apps",
+    use="nothing is said where several apps of a process share the name of a service",
 )
 _CRONTAB_FIELDS: Final = tuple(
     PrivateName(
@@ -85,6 +93,7 @@ _SIZE: Final = PrivateName(
 
 NAMES: Final = (
     _CURRENT_APP,
+    _APPS,
     *_CRONTAB_FIELDS,
     _ANNOUNCE_REVOKED,
     _ANNOUNCE_CANCELLED,
@@ -102,6 +111,12 @@ def current_app() -> App | None:
     found = getattr(_CURRENT_APP.find(), "current_app", None)
     app: App | None = found or getattr(state, "default_app", None)
     return app
+
+
+def app_names() -> set[str]:
+    """Return the names of this process's apps, but for those without one of their own."""
+    apps: list[App] = list(_APPS.find() or ())
+    return {app.main for app in apps if app.main} - {_FALLBACK}
 
 
 _PARTS: Final = (

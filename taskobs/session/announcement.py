@@ -11,6 +11,7 @@ from taskobs.celery.roles import Role
 from taskobs.celery.watches import FirstPublish
 from taskobs.config.settings import Settings
 from taskobs.otel.app_telemetry import app_meters
+from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
@@ -28,12 +29,20 @@ _CURE: Final = (
 class Announcement:
     """Logs the text of ``describe`` once in each worker, beat and producer, and when it changes.
 
-    ``describe`` returns None when nothing is recorded.
+    ``describe`` returns None when nothing is recorded. What ``remark`` returns is logged after it,
+    once in a process.
     """
 
-    def __init__(self, settings: Settings, describe: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        describe: Callable[[], str | None],
+        remark: Callable[[], str | None],
+    ) -> None:
         self._settings = settings
         self._describe = describe
+        self._remark = remark
+        self._remarked = False
         self._said: str | None = None
         self._ready = False
         self._first_publish = FirstPublish(self.say)
@@ -59,6 +68,10 @@ class Announcement:
         """Log it now, and its changes from now on."""
         self._ready = True
         self.changed()
+        remark = None if self._remarked else self._remark()
+        if remark is not None:
+            self._remarked = True
+            _log.info("taskobs: %s", remark)
 
     def changed(self) -> None:
         """Log it if it has changed since it was last logged; nothing before the first ``say``."""
@@ -92,6 +105,18 @@ def destinations(settings: Settings, spans: Spans, errors: Errors, relay: Worker
         f"metrics to {metrics}" if metrics is not None else "metrics off",
     ]
     return ", ".join(parts)
+
+
+def shared_name(app_name: AppName, spans: Spans) -> str | None:
+    """Say which of several apps gave the service its name; None if no app did, or there is one."""
+    name = app_name() if spans.named_after_app else None
+    others = app_name.others()
+    if name is None or not others:
+        return None
+    return (
+        f"the service is called {name!r} after its Celery app, also in what is recorded of "
+        f"{', '.join(map(repr, others))}: set service_name or OTEL_SERVICE_NAME for another name"
+    )
 
 
 def warn_of_crons() -> None:

@@ -45,3 +45,7 @@ class AppName:
             app = _compat.current_app()
             self.use(app)
         return app.main if app is not None else None
+
+    def others(self) -> list[str]:
+        """Return the names of the process's other apps."""
+        return sorted(_compat.app_names() - {self()})

@@ -17,7 +17,12 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.otel.app_telemetry import flushes_of_app
 from taskobs.otel.task_spans import shared_task_signals
-from taskobs.session.announcement import Announcement, destinations, warn_of_crons
+from taskobs.session.announcement import (
+    Announcement,
+    destinations,
+    shared_name,
+    warn_of_crons,
+)
 from taskobs.session.delivery import Delivery
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
@@ -61,7 +66,9 @@ class LiveSession:
         self._errors = Errors(settings, lambda: host.begin(errors=True))
         self._relay = WorkerRelay(settings)
         self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
-        self._announcement = Announcement(settings, self._where)
+        self._announcement = Announcement(
+            settings, self._where, lambda: shared_name(app_name, self._spans)
+        )
         self._worker: object = None
         self._timer: WorkerTimer | None = None
         self._observing = False

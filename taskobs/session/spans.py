@@ -15,7 +15,7 @@ from taskobs.internal.forksafe import ForkStep
 from taskobs.otel._sdk_compat import global_provider
 from taskobs.otel.instrumentor_patch import InstrumentorPatch, is_instrumented
 from taskobs.otel.provider import OwnTraceProvider, TraceProvider
-from taskobs.otel.resource import AppName
+from taskobs.otel.resource import AppName, LateResource
 from taskobs.otel.task_spans import TaskSpans, shared_task_signals
 
 _log: Final = logging.getLogger("taskobs")
@@ -72,6 +72,12 @@ class Spans:
         self._undo.callback(patch.remove)
         patch.install()
         self._task_spans = spans
+
+    @property
+    def named_after_app(self) -> bool:
+        """Whether the service has the name of the Celery app, as no setting names it."""
+        resource = getattr(self.provider and self.provider.provider, "resource", None)
+        return isinstance(resource, LateResource)
 
     def relayed(self) -> None:
         """Handle that spans go through a relay; ours have chosen ids already."""

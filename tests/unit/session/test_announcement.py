@@ -10,6 +10,7 @@ from celery import Celery
 
 import taskobs
 from taskobs.testing.receiver import Receiver
+from tests.support.recording import PrivateApp
 from tests.unit.session.test_session import with_task
 
 
@@ -55,6 +56,31 @@ def test_what_is_half_configured_is_a_warning(
     [(level, text)] = lines(caplog)
     assert level == "WARNING"
     assert f"taskobs: {argument or variable}" in text
+
+
+@pytest.mark.parametrize("service_name", [None, "mine"])
+def test_several_apps_share_the_name_of_one(
+    app: Celery, receiver: Receiver, caplog: pytest.LogCaptureFixture, service_name: str | None
+) -> None:
+    """My process has two apps: I am told once whose name the service has, unless I name it."""
+    second = PrivateApp("second-of-two", broker="memory://", set_as_current=False)
+    with (
+        caplog.at_level(logging.INFO, "taskobs"),
+        taskobs.init(
+            otlp_endpoint=receiver.endpoint, service_name=service_name, relay=False
+        ) as session,
+    ):
+        session._app_name.use(app)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        for publisher in (app, second, app):
+            publisher.send_task("any")
+        assert session.flush(30)
+    said = [text for _, text in lines(caplog) if "second-of-two" in text]
+    assert len(said) == (service_name is None)
+    for text in said:
+        assert f"the service is called {app.main!r}" in text
+        assert "set service_name" in text
+    name = service_name or app.main
+    assert {span.resource["service.name"] for span in receiver.spans} == {name}
 
 
 def test_the_first_publish_says_where_telemetry_goes(
