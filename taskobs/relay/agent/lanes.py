@@ -6,6 +6,7 @@ So a destination that does not respond holds up no other one.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
@@ -20,10 +21,13 @@ from taskobs.relay.storage.items import ItemKind
 
 _log: Final = logging.getLogger("taskobs.relay")
 MOST: Final = 8
-"""Destinations that one worker's app may have."""
+"""Destinations that something may wait for at a time."""
 _NAME: Final = 16
-Mark = tuple[int, ...]
-"""What ``flush`` of each store has returned, in their order."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks for a lane that can be closed, while all are in use."""
+_CLOSE_TIMEOUT: Final = 0.5
+Mark = tuple[tuple[Store, int], ...]
+"""What ``flush`` of each store has returned."""
 
 
 class Lane(NamedTuple):
@@ -38,13 +42,18 @@ class Lane(NamedTuple):
 class Lanes:
     """Makes lanes, at most ``MOST``; ``make_store`` is given a name for the lane's files.
 
+    Where one more is needed, the lane that was used least recently of those with nothing to send
+    is closed: an app may give each pool child's exporter a token of its own in a header.
     ``main`` is the store of all else, with which the lanes share its room. Not thread-safe, but for
     what reads the lanes there are.
     """
 
     def __init__(self, main: Store, counters: Counters, make_store: Callable[[str], Store]) -> None:
         self._main, self._counters, self._make_store = main, counters, make_store
-        self._by_exporter: dict[bytes, Lane | None] = {}
+        self._by_exporter: dict[bytes, Lane] = {}
+        """The lane that was used last comes last."""
+        self._unusable: set[bytes] = set()
+        self._full_until = 0.0
         self.all: tuple[Lane, ...] = ()
 
     def find(self, exporter: bytes) -> Lane | None:
@@ -52,11 +61,33 @@ class Lanes:
 
         ``exporter`` is its packed settings.
         """
-        if exporter not in self._by_exporter:
-            if len(self._by_exporter) >= 2 * MOST:
-                return None
-            self._by_exporter[exporter] = self._make(exporter) if len(self.all) < MOST else None
-        return self._by_exporter[exporter]
+        lane = self._by_exporter.pop(exporter, None)
+        if lane is None:
+            usable = exporter not in self._unusable and len(self._unusable) < 2 * MOST
+            lane = self._make(exporter) if usable and self._has_room() else None
+        if lane is not None:
+            self._by_exporter[exporter] = lane
+        return lane
+
+    def _has_room(self) -> bool:
+        """Tell whether there may be one more lane; closes one if it has nothing to send."""
+        if len(self._by_exporter) < MOST:
+            return True
+        if time.monotonic() < self._full_until:  # asked for each span
+            return False
+        for exporter, lane in self._by_exporter.items():
+            if not lane.store.pending("span").items:
+                del self._by_exporter[exporter]
+                self._close(lane)
+                return True
+        self._full_until = time.monotonic() + _LOOK_EVERY
+        return False
+
+    def _close(self, lane: Lane) -> None:
+        self.all = tuple(one for one in self.all if one is not lane)
+        lane.sender.stop(0.0)
+        lane.sender.join(_CLOSE_TIMEOUT)  # it only waits for more, so it ends at once
+        lane.store.close()
 
     def _make(self, exporter: bytes) -> Lane | None:
         try:
@@ -73,6 +104,7 @@ class Lanes:
                 "taskobs relay: spans of one of the app's exporters can't be sent: %s",
                 type(error).__name__,
             )
+            self._unusable.add(exporter)
             return None
         self.all = (*self.all, lane)
         for one in self.stores:
@@ -90,12 +122,13 @@ class Lanes:
 
     def flush(self) -> Mark:
         """Have all that waits sent without a delay; return a mark for ``is_safe``."""
-        return tuple(store.flush() for store in self.stores)
+        return tuple((store, store.flush()) for store in self.stores)
 
     def is_safe(self, mark: Mark) -> bool:
         """Tell whether all that waited when ``mark`` was made outlives this process."""
-        # A store that was made later is not in the mark, and had nothing.
-        return all(store.is_safe(one) for store, one in zip(self.stores, mark, strict=False))
+        # A store that was made later is not in the mark; one that was closed since had nothing.
+        there = self.stores
+        return all(store.is_safe(one) for store, one in mark if store in there)
 
     def check(self) -> None:
         """Check that the stored items are still there."""

@@ -108,6 +108,7 @@ class RingReaders:
         if shared is None or now < self._due:
             return
         self._due = now + CHECK_INTERVAL
+        self._announce_again()
         for index, reader in list(self._readers.items()):
             if not reader.ended:
                 self._check(reader)
@@ -151,6 +152,15 @@ class RingReaders:
             except FrameError as error:
                 detail = f"pid {reader.process.pid}: {error}"
                 self._counters.dropped("destination", 1, MALFORMED, detail)
+
+    def _announce_again(self) -> None:
+        """Read all announcements anew if one is missing: of many processes, the oldest are lost."""
+        routes = self._router.routes
+        if routes.misses:
+            routes.misses = False
+            for reader in self._readers.values():
+                reader.forget_destinations()
+                self._announce(reader)
 
     # New processes.
 

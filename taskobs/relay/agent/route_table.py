@@ -47,6 +47,8 @@ class RouteTable:
         self._routes: OrderedDict[bytes, Route] = OrderedDict()
         self._spans: deque[RoutedSpan] = deque()
         self._size = 0
+        self.misses = False
+        """Whether a span has come whose route is not known; who announces anew resets it."""
 
     @property
     def pending(self) -> int:
@@ -114,7 +116,8 @@ class RouteTable:
         return settled
 
     def _wait(self, one: RoutedSpan, settled: list[object]) -> None:
-        """Keep a span whose route nobody has announced yet."""
+        """Keep a span whose route nobody has announced yet, or so long ago that it is forgotten."""
+        self.misses = True
         if self._clock() - one.arrived < WAITS and self._size < HELD:
             self._spans.append(one)
             self._size += len(one.packed)
@@ -129,6 +132,7 @@ class RouteTable:
         batches: dict[int, tuple[Lane, list[Item], list[bytes]]],
         settled: list[object],
     ) -> None:
+        self._routes.move_to_end(span_routes.route_of(one.packed))  # what is used is kept
         found = [self.lanes.find(exporter) for exporter in route.exporters]
         missing = found.count(None)
         self._counters.dropped("span", missing, NO_LANE)

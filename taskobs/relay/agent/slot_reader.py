@@ -174,6 +174,10 @@ class SlotReader(Source):
         self._destinations = word
         return found
 
+    def forget_destinations(self) -> None:
+        """Have the next ``destinations`` return them again."""
+        self._destinations = 0
+
     @property
     def closed(self) -> bool:
         """Whether the process has closed the slot."""

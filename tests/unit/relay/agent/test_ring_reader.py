@@ -25,9 +25,11 @@ from taskobs.protocol import ring, shared_memory, span_encoder
 from taskobs.protocol.frames import PROTOCOL, FrameKind, pack, unpack
 from taskobs.protocol.ring import RING_HEADER
 from taskobs.protocol.shared_memory import SharedMemory
+from taskobs.protocol.span_routes import announcement, route_for, with_route
 from taskobs.relay.agent import ring_reader, slot_reader
 from taskobs.relay.agent.connection import settle
 from taskobs.relay.agent.ring_reader import RingReaders
+from taskobs.relay.agent.route_table import ROUTES
 from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.storage.base import Store
@@ -37,7 +39,7 @@ from taskobs.relay.storage.spool import store as spool_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.ring_writer import RingWriter
-from tests.support.relay_peer import Peer
+from tests.support.relay_peer import PATIENCE, Peer
 from tests.support.relay_process import addressed
 from tests.support.relay_spans import end, span, start
 
@@ -1068,3 +1070,29 @@ def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) 
     found.close()
     assert SharedMemory.of(os.getpid(), 0) is None
     assert SharedMemory.of(os.getpid(), 10_000) is None
+
+
+def test_a_route_that_was_forgotten_is_announced_again(shared: SharedMemory) -> None:
+    """A long task ends after thousands of other processes: its span goes where it belongs."""
+    settings = {"protocol": "http/protobuf", "endpoint": "http://127.0.0.1:9", "headers": {}}
+
+    def announced(pid: int) -> bytes:
+        return announcement({"process.pid": pid}, "", [pack({**settings, "timeout": 1.0})])
+
+    side, slot = Side(shared), taken(shared)
+    routes = side.router.routes
+    try:
+        slot.announce(pack([announced(0)]))
+        side.turn()
+        for pid in range(1, ROUTES + 1):
+            routes.announce(announced(pid))
+        assert slot.append(FrameKind.END, with_route(end()[1], route_for(announced(0))))
+        side.turn()
+        assert routes.pending == 1
+        side.turn(after=1.1)
+        side.turn()
+        assert (side.waiting(), routes.pending, side.dropped()) == (1, 2, 0)
+    finally:
+        for lane in routes.lanes.all:
+            lane.sender.stop(0.0)
+            assert lane.sender.join(PATIENCE)
