@@ -72,9 +72,9 @@ class ProcessSignals:
     def watch_end(self) -> None:
         """Also call the listener at the interpreter's end, before all exit hooks so far.
 
-        A second call moves it before those that were registered meanwhile.
+        After a second call, it is also called before those that were registered meanwhile. The
+        first one stays: while the hooks run, the interpreter calls none that is registered then.
         """
-        atexit.unregister(self._listener.process_ending)
         atexit.register(self._listener.process_ending)
         if not self._is_celerys:
             self._termination.install()

@@ -6,7 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    TELEMETRY_SDK_LANGUAGE,
+    TELEMETRY_SDK_NAME,
+    TELEMETRY_SDK_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.util.types import AttributeValue
 
 from taskobs.config.settings import Settings
@@ -25,11 +34,23 @@ def resource_of(settings: Settings, app_name: AppName) -> Resource:
 
     A service without a name gets the name of the Celery app, once there is one.
     """
-    found = Resource.create(_given(settings))
+    found = _created(_given(settings))
     found = found.merge(Resource(_of_sentry(settings, found.attributes)))
     if str(found.attributes.get(SERVICE_NAME, _UNNAMED)).startswith(_UNNAMED):
         return LateResource(found, app_name)
     return found
+
+
+def _created(attributes: Mapping[str, AttributeValue]) -> Resource:
+    try:
+        return Resource.create(attributes)
+    except RuntimeError:  # exit hooks run, and the SDK's detectors need threads, which can't start
+        sdk: dict[str, AttributeValue] = {
+            TELEMETRY_SDK_LANGUAGE: "python",
+            TELEMETRY_SDK_NAME: "opentelemetry",
+            TELEMETRY_SDK_VERSION: sdk_version,
+        }
+        return Resource(sdk).merge(OTELResourceDetector().detect()).merge(Resource(attributes))
 
 
 def _given(settings: Settings) -> dict[str, AttributeValue]:

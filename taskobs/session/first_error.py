@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from taskobs.internal.wrapping import Patches
@@ -23,7 +24,8 @@ class FirstError:
     """Calls ``begin`` before an error is logged, or when an exception ends a thread.
 
     A record then finds Sentry's integration in place. The exception is captured here: Sentry's
-    integrations take those of threads that start later, and the hook was called already.
+    integrations take those of threads that start later, and the hook was called already. So a
+    thread that has started by then is watched until it ends.
     """
 
     def __init__(self, begin: Callable[[], object]) -> None:
@@ -35,7 +37,7 @@ class FirstError:
         """Wait from now on."""
         self._patches.wrap(logging.Logger, "handle", self._logged)
         self._patches.wrap(sys, "excepthook", self._uncaught)
-        self._patches.wrap(threading, "excepthook", self._uncaught_in_thread)
+        self._patches.wrap(threading.Thread, "start", self._starts)
 
     def remove(self) -> None:
         """Stop waiting."""
@@ -67,22 +69,45 @@ class FirstError:
         if not hasattr(sys, "ps1"):  # Sentry leaves out interactive interpreters, too
             self._begin()
             self._capture(args[1], "excepthook")
+            if isinstance(args[1], KeyboardInterrupt):
+                _end_by_interrupt()
         return hook(*args, **named)
 
-    def _uncaught_in_thread(
-        self, hook: Callable[..., Any], _: object, args: tuple[Any, ...], named: dict[str, Any]
+    def _starts(
+        self, start: Callable[..., Any], thread: Any, args: tuple[Any, ...], named: dict[str, Any]
     ) -> object:
-        error = getattr(args[0], "exc_value", None)
-        if isinstance(error, Exception):
-            self._begin()
-            self._capture(error, "threading")
-        return hook(*args, **named)
+        # As Sentry's integration does: `threading.excepthook` may be replaced, or be too late.
+        run = getattr(thread.run, "__func__", None)
+        if run is not None:
+            thread.run = self._watched(run)
+        return start(*args, **named)
+
+    def _watched(self, run: Callable[[Any], object]) -> Callable[[], object]:
+        def watched() -> object:
+            try:
+                return run(threading.current_thread())  # a reference to it would be a cycle
+            except Exception as error:
+                self._begin()
+                self._capture(error, "threading")
+                raise
+
+        return watched
 
     @staticmethod
     def _capture(error: BaseException, mechanism: str) -> None:
         from taskobs.sentry.unreported import capture
 
         capture(error, mechanism)
+
+
+def _end_by_interrupt() -> None:
+    """Have this process end by SIGINT all the same, by which a shell tells an interrupt.
+
+    CPython does so if a KeyboardInterrupt ended what it ran last. Modules run code while they are
+    imported, such as that of named tuples (seen in 3.11).
+    """
+    with suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")  # noqa: S102  # a constant
 
 
 def _is_for_sentry(record: logging.LogRecord) -> bool:

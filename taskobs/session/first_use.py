@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from importlib import import_module
 from typing import Any, Final, Protocol
 
 from celery import signals
@@ -33,6 +34,7 @@ from taskobs.session.first_error import FirstError
 
 _API: Final = "opentelemetry.trace"
 _SENTRY: Final = "sentry_sdk"
+_BEFORE_EXIT: Final = "concurrent.futures.thread"
 _RUN_UID: Final = "taskobs.first_run"
 _DJANGO: Final = "django"
 _DJANGO_IN_USE: Final = "django.conf"
@@ -83,6 +85,9 @@ class FirstUse:
 
     def install(self) -> None:
         """Wait from now on."""
+        # Both SDKs import it, and it can't be imported once exit hooks run, of which one may be
+        # the first use. Its own import takes a millisecond.
+        import_module(_BEFORE_EXIT)
         if self._settings.traces or self._settings.errors:
             self._reserved.callback(release_places)
             reserve_places()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -46,7 +47,7 @@ def environment(receiver: Receiver) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def run(receiver: Receiver, source: str, *, fails: bool = False) -> Any:
+def run(receiver: Receiver, source: str, *, fails: int = 0) -> Any:
     """Run a program that observes its tasks; gives what it prints last, as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", SHOP + INIT + source],
@@ -57,7 +58,7 @@ def run(receiver: Receiver, source: str, *, fails: bool = False) -> Any:
         check=False,
         timeout=120,
     )
-    assert (done.returncode != 0) is fails, done.stderr
+    assert done.returncode == fails, done.stderr
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
 
 
@@ -148,11 +149,56 @@ def test_the_first_error_is_reported(receiver: Receiver, use: str, told: str) ->
 
 def test_what_ends_a_process_is_reported(receiver: Receiver) -> None:
     """My script ends by an exception before it has published anything: the event says so."""
-    run(receiver, "raise ValueError('the end')", fails=True)
+    run(receiver, "raise ValueError('the end')", fails=1)
     assert messages(receiver) == ["the end"]
     [event] = events(receiver)
     [one] = event["exception"]["values"]
     assert (one["mechanism"]["type"], one["mechanism"]["handled"]) == ("excepthook", False)
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ("import sentry_sdk", ["old"]),
+        ("import logging; logging.error('first')", ["first", "old"]),
+        ("threading.excepthook = lambda _: None", ["old"]),
+    ],
+)
+def test_a_thread_that_started_before_the_first_use_is_watched(
+    receiver: Receiver, first: str, told: list[str]
+) -> None:
+    """My thread runs when Sentry is set up, and fails later: the event is there, once."""
+    use = f"""
+go_on = threading.Event()
+def fails():
+    go_on.wait()
+    raise ValueError("old")
+thread = threading.Thread(target=fails)
+thread.start()
+{first}
+go_on.set()
+thread.join()
+"""
+    run(receiver, use)
+    assert messages(receiver) == told
+
+
+def test_an_interrupt_ends_a_process_as_without_us(receiver: Receiver) -> None:
+    """I press Ctrl+C: my script ends by that signal, for which my shell looks."""
+    assert run(receiver, "raise KeyboardInterrupt", fails=-signal.SIGINT) is None
+    assert len(events(receiver)) == 1
+
+
+def test_what_an_exit_hook_logs_is_reported(receiver: Receiver) -> None:
+    """My program's exit hook is the first to log an error: it is in Sentry."""
+    run(receiver, "import atexit, logging; atexit.register(logging.error, 'at the end')")
+    assert messages(receiver) == ["at the end"]
+
+
+def test_what_an_exit_hook_publishes_is_recorded(receiver: Receiver) -> None:
+    """My program's exit hook is the first to publish: there is a span of it."""
+    run(receiver, "import atexit; atexit.register(add.delay)")
+    assert [span.name for span in receiver.spans] == ["publish add"]
 
 
 def test_what_is_logged_before_an_error_is_in_its_event(receiver: Receiver) -> None:
@@ -163,7 +209,7 @@ logging.basicConfig(level="INFO")
 logging.getLogger("shop").info("before")
 raise ValueError("the end")
 """
-    run(receiver, use, fails=True)
+    run(receiver, use, fails=1)
     [event] = events(receiver)
     assert "before" in [one["message"] for one in event["breadcrumbs"]["values"]]
 
