@@ -74,7 +74,11 @@ class FirstError:
         return hook(*args, **named)
 
     def _starts(
-        self, start: Callable[..., Any], thread: Any, args: tuple[Any, ...], named: dict[str, Any]
+        self,
+        start: Callable[..., Any],
+        thread: Any,  # noqa: ANN401  # as wrapt has it
+        args: tuple[Any, ...],
+        named: dict[str, Any],
     ) -> object:
         # As Sentry's integration does: `threading.excepthook` may be replaced, or be too late.
         run = getattr(thread.run, "__func__", None)

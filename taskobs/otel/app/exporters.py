@@ -1,8 +1,9 @@
 """The settings of the app's own exporters, with which the relay can export in their place.
 
 Only of what is exactly OpenTelemetry's: a batch or simple processor with an OTLP exporter over HTTP
-or gRPC. A subclass, an object with a method of its own, and an exporter that was given a session or
-credentials may do more than its settings say. These go on exporting by themselves.
+or gRPC. A subclass, an object or class with a method that somebody has replaced, and an exporter
+that was given a session or credentials may do more than its settings say, such as leave out spans
+with secrets. These go on exporting by themselves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final, cast
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -22,6 +24,7 @@ from taskobs.protocol.sanitize import UNEXPECTED
 HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 _PROCESSORS: Final = (BatchSpanProcessor, SimpleSpanProcessor)
+_CALLED: Final = ("on_start", "on_end", "export")
 _PER_REQUEST: Final = frozenset({"content-type", "content-encoding"})
 _SESSION: Final = ("auth", "proxies", "hooks", "params", "stream", "trust_env", "max_redirects")
 
@@ -33,7 +36,7 @@ def are_imported() -> bool:
 
 def settings_of(processor: SpanProcessor) -> bytes | None:
     """Return the packed settings of a processor's exporter; None if the relay can't have them."""
-    if type(processor) not in _PROCESSORS or "on_end" in vars(processor):
+    if type(processor) not in _PROCESSORS or _is_patched(processor):
         return None
     exporter: Any = getattr(processor, "span_exporter", None)
     try:
@@ -50,7 +53,25 @@ def settings_of(processor: SpanProcessor) -> bytes | None:
 
 def _is(exporter: object, module: str) -> bool:
     kind = getattr(sys.modules.get(module), "OTLPSpanExporter", None)
-    return kind is not None and type(exporter) is kind and "export" not in vars(exporter)
+    return kind is not None and type(exporter) is kind and not _is_patched(exporter)
+
+
+def _is_patched(one: object) -> bool:
+    """Tell whether a method of a processor or exporter has been replaced."""
+    if not vars(one).keys().isdisjoint(_CALLED):
+        return True
+    return any(
+        name in vars(kind) and not _is_of(kind.__module__, vars(kind)[name])
+        for kind in type(one).__mro__
+        for name in _CALLED
+    )
+
+
+def _is_of(module: str, function: object) -> bool:
+    # By its code, as a function that wraps another one often takes over its name and module.
+    code = getattr(function, "__code__", None)
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return type(function) is FunctionType and code is not None and code.co_filename == file
 
 
 def _http_settings(exporter: Any) -> dict[str, object] | None:  # noqa: ANN401  # the SDK's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -238,6 +239,28 @@ def test_what_a_relay_can_not_replace(what: str) -> None:
     """My own session, credentials or subclass goes on exporting, as only it knows how."""
     processor = LEFT_ALONE[what]()
     assert settings_of(processor) is None
+    processor.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (OTLPSpanExporter, "export"),
+        (GrpcExporter, "export"),
+        (SimpleSpanProcessor, "on_end"),
+        (SimpleSpanProcessor, "on_start"),
+    ],
+)
+def test_a_method_that_somebody_has_replaced_in_a_class_is_called(
+    monkeypatch: pytest.MonkeyPatch, kind: type, method: str
+) -> None:
+    """A filter of mine leaves out spans with secrets: it sees every span, so none goes round it."""
+    given = GrpcExporter(endpoint=ENDPOINT, insecure=True) if kind is GrpcExporter else exporter()
+    processor = SimpleSpanProcessor(given)
+    assert settings_of(processor) is not None
+    monkeypatch.setattr(kind, method, wraps(getattr(kind, method))(lambda *_: None))
+    assert settings_of(processor) is None
+    monkeypatch.undo()
     processor.shutdown()
 
 
