@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from taskobs.protocol.frames import PROTOCOL, FrameKind, encode, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
+from taskobs.protocol.shared_memory import MAX_DESTINATIONS
 
 
 class Introduction:
@@ -34,8 +35,17 @@ class Introduction:
 
     @property
     def destinations(self) -> bytes:
-        """All announced destinations, packed; empty if there are none."""
-        return pack(self._destinations) if self._destinations else b""
+        """The announced destinations, packed; empty if there are none.
+
+        Where not all fit into a slot, the last ones: those that are in use.
+        """
+        packed = b""
+        for first in reversed(range(len(self._destinations))):
+            more = pack(self._destinations[first:])
+            if packed and len(more) > MAX_DESTINATIONS:
+                break
+            packed = more
+        return packed
 
     def packed(self, **more: object) -> bytes:
         """Return the payload of a HELLO frame."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError, FrameKind, Splitter
+from taskobs.relay.agent.lanes import Mark
 from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.process_state import ProcessState
 
@@ -53,7 +54,7 @@ class Connection(Source):
         self.pid = peer(sock)[0]
         self.numbered = 0
         """How many numbered frames were received."""
-        self.flushes: list[tuple[int, tuple[int, ...] | None]] = []
+        self.flushes: list[tuple[int, Mark | None]] = []
         """Unanswered flushes: the client's number and the stores' marks, once these are made."""
         self.received = 0
         """Bytes that were received."""

@@ -56,6 +56,10 @@ class Lanes:
         self._full_until = 0.0
         self.all: tuple[Lane, ...] = ()
 
+    def has(self, exporter: bytes) -> bool:
+        """Tell whether an exporter has a lane, so that ``find`` closes no other one."""
+        return exporter in self._by_exporter
+
     def find(self, exporter: bytes) -> Lane | None:
         """Return the lane of an exporter, which the first call makes; None if that can't be done.
 
@@ -87,7 +91,7 @@ class Lanes:
         self.all = tuple(one for one in self.all if one is not lane)
         lane.sender.stop(0.0)
         lane.sender.join(_CLOSE_TIMEOUT)  # it only waits for more, so it ends at once
-        lane.store.close()
+        lane.store.remove()
 
     def _make(self, exporter: bytes) -> Lane | None:
         try:

@@ -24,6 +24,10 @@ UNANNOUNCED: Final = "no process says where they go"
 NO_LANE: Final = "their exporter can't be used, or there are too many"
 
 
+Batches = dict[int, tuple[Lane, list[Item], list[bytes]]]
+"""What is to be stored in each lane, with the spans' keys."""
+
+
 class RoutedSpan(NamedTuple):
     """A finished span, and what to settle once it is safe at all of its destinations."""
 
@@ -102,17 +106,14 @@ class RouteTable:
             return []
         settled: list[object] = []
         spans, self._spans, self._size = self._spans, deque(), 0
-        batches: dict[int, tuple[Lane, list[Item], list[bytes]]] = {}
+        batches: Batches = {}
         for one in spans:
             route = self._routes.get(span_routes.route_of(one.packed))
             if route is None:
                 self._wait(one, settled)
             else:
                 self._distribute(one, route, batches, settled)
-        for lane, items, keys in batches.values():
-            # With the keys, by which the next relay recognises what was stored in this lane and
-            # not in another one, should this one be killed in between.
-            settled += lane.store.append(items, (), keys if lane.store.durable else ())
+        _store(batches, settled)
         return settled
 
     def _wait(self, one: RoutedSpan, settled: list[object]) -> None:
@@ -126,22 +127,29 @@ class RouteTable:
             settled.append(one.source)
 
     def _distribute(
-        self,
-        one: RoutedSpan,
-        route: Route,
-        batches: dict[int, tuple[Lane, list[Item], list[bytes]]],
-        settled: list[object],
+        self, one: RoutedSpan, route: Route, batches: Batches, settled: list[object]
     ) -> None:
         self._routes.move_to_end(span_routes.route_of(one.packed))  # what is used is kept
-        found = [self.lanes.find(exporter) for exporter in route.exporters]
-        missing = found.count(None)
-        self._counters.dropped("span", missing, NO_LANE)
-        lanes = [lane for lane in found if lane is not None and one.key not in lane.ended]
         if one.source is not None:
-            one.source[0].expect(one.source[1], len(lanes))
-        if not lanes:
-            settled.append(one.source)
-        for lane in lanes:
+            one.source[0].expect(one.source[1], len(route.exporters))
+        for exporter in route.exporters:
+            if not self.lanes.has(exporter):
+                _store(batches, settled)  # first: a lane that nothing waits for may be closed
+            lane = self.lanes.find(exporter)
+            if lane is None:
+                self._counters.dropped("span", 1, NO_LANE)
+            if lane is None or one.key in lane.ended:
+                settled.append(one.source)
+                continue
             _, items, keys = batches.setdefault(id(lane.store), (lane, [], []))
             items.append(Item("span", one.packed, route.resource_blob, one.source))
             keys.append(one.key)
+
+
+def _store(batches: Batches, settled: list[object]) -> None:
+    """Store what has been gathered for each lane."""
+    for lane, items, keys in batches.values():
+        # With the keys, by which the next relay recognises what was stored in this lane and
+        # not in another one, should this one be killed in between.
+        settled += lane.store.append(items, (), keys if lane.store.durable else ())
+    batches.clear()

@@ -71,6 +71,10 @@ class Store(Takers):
     def share(self, parts: int) -> None:
         """Use at most one of so many equal parts of the room that it was made with."""
 
+    def remove(self) -> None:
+        """Close it, and delete its files: nothing waits in it, and nobody may use it again."""
+        self.close()
+
     def is_too_old(self, stored: Stored) -> bool:
         """Tell whether an item is older than the store keeps."""
         del stored

@@ -101,6 +101,12 @@ class SpoolInUse:
             self.rows.close()  # first: see ``SpoolFile.unlock``
         self._file.unlock()
 
+    def discard(self) -> None:
+        """Close the file and delete it."""
+        with suppress(sqlite3.Error):
+            self.rows.close()
+        self._file.discard()
+
     @property
     def _good(self) -> bool:
         return not self._damaged and not self._file.missing

@@ -188,6 +188,14 @@ class Spool(Store):
             size += self._reader.taken_bytes(kind)
             return Pending(count, size)
 
+    def remove(self) -> None:
+        """Close it and delete its file, and its directory if no other worker has a file there."""
+        super().close()
+        with self._lock:
+            self._in_use.discard()
+        with suppress(OSError):
+            self.directory.rmdir()
+
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
         super().close()

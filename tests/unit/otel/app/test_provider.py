@@ -250,6 +250,7 @@ def test_what_a_relay_can_not_replace(what: str) -> None:
         (SimpleSpanProcessor, "on_end"),
         (SimpleSpanProcessor, "on_start"),
     ],
+    ids=["http", "grpc", "on_end", "on_start"],
 )
 def test_a_method_that_somebody_has_replaced_in_a_class_is_called(
     monkeypatch: pytest.MonkeyPatch, kind: type, method: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,9 @@ from taskobs.protocol.span_routes import announcement, route_for, with_route
 from taskobs.relay.agent.lanes import MOST, Lanes
 from taskobs.relay.agent.route_table import ROUTES, RouteTable
 from taskobs.relay.counters import DROPPED, Counters
+from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.memory import MemoryStore
+from taskobs.relay.storage.opening import open_store
 from tests.live.process import wait_until
 from tests.support.export import backend
 from tests.support.relay_peer import PATIENCE
@@ -72,6 +75,41 @@ def test_each_new_process_has_a_token_of_its_own(table: Table) -> None:
         assert [one.headers["authorization"] for one in there.requests] == tokens
     assert table.dropped() == 0
     assert len(table.lanes.all) == MOST
+
+
+def test_more_lanes_than_there_can_be_in_one_turn(table: Table) -> None:
+    """My children come and go faster than the relay sends: what waits for one is never lost."""
+    everywhere = [
+        of_process(number, exporter("http://127.0.0.1:9", str(number)))
+        for number in range(MOST + 4)
+    ]
+    for announced in everywhere:
+        assert table.routes.announce(announced)
+        key, packed = split(with_route(end()[1], route_for(announced)))
+        table.routes.put(key, packed, None)
+    table.routes.commit()
+    assert (table.lanes.pending("span"), table.dropped()) == (MOST, 4)
+
+
+def test_a_closed_lane_leaves_no_file(tmp_path: Path) -> None:
+    """With a spool, tokens that were used before take no room on my disk."""
+    counters = Counters()
+
+    def spool(name: str) -> Store:
+        return open_store({"directory": str(tmp_path / name)}, "worker", counters)
+
+    main = spool("main")
+    lanes = Lanes(main, counters, spool)
+    try:
+        for number in range(3 * MOST):
+            assert lanes.find(exporter("http://127.0.0.1:9", str(number)))
+        assert len(list(tmp_path.iterdir())) == 1 + MOST
+    finally:
+        for lane in lanes.all:
+            lane.sender.stop(0.0)
+            assert lane.sender.join(PATIENCE)
+        for store in lanes.stores:
+            store.close()
 
 
 def test_lanes_with_something_to_send_are_kept(table: Table) -> None:

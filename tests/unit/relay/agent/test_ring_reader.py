@@ -1096,3 +1096,20 @@ def test_a_route_that_was_forgotten_is_announced_again(shared: SharedMemory) -> 
         for lane in routes.lanes.all:
             lane.sender.stop(0.0)
             assert lane.sender.join(PATIENCE)
+
+
+def test_a_restarted_relay_finds_what_was_announced_last(shared: SharedMemory) -> None:
+    """My provider gets one processor after another: where its spans go outlives the relay."""
+    client = RelayClient("/nowhere", lambda: dict(HELLO), memory=shared, idle_thread=False)
+    try:
+        announced = [announcement({"a": "x" * 10_000}, "", [bytes([n])]) for n in range(4)]
+        for one in announced:
+            client.announce(one, now=True)
+        side = Side(shared)
+        side.turn()
+        payload = with_route(end()[1], route_for(announced[-1]))
+        client.ended(payload[:24], payload)
+        side.turn()
+        assert (side.router.routes.pending, side.dropped()) == (0, 1)  # no settings of an exporter
+    finally:
+        client.close()
