@@ -46,6 +46,8 @@ class RelayProcessor(SpanProcessor):
         self._direct = direct
         self._guard = guard or Guard()
         self._routed: Routed | None = None
+        self._route = b""
+        """Of the spans, if they go elsewhere than the settings say."""
 
     def on_start(
         self,
@@ -141,7 +143,7 @@ class RelayProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the relay has exported what has ended; blocks for at most that time."""
-        done = self._client.flush(timeout_millis / 1000)
+        done = self._client.flush(timeout_millis / 1000, self._route)
         if not self._client.unavailable:
             return done
         self._hand_over()

@@ -194,8 +194,11 @@ class RelayClient:
 
     # Waiting, and the end.
 
-    def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until the relay has sent all that it has."""
+    def flush(self, timeout: float, route: bytes = b"") -> bool:
+        """Wait at most ``timeout`` seconds until the relay has sent all that it has.
+
+        With a ``route``, all that it has for the destinations of that one.
+        """
         self._send_run_metrics()
         self._write()
         self._asked += 1
@@ -204,7 +207,8 @@ class RelayClient:
         def flushed() -> bool:
             return number <= connection.flushed <= self._asked
 
-        return self._channel.ask(encode(FrameKind.FLUSH, pack(number)), flushed, timeout)
+        payload = pack([number, route] if route else number)
+        return self._channel.ask(encode(FrameKind.FLUSH, payload), flushed, timeout)
 
     def settle(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all is written; False if some is left."""

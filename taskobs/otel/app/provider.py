@@ -132,7 +132,6 @@ class AppSpansProcessor(RelayProcessor):
         super().__init__(client, direct, guard=guard)
         self.replaced = dict(replaced)
         self._resource: Resource | None = None
-        self._route = b""
         self._routed = self._with_route
 
     def announce(self, resource: Resource) -> bool:

@@ -54,8 +54,8 @@ class Connection(Source):
         self.pid = peer(sock)[0]
         self.numbered = 0
         """How many numbered frames were received."""
-        self.flushes: list[tuple[int, Mark | None]] = []
-        """Unanswered flushes: the client's number and the stores' marks, once these are made."""
+        self.flushes: list[tuple[int, bytes | Mark]] = []
+        """Unanswered flushes: the client's number, and the route, or once made the stores' marks."""
         self.received = 0
         """Bytes that were received."""
         self.closing = False

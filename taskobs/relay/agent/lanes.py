@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -124,9 +124,11 @@ class Lanes:
         """Return how many items of a kind wait in all stores."""
         return sum(store.pending(kind).items for store in self.stores)
 
-    def flush(self) -> Mark:
-        """Have all that waits sent without a delay; return a mark for ``is_safe``."""
-        return tuple((store, store.flush()) for store in self.stores)
+    def flush(self, exporters: Iterable[bytes] | None = None) -> Mark:
+        """Have all that waits, for all or for some, sent without a delay; return a mark."""
+        found = () if exporters is None else map(self._by_exporter.get, exporters)
+        stores = self.stores if exporters is None else [one.store for one in found if one]
+        return tuple((store, store.flush()) for store in stores)
 
     def is_safe(self, mark: Mark) -> bool:
         """Tell whether all that waited when ``mark`` was made outlives this process."""

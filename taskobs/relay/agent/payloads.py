@@ -26,9 +26,13 @@ def split_span(payload: bytes) -> tuple[bytes, bytes]:
     return split(payload)
 
 
-def number_in(payload: bytes) -> int:
-    """Return the number of a FLUSH."""
-    return count_of(frames.unpack(payload, 16))
+def flush_in(payload: bytes) -> tuple[int, bytes]:
+    """Return the number of a FLUSH, and the route whose spans are meant; empty for all."""
+    match frames.unpack(payload, 32):
+        case [number, bytes(route)]:
+            return count_of(number), route
+        case number:
+            return count_of(number), b""
 
 
 def count_of(number: object) -> int:

@@ -63,9 +63,13 @@ class RouteTable:
         """How many items of a kind are not sent yet."""
         return self.lanes.pending(kind) + (len(self._spans) if kind == "span" else 0)
 
-    def flush(self) -> Mark:
-        """Have all that waits sent without a delay; return a mark for ``is_safe``."""
-        return self.lanes.flush()
+    def flush(self, route: bytes = b"") -> Mark:
+        """Have all that waits sent without a delay; return a mark for ``is_safe``.
+
+        With a ``route``, the mark is of its destinations only.
+        """
+        found = self._routes.get(route)
+        return self.lanes.flush(None if found is None else found.exporters)
 
     def check(self) -> None:
         """Check that the stored items are still there."""

@@ -19,7 +19,7 @@ from taskobs.relay.agent.envelope_frames import EnvelopeFrames
 from taskobs.relay.agent.frame_counts import ReceivedFrames, count_dropped
 from taskobs.relay.agent.hello import parse, parse_destinations
 from taskobs.relay.agent.lanes import Lanes, Mark
-from taskobs.relay.agent.payloads import dropped_in, key_of_span, number_in, split_span, wrong
+from taskobs.relay.agent.payloads import dropped_in, flush_in, key_of_span, split_span, wrong
 from taskobs.relay.agent.route_table import RouteTable
 from taskobs.relay.counters import DUPLICATE, Counters
 from taskobs.relay.storage.base import Store
@@ -209,7 +209,7 @@ class FrameRouter:
     def _on_wake(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
         self.wake_requested = True
         if kind is FrameKind.FLUSH:
-            connection.flushes.append((number_in(payload), None))
+            connection.flushes.append(flush_in(payload))
         if len(connection.flushes) > MAX_FLUSHES:
             wrong("too many flushes at a time")
 
@@ -277,9 +277,10 @@ class FrameRouter:
             connection.flushes = [one for one in marked if not self._flushed(connection, *one)]
         connection.answer_close()
 
-    def _marked(self, flush: tuple[int, Mark | None]) -> tuple[int, Mark]:
+    def _marked(self, flush: tuple[int, bytes | Mark]) -> tuple[int, Mark]:
         # After the commit, so that the mark includes what came before the FLUSH.
-        return flush[0], self.routes.flush() if flush[1] is None else flush[1]
+        number, of = flush
+        return number, self.routes.flush(of) if isinstance(of, bytes) else of
 
     def _flushed(self, connection: Connection, number: int, mark: Mark) -> bool:
         if done := self.routes.is_safe(mark):

@@ -362,6 +362,7 @@ GREETED = {
     "a key alone": encode(FrameKind.END, b"short"),
     "a fact that is none": encode(FrameKind.RUN_METRIC, b"\xc1"),
     "a flush that is no number": encode(FrameKind.FLUSH, pack("one")),
+    "a flush of no route": encode(FrameKind.FLUSH, pack([1, "route"])),
     "Sentry that is none": encode(FrameKind.ENVELOPE, envelopes.prefix(pack(["dsn"])) + b"{}"),
     "an envelope cut short": encode(FrameKind.ENVELOPE, b"\0\0\1\0short"),
     "a second hello": encode(FrameKind.HELLO, pack({})),

@@ -112,6 +112,21 @@ def test_a_closed_lane_leaves_no_file(tmp_path: Path) -> None:
             store.close()
 
 
+def test_a_flush_waits_for_nothing_but_its_own_destinations(table: Table) -> None:
+    """My task flushes my provider, whose backend is up: that another one is down costs no time."""
+    with backend() as there:
+        down = of_process(1, exporter("http://127.0.0.1:9"))
+        up = of_process(1, exporter(there.endpoint))
+        for announced in (down, up):
+            assert table.routes.announce(announced)
+            table.send(announced)
+        mark = table.routes.flush(route_for(up))
+        assert wait_until(lambda: table.routes.is_safe(mark), timeout=PATIENCE)
+        assert len(there.requests) == 1
+        assert not table.routes.is_safe(table.routes.flush(route_for(down)))
+        assert not table.routes.is_safe(table.routes.flush())
+
+
 def test_lanes_with_something_to_send_are_kept(table: Table) -> None:
     """As many of my backends are down as there are lanes: what waits for them is kept."""
     down = [exporter("http://127.0.0.1:9", str(number)) for number in range(MOST)]
