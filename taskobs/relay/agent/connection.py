@@ -55,7 +55,7 @@ class Connection(Source):
         self.numbered = 0
         """How many numbered frames were received."""
         self.flushes: list[tuple[int, bytes | Mark]] = []
-        """Unanswered flushes: the client's number, and the route, or once made the stores' marks."""
+        """Unanswered flushes: the client's number, and the route or, then, the marks."""
         self.received = 0
         """Bytes that were received."""
         self.closing = False

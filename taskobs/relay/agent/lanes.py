@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -92,6 +93,9 @@ class Lanes:
         lane.sender.stop(0.0)
         lane.sender.join(_CLOSE_TIMEOUT)  # it only waits for more, so it ends at once
         lane.store.remove()
+        if lane.store.directory is not None:
+            with suppress(OSError):  # another worker has a file there
+                lane.store.directory.rmdir()
 
     def _make(self, exporter: bytes) -> Lane | None:
         try:

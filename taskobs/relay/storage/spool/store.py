@@ -189,12 +189,10 @@ class Spool(Store):
             return Pending(count, size)
 
     def remove(self) -> None:
-        """Close it and delete its file, and its directory if no other worker has a file there."""
+        """Close it, and delete its files."""
         super().close()
         with self._lock:
             self._in_use.discard()
-        with suppress(OSError):
-            self.directory.rmdir()
 
     def close(self) -> None:
         """Give nothing any more; what waits stays in the file, for the next relay."""
