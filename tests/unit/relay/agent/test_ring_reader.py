@@ -1074,7 +1074,11 @@ def test_memory_of_another_process_is_found_by_its_number(shared: SharedMemory) 
 
 def test_a_route_that_was_forgotten_is_announced_again(shared: SharedMemory) -> None:
     """A long task ends after thousands of other processes: its span goes where it belongs."""
-    settings = {"protocol": "http/protobuf", "endpoint": "http://127.0.0.1:9", "headers": {}}
+    settings: dict[str, object] = {
+        "protocol": "http/protobuf",
+        "endpoint": "http://127.0.0.1:9",
+        "headers": {},
+    }
 
     def announced(pid: int) -> bytes:
         return announcement({"process.pid": pid}, "", [pack({**settings, "timeout": 1.0})])
