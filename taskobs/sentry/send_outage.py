@@ -7,6 +7,7 @@ attempts for each. It makes no difference whether the client is ours or the app'
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -21,6 +22,7 @@ from taskobs.sentry import _compat
 
 _log: Final = logging.getLogger("taskobs")
 _LOGGERS: Final = ("urllib3.connectionpool",)
+_INSTRUMENTATION: Final = "opentelemetry.instrumentation.utils"
 _SERVER_ERROR: Final = 500
 _REPORTS: Final = frozenset({"client_report"})
 """Items that only say what was lost."""
@@ -61,7 +63,10 @@ class SendOutages:
         kwargs: dict[str, Any],
     ) -> Any:  # noqa: ANN401  # a response of urllib3's, or of httpcore's
         # Where the app instruments urllib3, each envelope would be a span, in the run that was
-        # current when Sentry's thread was started.
+        # current when Sentry's thread was started. Where nothing is instrumented, the module that
+        # says so is not imported here: a fork could find its lock taken by Sentry's thread.
+        if _INSTRUMENTATION not in sys.modules:
+            return self._watched(request, transport, args, kwargs)
         with suppressed():
             return self._watched(request, transport, args, kwargs)
 

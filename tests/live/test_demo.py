@@ -68,9 +68,9 @@ def test_the_demo_shows_one_order_in_traces_errors_and_logs(tmp_path: Path) -> N
     assert line, output
     assert re.search(rf"span_id +{line[1]}", output)
     for shown in (
-        r"run shop\.charge_card +\d+ ms  ✗ failed .* insufficient funds",
-        r"run shop\.book_carrier +\d+ ms  ↻ retried .*no answer from the carrier",
-        r"run shop\.book_carrier +\d+ ms  ✓ succeeded .*attempt 2",
+        r"run shop\.charge_card +[\d.]+ m?s  ✗ failed .* insufficient funds",
+        r"run shop\.book_carrier +[\d.]+ m?s  ↻ retried .*no answer from the carrier",
+        r"run shop\.book_carrier +[\d.]+ m?s  ✓ succeeded .*attempt 2",
         r"after 3 header runs",
         r"celery\.task +shop\.charge_card",
     ):
