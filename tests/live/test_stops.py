@@ -129,7 +129,7 @@ def broke_celery(event: ReceivedEvent) -> bool:
     return event.data.get("logger") == "celery.worker" or any(why in raised for why in UNSTOPPABLE)
 
 
-LATER = "later = app.add.delay(1, 2); later.get(timeout=90); result = {later.id: later.state}"
+NEXT_TASK = "one = app.add.delay(1, 2); one.get(timeout=90); result = {one.id: one.state}"
 
 
 @pytest.mark.row("stops", "cold")
@@ -148,7 +148,7 @@ def test_a_cold_stop_tells_of_what_has_ended(
     if pool in {"prefork", "spawn"}:
         # Celery waits for a task to its end if the stop comes before the pool's main process knows
         # that it runs (seen in 5.7). It reads that before it hands out the next task.
-        states |= producer.run(LATER)
+        states |= producer.run(NEXT_TASK)
     worker.signal("QUIT")
     worker.wait_log("Hitting Ctrl+C again")
     if pool not in {"prefork", "spawn"}:  # nobody else can end what these run
