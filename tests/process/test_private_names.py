@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -125,16 +124,6 @@ def run_without(name: str) -> Result:
         return Result(done.returncode, done.stdout, spans, len(receiver.events))
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest) -> dict[str, Result]:
-    """Run the programs of all tests that were chosen, a few at a time, to their ends."""
-    asked = [getattr(item, "callspec", None) for item in request.session.items]
-    wanted = {str(spec.params["name"]) for spec in asked if spec and "name" in spec.params}
-    names = [name for name in NAMES if name in wanted]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        return dict(zip(names, pool.map(run_without, names), strict=True))
-
-
 def test_all_arrives_with_all_names() -> None:
     """With the releases that are installed there is nothing to warn of."""
     result = run_without("")
@@ -145,9 +134,9 @@ def test_all_arrives_with_all_names() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_telemetry_arrives_without_a_name(results: dict[str, Result], name: str) -> None:
+def test_telemetry_arrives_without_a_name(name: str) -> None:
     """I upgrade a library that has renamed it: my tasks run, and I see them, or what I lose."""
-    result = results[name]
+    result = run_without(name)
     assert result.status == 0, result.log
     assert TAKEN in result.log or not is_there(NAMES[name]), result.log
     assert result.spans["shop"] >= SPANS, result.log

@@ -19,6 +19,7 @@ from typing import Any, Final
 from celery import signals
 from celery.utils.dispatch import Signal
 
+from taskobs.celery.active import current_run
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.import_hooks import when_imported
@@ -44,15 +45,21 @@ class WorkerTraffic:
         # They are modules of the worker, which other processes don't load.
         from celery.worker.consumer import Consumer
         from celery.worker.pidbox import gPidbox
+        from kombu.asynchronous.hub import Hub
         from kombu.asynchronous.timer import Entry
+        from kombu.message import Message
 
         forksafe.add(self, ForkStep.SESSION)
         for target, name in (
             *((Consumer, "start"), (Consumer, "stop"), (Consumer, "shutdown")),
             (gPidbox, "loop"),  # a greenlet of its own, with gevent and eventlet
             (Entry, "__call__"),  # without Celery's event loop, timers have a thread of their own
+            # Events of tasks that end while a worker stops, after its consumer has stopped.
+            (Hub, "close"),
         ):
             self._patches.wrap(target, name, _call_suppressed)
+        for name in ("ack", "reject"):  # of such tasks, in a thread of the pool's (seen in 5.7)
+            self._patches.wrap(Message, name, _call_suppressed_outside_of_runs)
         _lift_in(_OF_WORKERS)
 
     def remove(self) -> None:
@@ -92,6 +99,15 @@ class BeatTraffic:
 def _call_suppressed(
     call: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    with suppressed():
+        return call(*args, **kwargs)
+
+
+def _call_suppressed_outside_of_runs(
+    call: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if current_run() is not None:  # a task that consumes messages of the app's own
+        return call(*args, **kwargs)
     with suppressed():
         return call(*args, **kwargs)
 

@@ -108,15 +108,19 @@ def slow(seconds: float) -> str:
     return "slept"
 
 
-@app.task(bind=True)
-def hold(self: Task[Any, Any], where: str) -> str:
-    """Leave a file named by the id in a folder, and stay until there is one named ``go``."""
-    folder = Path(where)
-    (folder / str(self.request.id)).touch()
+def stay(task_id: str, folder: Path) -> str:
+    """Leave a file of this name in a folder, and stay until there is one named ``go``."""
+    (folder / task_id).touch()
     deadline = time.monotonic() + PATIENCE
     while not (folder / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return "held"
+
+
+@app.task(bind=True)
+def hold(self: Task[Any, Any], where: str) -> str:
+    """Leave a file named by the id in a folder, and stay until there is one named ``go``."""
+    return stay(str(self.request.id), Path(where))
 
 
 @app.task(soft_time_limit=3)
