@@ -16,8 +16,7 @@ import pytest
 from taskobs.relay.counters import Counters
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
-
-SMALL = 1024 * 1024
+from tests.support.spool import item, leave, look, taken
 
 
 WRITER = """
@@ -51,32 +50,6 @@ spool.check()
 spool.append([Item("span", b"after", b"about", "source")])
 os._exit(0)
 """
-
-
-def item(payload: bytes) -> Item:
-    return Item("span", payload, b"about")
-
-
-def taken(spool: Spool) -> list[bytes]:
-    """Take and forget all spans that wait."""
-    found: list[bytes] = []
-    while spool.pending("span").items:
-        batch = spool.take("span", 100, SMALL, 0)
-        found += [one.item.payload for one in batch]
-        spool.done(batch)
-    return found
-
-
-def look(spool: Spool) -> None:
-    """Have it look for abandoned spools now, as it does every half minute."""
-    with spool._lock:
-        spool._maintain()
-
-
-def leave(config: SpoolConfig, worker: str, pid: int, *payloads: bytes) -> None:
-    """Leave a spool behind as a worker with this pid."""
-    with closing(Spool(Counters(), config._replace(worker=worker, worker_pid=pid))) as spool:
-        spool.append([item(payload) for payload in payloads])
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """The spool's directory belongs to several users, each of them a process of the test."""
 
-# A few tests look inside.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import logging
@@ -20,35 +17,9 @@ from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.as_user import NOBODY, needs_root, run_as
 from tests.support.pids import NO_PROCESS
+from tests.support.spool import item, leave, look, taken
 
-SMALL = 1024 * 1024
 OTHER_USER = 12_345
-
-
-def item(payload: bytes) -> Item:
-    return Item("span", payload, b"about")
-
-
-def taken(spool: Spool) -> list[bytes]:
-    """Take and forget all spans that wait."""
-    found: list[bytes] = []
-    while spool.pending("span").items:
-        batch = spool.take("span", 100, SMALL, 0)
-        found += [one.item.payload for one in batch]
-        spool.done(batch)
-    return found
-
-
-def look(spool: Spool) -> None:
-    """Have it look for abandoned spools now, as it does every half minute."""
-    with spool._lock:
-        spool._maintain()
-
-
-def leave(config: SpoolConfig, worker: str, pid: int, *payloads: bytes) -> None:
-    """Leave a spool behind as a worker with this pid."""
-    with closing(Spool(Counters(), config._replace(worker=worker, worker_pid=pid))) as spool:
-        spool.append([item(payload) for payload in payloads])
 
 
 @needs_root

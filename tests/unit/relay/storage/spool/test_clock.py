@@ -18,6 +18,7 @@ from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool import clock as spool_clock
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.pids import NO_PROCESS
+from tests.support.spool import item, look
 
 DAY = 86_400.0
 SMALL = 1024 * 1024
@@ -50,16 +51,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 @pytest.fixture
 def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", age=DAY, worker_pid=os.getpid())
-
-
-def item(payload: bytes) -> Item:
-    return Item("span", payload, b"about")
-
-
-def look(spool: Spool) -> None:
-    """Have it do what it does every half minute."""
-    with spool._lock:
-        spool._maintain()
 
 
 def waiting(spool: Spool) -> list[bytes]:

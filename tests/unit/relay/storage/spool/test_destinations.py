@@ -19,8 +19,7 @@ from taskobs.relay.storage.items import Item, weight
 from taskobs.relay.storage.spool import destinations
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.pids import NO_PROCESS
-
-SMALL = 1024 * 1024
+from tests.support.spool import look
 
 
 def client(dsn: str, **options: object) -> bytes:
@@ -48,12 +47,6 @@ def given(spool: Spool) -> list[tuple[bytes, bytes]]:
         found += [(one.item.payload, one.item.resource_blob) for one in batch]
         spool.done(batch)
     return found
-
-
-def look(spool: Spool) -> None:
-    """Have it do what it does every half minute."""
-    with spool._lock:
-        spool._maintain()
 
 
 def test_an_envelope_waits_until_a_process_announces_its_client(config: SpoolConfig) -> None:

@@ -18,8 +18,8 @@ from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay.storage.spool.worker_process import UNCHANGED_FOR, WorkerProcess
 from tests.support.pids import NO_PROCESS
+from tests.support.spool import item, leave, look, taken
 
-SMALL = 1024 * 1024
 OTHER_USER = 12_345
 
 
@@ -30,36 +30,9 @@ class Clock:
         return self.now
 
 
-def item(payload: bytes) -> Item:
-    return Item("span", payload, b"about")
-
-
-def taken(spool: Spool) -> list[bytes]:
-    """Take and forget all spans that wait."""
-    found: list[bytes] = []
-    while spool.pending("span").items:
-        batch = spool.take("span", 100, SMALL, 0)
-        found += [one.item.payload for one in batch]
-        spool.done(batch)
-    return found
-
-
-def look(spool: Spool) -> None:
-    """Have it look for abandoned spools now, as it does every half minute."""
-    with spool._lock:
-        spool._maintain()
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> SpoolConfig:
     return SpoolConfig(tmp_path / "spool", "celery@a", worker_pid=os.getpid())
-
-
-def leave(config: SpoolConfig, worker: str, pid: int, *payloads: bytes) -> Path:
-    """Leave a spool behind as a worker with this pid; return its path."""
-    with closing(Spool(Counters(), config._replace(worker=worker, worker_pid=pid))) as spool:
-        spool.append([item(payload) for payload in payloads])
-        return spool.path
 
 
 # The lock.

@@ -25,28 +25,13 @@ from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay.storage.spool.worker_process import WorkerProcess
 from taskobs.relay.storage.spool.writes import UNWRITABLE
 from tests.support.pids import NO_PROCESS
+from tests.support.spool import look, taken
 
 SMALL = 1024 * 1024
 
 
 def item(payload: bytes, resource_blob: bytes = b"about", *, envelope: bool = False) -> Item:
     return Item("envelope" if envelope else "span", payload, resource_blob)
-
-
-def taken(spool: Spool, kind: ItemKind = "span") -> list[bytes]:
-    """Take and forget all that waits."""
-    found: list[bytes] = []
-    while spool.pending(kind).items:
-        batch = spool.take(kind, 100, SMALL, 0)
-        found += [one.item.payload for one in batch]
-        spool.done(batch)
-    return found
-
-
-def look(spool: Spool) -> None:
-    """Have it do what it does every half minute."""
-    with spool._lock:
-        spool._maintain()
 
 
 @pytest.fixture
