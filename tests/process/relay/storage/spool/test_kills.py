@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
-from tests.support.spool import item, leave, look, taken
-
+from tests.support.spool import leave, look, taken
 
 WRITER = """
 import sys, itertools

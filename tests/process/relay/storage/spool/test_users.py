@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig

@@ -14,7 +14,6 @@ import pytest
 
 from taskobs.relay.counters import DROPPED, Counters
 from taskobs.relay.storage.base import TOO_OLD
-from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool import clock as spool_clock
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from tests.support.pids import NO_PROCESS

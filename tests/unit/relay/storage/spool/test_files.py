@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from taskobs.relay.counters import Counters
-from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.spool.store import Spool, SpoolConfig
 from taskobs.relay.storage.spool.worker_process import UNCHANGED_FOR, WorkerProcess
 from tests.support.pids import NO_PROCESS

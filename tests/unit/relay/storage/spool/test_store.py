@@ -17,7 +17,7 @@ import pytest
 
 from taskobs.relay.counters import DROPPED, SPOOLED, Counters
 from taskobs.relay.storage.base import OVERFLOW, TOO_OLD
-from taskobs.relay.storage.items import Item, ItemKind, Start, weight
+from taskobs.relay.storage.items import Item, Start, weight
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.storage.spool.backlog import WriteBacklog
