@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 # Test processes: two for each core, as tests mostly wait for workers and sockets.
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
@@ -31,6 +32,15 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	@# Its metadata asks for Celery below 5.7; it works with 5.7 too.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps celery-batches
 	@touch $@ $(VENV)/demo.stamp
+
+# An environment of its own: Sentry's client imports each library that it finds, so those of the
+# tests, boto3 for one, would be measured too.
+$(BENCH)/bench.stamp: pyproject.toml
+	@echo "make: installing taskobs and the benchmark's tools into $(BENCH)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check -e . --group bench
+	@touch $@
 
 setup: $(VENV)/dev.stamp  ## make .venv with everything that tests and checks need
 
@@ -87,13 +97,13 @@ celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs 
 chaos: $(VENV)/dev.stamp  ## inject faults into a worker, its relay and its backend: what is lost, and is it counted?
 	@$(BIN)/python tools/chaos.py $(ARGS)
 
-bench: $(VENV)/dev.stamp  ## compare the cost of taskobs with no observing and with the stock stack
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(BENCH)/bench.stamp  ## compare the cost of taskobs with no observing and with the stock stack
+	@$(BENCH)/bin/python -m bench $(ARGS)
 
 docs: $(VENV)/dev.stamp  ## write the generated parts of README and docs anew
 	$(BIN)/python tools/settings_table.py
 	$(BIN)/python tools/package_graph.py --write
 
 clean:  ## take away everything that make made
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
+	rm -rf $(VENV) $(BENCH) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
 	  .grimp_cache build dist *.egg-info taskobs-demo.html
