@@ -311,6 +311,7 @@ def test_tick_of_beat(pooled: AuditedShop) -> None:
     """My schedule comes round, and beat's publish and the run are a trace."""
     beat = pooled.live.beat(pooled.broker, "-l", "DEBUG", env={**QUICK, **entry(OVERDUE)})
     beat.wait_log("sent. id->")
+    beat.wait_idle()
     assert beat.stop() == 0
     [tick] = [s for s in pooled.receiver.spans if semconv.CELERY_SCHEDULE_ENTRY in s.attributes][:1]
     task_id = str(tick.attributes[semconv.MESSAGING_MESSAGE_ID])

@@ -139,6 +139,7 @@ def test_a_beat_that_stops_tells_of_its_last_tick(
     """I stop beat, and what it has published is told, once, however short it ran."""
     beat = live.beat(redis_broker, "-l", "DEBUG", env=entry(OVERDUE))
     beat.wait_log(f"{SHOP}.add sent. id->")
+    beat.wait_idle()
     assert beat.stop() == 0
     [tick] = receiver.spans
     assert f"sent. id->{tick.attributes[semconv.MESSAGING_MESSAGE_ID]}" in beat.log
