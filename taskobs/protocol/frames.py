@@ -12,7 +12,7 @@ from importlib import import_module
 from struct import Struct
 from typing import Any, Final
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """The version in a HELLO. After an upgrade, a relay refuses one of another release."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
@@ -47,6 +47,7 @@ class FrameKind(IntEnum):
     WAKE = 11
     DESTINATIONS = 12
     """The destinations of a HELLO that was sent already, with a new one."""
+    LOG = 13
     # From the relay.
     ACK = 32
     FLUSHED = 33
@@ -54,7 +55,7 @@ class FrameKind(IntEnum):
     STATUS_REPLY = 35
 
 
-COUNTED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC})
+COUNTED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC, FrameKind.LOG})
 """The kinds that hold telemetry, and are counted if they are dropped."""
 NUMBERED: Final = COUNTED | {FrameKind.FORGET}
 """The kinds that the relay acknowledges. Both sides count them, from 1 on each connection."""

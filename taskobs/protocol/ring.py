@@ -28,6 +28,8 @@ The longest frame, of 4 MiB, still fits twice the time that the relay takes to r
 """
 TELEMETRY: Final = RING - 256 * 1024
 """How far telemetry may fill the ring. What is left takes some 8,000 FORGET frames."""
+LOGS: Final = RING // 2
+"""How far log records may fill the ring, so that a flood of them leaves room for spans."""
 CRC_BITS: Final = 32
 
 

@@ -17,6 +17,7 @@ from taskobs.protocol import shared_memory
 from taskobs.protocol.frames import COUNTED, KEY_BYTES, FrameKind
 from taskobs.protocol.ring import (
     CRC_BITS,
+    LOGS,
     LONG_FRAMES,
     MAX_PAYLOAD,
     RING_HEADER,
@@ -51,6 +52,7 @@ _head: Final = RING_HEADER.pack
 _COUNTED: Final = frozenset(int(kind) for kind in COUNTED)
 _END: Final = int(FrameKind.END)
 _FORGET: Final = int(FrameKind.FORGET)
+_LOG: Final = int(FrameKind.LOG)
 _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
@@ -162,6 +164,8 @@ class RingWriter:
         at = words[WRITTEN]
         end = at + size
         limit = LONG_FRAMES if size > SHORT else TELEMETRY if kind != _FORGET else RING
+        if kind == _LOG:
+            limit = LOGS
         if end - words[REUSABLE] > limit or length > MAX_PAYLOAD:
             self._drop(kind, payload, run_metric, me)
             return True

@@ -16,7 +16,7 @@ from taskobs.relay_client import socket_directory
 PATIENCE: Final = 2.0
 """Seconds that one relay gets to reply."""
 _CHUNK: Final = 65_536
-_SHOWN_KINDS: Final = ("span", "envelope")
+_SHOWN_KINDS: Final = ("span", "envelope", "log")
 _COLUMNS: Final = (
     *("WORKER", "SERVICE", "PID", "AGE", "PROCESSES", "OPEN", "SENT", "WAITING", "RETRIED"),
     *("SPOOLED", "LOST", "DROPPED"),
@@ -137,7 +137,7 @@ def _as_text(age: float | None) -> str:
 
 
 def _counted(reply: Mapping[str, Any]) -> list[int]:
-    """Sum spans and events; facts become metrics, and are no matter of these columns."""
+    """Sum spans, events and logs; facts become metrics, and are no matter of these columns."""
     names = ("exported", "pending", "retried", "spooled", "lost", "dropped")
     return [_sum(_of_kinds(reply.get(name))) for name in names]
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, cast
 
 from taskobs.testing import wire
-from taskobs.testing.wire import ReceivedEvent, ReceivedItem, ReceivedSpan
+from taskobs.testing.wire import ReceivedEvent, ReceivedItem, ReceivedLog, ReceivedSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 
 MAX_BODY = 16 * 1024 * 1024
 TRACES = "/v1/traces"
-COUNTED = frozenset({"/v1/metrics", "/v1/logs"})
+LOGS = "/v1/logs"
+COUNTED = frozenset({"/v1/metrics", LOGS})
 ENVELOPE = re.compile(r"/api/[^/]+/envelope/?")
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
-REFUSALS: dict[type[ValueError], HTTPStatus] = {
-    wire.MalformedError: HTTPStatus.BAD_REQUEST,
-    wire.TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    wire.UnknownEncodingError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +72,7 @@ class Receiver:
         """Requests that have arrived and have no response yet."""
         self._manners: dict[str, Manner] = {}
         self._spans: list[ReceivedSpan] = []
+        self._logs: list[ReceivedLog] = []
         self._events: list[ReceivedEvent] = []
         self._items: list[ReceivedItem] = []
         self._requests: list[ReceivedRequest] = []
@@ -108,6 +105,12 @@ class Receiver:
         """All spans so far, in the order in which they arrived."""
         with self._changed:
             return tuple(self._spans)
+
+    @property
+    def logs(self) -> tuple[ReceivedLog, ...]:
+        """All log records so far, in the order in which they arrived."""
+        with self._changed:
+            return tuple(self._logs)
 
     @property
     def events(self) -> tuple[ReceivedEvent, ...]:
@@ -172,7 +175,7 @@ class Receiver:
     def clear(self) -> None:
         """Forget all that has arrived so far."""
         with self._changed:
-            for kept in (self._spans, self._events, self._items, self._requests):
+            for kept in (self._spans, self._logs, self._events, self._items, self._requests):
                 kept.clear()
 
     def take(self, path: str, body: bytes) -> None:
@@ -181,6 +184,10 @@ class Receiver:
             spans = wire.spans(body)
             with self._changed:
                 self._spans.extend(spans)
+        elif path == LOGS:
+            logs = wire.logs(body)
+            with self._changed:
+                self._logs.extend(logs)
         elif ENVELOPE.fullmatch(path):
             received = wire.envelope(body)
             with self._changed:
@@ -321,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, error: ValueError) -> None:
         """Refuse a body that was not read to its end: the connection can't be used again."""
         self.close_connection = True
-        status = REFUSALS[type(error)]
+        status = wire.REFUSALS[type(error)]
         cast("_Server", self.server).receiver.note(self.path, b"", status)
         self._answer(status, self.path)
 

@@ -6,15 +6,18 @@ import importlib
 import json
 import zlib
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 SPAN_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
@@ -33,6 +36,14 @@ class TooLargeError(ValueError):
 
 class UnknownEncodingError(ValueError):
     """A ``Content-Encoding`` that can't be undone here."""
+
+
+REFUSALS: dict[type[ValueError], HTTPStatus] = {
+    MalformedError: HTTPStatus.BAD_REQUEST,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnknownEncodingError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+"""How a body that can't be decoded is answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +85,25 @@ class ReceivedSpan:
     """The status' description."""
     resource: Mapping[str, object] = field(default_factory=dict[str, object])
     scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedLog:
+    """One log record; ids in lower-case hex, empty if there are none."""
+
+    body: object
+    severity: int
+    severity_text: str
+    time_ns: int
+    observed_ns: int
+    trace_id: str
+    span_id: str
+    flags: int
+    attributes: Mapping[str, object]
+    dropped_attributes: int
+    resource: Mapping[str, object]
+    scope: str
+    """The name of its logger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +174,37 @@ def spans(body: bytes) -> list[ReceivedSpan]:
         for scope in resource.scope_spans
         for span in scope.spans
     ]
+
+
+def logs(body: bytes) -> list[ReceivedLog]:
+    """Decode an OTLP log export; raises `MalformedError`."""
+    try:
+        request = ExportLogsServiceRequest.FromString(body)
+    except DecodeError as error:
+        raise MalformedError(str(error)) from error
+    return [
+        _log(record, _mapping(resource.resource.attributes), scope.scope.name)
+        for resource in request.resource_logs
+        for scope in resource.scope_logs
+        for record in scope.log_records
+    ]
+
+
+def _log(record: LogRecord, resource: Mapping[str, object], scope: str) -> ReceivedLog:
+    return ReceivedLog(
+        body=_value(record.body),
+        severity=record.severity_number,
+        severity_text=record.severity_text,
+        time_ns=record.time_unix_nano,
+        observed_ns=record.observed_time_unix_nano,
+        trace_id=record.trace_id.hex(),
+        span_id=record.span_id.hex(),
+        flags=record.flags,
+        attributes=_mapping(record.attributes),
+        dropped_attributes=record.dropped_attributes_count,
+        resource=resource,
+        scope=scope,
+    )
 
 
 def _span(span: Span, resource: Mapping[str, object], scope: str) -> ReceivedSpan:

@@ -161,6 +161,8 @@ class Relay:
         try:
             for sender in self._main_senders:
                 sender.start()
+            if self._settings.logs is not None:
+                self._lanes.add_logs(self._settings.logs)
             self._metrics = start_metrics(
                 self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
             )

@@ -14,6 +14,7 @@ COUNTED_AS: Final[Mapping[int, str]] = {
     FrameKind.END: "span",
     FrameKind.ENVELOPE: "envelope",
     FrameKind.RUN_METRIC: "fact",
+    FrameKind.LOG: "log",
 }
 BUFFER_FULL: Final = "a process's buffer was full"
 KILLED_WRITING: Final = "their process was killed while it wrote them"

@@ -1,6 +1,7 @@
-"""One lane, a store and a sender, for each destination of the app's own exporters.
+"""One lane, a store and a sender, for each destination of the app's own exporters, and for logs.
 
-So a destination that does not respond holds up no other one.
+So a destination that does not respond holds up no other one, and a flood of log records leaves the
+room of spans alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from urllib.parse import urlsplit
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError
 from taskobs.relay.counters import Counters
-from taskobs.relay.export.otlp import SpanSender
+from taskobs.relay.export.otlp import LogSender, SpanSender
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import ItemKind
 
 _log: Final = logging.getLogger("taskobs.relay")
+LOGS: Final = "logs"
+"""The name of the log records' store, beside those of the app's exporters."""
 MOST: Final = 8
 """Destinations that something may wait for at a time."""
 _NAME: Final = 16
@@ -35,7 +38,7 @@ class Lane(NamedTuple):
     """What waits for one destination, and what sends it."""
 
     store: Store
-    sender: SpanSender
+    sender: SpanSender | LogSender
     ended: frozenset[bytes]
     """Keys of spans that an earlier relay has stored or sent there."""
 
@@ -56,6 +59,8 @@ class Lanes:
         self._unusable: set[bytes] = set()
         self._full_until = 0.0
         self.all: tuple[Lane, ...] = ()
+        self.logs: Lane | None = None
+        """The lane of log records."""
 
     def has(self, exporter: bytes) -> bool:
         """Tell whether an exporter has a lane, so that ``find`` closes no other one."""
@@ -97,22 +102,39 @@ class Lanes:
             with suppress(OSError):  # another worker has a file there
                 lane.store.directory.rmdir()
 
+    def add_logs(self, exporter: Mapping[str, Any]) -> None:
+        """Make the lane of log records; ``exporter`` is as ``make_exporter_adapter`` has it."""
+
+        def make() -> Lane:
+            store = self._make_store(LOGS)
+            return Lane(store, LogSender(store, self._counters, exporter), frozenset())
+
+        self.logs = self._add(make, "log records")
+
     def _make(self, exporter: bytes) -> Lane | None:
-        try:
+        def make() -> Lane:
             settings = _settings(exporter)
             store = self._make_store(_name(settings))
             address = _address(settings["endpoint"])
             sender = SpanSender(store, self._counters, settings, address)
-            lane = Lane(store, sender, frozenset(store.ended()))
-            sender.start()
+            return Lane(store, sender, frozenset(store.ended()))
+
+        lane = self._add(make, "spans of one of the app's exporters")
+        if lane is None:
+            self._unusable.add(exporter)
+        return lane
+
+    def _add(self, make: Callable[[], Lane], what: str) -> Lane | None:
+        try:
+            lane = make()
+            lane.sender.start()
         # Whatever an exporter may raise for settings of its own, or RuntimeError at a limit of
         # threads: what is for this destination is counted, and all else goes on.
         except Exception as error:  # noqa: BLE001
             _log.warning(
-                "taskobs relay: spans of one of the app's exporters can't be sent: %s",
-                type(error).__name__,
+                "taskobs relay: %s can't be sent: %s",
+                *(what, type(error).__name__),
             )
-            self._unusable.add(exporter)
             return None
         self.all = (*self.all, lane)
         for one in self.stores:

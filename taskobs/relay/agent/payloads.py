@@ -5,11 +5,21 @@ Each function raises ``FrameError`` for what no client of this release sends.
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import Final, NoReturn, cast
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import KEY_BYTES, FrameError, FrameKind
 from taskobs.protocol.span_encoder import split
+
+MAX_SMALL: Final = 64 * 1024
+"""Bytes of a payload that is neither a span nor an envelope."""
+
+
+def small(payload: bytes) -> bytes:
+    """Return a payload that is neither a span nor an envelope."""
+    if len(payload) > MAX_SMALL:
+        wrong("too long")
+    return payload
 
 
 def key_of_span(payload: bytes) -> bytes:
@@ -44,7 +54,7 @@ def count_of(number: object) -> int:
 
 def dropped_in(payload: bytes) -> dict[FrameKind, int]:
     """Return the counts of a DROPPED, by kind."""
-    told = frames.unpack(payload, 64)
+    told = frames.unpack(payload, 96)
     if not isinstance(told, dict):
         wrong("no map")
     counts = cast("dict[object, object]", told)

@@ -19,9 +19,10 @@ ROUTES: Final = 2_048
 WAITS: Final = 5.0
 """Seconds that a span waits for its route: slots are read once a second, and connections later."""
 HELD: Final = 1024 * 1024
-"""Bytes of spans that wait for their routes."""
+"""Bytes of spans that wait for their routes, and of log records that wait to be stored."""
 UNANNOUNCED: Final = "no process says where they go"
 NO_LANE: Final = "their exporter can't be used, or there are too many"
+NO_LOGS: Final = "their exporter can't be used, or they are not sent"
 
 
 Batches = dict[int, tuple[Lane, list[Item], list[bytes]]]
@@ -53,15 +54,20 @@ class RouteTable:
         self._size = 0
         self.misses = False
         """Whether a span has come whose route is not known; who announces anew resets it."""
+        self._logs: list[Item] = []
+        self._log_bytes = 0
+        self._settled: list[object] = []
 
     @property
     def pending(self) -> int:
         """How many items are not sent yet, in all stores."""
-        return len(self._spans) + sum(map(self.lanes.pending, ITEM_KINDS))
+        waiting = len(self._spans) + len(self._logs)
+        return waiting + sum(map(self.lanes.pending, ITEM_KINDS))
 
     def waiting(self, kind: ItemKind) -> int:
         """How many items of a kind are not sent yet."""
-        return self.lanes.pending(kind) + (len(self._spans) if kind == "span" else 0)
+        held = {"span": len(self._spans), "log": len(self._logs)}
+        return self.lanes.pending(kind) + held.get(kind, 0)
 
     def flush(self, route: bytes = b"") -> Mark:
         """Have all that waits sent without a delay; return a mark for ``is_safe``.
@@ -77,7 +83,7 @@ class RouteTable:
 
     def is_safe(self, mark: Mark) -> bool:
         """Tell whether all that waited at the time of a mark outlives this process."""
-        return not self._spans and self.lanes.is_safe(mark)
+        return not (self._spans or self._logs) and self.lanes.is_safe(mark)
 
     def announce(self, announced: bytes) -> bool:
         """Take an announcement; False if it is not one of exporters.
@@ -104,10 +110,31 @@ class RouteTable:
         self._spans.append(RoutedSpan(key, packed, source, self._clock()))
         self._size += len(packed)
 
+    def put_log(self, payload: bytes, resource_blob: bytes, source: Source) -> None:
+        """Take a log record, which ``commit`` stores; without a lane it is dropped and counted."""
+        if self.lanes.logs is None:
+            self._counters.dropped("log", 1, NO_LOGS)
+            source.arrived(settled=True)
+            return
+        number = source.arrived(settled=False)
+        self._logs.append(Item("log", payload, resource_blob, (source, number)))
+        self._log_bytes += len(payload)
+        if self._log_bytes > HELD:
+            self._settled += self._commit_logs()
+
     def commit(self) -> list[object]:
         """Store what has come; return the sources of what is safe on disk, or was dropped."""
-        if not self._spans:
-            return []
+        settled, self._settled = self._settled, []
+        if self._logs:
+            settled += self._commit_logs()
+        return [*settled, *self._commit_spans()] if self._spans else settled
+
+    def _commit_logs(self) -> list[object]:
+        logs, self._logs, self._log_bytes = self._logs, [], 0
+        lane = self.lanes.logs
+        return list(lane.store.append(logs)) if lane is not None else []
+
+    def _commit_spans(self) -> list[object]:
         settled: list[object] = []
         spans, self._spans, self._size = self._spans, deque(), 0
         batches: Batches = {}

@@ -19,7 +19,15 @@ from taskobs.relay.agent.envelope_frames import EnvelopeFrames
 from taskobs.relay.agent.frame_counts import ReceivedFrames, count_dropped
 from taskobs.relay.agent.hello import parse, parse_destinations
 from taskobs.relay.agent.lanes import Lanes, Mark
-from taskobs.relay.agent.payloads import dropped_in, flush_in, key_of_span, split_span, wrong
+from taskobs.relay.agent.payloads import (
+    MAX_SMALL,
+    dropped_in,
+    flush_in,
+    key_of_span,
+    small,
+    split_span,
+    wrong,
+)
 from taskobs.relay.agent.route_table import RouteTable
 from taskobs.relay.counters import DUPLICATE, Counters
 from taskobs.relay.storage.base import Store
@@ -29,8 +37,6 @@ from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 from taskobs.relay.tracking.process_state import ProcessState
 from taskobs.relay.tracking.recent_keys import RecentKeys
 
-MAX_SMALL: Final = 64 * 1024
-"""Bytes of a payload that is neither a span nor an envelope."""
 MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before they are written to the store."""
 EVENT_IDS: Final = 10_000
@@ -105,6 +111,8 @@ class FrameRouter:
             self._run_metric(source, payload)
         elif kind == FrameKind.ENVELOPE:
             self._envelope(source, payload)
+        elif kind == FrameKind.LOG:
+            self.routes.put_log(small(payload), process.resource_blob, source)
         elif kind == FrameKind.FORGET:
             self._open_spans.ended(key_of_span(payload))
             source.arrived(settled=True)
@@ -175,10 +183,8 @@ class FrameRouter:
             source.arrived(settled=True)
 
     def _run_metric(self, source: Source, payload: bytes) -> None:
-        if len(payload) > MAX_SMALL:
-            wrong("too long")
         try:
-            self._on_run_metric(payload)
+            self._on_run_metric(small(payload))
         except ValueError as error:
             wrong(str(error))
         source.arrived(settled=True)  # it is counted, and sent again would count twice
@@ -221,8 +227,8 @@ class FrameRouter:
             self._keep(source, "span", packed, resource_blob)
 
     def _keep(self, source: Source, kind: ItemKind, payload: bytes, resource_blob: bytes) -> None:
-        arrived = source, source.arrived(settled=False)
-        self._items.append(Item(kind, payload, resource_blob, arrived))
+        number = source.arrived(settled=False)
+        self._items.append(Item(kind, payload, resource_blob, (source, number)))
         self._note_size(payload)
 
     def _note_size(self, payload: bytes) -> None:
@@ -243,15 +249,14 @@ class FrameRouter:
     def commit(self, lost: Iterable[Closed] = ()) -> None:
         """Write to the store what was received since the last call, and the ``lost`` spans."""
         self._received.count()
-        items = self._items
         for one in lost:
             if one.source is not None:
                 one.source[0].expect(one.source[1])
             if route_of(one.packed):
                 self.routes.put(one.key, one.packed, one.source)
             else:
-                items.append(Item("span", one.packed, one.resource_blob, one.source))
-        self._items, self._size = [], 0
+                self._items.append(Item("span", one.packed, one.resource_blob, one.source))
+        items, self._items, self._size = self._items, [], 0
         # Before the main store notes the spans as ended: should this relay be killed in between,
         # the next one gets them once more, and recognises those that a lane has already.
         self.acknowledged.update(dict.fromkeys(settle(self.routes.commit())))

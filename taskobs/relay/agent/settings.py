@@ -31,6 +31,8 @@ class RelaySettings:
     endpoint: str | None = None
     """Where spans go, and the headers to send: only what was given as an argument."""
     headers: Mapping[str, str] | None = None
+    logs: Mapping[str, Any] | None = None
+    """How log records are exported, as spans are; None if they aren't."""
     spool: Mapping[str, object] | None = None
     """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
     grace: float = GRACE
@@ -52,7 +54,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
     given = _map(found, "the configuration")
     exporter = _map(given.get("exporter") or {}, "exporter")
     headers = exporter.get("headers")
-    spool = given.get("spool")
+    logs, spool = given.get("logs"), given.get("spool")
     return RelaySettings(
         worker=str(given.get("worker") or worker),
         service=str(given.get("service") or ""),
@@ -60,6 +62,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
         protocol=str(exporter.get("protocol") or "http/protobuf"),
         endpoint=_text(exporter.get("endpoint")),
         headers=None if headers is None else _headers(headers),
+        logs=None if logs is None else _map(logs, "logs"),
         spool=None if spool is None else _map(spool, "spool"),
         grace=_number(given, "grace", GRACE),
         log_level=int(_number(given, "log_level", logging.WARNING)),

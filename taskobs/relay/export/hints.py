@@ -47,7 +47,7 @@ def of_error(error: BaseException, url: str) -> str:
 
 
 def of_status(status: int, url: str, signal: str) -> str:
-    """Return a hint for a status of HTTP; ``signal`` is "traces" or "metrics"."""
+    """Return a hint for a status of HTTP; ``signal`` is "traces", "metrics" or "logs"."""
     if status not in _NOT_FOUND:
         return ""
     path, usual = urlsplit(url).path.rstrip("/"), f"/v1/{signal}"

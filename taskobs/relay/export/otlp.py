@@ -1,14 +1,17 @@
-"""Sends spans from the store through OpenTelemetry's own OTLP exporters."""
+"""Sends spans and log records from the store through OpenTelemetry's own OTLP exporters."""
 
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, ClassVar, Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from taskobs.protocol.log_decoder import LogDecoder
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 from taskobs.relay.counters import Counters
@@ -23,6 +26,9 @@ _MODULES: Final = {
     "TRACES": ("trace_exporter", "OTLPSpanExporter"),
     "METRICS": ("metric_exporter", "OTLPMetricExporter"),
 }
+_LOGS: Final = "LOGS"
+_LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
+"""The entry points of log exporters, whose modules have no public name (seen in 1.28 to 1.45)."""
 _EXPORTERS: Final = "opentelemetry.exporter"
 _OPTIONS: Final = (
     *("endpoint", "headers", "timeout"),
@@ -44,7 +50,7 @@ class ExporterAdapter(Protocol):
 
 
 def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterAdapter:
-    """Return an adapter for a signal, "TRACES" or "METRICS".
+    """Return an adapter for a signal, "TRACES", "METRICS" or "LOGS".
 
     ``exporter`` has ``protocol``, ``endpoint`` and ``headers``; if it is the app's, also its other
     settings. What is None there, OpenTelemetry's exporter reads from ``OTEL_EXPORTER_OTLP_*``
@@ -54,10 +60,8 @@ def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterA
         ImportError: the exporter of the protocol is not installed.
         Exception: whatever the exporter raises for variables that it can't read.
     """
-    module, name = _MODULES[signal]
     grpc = exporter.get("protocol") == GRPC
-    protocol = "grpc" if grpc else "http"
-    kind = getattr(import_module(f"{_EXPORTERS}.otlp.proto.{protocol}.{module}"), name)
+    kind = _exporter(signal, "grpc" if grpc else "http")
     options = {option: exporter[option] for option in _OPTIONS if exporter.get(option)}
     compression = exporter.get("compression")
     if grpc:
@@ -73,6 +77,21 @@ def make_exporter_adapter(signal: str, exporter: Mapping[str, Any]) -> ExporterA
     return HttpExporterAdapter(kind, signal, options)
 
 
+def _exporter(signal: str, protocol: str) -> Any:  # noqa: ANN401  # a class of a library's
+    """Return the class of a signal's exporter.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if signal == _LOGS:
+        found = next(iter(entry_points(group=_LOG_EXPORTERS, name=f"otlp_proto_{protocol}")), None)
+        if found is None:
+            raise ImportError(f"no exporter of log records over {protocol} is installed")
+        return found.load()
+    module, name = _MODULES[signal]
+    return getattr(import_module(f"{_EXPORTERS}.otlp.proto.{protocol}.{module}"), name)
+
+
 def quieten() -> None:
     """Keep what libraries log of each attempt out of the relay's log, which has lines of its own.
 
@@ -82,11 +101,11 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-class SpanSender(BatchSender):
-    """Exports spans in batches."""
+class OtlpSender(BatchSender):
+    """Exports items of one kind over OTLP, in batches."""
 
-    kind: ClassVar[ItemKind] = "span"
-    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, max_delay=1.0)
+    signal: ClassVar[str]
+    """What ``make_exporter_adapter`` calls them."""
 
     def __init__(
         self, store: Store, counters: Counters, exporter: Mapping[str, Any], address: str = ""
@@ -94,41 +113,83 @@ class SpanSender(BatchSender):
         """Raises what ``make_exporter_adapter`` does; ``address`` is for the log."""
         super().__init__(store, counters, address)
         self._decoder = SpanDecoder()
-        self._adapter = make_exporter_adapter("TRACES", exporter)
-        self._spans: dict[int, ReadableSpan] = {}
+        self._adapter = make_exporter_adapter(self.signal, exporter)
+        self._decoded: dict[int, Any] = {}
+
+    @abstractmethod
+    def _decode_one(self, one: Stored) -> object:
+        """Return what the exporter takes for an item.
+
+        Raises:
+            MalformedError: it can't be read.
+        """
+
+    def _unsent(self, decoded: Sequence[Any], error: Exception | None) -> ExportResult:
+        """Say why nothing was sent; ``error`` is what the exporter raised, if it did."""
+        del decoded
+        return ExportResult(ExportStatus.DROP, UNSENDABLE, type(error).__name__ if error else "")
 
     def _decode(self, batch: list[Stored]) -> list[Stored]:
         return [one for one in batch if self._is_decoded(one)]
 
     def _is_decoded(self, one: Stored) -> bool:
         try:
-            self._spans[one.id] = self._decoder.span(one.item.payload, one.item.resource_blob)
+            self._decoded[one.id] = self._decode_one(one)
         except MalformedError as error:
             self._give_up([one], MALFORMED, str(error))
             return False
         return True
 
     def _send(self, batch: Sequence[Stored]) -> ExportResult:
-        spans = [self._spans[one.id] for one in batch]
+        decoded = [self._decoded[one.id] for one in batch]
         try:
-            result = self._adapter.send(spans)
+            result = self._adapter.send(decoded)
         except Exception as error:  # noqa: BLE001  # whatever an exporter may raise
-            return _unsent(spans, error)
-        return result or _unsent(spans, None)
+            return self._unsent(decoded, error)
+        return result or self._unsent(decoded, None)
 
     def _forget(self) -> None:
-        self._spans.clear()
+        self._decoded.clear()
 
     def _close(self) -> None:
         self._adapter.close()
 
 
-def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> ExportResult:
-    """Say why nothing was sent: a span that can't be encoded, or what the exporter raised."""
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+class SpanSender(OtlpSender):
+    """Exports spans in batches."""
 
-    try:
-        encode_spans(spans).SerializePartialToString()
-    except Exception as problem:  # noqa: BLE001  # whatever an encoder may raise
-        return ExportResult(ExportStatus.SPLIT, "cannot be encoded", f"{type(problem).__name__}")
-    return ExportResult(ExportStatus.DROP, UNSENDABLE, type(error).__name__ if error else "")
+    kind: ClassVar[ItemKind] = "span"
+    signal: ClassVar[str] = "TRACES"
+    limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, max_delay=1.0)
+
+    def _decode_one(self, one: Stored) -> object:
+        return self._decoder.span(one.item.payload, one.item.resource_blob)
+
+    def _unsent(self, decoded: Sequence[ReadableSpan], error: Exception | None) -> ExportResult:
+        """Find out whether a span can't be encoded."""
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+        try:
+            encode_spans(decoded).SerializePartialToString()
+        except Exception as problem:  # noqa: BLE001  # whatever an encoder may raise
+            name = type(problem).__name__
+            return ExportResult(ExportStatus.SPLIT, "cannot be encoded", name)
+        return super()._unsent(decoded, error)
+
+
+class LogSender(OtlpSender):
+    """Exports log records in batches."""
+
+    kind: ClassVar[ItemKind] = "log"
+    signal: ClassVar[str] = _LOGS
+    limits: ClassVar[Limits] = Limits(items=512, bytes=1024 * 1024, max_delay=1.0)
+
+    def __init__(
+        self, store: Store, counters: Counters, exporter: Mapping[str, Any], address: str = ""
+    ) -> None:
+        """Raises what ``make_exporter_adapter`` does; ``address`` is for the log."""
+        super().__init__(store, counters, exporter, address)
+        self._logs = LogDecoder()
+
+    def _decode_one(self, one: Stored) -> object:
+        return self._logs.log(one.item.payload, self._decoder.resource(one.item.resource_blob))

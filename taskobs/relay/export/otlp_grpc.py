@@ -22,7 +22,7 @@ import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
 from taskobs.relay.export import hints
-from taskobs.relay.export.otlp_messages import REJECTED, SAID
+from taskobs.relay.export.otlp_messages import REJECTED, REJECTED_FIELDS, SAID
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 _CODES: Final = grpc.StatusCode
@@ -169,7 +169,7 @@ def _reason(code: Any) -> str:  # noqa: ANN401  # as grpc has it
 
 def _of_response(response: object) -> ExportResult:
     partial = getattr(response, "partial_success", None)
-    rejected = max(0, getattr(partial, "rejected_spans", 0))
+    rejected = max(0, *(getattr(partial, name, 0) for name in REJECTED_FIELDS.values()))
     message = str(getattr(partial, "error_message", ""))[:SAID]
     return ExportResult(ExportStatus.SUCCESS, REJECTED, message, rejected=rejected)
 

@@ -32,7 +32,7 @@ class HttpExporterAdapter:
     """Sends through one exporter. Not thread-safe."""
 
     def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401  # three exporters, no common class
-        """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS."""
+        """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS, LOGS."""
         self._results: list[ExportResult] = []
         self._exporter = kind(session=_session(signal, self._results), **options)
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 REJECTED: Final = "rejected by the backend"
+REJECTED_FIELDS: Final = {"traces": "rejected_spans", "logs": "rejected_log_records"}
+"""The field of a partial success that has the number of what was dropped, by signal."""
 SAID: Final = 200
 """How much of a backend's text is logged."""
 
@@ -32,8 +34,8 @@ def partial_success(body: bytes, content_type: str, signal: str) -> ExportResult
     rejected, message = 0, ""
     if body and "json" in content_type:
         rejected, message = _json_partial(body)
-    elif body and signal == "traces":
-        rejected, message = _protobuf_partial(body)
+    elif body and signal in REJECTED_FIELDS:
+        rejected, message = _protobuf_partial(body, signal)
     return ExportResult(ExportStatus.SUCCESS, REJECTED, message[:SAID], rejected=rejected)
 
 
@@ -57,22 +59,32 @@ def _json_message(body: bytes) -> str:
         return ""
 
 
-def _protobuf_partial(body: bytes) -> tuple[int, str]:
+def _protobuf_partial(body: bytes, signal: str) -> tuple[int, str]:
     from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 
-    response = service.ExportTraceServiceResponse()
+    response = _response_of(signal)
     try:
         response.ParseFromString(body)
     except DecodeError:
         return 0, ""  # some backend's own text
     partial = response.partial_success
-    return max(0, partial.rejected_spans), partial.error_message
+    return max(0, getattr(partial, REJECTED_FIELDS[signal])), partial.error_message
+
+
+def _response_of(signal: str) -> Any:  # noqa: ANN401  # one of two messages
+    if signal == "logs":
+        from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+
+        return logs_service_pb2.ExportLogsServiceResponse()
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+    return trace_service_pb2.ExportTraceServiceResponse()
 
 
 def _json_partial(body: bytes) -> tuple[int, str]:
     try:
         partial: Any = json.loads(body)["partialSuccess"]
-        return max(0, int(partial.get("rejectedSpans", 0))), str(partial.get("errorMessage", ""))
+        rejected = partial.get("rejectedSpans", 0) or partial.get("rejectedLogRecords", 0)
+        return max(0, int(rejected)), str(partial.get("errorMessage", ""))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return 0, ""

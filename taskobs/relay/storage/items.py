@@ -1,11 +1,11 @@
-"""The items of a store: finished spans and Sentry's envelopes."""
+"""The items of a store: finished spans, Sentry's envelopes and log records."""
 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-ItemKind = Literal["span", "envelope"]
-ITEM_KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope")
+ItemKind = Literal["span", "envelope", "log"]
+ITEM_KINDS: Final[tuple[ItemKind, ...]] = ("span", "envelope", "log")
 SOURCE: Final = 120
 """About how many bytes the number of an item's frame takes in its source until it is settled."""
 OVERHEAD: Final = 340 + SOURCE
@@ -13,13 +13,14 @@ OVERHEAD: Final = 340 + SOURCE
 
 
 class Item(NamedTuple):
-    """A finished span, or an envelope of Sentry's."""
+    """A finished span, an envelope of Sentry's, or a log record."""
 
     kind: ItemKind
     payload: bytes
-    """The packed span, or the envelope as it is sent."""
+    """The packed span or log record, or the envelope as it is sent."""
     resource_blob: bytes
-    """What items share. Of a span: the packed ``[resource attributes, schema url]`` of its process;
+    """What items share. Of a span or log record: the packed ``[resource attributes, schema
+    url]`` of its process;
     of an envelope: the packed ``{"dsn": ..., "options": {...}}`` of its client."""
     source: object = None
     """What the caller gets back once the item is sent or dropped; not kept on disk."""

@@ -32,6 +32,7 @@ class MemoryStore(Store):
         self._queues: dict[ItemKind, Queue | DestinationQueues] = {
             "span": Queue(),
             "envelope": DestinationQueues(self._held),
+            "log": Queue(),
         }
         self._taken: dict[ItemKind, dict[int, Stored]] = {kind: {} for kind in ITEM_KINDS}
         self._taken_bytes: dict[ItemKind, int] = dict.fromkeys(ITEM_KINDS, 0)

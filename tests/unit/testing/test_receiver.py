@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
@@ -177,12 +178,30 @@ def test_an_envelope_gives_its_events_and_other_items(receiver: Receiver) -> Non
 
 
 def test_a_body_sent_twice_shows(receiver: Receiver) -> None:
-    """Duplicates have one digest, and metrics and logs are counted too."""
-    for path in (TRACES, TRACES, "/v1/metrics", "/v1/logs"):
+    """Duplicates have one digest, and metrics are counted too."""
+    for path in (TRACES, TRACES, "/v1/metrics"):
         assert post(receiver, path, one_span(path)) == 200
     digests = [request.digest for request in receiver.requests]
-    assert len(digests) == 4
-    assert len(set(digests)) == 3
+    assert len(digests) == 3
+    assert len(set(digests)) == 2
+
+
+def test_log_records_are_kept_with_their_resource(receiver: Receiver) -> None:
+    """What is posted to /v1/logs is there as records; another body is refused."""
+    request = ExportLogsServiceRequest()
+    resource = request.resource_logs.add()
+    resource.resource.attributes.add(key="service.name").value.string_value = "shop"
+    scope = resource.scope_logs.add()
+    scope.scope.name = "shop.tasks"
+    record = scope.log_records.add(severity_number=9, severity_text="INFO", time_unix_nano=7)
+    record.body.string_value = "hello"
+    record.trace_id = bytes.fromhex("1" * 32)
+    assert post(receiver, "/v1/logs", request.SerializeToString()) == 200
+    assert post(receiver, "/v1/logs", b"nonsense") == 400
+    [found] = receiver.logs
+    assert (found.body, found.severity, found.time_ns) == ("hello", 9, 7)
+    assert (found.trace_id, found.span_id) == ("1" * 32, "")
+    assert (found.resource, found.scope) == ({"service.name": "shop"}, "shop.tasks")
 
 
 def test_a_status_asked_for_is_answered_and_nothing_kept(receiver: Receiver) -> None:
@@ -202,7 +221,7 @@ def test_a_body_above_a_limit_is_refused_and_nothing_kept(receiver: Receiver) ->
     receiver.behave(TRACES, limit=len(short))
     assert post(receiver, TRACES, long) == 413
     assert post(receiver, TRACES, short) == 200
-    assert post(receiver, "/v1/logs", long) == 200
+    assert post(receiver, "/v1/metrics", long) == 200
     assert [span.name for span in receiver.spans] == ["pack"]
 
 

@@ -25,6 +25,7 @@ class WriteBacklog:
         self._queues: dict[ItemKind, Queue | DestinationQueues] = {
             "span": Queue(),
             "envelope": DestinationQueues(held),
+            "log": Queue(),
         }
         self.starts: dict[bytes, Start] = {}
         self.ended: deque[bytes] = deque(maxlen=_KEYS)  # as many as the file keeps

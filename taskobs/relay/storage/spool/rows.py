@@ -20,6 +20,12 @@ from taskobs.relay.storage.spool.destinations import MOST, Destinations
 ENDED: Final = 50_000
 """Keys of ended spans that are kept, to recognise duplicates."""
 _RESOURCES: Final = 1_000
+_NUMBERS: Final[dict[ItemKind, int]] = {
+    "span": tables.SPAN,
+    "envelope": tables.ENVELOPE,
+    "log": tables.LOG,
+}
+_KINDS: Final[dict[int, ItemKind]] = {number: kind for kind, number in _NUMBERS.items()}
 
 
 class TakenOver(NamedTuple):
@@ -108,7 +114,7 @@ class Rows:
                 [
                     (
                         number,
-                        ITEM_KINDS.index(item.kind),
+                        _NUMBERS[item.kind],
                         since,
                         blob_ids[self._value(item)],
                         item[1],
@@ -231,7 +237,7 @@ class Rows:
 
     def waiting(self, kind: ItemKind, number: int) -> tuple[int, int, int]:
         """Return the number of items newer than an id, their weight and the newest id."""
-        found = self._db.execute(tables.WAITING, (ITEM_KINDS.index(kind), number))
+        found = self._db.execute(tables.WAITING, (_NUMBERS[kind], number))
         count, size, newest = found.fetchone()
         return count, size + count * OVERHEAD, newest
 
@@ -244,7 +250,7 @@ class Rows:
         digests = [sha256(self.destinations.id_of(value)).digest() for value in held][:MOST]
         but = f" AND about.digest NOT IN ({','.join('?' * len(digests))})" if digests else ""
         query = tables.NEXT.format(but=but)
-        with closing(self._db.execute(query, (ITEM_KINDS.index(kind), number, *digests))) as found:
+        with closing(self._db.execute(query, (_NUMBERS[kind], number, *digests))) as found:
             for one, since, payload, value in found:
                 if kind == "envelope":
                     blob = self.destinations.find(value)
@@ -259,7 +265,7 @@ class Rows:
 
     def first_after(self, kind: ItemKind, number: int) -> int | None:
         """Return the oldest id of a kind that is newer than an id."""
-        found = self._db.execute(tables.FIRST, (ITEM_KINDS.index(kind), number)).fetchone()[0]
+        found = self._db.execute(tables.FIRST, (_NUMBERS[kind], number)).fetchone()[0]
         return None if found is None else int(found)
 
     def weights(self) -> Generator[RowWeight, None, None]:
@@ -279,7 +285,7 @@ class Rows:
 
 
 def _kind(number: int) -> ItemKind:
-    return ITEM_KINDS[min(number, tables.ENVELOPE)]
+    return _KINDS.get(number, "envelope")  # parked ones are envelopes, too
 
 
 def _rows(keys: Iterable[bytes]) -> list[tuple[bytes]]:

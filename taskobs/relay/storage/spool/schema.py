@@ -13,9 +13,11 @@ VERSION: Final = 2
 _CACHE_KIB: Final = 512
 _BUSY_TIMEOUT: Final = 2.0
 
+SPAN: Final = 0
 ENVELOPE: Final = 1
 PARKED: Final = 2
-"""The kind of a row: an index of ``ITEM_KINDS``, or an envelope that can't be sent anywhere yet."""
+LOG: Final = 3
+"""The kind of a row; a parked one is an envelope that can't be sent anywhere yet."""
 # One transaction, with the two numbers, which are in the file's header: after a kill, the file is
 # empty or complete. ``about`` has each resource and destination once; items refer to its rows.
 _TABLES: Final = f"""
@@ -87,7 +89,8 @@ _SENDABLE: Final = f"""
 """  # noqa: S608  # same
 TAKE_OVER_ITEMS: Final = f"""
 INSERT INTO main.item
-SELECT it.id + ?, min(it.kind, {ENVELOPE}), it.since + ?, {_OURS}, it.payload
+SELECT it.id + ?, CASE it.kind WHEN {PARKED} THEN {ENVELOPE} ELSE it.kind END, it.since + ?,
+ {_OURS}, it.payload
 FROM old.item it WHERE {_SENDABLE} ORDER BY it.id
 """  # noqa: S608  # same
 STAYS: Final = f"SELECT count(*) FROM old.item it WHERE NOT {_SENDABLE}"  # noqa: S608  # same
