@@ -23,6 +23,16 @@ SERVER_PORT: Final = "server.port"
 ERROR_TYPE: Final = "error.type"
 PROCESS_PID: Final = "process.pid"
 
+# OpenTelemetry's conventions for log records.
+RECORD_CODE_FILE: Final = "code.file.path"
+RECORD_CODE_FUNCTION: Final = "code.function.name"
+RECORD_CODE_LINE: Final = "code.line.number"
+RECORD_CODE_STACKTRACE: Final = "code.stacktrace"
+RECORD_THREAD_NAME: Final = "thread.name"
+RECORD_EXCEPTION_TYPE: Final = "exception.type"
+RECORD_EXCEPTION_MESSAGE: Final = "exception.message"
+RECORD_EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+
 # Celery's own.
 CELERY_TASK_ID: Final = "celery.task_id"
 CELERY_TASK_NAME: Final = "celery.task_name"
