@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from taskobs.errors import MissingExtraError, SettingError, TaskobsError
     from taskobs.otel.instrumentor import TaskInstrumentor
     from taskobs.session.log_fields import log_fields
+    from taskobs.session.log_format import JsonFormatter
     from taskobs.session.session import Session, init
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "JsonFormatter",
     "MissingExtraError",
     "Session",
     "SettingError",
@@ -26,6 +28,7 @@ __all__ = [
 
 # `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
 _HOMES: Final = {
+    "JsonFormatter": "taskobs.session.log_format",
     "MissingExtraError": "taskobs.errors",
     "Session": "taskobs.session.session",
     "SettingError": "taskobs.errors",

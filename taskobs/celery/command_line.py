@@ -7,6 +7,7 @@ from typing import Any, Final
 
 _CELERY: Final = "celery.bin.celery"
 _COMMANDS: Final = "celery.bin."
+_WORKER: Final = "worker"
 
 
 def in_command() -> bool:
@@ -14,12 +15,23 @@ def in_command() -> bool:
 
     Commands of other packages, such as Flower's, may serve web requests: they don't count.
     """
+    return bool(_command())
+
+
+def in_worker_command() -> bool:
+    """Tell whether that command is ``celery worker``."""
+    return _command() == _WORKER
+
+
+def _command() -> str:
+    """Return the name of Celery's own command that is running; empty if there is none."""
     click: Any = sys.modules.get("click")
     celery: Any = sys.modules.get(_CELERY)
     context = click.get_current_context(silent=True) if click and celery else None
     if context is None:
-        return False
+        return ""
     root = context.find_root()
-    command = celery.celery.commands.get(root.invoked_subcommand)
-    module = getattr(getattr(command, "callback", None), "__module__", None) or ""
-    return root.command is celery.celery and module.startswith(_COMMANDS)
+    name = str(root.invoked_subcommand or "")
+    module = getattr(getattr(celery.celery.commands.get(name), "callback", None), "__module__", "")
+    is_celerys = root.command is celery.celery and str(module).startswith(_COMMANDS)
+    return name if is_celerys else ""

@@ -131,6 +131,18 @@ def _protocol(value: object) -> OtlpProtocol:
     raise Refused(problem, "http/protobuf")
 
 
+def _one_of(*words: str) -> Callable[[object], str]:
+    """Return the check of a setting that takes a few words."""
+
+    def check(value: object) -> str:
+        word = _text(value, words[0]).lower()
+        if word not in words:
+            raise Refused("not " + " or ".join(map(repr, words)), words[0])
+        return word
+
+    return check
+
+
 def _url(text: str, example: str) -> SplitResult:
     """Split a URL that has a scheme, a host and, if any, a possible port."""
     if any(character.isspace() for character in text):
@@ -286,6 +298,8 @@ SECONDS = ValueCheck(_seconds, shown)
 BYTES = ValueCheck(_bytes, shown)
 AGE = ValueCheck(_age, shown)
 PROTOCOL = ValueCheck(_protocol, shown)
+LOGS = ValueCheck(_one_of("otlp"), shown)
+LOG_FORMAT = ValueCheck(_one_of("json"), shown)
 ENDPOINT = ValueCheck(_endpoint, _without_credentials)
 HTTP_ENDPOINT = ValueCheck(_http_endpoint, _without_credentials)
 GRPC_ENDPOINT = ValueCheck(_grpc_endpoint, _without_credentials)

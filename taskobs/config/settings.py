@@ -76,6 +76,8 @@ class Settings:
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
+    logs: str | None = setting("TASKOBS_LOGS", None, checks.LOGS, "`otlp`: send log records over OTLP, too, with the ids of the task and of the trace. Without it: they go nowhere but to the app's own handlers.")
+    log_format: str | None = setting("TASKOBS_LOG_FORMAT", None, checks.LOG_FORMAT, "`json`: have the handlers of Celery's processes write each log record as one line of JSON, with the fields of OpenTelemetry's log data model. Without it: as the app or Celery formats them.")
     relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
     relay_providers: bool = setting("TASKOBS_RELAY_PROVIDERS", default=True, value_check=checks.SWITCH, meaning="Have that process send the spans of the app's own `TracerProvider`, too, with the settings of its OTLP exporters. Off: these go on exporting from each process.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
@@ -90,6 +92,9 @@ class Settings:
     """The full URL that spans are sent to; None for the exporter's default."""
     metrics_endpoint: str | None = None
     """Where a worker's metrics are sent over OTLP; None if they aren't."""
+    logs_endpoint: str | None = None
+    """Where log records are sent over OTLP; None if they aren't."""
+    logs_protocol: checks.OtlpProtocol = "http/protobuf"
     otlp: bool = False
     """Spans are sent over OTLP."""
     other_exporters: Sequence[str] = ()
@@ -116,6 +121,12 @@ class Settings:
     def shown_metrics_endpoint(self) -> str | None:
         """Where a worker's relay sends metrics, without secrets; None if it sends none."""
         endpoint = self.metrics_endpoint
+        return None if endpoint is None else checks.without_credentials(endpoint)
+
+    @property
+    def shown_logs_endpoint(self) -> str | None:
+        """Where log records go, without secrets; None if they aren't sent."""
+        endpoint = self.logs_endpoint
         return None if endpoint is None else checks.without_credentials(endpoint)
 
     def given_as(self, name: str) -> str | None:

@@ -172,7 +172,8 @@ def _exception(record: logging.LogRecord) -> dict[str, object]:
         found[semconv.RECORD_EXCEPTION_MESSAGE] = without_arguments(_said_by(error))
         found[semconv.RECORD_EXCEPTION_STACKTRACE] = without_arguments(_stack_of(error))
     elif record.exc_text:
-        found[semconv.RECORD_EXCEPTION_STACKTRACE] = record.exc_text
+        # Written by whoever formatted or queued the record first.
+        found[semconv.RECORD_EXCEPTION_STACKTRACE] = without_arguments(record.exc_text)
     if record.stack_info:
         found[semconv.RECORD_CODE_STACKTRACE] = record.stack_info
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from taskobs.celery.roles import Role
 from taskobs.celery.watches import FirstPublish
@@ -16,9 +16,15 @@ from taskobs.session.errors import Errors
 from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
+if TYPE_CHECKING:
+    from taskobs.session.logs import Logs
+
 _log: Final = logging.getLogger("taskobs")
 _NOT_TELEMETRY: Final = frozenset(
-    {"enabled", "strict", "log_ids", "relay", "relay_providers", "shutdown_timeout"}
+    {
+        *("enabled", "strict", "log_ids", "log_format", "relay", "relay_providers"),
+        "shutdown_timeout",
+    }
 )
 """Settings that don't ask for traces or errors by themselves."""
 _CURE: Final = (
@@ -95,7 +101,14 @@ class Announcement:
         return [name for name in self._settings.given if name not in _NOT_TELEMETRY]
 
 
-def destinations(settings: Settings, spans: Spans, errors: Errors, relay: WorkerRelay) -> str:
+def destinations(
+    settings: Settings,
+    spans: Spans,
+    errors: Errors,
+    relay: WorkerRelay,
+    *,
+    logs: Logs | None = None,
+) -> str:
     """Return where telemetry goes, as one line; without secrets."""
     traces, dsn = spans.provider, errors.destination
     metrics = relay.metrics_destination(settings) or app_meters()
@@ -104,6 +117,8 @@ def destinations(settings: Settings, spans: Spans, errors: Errors, relay: Worker
         f"errors to {dsn}" if dsn is not None else "errors off",
         f"metrics to {metrics}" if metrics is not None else "metrics off",
     ]
+    if logs is not None:  # off unless asked for
+        parts.append(f"logs to {logs.destination}")
     return ", ".join(parts)
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 from weakref import ref
 
 from taskobs.celery import _compat
 from taskobs.celery._types import App
+from taskobs.config.settings import Settings
 
 if TYPE_CHECKING:
     from sentry_sdk.client import BaseClient
+
+SERVICE_NAME: Final = "service.name"
+SERVICE_VERSION: Final = "service.version"
+ENVIRONMENT: Final = "deployment.environment.name"
 
 
 def active_client() -> BaseClient | None:
@@ -49,3 +55,16 @@ class AppName:
     def others(self) -> list[str]:
         """Return the names of the process's other apps."""
         return sorted(_compat.app_names() - {self()})
+
+
+def service_attributes(settings: Settings, app_name: AppName) -> Mapping[str, object]:
+    """Return the attributes of this process's service, for a log; needs no SDK."""
+    found: dict[str, object] = dict(settings.resource or {})
+    named = settings.given.get("service_name") == "argument" or SERVICE_NAME not in found
+    if settings.service_name and named:
+        found[SERVICE_NAME] = settings.service_name
+    found.setdefault(SERVICE_NAME, app_name() or "celery")
+    for name, value in ((SERVICE_VERSION, settings.release), (ENVIRONMENT, settings.environment)):
+        if value:
+            found.setdefault(name, value)
+    return found

@@ -61,6 +61,8 @@ def needed_now(settings: Settings) -> bool:
     used = {_API, _SENTRY} if in_command() else {_API, _SENTRY, _DJANGO_IN_USE, *_WEB}
     if not used.isdisjoint(sys.modules):
         return True
+    if settings.logs_endpoint is not None:
+        return True
     return settings.otlp and settings.otlp_protocol == "grpc"  # is its exporter installed?
 
 

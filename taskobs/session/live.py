@@ -34,6 +34,8 @@ from taskobs.session.worker_relay import WorkerRelay
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
+    from taskobs.session.logs import Logs
+
 
 class Host(Protocol):
     """The session that this one works for."""
@@ -63,6 +65,7 @@ class LiveSession:
         self._embedded = embedded
         self._host = host
         self._spans = Spans(settings, app_name, lambda: at_process_end(self.process_ending))
+        self._logs = self._make_logs() if settings.logs_endpoint is not None else None
         self._errors = Errors(settings, lambda: host.begin(errors=True))
         self._relay = WorkerRelay(settings)
         self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
@@ -78,7 +81,7 @@ class LiveSession:
 
     def describe(self) -> str:
         """Return in a few words where telemetry goes; without secrets."""
-        return destinations(self.settings, self._spans, self._errors, self._relay)
+        return destinations(self.settings, self._spans, self._errors, self._relay, logs=self._logs)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Send what is pending, for at most ``timeout`` seconds (default: ``shutdown_timeout``).
@@ -101,6 +104,8 @@ class LiveSession:
             sentry.flush(timeout)  # moves Sentry's batched items to the relay, without blocking
         elif sentry is not None:
             jobs.append(lambda: sentry.flush(timeout))
+        if self._logs is not None:
+            jobs += self._logs.flushes(relayed=relayed)
         if self.role is Role.POOL_CHILD:
             jobs += flushes_of_app(timeout)
         return jobs
@@ -122,6 +127,7 @@ class LiveSession:
             guard.strict = self.settings.strict
             undo.callback(lambda: self._spans.stop(self._delivery.left()))
             undo.callback(self._errors.stop)
+            self._start_logs()
             undo.callback(failures.remove)
             failures.install()
             undo.callback(self._announcement.remove)
@@ -138,6 +144,18 @@ class LiveSession:
         except BaseException:
             undo.close()
             raise
+
+    def _make_logs(self) -> Logs:
+        from taskobs.session.logs import Logs  # which few ask for
+
+        return Logs(self.settings, self._app_name, lambda: self._spans.provider)
+
+    def _start_logs(self) -> None:
+        logs = self._logs
+        if logs is not None:
+            self._undo.callback(lambda: logs.stop(self._delivery.left()))
+            logs.start()
+            self._observe()
 
     def begin_errors(self) -> None:
         """Report errors from now on, if there is a DSN."""
@@ -190,12 +208,14 @@ class LiveSession:
         elif self.role is Role.BEAT:
             shared_task_signals().beat_runs()
         traces = self._spans.provider
-        self._relay.became(self.role, self._worker, traces, self._errors.pipeline)
+        self._relay.became(self.role, self._worker, traces, self._errors.pipeline, self._logs)
         if self._relay.carries:
             self._spans.relayed()
         celerys = self.role in {Role.WORKER, Role.POOL_CHILD}
         if celerys and traces is not None and not self._relay.carries:
             traces.prepare()
+        if self._logs is not None and self.role is not Role.PRODUCER:
+            self._logs.role_is_known()
 
     def _reports_now(self) -> bool:
         """Start reporting errors if that is possible now; tell whether this call started it."""
@@ -205,7 +225,7 @@ class LiveSession:
         return self._errors.pipeline is not None
 
     def _where(self) -> str | None:
-        recorded = self._spans.provider is not None or self._errors.destination is not None
+        recorded = any((self._spans.provider, self._errors.destination, self._logs))
         return self.describe() if recorded else None
 
     # Events of the process: see taskobs.celery.process_signals.ProcessListener.

@@ -23,6 +23,7 @@ from taskobs.relay_client.launcher import Launcher
 
 if TYPE_CHECKING:
     from taskobs.sentry.pipeline import SentryPipeline
+    from taskobs.session.logs import Logs
 
 _log: Final = logging.getLogger("taskobs")
 _HAND_OVER_TIMEOUT: Final = 1.0
@@ -60,6 +61,7 @@ class RelayPipeline:
         self._launcher = launcher
         self._traces: TraceProvider | None = None
         self._sentry: SentryPipeline | None = None
+        self._logs: Logs | None = None
         forksafe.add(self, ForkStep.EXPORT)
 
     @classmethod
@@ -95,9 +97,13 @@ class RelayPipeline:
         return cls(address, "", role, memory)
 
     def carry(
-        self, traces: TraceProvider | None, sentry: SentryPipeline | None, guard: Guard
+        self,
+        traces: TraceProvider | None,
+        sentry: SentryPipeline | None,
+        guard: Guard,
+        logs: Logs | None = None,
     ) -> None:
-        """Route this process's spans and errors to the relay; call it again when a source is added.
+        """Route what this process records to the relay; call it again when a source is added.
 
         The worker connects only now, as the first frame contains the spans' resource.
         """
@@ -107,6 +113,9 @@ class RelayPipeline:
         if sentry is not None and self._sentry is None:
             self._sentry = sentry
             sentry.route_to(self.client, guard)
+        if logs is not None:
+            self._logs = logs
+            logs.route_to(self.client)
         if self._launcher is not None:
             self.client.open()
 
@@ -170,10 +179,10 @@ class RelayPipeline:
 
     def close(self) -> None:
         """Let this process send its own telemetry again."""
-        for carried in (self._traces, self._sentry):
+        for carried in (self._traces, self._sentry, self._logs):
             if carried is not None:
                 carried.restore()
-        self._traces = self._sentry = None
+        self._traces = self._sentry = self._logs = None
         self.client.close()
         if self._memory is not None:
             self._memory.close()
@@ -183,7 +192,8 @@ class RelayPipeline:
                 del os.environ[RELAY_ADDRESS]
 
     def _hello(self) -> dict[str, object]:
-        resource = self._traces.resource() if self._traces else {}
+        source = self._logs or self._traces  # those of logs are the spans', where there are any
+        resource = source.resource() if source else {}
         process = {"role": self._role(), "name": self._worker}
         return {**process, "resource": {}, "schema_url": "", **resource}
 
@@ -219,6 +229,13 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
         exporter["endpoint"] = settings.traces_endpoint
     if ours and settings.given["otlp_headers"] == "argument":
         exporter["headers"] = dict(settings.otlp_headers or {})
+    logs: dict[str, object] | None = None
+    if settings.logs_endpoint is not None:
+        logs = {"protocol": settings.logs_protocol}
+        if settings.given["otlp_endpoint"] == "argument":
+            logs["endpoint"] = settings.logs_endpoint
+        if settings.given["otlp_headers"] == "argument":
+            logs["headers"] = dict(settings.otlp_headers or {})
     spool = None
     if settings.relay_spool is not None:
         spool = {
@@ -227,4 +244,4 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
             "age": settings.relay_spool_age,
         }
     identity = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
-    return {**identity, "exporter": exporter, "spool": spool}
+    return {**identity, "exporter": exporter, "logs": logs, "spool": spool}

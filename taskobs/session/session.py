@@ -17,12 +17,13 @@ from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
 from taskobs.observers.logs import LogFields
-from taskobs.session.environment import AppName
+from taskobs.session.environment import AppName, service_attributes
 from taskobs.session.first_use import FirstUse, needed_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from taskobs.celery.patches.logging_setup import LoggingSetup
     from taskobs.session.live import LiveSession
 
 _log = logging.getLogger("taskobs")
@@ -47,8 +48,14 @@ class Session:
         self._first_use = FirstUse(self, settings)
         self._guard = Guard(strict=settings.strict)
         self._live: LiveSession | None = None
+        self._log_setup: LoggingSetup | None = None
         self._beginning = self._closed = self._observing = False
         self._undo = ExitStack()
+
+    @property
+    def service(self) -> Mapping[str, object]:
+        """The attributes of this process's service, as log lines in JSON have them."""
+        return service_attributes(self.settings, self._app_name)
 
     @property
     def role(self) -> Role:
@@ -97,6 +104,8 @@ class Session:
         undo = self._undo
         try:
             undo.callback(self._close_live)
+            if self.settings.log_format == "json":
+                self._format_logs()
             if needed_now(self.settings):
                 self._begin(errors=True)
             else:
@@ -106,6 +115,14 @@ class Session:
         except BaseException:
             undo.close()
             raise
+
+    def _format_logs(self) -> None:
+        from taskobs.celery.patches.logging_setup import LoggingSetup
+        from taskobs.session.log_format import JsonFormatter
+
+        setup = self._log_setup = LoggingSetup(JsonFormatter(), self._guard)
+        self._undo.callback(setup.remove)
+        setup.install()
 
     def _wait(self) -> None:
         if self.settings.traces or self.settings.errors:
@@ -176,6 +193,8 @@ class Session:
 
     def ready(self) -> None:
         """Log where telemetry goes, now that logging and the app's own libraries are set up."""
+        if self._log_setup is not None:
+            self._log_setup.apply()  # logging may have been set up before init(), or since
         if self._live is not None:
             self._live.ready()
 
@@ -207,6 +226,8 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     crons_options: Mapping[str, Mapping[str, object]] | None = None,
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
+    logs: str | None = None,
+    log_format: str | None = None,
     relay: bool | None = None,
     relay_providers: bool | None = None,
     relay_spool: str | None = None,
@@ -249,3 +270,8 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
 def current_settings() -> Settings:
     """Return the settings of this process's session; without one, those that the variables give."""
     return resolve({}, os.environ) if _session is None else _session.settings
+
+
+def current_service() -> Mapping[str, object]:
+    """Return the attributes of this process's service; none without a session."""
+    return {} if _session is None else _session.service

@@ -14,6 +14,7 @@ from taskobs.otel.task_spans import shared_task_signals
 
 if TYPE_CHECKING:
     from taskobs.sentry.pipeline import SentryPipeline
+    from taskobs.session.logs import Logs
     from taskobs.session.relay_pipeline import RelayPipeline
 
 
@@ -39,16 +40,19 @@ class WorkerRelay:
         worker: object,
         traces: TraceProvider | None,
         sentry: SentryPipeline | None,
+        logs: Logs | None = None,
     ) -> None:
         """Start a relay in a worker, or join it in a spawned child, and route telemetry to it."""
         self._role = role
-        if self._pipeline is None and self._on and self._wanted(traces, sentry):
+        if self._pipeline is None and self._on and self._wanted(traces, sentry, logs):
             self._begin(role, worker, traces)
         if self._pipeline is not None:
-            self._pipeline.carry(traces, sentry, shared_task_signals().guard)
+            self._pipeline.carry(traces, sentry, shared_task_signals().guard, logs)
 
-    def _wanted(self, traces: TraceProvider | None, sentry: SentryPipeline | None) -> bool:
-        return sentry is not None or (traces is not None and traces.relays)
+    def _wanted(
+        self, traces: TraceProvider | None, sentry: SentryPipeline | None, logs: Logs | None
+    ) -> bool:
+        return sentry is not None or logs is not None or (traces is not None and traces.relays)
 
     def starts_early(self, role: Role, worker: object) -> bool:
         """Start a relay for a provider that only pool children may set; tell whether there is one.

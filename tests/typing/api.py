@@ -44,6 +44,8 @@ def settings() -> None:
         crons_options={"nightly": {"max_runtime": 30}},
         stock_attributes=True,
         log_ids=True,
+        logs="otlp",
+        log_format="json",
         relay=True,
         relay_providers=True,
         relay_spool="/var/spool/taskobs",
@@ -53,6 +55,11 @@ def settings() -> None:
         strict=False,
         enabled=True,
     )
+
+
+def formatters() -> None:
+    """A formatter for a handler of one's own."""
+    logging.StreamHandler().setFormatter(taskobs.JsonFormatter())
 
 
 def errors() -> None:

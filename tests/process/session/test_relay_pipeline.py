@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sentry_sdk
 from celery import Celery, signals
@@ -336,3 +340,72 @@ def test_a_provider_that_is_set_in_the_running_worker(
         assert names_of(other) == ["two"]
         session.close()
         provider.shutdown()
+
+
+@contextmanager
+def as_worker_command() -> Generator[None]:
+    """Be in the command ``celery worker``."""
+    from celery.bin.celery import celery
+
+    context = click.Context(celery)
+    context.invoked_subcommand = "worker"
+    with context:
+        yield
+
+
+def bodies_of(receiver: Receiver, *wanted: str) -> list[str]:
+    """Give the texts of the records that have one of these texts."""
+    return sorted(str(one.body) for one in receiver.logs if one.body in wanted)
+
+
+def test_log_records_go_through_the_relay_also_those_before_it(
+    start: Callable[..., Session], receiver: Receiver
+) -> None:
+    """My module logs while it is imported: the relay sends that, and this process has no thread."""
+    resource = {"team": "a"}
+    log = logging.getLogger("shop")
+    with as_worker_command():
+        taskobs.init(strict=True, otlp_endpoint=receiver.endpoint, logs="otlp", resource=resource)
+        log.warning("early")
+        session = start()
+        log.warning("late")
+        assert not [one for one in threading.enumerate() if one.name == "taskobs-logs"]
+    assert session.flush(PATIENCE)
+    assert bodies_of(receiver, "early", "late") == ["early", "late"]
+    assert {one.resource["team"] for one in receiver.logs} == {"a"}
+
+
+def test_log_records_alone_have_a_relay_too(
+    start: Callable[..., Session], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I send neither spans nor errors, only log records: they arrive with the service's name."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"{receiver.endpoint}/v1/logs")
+    session = start(otlp_endpoint=None, logs="otlp", service_name="shop")
+    assert relay_of(session).carries
+    logging.getLogger("shop").warning("alone")
+    assert session.flush(PATIENCE)
+    [found] = [one for one in receiver.logs if one.body == "alone"]
+    assert found.resource["service.name"] == "shop"
+    assert receiver.spans == ()
+
+
+def test_when_the_relay_cannot_work_the_process_sends_its_log_records(
+    start: Callable[..., Session], receiver: Receiver
+) -> None:
+    """What a relay that is gone did not send is sent by this process, and what comes then."""
+    session = start(logs="otlp")
+    pipeline = relay_of(session)._pipeline  # pyright: ignore[reportPrivateUsage]
+    assert pipeline is not None
+    os.kill(relay_pid(session), signal.SIGSTOP)
+    log = logging.getLogger("shop")
+    log.warning("kept")
+    end = time.monotonic() + PATIENCE
+    while not pipeline.unavailable:
+        assert time.monotonic() < end
+        if pipeline.relay_pid is not None:
+            os.kill(pipeline.relay_pid, signal.SIGKILL)
+        pipeline.poll()
+        time.sleep(0.02)
+    log.warning("direct")
+    assert session.flush(PATIENCE)
+    assert bodies_of(receiver, "kept", "direct") == ["direct", "kept"]

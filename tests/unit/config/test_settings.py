@@ -513,3 +513,57 @@ def test_the_table_has_a_row_for_every_setting() -> None:
     rows = settings.settings_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [name for name, _ in settings.declared()]
     assert all(row.count(" | ") == 3 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint", "protocol"),
+    [
+        ({"ENDPOINT": "http://c:4318"}, "http://c:4318/v1/logs", "http/protobuf"),
+        ({"ENDPOINT": "http://c:4318/base/"}, "http://c:4318/base/v1/logs", "http/protobuf"),
+        ({"LOGS_ENDPOINT": "http://c/own"}, "http://c/own", "http/protobuf"),
+        (
+            {"ENDPOINT": "http://c:4317", "PROTOCOL": "grpc"},
+            "http://c:4317",
+            "grpc",
+        ),
+        (
+            {"ENDPOINT": "http://c:4317", "LOGS_PROTOCOL": "grpc"},
+            "http://c:4317",
+            "grpc",
+        ),
+    ],
+)
+def test_log_records_go_where_opentelemetrys_variables_say(
+    variables: dict[str, str], endpoint: str, protocol: str
+) -> None:
+    """With `logs="otlp"`, the variables for logs count, and then the general ones."""
+    environ = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+    found = resolve({"logs": "otlp"}, environ)
+    assert (found.logs_endpoint, found.logs_protocol) == (endpoint, protocol)
+    assert resolve({}, environ).logs_endpoint is None
+
+
+def test_log_records_go_beside_the_spans_of_an_argument() -> None:
+    """An endpoint in the code is for all that is sent."""
+    for given in ("http://c:4318", "http://c:4318/v1/traces"):
+        found = resolve({"logs": "otlp", "otlp_endpoint": given}, {})
+        assert found.logs_endpoint == "http://c:4318/v1/logs"
+
+
+def test_log_records_without_an_endpoint_are_refused() -> None:
+    """I ask for logs and forget where to: the error says what to set."""
+    with pytest.raises(SettingError, match=r"logs .*OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"):
+        resolve({"logs": "otlp"}, {})
+
+
+def test_log_records_can_be_turned_off_by_opentelemetrys_variable() -> None:
+    """OTEL_LOGS_EXPORTER=none means for taskobs what it means for others."""
+    environ = {"OTEL_LOGS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+    assert resolve({"logs": "otlp"}, environ).logs_endpoint is None
+
+
+@pytest.mark.parametrize(("setting", "fix"), [("logs", "otlp"), ("log_format", "json")])
+def test_other_words_for_logs_are_refused(setting: str, fix: str) -> None:
+    """A word that is none of the choices gets an error with one that is."""
+    with pytest.raises(SettingError, match=rf"{setting} .*{fix}"):
+        resolve({setting: "console"}, {})

@@ -18,15 +18,19 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as log_service
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from taskobs.protocol.log_entries import LogEntry, pack_entry
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
-from taskobs.relay.export.otlp import SpanSender, make_exporter_adapter
+from taskobs.relay.export.otlp import LogSender, SpanSender, make_exporter_adapter
 from taskobs.relay.export.responses import ExportStatus
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
+from tests.support.export import RESOURCE_BLOB, items, quick, running, spans, wait_out
 from tests.support.export import backend as http_backend
-from tests.support.export import items, quick, running, spans, wait_out
 
 CODES = grpc.StatusCode
 INFO = "google.rpc.retryinfo-bin"
@@ -237,3 +241,40 @@ def test_an_exporter_that_makes_its_channel_differently_still_sends(
             wait_out(store)
         assert there.calls == [["a"]]
         assert counters.total(EXPORTED) == 1
+
+
+class LogBackend(log_service.LogsServiceServicer):
+    """Takes log records, and says that it has dropped one of them."""
+
+    def __init__(self) -> None:
+        self.bodies: list[str] = []
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # as grpc has it
+        del context
+        scopes = [scope for one in request.resource_logs for scope in one.scope_logs]
+        records = [record for scope in scopes for record in scope.log_records]
+        self.bodies += [record.body.string_value for record in records]
+        response = ExportLogsServiceResponse()
+        response.partial_success.rejected_log_records = 1
+        return response
+
+
+def test_log_records_go_over_grpc_too() -> None:
+    """My collector takes gRPC alone: records arrive, and what it has dropped is counted."""
+    made, server = LogBackend(), grpc.server(futures.ThreadPoolExecutor(2))
+    add: Any = log_service.add_LogsServiceServicer_to_server
+    add(made, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        counters = Counters()
+        store = MemoryStore(counters)
+        where = {"protocol": "grpc", "endpoint": f"http://127.0.0.1:{port}"}
+        entries = [LogEntry(1, 2, 9, "INFO", body, "", "", 0, "shop", {}) for body in "ab"]
+        store.append([Item("log", pack_entry(entry), RESOURCE_BLOB) for entry in entries])
+        with running(LogSender(store, counters, where), store):
+            wait_out(store)
+    finally:
+        server.stop(0).wait()
+    assert made.bodies == ["a", "b"]
+    assert (counters.total(EXPORTED, "log"), counters.total(DROPPED, "log")) == (1, 1)
