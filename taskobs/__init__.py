@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from taskobs.errors import MissingExtraError, SettingError, TaskobsError
+    from taskobs.errors import ContextError, MissingExtraError, SettingError, TaskobsError
     from taskobs.otel.instrumentor import TaskInstrumentor
+    from taskobs.session.api.context import context, set_context
     from taskobs.session.log_fields import log_fields
     from taskobs.session.log_format import JsonFormatter
     from taskobs.session.session import Session, init
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ContextError",
     "JsonFormatter",
     "MissingExtraError",
     "Session",
@@ -22,20 +24,25 @@ __all__ = [
     "TaskInstrumentor",
     "TaskobsError",
     "__version__",
+    "context",
     "init",
     "log_fields",
+    "set_context",
 ]
 
 # `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
 _HOMES: Final = {
+    "ContextError": "taskobs.errors",
     "JsonFormatter": "taskobs.session.log_format",
     "MissingExtraError": "taskobs.errors",
     "Session": "taskobs.session.session",
     "SettingError": "taskobs.errors",
     "TaskInstrumentor": "taskobs.otel.instrumentor",
     "TaskobsError": "taskobs.errors",
+    "context": "taskobs.session.api.context",
     "init": "taskobs.session.session",
     "log_fields": "taskobs.session.log_fields",
+    "set_context": "taskobs.session.api.context",
 }
 
 

@@ -2,6 +2,7 @@
 
     TaskobsError
     ├── SettingError         also a ValueError: a setting has a value that cannot work
+    ├── ContextError         also a ValueError: a key or a value that context() can't take
     └── MissingExtraError    also an ImportError: a feature needs packages that are not installed
 
 Only ``taskobs.init()`` and what a user calls by name raise these. Nothing of taskobs raises into
@@ -35,6 +36,22 @@ class SettingError(TaskobsError, ValueError):
             f"{self.setting} (variable {self.variable}) is {self.value}: {self.problem}. "
             f"Write for example: {self.fix}"
         )
+
+
+class ContextError(TaskobsError, ValueError):
+    """A key or a value that ``taskobs.context()`` and ``taskobs.set_context()`` can't take.
+
+    ``fix`` is a call that would be accepted. The value itself is not shown.
+    """
+
+    def __init__(self, key: str, problem: str, fix: str) -> None:
+        super().__init__(key, problem, fix)
+        self.key = key
+        self.problem = problem
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"the context's key {self.key!r} {self.problem}. Write for example: {self.fix}"
 
 
 class MissingExtraError(TaskobsError, ImportError):

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+ContextValue = str | int | float | bool
+ContextValues = Mapping[str, ContextValue]
+"""What ``taskobs.context()`` gives to what follows, by their keys."""
+
 
 class Outcome(str, Enum):
     """How a run ended."""
@@ -118,6 +122,8 @@ class TaskMessage:
     broker: Broker = NOWHERE
     stock: Callable[[], Mapping[str, object]] = dict
     """The attributes that the stock instrumentation would set."""
+    context: ContextValues | None = None
+    """The values that a publish is made with, or that a run's message carries."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,6 +233,8 @@ class Run(TaskMessage):
     """The context under which the next attempt is published; the spans observer's own."""
     event_id: str | None = field(default=None, init=False)
     """The Sentry event of this run's failure."""
+    context_now: ContextValues | None = field(default=None, init=False)
+    """The context values that were set last in the run; None if none were."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -80,6 +80,7 @@ HEADER_CHECK_IN: Final = "taskobs-check-in"
 HEADER_RUN_SPAN: Final = "taskobs-run-span"
 HEADER_QUEUE: Final = "taskobs-queue"
 HEADER_BROKER: Final = "taskobs-broker"
+HEADER_CONTEXT: Final = "taskobs-context"
 HEADER_SENTRY_TRACE: Final = "sentry-trace"
 
 # Sentry.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import sysconfig
 import threading
 from collections import Counter
@@ -128,6 +129,17 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("OTEL_", "SENTRY_", "TASKOBS_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_context_values() -> Generator[None]:
+    """Take away the context values that a test leaves, and the keys that it accepts."""
+    yield
+    module = sys.modules.get("taskobs.observers.context.values")
+    if module is not None:
+        module.accept(frozenset())
+        module.put(None, {})
+        module.state.in_use = False
 
 
 @pytest.fixture(autouse=True)

@@ -16,13 +16,16 @@ from celery import signals
 from taskobs.celery._types import App, Entry
 from taskobs.celery.active import ContextStack, current_run
 from taskobs.celery.adapter import brokers, publishes
+from taskobs.celery.adapter.runs import context_of_message
 from taskobs.celery.adapter.schedules import schedule_of
 from taskobs.celery.observer_calls import ObserverCalls, call_each
 from taskobs.celery.patches.beat import BeatPatch
+from taskobs.celery.patches.celery_stack import ending_request
 from taskobs.celery.patches.own_traffic import BeatTraffic
 from taskobs.celery.patches.send import SendPatch
 from taskobs.internal.guard import Guard
-from taskobs.model import Canvas, Publish, Schedule
+from taskobs.model import Canvas, ContextValues, Publish, Schedule
+from taskobs.observers.context import values as context_values
 
 _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish", default=None)
 
@@ -99,6 +102,8 @@ class PublishSignals:
         try:
             publish = publishes.publish_of(app, task, options, current_run())
             publish.schedule = self._beat_patch.take()
+            if context_values.state.in_use:
+                publish.context = _context_of(publish)
             sending.publish = publish
             # What sends, if it may not be a connection to the app's first broker.
             if not _SENDERS.isdisjoint(options):
@@ -139,6 +144,16 @@ class PublishSignals:
             sending.canvas = Canvas(kind, publishes.given_headers(options))
             sending.open(self._calls.canvas, sending.canvas)
         return sending
+
+
+def _context_of(publish: Publish) -> ContextValues | None:
+    """Return the values that hold here; for the errback of a run that died, those of its message.
+
+    A worker's main process publishes that, and the run is not active there.
+    """
+    values = context_values.values_of(publish.within)
+    request = None if values or publish.within is not None else ending_request()
+    return values if request is None else context_of_message(request)
 
 
 def _producer_of(options: Mapping[str, Any]) -> Any:

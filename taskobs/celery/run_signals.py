@@ -35,6 +35,7 @@ from taskobs.celery.patches.retry import RetryPatch
 from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome
+from taskobs.observers.context import values as context_values
 
 _MAX_DEPTH: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
@@ -90,6 +91,8 @@ class RunSignals:
                 # A worker begins no run inside another: the end of this one never came.
                 self._close_unended(outer)
             run = run_of(task, request, args, kwargs, self._clock())
+            if run.eager and context_values.state.in_use:
+                run.context = context_values.values_of(None if outer is None else outer.run)
             if request.id == task_id:
                 begin_run(self._guard, self._calls, task, run)
             else:
@@ -266,6 +269,8 @@ class RunSignals:
                         raise
         finally:
             active.close()
+            if active.run.context_now is not None:
+                context_values.forget(active.run)
 
     def _find_outer(self, task_id: str) -> ActiveRun | None:
         """Return a run that has others inside it which never ended, and close those."""

@@ -48,6 +48,8 @@ def of_publish(publish: Publish) -> Attributes:
     _add_broker(found, publish.broker)
     if publish.schedule is not None:
         found[semconv.CELERY_SCHEDULE_ENTRY] = publish.schedule.entry
+    if publish.context:
+        found.update(publish.context)
     return found
 
 
@@ -74,14 +76,21 @@ def of_run(run: Run, *, stock: bool) -> Attributes:
         found[semconv.CELERY_REDELIVERED] = True
     if run.delivery_count is not None or run.dead_letter is not None:
         found.update(_of_deaths(run))
-    if run.batch:
-        found[semconv.MESSAGING_BATCH_COUNT] = len(run.batch)
+    if run.batch or run.context:
+        found.update(_of_messages(run))
     if not _PLAIN.issuperset(map(type, found.values())):
         found = plain(found)
     remembered = _of_task.get(run.task)
     if remembered is None or remembered[0] != (run.broker, run.hostname, run.pid):
         remembered = _describe_task(run)
     found.update(remembered[1])
+    return found
+
+
+def _of_messages(run: Run) -> Attributes:
+    found: Attributes = {**(run.context or {})}
+    if run.batch:
+        found[semconv.MESSAGING_BATCH_COUNT] = len(run.batch)
     return found
 
 

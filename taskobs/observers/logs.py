@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskobs import semconv
 from taskobs.internal.wrapping import Patches
+from taskobs.observers.context import values as context_values
 from taskobs.observers.thread_runs import ThreadRuns, run_of_thread
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
@@ -25,7 +26,7 @@ _NAMES: Final = frozenset(
 
 def fields_of(run: Run | None) -> dict[str, str]:
     """Return the fields of a log record that is made now; a missing value is empty."""
-    run = run or run_of_thread()
+    here, run = run, run or run_of_thread()
     # Not imported for this: a process that has not imported it has no spans.
     current: Any = getattr(sys.modules.get(_API), "get_current_span", None)
     span = None if current is None else current().get_span_context()
@@ -34,17 +35,31 @@ def fields_of(run: Run | None) -> dict[str, str]:
         ids = f"{span.trace_id:032x}", f"{span.span_id:016x}", f"{span.trace_flags:02x}"
     elif run is not None and run.span is not None:  # in a thread of the run
         ids = run.span.trace_id, run.span.span_id, f"{run.span.sampled:02x}"
-    return {
+    found = {
         semconv.LOG_TASK_ID: run.task_id if run else "",
         semconv.LOG_TASK_NAME: run.task if run else "",
         semconv.LOG_TRACE_ID: ids[0],
         semconv.LOG_SPAN_ID: ids[1],
         semconv.LOG_TRACE_FLAGS: ids[2],
     }
+    if context_values.state.in_use:
+        found.update(_context_fields(here, run))
+    return found
+
+
+def _context_fields(here: Run | None, run: Run | None) -> dict[str, str]:
+    """Return the context values; a key that messages may carry is there in any case."""
+    values = context_values.values_of(here)
+    if not values and run is not None and run is not here:  # in a thread of the run
+        values = context_values.last_values_of(run)
+    texts = {name: context_values.text_of(value) for name, value in values.items()}
+    return {**dict.fromkeys(context_values.state.keys, ""), **texts}
 
 
 class LogFields:
     """Adds ``task_id``, ``task_name``, ``trace_id``, ``span_id``, ``trace_flags`` to each record.
+
+    Context values are added under their keys.
 
     Outside a run or a span the fields are empty strings, so that a format can always name them; a
     field that a record already has is kept. ``Logger.handle`` adds them: after ``extra``, which
@@ -76,9 +91,14 @@ class LogFields:
         self, call: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
         record = args[0] if args else kwargs.get("record")
-        if isinstance(record, logging.LogRecord) and not record.__dict__.keys() >= _NAMES:
+        if isinstance(record, logging.LogRecord) and not _is_complete(record):
             add_fields(record, self._current_run())
         return call(*args, **kwargs)
+
+
+def _is_complete(record: logging.LogRecord) -> bool:
+    present, keys = record.__dict__.keys(), context_values.state.keys
+    return present >= _NAMES and (not keys or present >= keys)
 
 
 def add_fields(record: logging.LogRecord, run: Run | None) -> None:

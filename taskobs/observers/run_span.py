@@ -25,6 +25,7 @@ from taskobs.observers.attributes import (
     record_exception,
     type_of,
 )
+from taskobs.observers.context import values as context_values
 
 _SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
 _STATES: Final = {
@@ -63,7 +64,12 @@ class RunEnds:
         """Describe the end of a run, and end its span."""
         outcome = run.outcome or Outcome.SUCCEEDED
         try:
-            if outcome is Outcome.SUCCEEDED and run.event_id is None and run.exception is None:
+            if (
+                outcome is Outcome.SUCCEEDED
+                and run.event_id is None
+                and run.exception is None
+                and run.context_now is None
+            ):
                 # As nearly always: a fast span takes this in one call, and no other span has it.
                 try_set = getattr(span, "try_set_attributes", None)
                 if try_set is None or not try_set(self._success):
@@ -99,6 +105,8 @@ class RunEnds:
 
     def _attributes(self, run: Run, outcome: Outcome) -> Attributes:
         attributes: Attributes = {semconv.CELERY_OUTCOME: outcome.value}
+        if run.context_now is not None:  # set by the run itself, since its span has started
+            attributes.update(context_values.values_of(run))
         if self._stock and outcome in _STATES:
             attributes[semconv.CELERY_STATE] = _STATES[outcome]
         if run.expected:

@@ -17,12 +17,15 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.types import Event, Hint
 
 from taskobs import semconv
+from taskobs.celery.active import current_run
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
 from taskobs.observers import outer_trace
+from taskobs.observers.context import values as context_values
 from taskobs.observers.sentry import redact
+from taskobs.observers.sentry.context_tags import add_context
 from taskobs.observers.sentry.reported import exception_of
 from taskobs.relay_client.client import RelayClient
 from taskobs.sentry import _compat, trace_ids
@@ -50,6 +53,9 @@ IGNORED_LOGGERS: Final = (
 )
 """Loggers whose records repeat that a run failed, or say that a collector does not respond, which
 is no error of the app. ``duplicates`` recognises such records of other loggers."""
+
+_HAVE_CONTEXT: Final = (None, "error", "transaction")
+"""The types of what has tags; an error has none, or in Sentry's protocol ``error``."""
 
 Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
@@ -281,6 +287,8 @@ class SentryPipeline:
         if not self._send_arguments:
             redact.drop_variables(fields, everywhere=False)
             redact.drop_arguments(fields)
+        if context_values.state.in_use and fields.get("type") in _HAVE_CONTEXT:
+            add_context(fields, context_values.values_of(current_run()))
         trace_ids.link(fields, exception_of(hint))
         return event
 

@@ -29,7 +29,8 @@ def log_fields(record: Mapping[str, Any], /) -> None: ...
 def log_fields(*given: Any) -> Any:  # see above
     """Return ``task_id``, ``task_name``, ``trace_id``, ``span_id`` and ``trace_flags``, all texts.
 
-    They are empty outside of a run or a span. The function also is
+    They are empty outside of a run or a span. The values of ``taskobs.context`` are among them, as
+    texts, too. The function also is
 
     * a processor of structlog: ``processors=[taskobs.log_fields, ...]``. It adds the fields that
       are not empty to the event;

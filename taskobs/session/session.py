@@ -16,6 +16,7 @@ from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
+from taskobs.observers.context import values as context_values
 from taskobs.observers.logs import LogFields
 from taskobs.session.environment import AppName, service_attributes
 from taskobs.session.first_use import FirstUse, needed_now
@@ -106,6 +107,9 @@ class Session:
             undo.callback(self._close_live)
             if self.settings.log_format == "json":
                 self._format_logs()
+            if self.settings.context_keys:
+                undo.callback(context_values.accept, frozenset())
+                context_values.accept(frozenset(self.settings.context_keys))
             if needed_now(self.settings):
                 self._begin(errors=True)
             else:
@@ -224,6 +228,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     crons: bool | None = None,
     crons_exclude: Iterable[str] | None = None,
     crons_options: Mapping[str, Mapping[str, object]] | None = None,
+    context_keys: Iterable[str] | None = None,
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     logs: str | None = None,

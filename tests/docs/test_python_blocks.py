@@ -32,7 +32,7 @@ def test_block_runs(block: Block, tmp_path: Path, receiver: Receiver) -> None:
     assert block.module
     run_python(PUBLISH.format(module=block.module), tmp_path, receiver)
     names = [span.name for span in receiver.spans]
-    assert names == (["publish probe"] if "taskobs.init()" in shown(block) else [])
+    assert names == (["publish probe"] if "taskobs.init(" in shown(block) else [])
 
 
 def write_all(block: Block, folder: Path) -> None:

@@ -42,6 +42,7 @@ def settings() -> None:
         crons=True,
         crons_exclude=["hourly"],
         crons_options={"nightly": {"max_runtime": 30}},
+        context_keys=["tenant"],
         stock_attributes=True,
         log_ids=True,
         logs="otlp",
@@ -80,6 +81,21 @@ def errors() -> None:
         assert_type(error.extra, str)
         as_import_error: ImportError = error
         del as_import_error
+
+
+def values() -> None:
+    """What travels with each message."""
+    with taskobs.context(tenant="acme", user_id=7, share=0.5, vip=True, former=None):
+        taskobs.set_context(order=1)
+    try:
+        taskobs.set_context(**{"no key": 1})
+    except taskobs.ContextError as error:
+        assert_type(error.key, str)
+        assert_type(error.problem, str)
+        assert_type(error.fix, str)
+        as_value_error: ValueError = error
+        as_ours: taskobs.TaskobsError = error
+        del as_value_error, as_ours
 
 
 def logs() -> None:

@@ -12,6 +12,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, Reject
 from opentelemetry import baggage, trace
 
+import taskobs
 from tests.support.recording import PrivateApp, Recorder, instrumented
 
 
@@ -66,6 +67,11 @@ def make_app() -> Celery:  # noqa: C901  # many small tasks
     @app.task(name="calls", bind=True)
     def calls(_: Task[Any, Any]) -> str:
         return str(add.delay(1, 2).id)
+
+    @app.task(name="marks")
+    def marks(order: int) -> None:
+        taskobs.set_context(order=order)
+        add.delay(1, 2)
 
     @app.task(name="eager")
     def eager() -> str:

@@ -13,6 +13,7 @@ from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.model import Publish, Run
+from taskobs.observers.context import header as context_header
 
 _RABBITMQ: Final = "rabbitmq"
 
@@ -69,6 +70,8 @@ def complete(publish: Publish, app: App, message: Routed) -> None:
         properties.setdefault("timestamp", int(time.time()))
     publish.headers = headers
     _note_schedule(publish)
+    if publish.context or semconv.HEADER_CONTEXT in headers:
+        context_header.write(headers, publish.context)
     chord_links = publish.within.chord_links if publish.within else None
     publish.header_runs = (
         chord_links if chord_links and chord_links.belongs_to(publish.task_id) else None

@@ -17,7 +17,8 @@ from taskobs.celery.adapter.headers import queue_latency, texts_of
 from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.celery.adapter.schedules import ENTRY_CHARS
-from taskobs.model import Run
+from taskobs.model import ContextValues, Run
+from taskobs.observers.context import header as context_header
 
 _NO_ROUTE: Final[Mapping[str, Any]] = {}
 
@@ -51,6 +52,12 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     return run
 
 
+def context_of_message(request: Context) -> ContextValues | None:
+    """Return the context values that a request's message carries."""
+    text = texts_of(vars(request), request.headers).get(semconv.HEADER_CONTEXT)
+    return None if text is None else context_header.read(text)
+
+
 def _add_message(run: Run, task: Task, request: Context) -> None:
     """Add what the message's headers say, and what a run has that a broker has delivered."""
     fields = vars(request)  # the message's flat headers are among them
@@ -62,6 +69,8 @@ def _add_message(run: Run, task: Task, request: Context) -> None:
     if request.is_eager:
         run.eager = True
         return
+    if semconv.HEADER_CONTEXT in headers:
+        run.context = context_header.read(headers[semconv.HEADER_CONTEXT])
     run.queue_latency = queue_latency(headers, request.eta, run.began)
     # A worker's main process adds these where they are not what the message or the app says.
     broker, queue = headers.get(semconv.HEADER_BROKER), headers.get(semconv.HEADER_QUEUE)

@@ -51,6 +51,12 @@ def ending(run: Callable[[], EndedRun]) -> Generator[None]:
         _ending.reset(token)
 
 
+def ending_request() -> Any:
+    """Return the request of a run that a worker's main process ends; None if it ends none."""
+    run = _ending.get()
+    return None if run is None else run().request
+
+
 def handles_failure() -> bool:
     """Tell whether Celery is handling the failure of a run: it calls errbacks meanwhile."""
     return any(True for _ in _variables_of("handle_failure"))

@@ -118,6 +118,15 @@ def set_tags(event: dict[str, object], tags: Mapping[str, object]) -> None:
             kept[name] = value
 
 
+def names_of_tags(event: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of an event's tags."""
+    found = event.get("tags")
+    if isinstance(found, dict):
+        return frozenset(cast("dict[str, object]", found))
+    names = map(_name_of, cast("list[object]", found) if isinstance(found, list) else [])
+    return frozenset(name for name in names if name is not None)
+
+
 def _name_of(pair: object) -> str | None:
     name = cast("list[object]", pair)[0] if isinstance(pair, (list, tuple)) and pair else None
     return name if isinstance(name, str) else None

@@ -16,9 +16,11 @@ from sentry_sdk.utils import current_stacktrace
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
+from taskobs.observers.context import values as context_values
 from taskobs.observers.sentry import redact
 from taskobs.observers.sentry import trace as sentry_trace
 from taskobs.observers.sentry.celery_texts import FILTERED
+from taskobs.observers.sentry.context_tags import add_context
 from taskobs.observers.sentry.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
 from taskobs.observers.sentry.held_events import HeldEvents
 from taskobs.observers.sentry.reported import exception_of, repeats_handled_failure
@@ -111,6 +113,8 @@ class RunEvents:
             self._add_stack(fields)
             spare_serializer(fields)
         redact.set_tags(fields, _tags(self.run))
+        if current is None and context_values.state.in_use:  # in a thread of the run
+            add_context(fields, context_values.last_values_of(self.run))
         return event
 
     def capture(self, client: BaseClient, exception: BaseException) -> str | None:

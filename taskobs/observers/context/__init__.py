@@ -1,0 +1,1 @@
+"""Values that the app gives to what follows from its code."""

@@ -1,0 +1,134 @@
+"""Values that the app gives to what follows, such as a tenant: which of them hold where.
+
+One context variable holds what was set in this thread, greenlet or asyncio task, together with the
+run in which it was set. What belongs to another run than the current one is never looked at. So
+nothing has to be cleared when a run begins, and a process that sets nothing pays nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+if TYPE_CHECKING:  # the records take a third of what init() imports
+    from taskobs.model import ContextValue, ContextValues, Run
+
+TEXT_CHARS: Final = 200
+"""What Sentry takes as the value of a tag."""
+MOST: Final = 32
+"""Values at one place; further ones are left out."""
+_NONE: Final[ContextValues] = MappingProxyType({})
+_INT_BITS: Final = 63
+
+
+class _State:
+    """What is the same in all threads of the process."""
+
+    in_use = False
+    """Whether any value was ever set, or may come with a message: looked at before any call."""
+    keys: frozenset[str] = frozenset()
+    """What is taken from messages."""
+
+
+class _Entry(NamedTuple):
+    """What was set here, in a run or outside of runs."""
+
+    run: Run | None
+    values: ContextValues
+    outer: _Entry | None
+    """What holds again after the run, if that is an eager one."""
+
+
+state: Final = _State()
+_entries: Final[ContextVar[_Entry | None]] = ContextVar("taskobs_context", default=None)
+
+
+def accept(keys: frozenset[str]) -> None:
+    """Take these keys from messages from now on, and no others."""
+    state.keys = keys
+    state.in_use = state.in_use or bool(keys)
+
+
+def values_of(run: Run | None) -> ContextValues:
+    """Return the values that hold here: in the run that is current here, or outside of runs."""
+    entry = _entries.get()
+    while entry is not None and entry.run is not run:
+        entry = entry.outer
+    if entry is not None:
+        return entry.values
+    return _NONE if run is None else run.context or _NONE
+
+
+def last_values_of(run: Run) -> ContextValues:
+    """Return the values that a run has for a thread which works for it."""
+    return run.context_now or run.context or _NONE
+
+
+def put(run: Run | None, values: ContextValues) -> Token[_Entry | None]:
+    """Have these values, and no others, hold here from now on."""
+    state.in_use = True
+    outer = _entries.get()
+    if outer is not None and outer.run is run:
+        outer = outer.outer
+    if run is not None:
+        run.context_now = values
+    return _entries.set(_Entry(run, values, outer))
+
+
+def restore(run: Run | None, token: Token[_Entry | None]) -> None:
+    """Undo a ``put``, and all that were made after it."""
+    try:
+        _entries.reset(token)
+    except ValueError:
+        return  # an asynchronous generator is closed in another context, where nothing was put
+    if run is not None:
+        run.context_now = values_of(run)
+
+
+def forget(run: Run) -> None:
+    """Drop what was set in a run that has ended, so that its record can be freed."""
+    entry = _entries.get()
+    while entry is not None and entry.run is not run:
+        entry = entry.outer
+    if entry is not None:
+        _entries.set(entry.outer)
+
+
+def merged(before: ContextValues, given: Mapping[str, ContextValue | None]) -> ContextValues:
+    """Return values with others added; None takes one away."""
+    found = {name: value for name, value in before.items() if name not in given}
+    found.update((name, value) for name, value in given.items() if value is not None)
+    return dict(list(found.items())[:MOST]) if len(found) > MOST else found
+
+
+def plain(value: object) -> ContextValue | None:
+    """Return a value as it is recorded; None for one that can't be, such as NaN.
+
+    A text has at most 200 characters, all of them printable, so that it can neither begin a line
+    of a log nor fail to be encoded. A number beyond 64 bits, which OTLP can't hold, is left out.
+    """
+    kind = type(value)  # not `isinstance`, as a proxy of werkzeug's claims to be what it stands for
+    if issubclass(kind, str):
+        text = str.__str__(cast("str", value))[:TEXT_CHARS]
+        return text if text.isprintable() else "".join(map(_printable, text))
+    if kind is bool:
+        return cast("bool", value)
+    if issubclass(kind, int):
+        number = int.__int__(cast("int", value))
+        return number if number.bit_length() <= _INT_BITS else None
+    if issubclass(kind, float):
+        real = float.__float__(cast("float", value))
+        return real if math.isfinite(real) else None
+    return None
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else "?"
+
+
+def text_of(value: ContextValue) -> str:
+    """Return a value as Sentry's tags and log records have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

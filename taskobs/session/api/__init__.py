@@ -1,0 +1,1 @@
+"""What the app calls by itself, beside ``init()``."""
