@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from taskobs.config.task_rules import TaskRule
     from taskobs.errors import ContextError, MissingExtraError, SettingError, TaskobsError
+    from taskobs.observers.untraced import untraced
     from taskobs.otel.instrumentor import TaskInstrumentor
     from taskobs.session.api.context import context, set_context
     from taskobs.session.log_fields import log_fields
@@ -22,12 +24,14 @@ __all__ = [
     "Session",
     "SettingError",
     "TaskInstrumentor",
+    "TaskRule",
     "TaskobsError",
     "__version__",
     "context",
     "init",
     "log_fields",
     "set_context",
+    "untraced",
 ]
 
 # `import taskobs` loads neither Celery nor an SDK: a name is loaded when it is first used.
@@ -38,11 +42,13 @@ _HOMES: Final = {
     "Session": "taskobs.session.session",
     "SettingError": "taskobs.errors",
     "TaskInstrumentor": "taskobs.otel.instrumentor",
+    "TaskRule": "taskobs.config.task_rules",
     "TaskobsError": "taskobs.errors",
     "context": "taskobs.session.api.context",
     "init": "taskobs.session.session",
     "log_fields": "taskobs.session.log_fields",
     "set_context": "taskobs.session.api.context",
+    "untraced": "taskobs.observers.untraced",
 }
 
 

@@ -19,7 +19,6 @@ from opentelemetry.trace import (
     SpanContext,
     SpanKind,
     TraceFlags,
-    Tracer,
 )
 
 from taskobs import semconv
@@ -40,10 +39,11 @@ from taskobs.observers.attributes import (
     record_error,
 )
 from taskobs.observers.base import NOTHING, Observer
-from taskobs.observers.deferred_attributes import DeferredAttributes, StartDescribed
 from taskobs.observers.own_traffic import suppressed_in
 from taskobs.observers.propagation import HeaderPropagator, address_of, read_links, write_links
 from taskobs.observers.run_span import RunEnds, RunSpan
+from taskobs.observers.task_tracer import TaskTracer
+from taskobs.observers.untraced import UntracedSpan, is_untraced
 
 # Celery polls for the end of a chord by retrying this task, which is no work of the app's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
@@ -52,37 +52,37 @@ _POLLS: Final = frozenset({"celery.chord_unlock"})
 class SpanObserver(Observer):
     """Makes ``publish {task}`` and ``run {task}`` spans, and passes the trace on in headers.
 
-    ``use_span_links`` makes a run the root of a trace of its own, linked to its publish, as
-    the stock instrumentation's option of that name does; baggage still arrives. ``deferred``
-    describes the tracer's spans, if it can.
+    With a tracer's ``link`` a run is the root of a trace of its own, linked to its publish, as
+    with the stock instrumentation's ``use_span_links``; baggage still arrives. ``by_task`` has
+    the tracer of each task, where they differ.
     """
 
     def __init__(  # noqa: PLR0913  # one keyword a choice
         self,
-        tracer: Tracer,
+        tracer: TaskTracer,
         histogram: Histogram,
         *,
+        by_task: Mapping[str, TaskTracer] | None = None,
         stock_attributes: bool = True,
-        use_span_links: bool = False,
-        deferred: DeferredAttributes | None = None,
         propagator: HeaderPropagator | None = None,
         set_unchecked: SetUnchecked = never,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.use(tracer, deferred)
+        self.use(tracer, by_task)
         self._ends = RunEnds(
             histogram, stock_attributes=stock_attributes, set_unchecked=set_unchecked, clock=clock
         )
         self._stock = stock_attributes
-        self._use_links = use_span_links
         self._propagator = propagator or HeaderPropagator()
         self._set_unchecked = set_unchecked
         self._clock = clock
 
-    def use(self, tracer: Tracer, deferred: DeferredAttributes | None) -> None:
-        """Make spans with another tracer from now on."""
-        self._tracer, self._deferred = tracer, deferred
-        self._start_described: StartDescribed | None = getattr(tracer, "start_described", None)
+    def use(self, tracer: TaskTracer, by_task: Mapping[str, TaskTracer] | None) -> None:
+        """Make spans with other tracers from now on."""
+        self._tracer, self._by_task = tracer, by_task
+
+    def _tracer_of(self, task: str) -> TaskTracer:
+        return self._tracer if self._by_task is None else self._by_task[task]
 
     # Publishes.
 
@@ -90,23 +90,27 @@ class SpanObserver(Observer):
         """Make the span of a publish current until the message is sent, or refused."""
         if publish.task in _POLLS:
             return NOTHING
+        made = self._tracer if self._by_task is None else self._by_task[publish.task]
         name = semconv.PUBLISH_SPAN + encodable(publish.name)
         context = None  # the current one, as nearly always
         if publish.schedule is not None or publish.retries is not None:
             context = self._context_of_publish(publish)
-        above = trace.get_current_span(context).get_span_context()
+        span_above = trace.get_current_span(context)
+        if type(span_above) is UntracedSpan:
+            return NOTHING
+        above = span_above.get_span_context()
         if context is None and not above.is_valid:
             if publish.headers:
                 context = self._given_context(publish.headers)
             if context is None and outer_trace.sources:
-                context = outer_trace.of_request(self._tracer, name)
+                context = outer_trace.of_request(made.tracer, name)
             if context is not None:
                 above = trace.get_current_span(context).get_span_context()
-        if self._deferred is not None:
+        if made.deferred is not None:
             describe = partial(of_publish, publish)
-            span = self._deferred.start_span(name, context, above, SpanKind.PRODUCER, describe)
+            span = made.deferred.start_span(name, context, above, SpanKind.PRODUCER, describe)
         else:
-            span = self._tracer.start_span(
+            span = made.tracer.start_span(
                 name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
             )
         # What a retry is a child of is not what its message carries.
@@ -118,7 +122,7 @@ class SpanObserver(Observer):
         """Return what a publish is a child of; None for the current span."""
         if publish.schedule is not None:
             return Context()  # each tick of beat begins a trace, whatever is current
-        if publish.retries is not None:
+        if publish.retries is not None and not is_untraced():
             # The attempts of a task are siblings: all are children of the first one's parent.
             parent = publish.retries.parent_span
             return parent if isinstance(parent, Context) else None
@@ -140,10 +144,11 @@ class SpanObserver(Observer):
             return NOTHING
         attributes = {semconv.CELERY_TASK_NAME: canvas.kind}
         name = semconv.PUBLISH_SPAN + canvas.kind
+        tracer = self._tracer_of(canvas.kind).tracer
         context = self._given_context(canvas.headers) if canvas.headers else None
         if context is None:
-            context = outer_trace.of_request(self._tracer, name)
-        span = self._tracer.start_span(name, context, attributes=attributes)
+            context = outer_trace.of_request(tracer, name)
+        span = tracer.start_span(name, context, attributes=attributes)
         return _Current(trace.set_span_in_context(span, context), _end_canvas, canvas, span)
 
     def sending(self, publish: Publish) -> None:
@@ -162,7 +167,7 @@ class SpanObserver(Observer):
         headers[semconv.HEADER_PUBLISHED_AT] = f"{self._clock():.6f}"
         headers.pop(semconv.HEADER_RUN_SPAN, None)  # of the run that hands its headers on
         again = publish.retries
-        if again is not None and isinstance(again.parent_span, Context):
+        if again is not None and isinstance(again.parent_span, Context) and not is_untraced():
             anchor = trace.get_current_span(again.parent_span)
             self._propagator.inject(headers, trace.set_span_in_context(anchor))
         else:
@@ -207,22 +212,23 @@ class SpanObserver(Observer):
 
     def _start_run(self, run: Run) -> tuple[Span, Context, SpanContext]:
         """Return a run's span, the context that its message carries, and the span in that."""
+        made = self._tracer if self._by_task is None else self._by_task[run.task]
         carried, parent = self._context_of_run(run)
         name = semconv.RUN_SPAN + (run.name if run.name.isascii() else encodable(run.name))
         started = None if run.started is None else int(run.started * 1e9)
         describe = partial(of_run, run, stock=self._stock)
         # In a pool child, the worker's main process has chosen the ids of the span.
         chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
-        has_links = self._use_links or run.batch or semconv.HEADER_LINKS in run.headers
+        has_links = made.link or run.batch or semconv.HEADER_LINKS in run.headers
         token = span = None
         try:
             if chosen is not None:
                 token = span_ids.NEXT.set(chosen)
-            if self._start_described is not None and not has_links:  # as nearly always
+            if made.start_described is not None and not has_links:  # as nearly always
                 kind = SpanKind.CONSUMER
-                span = self._start_described(name, carried, parent, kind, describe, started)
+                span = made.start_described(name, carried, parent, kind, describe, started)
             if span is None:
-                span = self._start_with_links(run, name, carried, parent, describe, started)
+                span = self._start_with_links(made, run, name, carried, parent, describe, started)
         finally:
             if token is not None:  # also if no span was made that takes them
                 span_ids.NEXT.reset(token)
@@ -242,7 +248,8 @@ class SpanObserver(Observer):
     ) -> tuple[Context, SpanContext]:
         """Make a run whose producer has no spans a child of what that has in Sentry."""
         name = semconv.RUN_SPAN + encodable(run.name)
-        joined = outer_trace.of_message(self._tracer, name, run.headers, carried)
+        tracer = self._tracer_of(run.task).tracer
+        joined = outer_trace.of_message(tracer, name, run.headers, carried)
         return joined or (carried, parent)
 
     def _parent_of_eager_run(self, run: Run) -> tuple[Context, SpanContext]:
@@ -255,6 +262,7 @@ class SpanObserver(Observer):
 
     def _start_with_links(  # noqa: PLR0913, PLR0917  # as the SDK's, and the parent
         self,
+        made: TaskTracer,
         run: Run,
         name: str,
         context: Context,
@@ -267,18 +275,18 @@ class SpanObserver(Observer):
         links = read_links(header) if header else []
         if run.batch:
             links += self._propagator.links_to_publishes(run.batch)
-        if self._use_links and not run.eager:
+        if made.link and not run.eager:
             if parent.is_valid:
                 links.append(Link(parent, {semconv.LINK_KIND: semconv.LINK_PUBLISH}))
             context, parent = Context(), INVALID_SPAN_CONTEXT
-        if self._deferred is not None:
-            return self._deferred.start_span(
+        if made.deferred is not None:
+            return made.deferred.start_span(
                 name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started
             )
         # Most samplers do as the publish's did: what would not be recorded is not worked out.
         dropped = parent.is_valid and not parent.trace_flags.sampled
         attributes = of_sampling(run) if dropped else describe()
-        span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, started)
+        span = made.tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, started)
         if dropped and span.is_recording():
             add(span, describe(), self._set_unchecked)
         return span

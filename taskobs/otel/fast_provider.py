@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace.sampling import (
     DEFAULT_OFF,
     DEFAULT_ON,
     ParentBasedTraceIdRatio,
+    Sampler,
     TraceIdRatioBased,
 )
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -136,7 +137,7 @@ class FastSpanProvider(TracerProvider):
 
     def _make_fast(self, tracer: Any, scope: InstrumentationScope) -> None:  # noqa: ANN401  # in between
         """Change a tracer of the SDK into one that starts fast spans."""
-        limits, sampler = self.fast_limits, tracer.sampler
+        limits = self.fast_limits
         tracer.fast_provider, tracer.fast_processors = self, self.fast_processors
         tracer.fast_scope, tracer.fast_scope_row = scope, scope_row(scope)
         tracer.fast_limits = limits
@@ -145,11 +146,18 @@ class FastSpanProvider(TracerProvider):
         tracer.fast_event_attribute_room = _room(
             limits.max_event_attributes, limits.max_attribute_length
         )
-        tracer.fast_sampler, tracer.fast_follows_parents = sampler, _follows_parents(sampler)
-        tracer.fast_root = _root_decision(sampler)
+        use_sampler(tracer, tracer.sampler)
         tracer.fast_can_be_off = can_be_switched_off(tracer)
         tracer.__class__ = FastSpanTracer
         _try_out(tracer)
+
+
+def use_sampler(tracer: Any, sampler: Sampler) -> None:  # noqa: ANN401  # either class
+    """Have a tracer decide by a sampler; a fast one starts the SDK's spans with some samplers."""
+    tracer.sampler = sampler
+    if _drops_or_samples(sampler):  # else it is not the ``fast_sampler``, which a fast span needs
+        tracer.fast_sampler, tracer.fast_follows_parents = sampler, _follows_parents(sampler)
+        tracer.fast_root = _root_decision(sampler)
 
 
 def _room(most: int | None, length: int | None = None) -> int:

@@ -13,12 +13,12 @@ from opentelemetry.trace import TracerProvider
 from taskobs import semconv
 from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.celery.signals import TaskSignals
+from taskobs.config.task_rules import TaskRules
 from taskobs.internal.guard import Guard
-from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.observers.propagation import HeaderPropagator
 from taskobs.observers.spans import SpanObserver
 from taskobs.otel._sdk_compat import parts_of, set_unchecked
-from taskobs.otel.chosen_ids import ChosenIdsOfTracer
+from taskobs.otel.task_tracers import TaskTracers
 
 _STOCK: Final = "opentelemetry-instrumentation-celery"
 
@@ -47,14 +47,11 @@ class TaskSpans:
         self,
         observer: SpanObserver,
         histogram: Histogram,
-        deferred: DeferredAttributes | None,
-        tracer: trace.Tracer,
+        tracers: TaskTracers,
     ) -> None:
         self.histogram = histogram
         self._observer = observer
-        self._deferred = deferred
-        self._tracer = tracer
-        self._ids: ChosenIdsOfTracer | None = None
+        self._tracers = tracers
 
     @classmethod
     def start(
@@ -64,55 +61,40 @@ class TaskSpans:
         meter_provider: MeterProvider | None = None,
         stock_attributes: bool = True,
         use_span_links: bool = False,
+        rules: TaskRules | None = None,
     ) -> TaskSpans:
         """Start; a provider that isn't given is the process's global one."""
         scope = (semconv.STOCK_SCOPE, stock_version())
-        tracer = _tracer(tracer_provider)
         meter = metrics.get_meter(*scope, meter_provider, schema_url=semconv.STOCK_SCHEMA_URL)
         histogram = meter.create_histogram(
             semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
         )
-        deferred = DeferredAttributes.install(tracer, set_unchecked)
+        tracers = TaskTracers(_tracer(tracer_provider), rules, link=use_span_links)
         observer = SpanObserver(
-            tracer,
+            tracers.default,
             histogram,
+            by_task=tracers.by_task,
             stock_attributes=stock_attributes,
-            use_span_links=use_span_links,
-            deferred=deferred,
             propagator=HeaderPropagator(parts_of),
             set_unchecked=set_unchecked,
         )
         shared_task_signals().attach(observer, first=True)
-        return cls(observer, histogram, deferred, tracer)
+        return cls(observer, histogram, tracers)
 
     def use(self, tracer_provider: TracerProvider) -> None:
         """Use another provider for new spans; open spans stay with the former one."""
-        if self._deferred is not None:
-            self._deferred.remove()
-        self._leave_ids()
-        tracer = self._tracer = _tracer(tracer_provider)
-        self._deferred = DeferredAttributes.install(tracer, set_unchecked)
-        self._observer.use(tracer, self._deferred)
+        self._tracers.remove()
+        tracers = self._tracers = self._tracers.with_tracer(_tracer(tracer_provider))
+        self._observer.use(tracers.default, tracers.by_task)
 
     def choose_ids(self) -> None:
-        """Have runs get the ids that the worker's main process chooses for them.
-
-        With a relay, a killed child's run has two reporters: they have to write the same span.
-        """
-        if self._ids is None:
-            self._ids = ChosenIdsOfTracer(self._tracer)
-
-    def _leave_ids(self) -> None:
-        ids, self._ids = self._ids, None
-        if ids is not None:
-            ids.remove()
+        """Have runs get the ids that the worker's main process chooses for them."""
+        self._tracers.choose_ids()
 
     def stop(self) -> None:
         """Make no more spans."""
         shared_task_signals().detach(self._observer)
-        self._leave_ids()
-        if self._deferred is not None:
-            self._deferred.remove()
+        self._tracers.remove()
 
 
 def _tracer(provider: TracerProvider | None) -> trace.Tracer:

@@ -13,6 +13,7 @@ from taskobs.observers.sentry.celery_texts import (
     safe_message,
     without_arguments,
 )
+from taskobs.observers.sentry.run_events import active
 from taskobs.sentry import _compat
 from taskobs.sentry.trace_ids import current_span_ids
 
@@ -60,12 +61,17 @@ class _BeforeSend:
         ids = current_span_ids()
         if ids is not None:
             log["trace_id"], log["span_id"] = ids
-        if not self._send_arguments:
+        if not self._send_arguments or _run_scrubs():
             _drop_arguments(log)
         return log if self._theirs is None else self._theirs(log, hint)
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return _same, (self._theirs,)
+
+
+def _run_scrubs() -> bool:
+    run = active.get()
+    return run is not None and run.scrubs
 
 
 def _same(value: object) -> object:

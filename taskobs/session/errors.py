@@ -12,6 +12,7 @@ from taskobs.celery.outages import Outages
 from taskobs.celery.roles import Role
 from taskobs.config import checks
 from taskobs.config.settings import Settings
+from taskobs.config.task_rules import task_rules
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.hidden_modules import hidden_modules
@@ -123,13 +124,16 @@ class Errors:
         # Sentry imports them only to ask whether they have patched anything.
         with hidden_modules("gevent", "eventlet"):
             from taskobs.observers.sentry.observer import SentryObserver
+            from taskobs.sentry.event_rules import event_rules
             from taskobs.sentry.pipeline import SentryPipeline
 
         with ExitStack() as undo:
             undo.callback(self._outages.close)
             pipeline = SentryPipeline.start(self._settings, self._outages.repeats)
             undo.callback(pipeline.close, 0.0)
-            errors = SentryObserver(pipeline, send_arguments=self._settings.send_arguments)
+            sends = self._settings.send_arguments
+            by_task = event_rules(task_rules(self._settings.tasks), send_arguments=sends)
+            errors = SentryObserver(pipeline, send_arguments=sends, by_task=by_task)
             shared_task_signals().attach(errors)
             undo.callback(shared_task_signals().detach, errors)
             if self._settings.crons:

@@ -14,6 +14,7 @@ from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals
 from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings, misspelt, resolve
+from taskobs.config.task_rules import TaskRule
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
 from taskobs.observers.context import values as context_values
@@ -225,6 +226,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     environment: str | None = None,
     release: str | None = None,
     send_arguments: bool | None = None,
+    tasks: Mapping[str, TaskRule] | None = None,
     crons: bool | None = None,
     crons_exclude: Iterable[str] | None = None,
     crons_options: Mapping[str, Mapping[str, object]] | None = None,

@@ -10,6 +10,7 @@ from typing import Final
 from opentelemetry import trace
 
 from taskobs.config.settings import Settings
+from taskobs.config.task_rules import task_rules
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.otel._sdk_compat import global_provider
@@ -65,7 +66,9 @@ class Spans:
 
     def _make_task_spans(self, provider: TraceProvider) -> None:
         spans = TaskSpans.start(
-            tracer_provider=provider.provider, stock_attributes=self._settings.stock_attributes
+            tracer_provider=provider.provider,
+            stock_attributes=self._settings.stock_attributes,
+            rules=task_rules(self._settings.tasks),
         )
         self._undo.callback(spans.stop)
         patch = InstrumentorPatch(spans, shared_task_signals().guard)

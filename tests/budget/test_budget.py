@@ -19,16 +19,18 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from taskobs import semconv
+from taskobs.config.task_rules import TaskRules
 from taskobs.internal import span_ids
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.instrumentor import TaskInstrumentor
 from taskobs.otel.relay_processor import RelayProcessor
-from taskobs.otel.task_spans import shared_task_signals
+from taskobs.otel.task_spans import TaskSpans, shared_task_signals
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.run_metrics import RunMetricObserver
+from taskobs.sentry.event_rules import event_rules
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.budget.counting import (
     Job,
@@ -171,6 +173,34 @@ def test_what_a_relay_is_sent_is_within_its_budget(app: Celery, what: str) -> No
     with told_a_relay():
         found = calls(job(app, what))
     hold(app, what, found, TOLD_BUDGETS[what])
+
+
+@contextmanager
+def ruled(rules: TaskRules | None) -> Generator[None]:
+    """Observe with rules of tasks, up to what would be exported."""
+    user_init()
+    with ExitStack() as undo:
+        undo.callback(sentry_sdk.get_isolation_scope().clear)
+        undo.callback(sentry_sdk.get_global_scope().set_client, None)
+        pipeline = SentryPipeline.start(Settings())
+        undo.callback(pipeline.close, 1.0)
+        spans = TaskSpans.start(
+            tracer_provider=provider(), meter_provider=NoOpMeterProvider(), rules=rules
+        )
+        undo.callback(spans.stop)
+        errors = SentryObserver(pipeline, by_task=event_rules(rules, send_arguments=False))
+        shared_task_signals().attach(errors)
+        undo.callback(shared_task_signals().detach, errors)
+        yield
+
+
+@pytest.mark.parametrize("what", SUCCESSES)
+def test_a_rule_adds_no_call(app: Celery, what: str) -> None:
+    """With rules, one of which is the task's, a publish and a run look up one name each."""
+    with ruled(None):
+        without = calls(job(app, what))
+    with ruled(TaskRules({"other.*": {"link": True}, "noop": {"sample_rate": 1.0}})):
+        assert calls(job(app, what)) <= without
 
 
 CALLS, CHANGES = 50, 30

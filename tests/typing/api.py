@@ -39,6 +39,11 @@ def settings() -> None:
         environment="production",
         release="1.0",
         send_arguments=False,
+        tasks={
+            "reports.*": {"sample_rate": 1.0},
+            "heartbeat": {"sample_rate": 0, "errors": False},
+            "imports.*": {"link": True, "send_arguments": True},
+        },
         crons=True,
         crons_exclude=["hourly"],
         crons_options={"nightly": {"max_runtime": 30}},
@@ -61,6 +66,20 @@ def settings() -> None:
 def formatters() -> None:
     """A formatter for a handler of one's own."""
     logging.StreamHandler().setFormatter(taskobs.JsonFormatter())
+
+
+def rules() -> None:
+    """A rule by itself, and the block without traces, in both of its forms."""
+    rule: taskobs.TaskRule = {"errors": False}
+    taskobs.init(tasks={"heartbeat": rule, "polls.*": taskobs.TaskRule(sample_rate=0.01)})
+    with taskobs.untraced():
+        pass
+
+    @taskobs.untraced()
+    def poll(number: int) -> str:
+        return str(number)
+
+    assert_type(poll(1), str)
 
 
 def errors() -> None:

@@ -51,6 +51,12 @@ class HeldEvents:
         """Tell whether an event of this exception is held."""
         return any(held.is_of(exception) for held in list(self._held.values()))
 
+    def drop(self, exception: BaseException) -> None:
+        """Drop the events of an exception."""
+        for number, held in list(self._held.items()):
+            if held.is_of(exception):
+                self._held.pop(number, None)
+
     def send_as_failure(self, exception: BaseException, tags: Mapping[str, object]) -> str | None:
         """Send the event of an exception with these tags; return its id, or None without one."""
         self._release_handled()

@@ -11,6 +11,7 @@ from sentry_sdk.client import BaseClient
 from taskobs.model import Publish, Run
 from taskobs.observers.base import NOTHING, Observer
 from taskobs.observers.sentry import trace as sentry_trace
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.reported import ReportedFailures
 from taskobs.observers.sentry.run_events import RunEvents, active
 
@@ -31,12 +32,20 @@ class SentryObserver(Observer):
     """Captures each failed run once, and keeps the runs of a process apart in Sentry.
 
     A run that succeeds costs two objects that stand for forks of Sentry's scopes; tags, context
-    and arguments are worked out when an event is captured.
+    and arguments are worked out when an event is captured. ``by_task`` has the rule of each task,
+    where they differ.
     """
 
-    def __init__(self, pipeline: Pipeline, *, send_arguments: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        send_arguments: bool = False,
+        by_task: Mapping[str, EventRule] | None = None,
+    ) -> None:
         self._pipeline = pipeline
-        self._send_arguments = send_arguments
+        self._rule = EventRule(send_arguments=send_arguments)
+        self._by_task = by_task
         self._reported = ReportedFailures()
         pipeline.suppress(self._reported.covers)
 
@@ -49,16 +58,21 @@ class SentryObserver(Observer):
         """Open an isolation scope: what the run sets, leaves and captures stays its own."""
         if self._pipeline.client() is None:
             return NOTHING
-        return RunEvents(run, send_arguments=self._send_arguments)
+        return RunEvents(run, self._rule if self._by_task is None else self._by_task[run.task])
 
     def failed(self, run: Run) -> None:
         """Capture the run's exception, once, and leave the event's id in ``run.event_id``."""
         client = self._pipeline.client()
         if client is None or run.exception is None:
             return
-        events = active.get()
-        if events is None or events.run is not run:
-            with RunEvents(run, send_arguments=self._send_arguments) as events:
+        rule = self._rule if self._by_task is None else self._by_task[run.task]
+        found = active.get()
+        events = found if found is not None and found.run is run else None
+        if not rule.errors:
+            if events is not None:
+                events.leave_out(run.exception)
+        elif events is None:
+            with RunEvents(run, rule) as events:
                 run.event_id = events.capture(client, run.exception)
         elif events.failure is run.exception:
             run.event_id = run.event_id or events.failure_id

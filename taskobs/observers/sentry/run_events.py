@@ -21,6 +21,7 @@ from taskobs.observers.sentry import redact
 from taskobs.observers.sentry import trace as sentry_trace
 from taskobs.observers.sentry.celery_texts import FILTERED
 from taskobs.observers.sentry.context_tags import add_context
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.events import SOFT_LIMIT, event_of, is_soft_limit, spare_serializer
 from taskobs.observers.sentry.held_events import HeldEvents
 from taskobs.observers.sentry.reported import exception_of, repeats_handled_failure
@@ -52,11 +53,11 @@ class RunEvents:
     """
 
     __slots__ = (
-        *("_capturing", "_current", "_isolation", "_send_arguments", "_token"),
+        *("_capturing", "_current", "_isolation", "_rule", "_token"),
         *("failure", "failure_id", "held", "outer", "run"),
     )
 
-    def __init__(self, run: Run, *, send_arguments: bool) -> None:
+    def __init__(self, run: Run, rule: EventRule) -> None:
         self.run = run
         self._current = Scope.get_current_scope()
         self._isolation = Scope.get_isolation_scope()
@@ -64,7 +65,7 @@ class RunEvents:
         self.failure: BaseException | None = None
         """The exception that was last reported as the run's failure."""
         self.failure_id: str | None = None
-        self._send_arguments = send_arguments
+        self._rule = rule
         self._capturing: BaseException | None = None
         self.outer = active.get()
         """The run that this one, an eager run, is nested in."""
@@ -89,7 +90,7 @@ class RunEvents:
         scope.clear_breadcrumbs()
         scope.set_transaction_name(self.run.name, source="task")
         scope.add_event_processor(self)
-        sentry_trace.enter(scope, self.run)
+        sentry_trace.enter(scope, self.run, own_trace=self._rule.link)
         # An exception object that failed an earlier run of this thread is reported again.
         self._forget_last_seen()
 
@@ -99,6 +100,20 @@ class RunEvents:
         while events is not None:
             events.failure, events.failure_id = exception, event_id
             events = events.outer
+
+    def leave_out(self, exception: BaseException) -> None:
+        """Send no event of an exception, by which the run has failed.
+
+        Outer eager runs that it propagates through have rules of their own.
+        """
+        self.failure, self.failure_id = exception, None
+        if self.held is not None:
+            self.held.drop(exception)
+
+    @property
+    def scrubs(self) -> bool:
+        """Whether arguments are to be removed from what this run sends."""
+        return self._rule.scrub
 
     def __call__(self, event: Event, hint: Hint) -> Event | None:
         """Change an event of the run; None drops it."""
@@ -112,6 +127,8 @@ class RunEvents:
             self._describe(fields)
             self._add_stack(fields)
             spare_serializer(fields)
+        if self._rule.scrub:
+            redact.drop_arguments(fields)
         redact.set_tags(fields, _tags(self.run))
         if current is None and context_values.state.in_use:  # in a thread of the run
             add_context(fields, context_values.last_values_of(self.run))
@@ -130,7 +147,7 @@ class RunEvents:
     def _capture(
         self, client: BaseClient, exception: BaseException, tags: Mapping[str, object]
     ) -> str | None:
-        event, hint = event_of(exception, client, variables=self._send_arguments)
+        event, hint = event_of(exception, client, variables=self._rule.send_arguments)
         redact.set_tags(cast("dict[str, object]", event), tags)
         if self.run.span is not None:
             trace = {"trace_id": self.run.span.trace_id, "span_id": self.run.span.span_id}
@@ -170,15 +187,15 @@ class RunEvents:
         """Add the stack of a message, which Sentry would add later, with its variables."""
         options = sentry_sdk.get_client().options
         if options.get("attach_stacktrace") and not event.keys() & _STACKS:
-            event["threads"] = {"values": [_stack(variables=self._send_arguments)]}
-        redact.drop_variables(event, everywhere=not self._send_arguments)
+            event["threads"] = {"values": [_stack(variables=self._rule.send_arguments)]}
+        redact.drop_variables(event, everywhere=not self._rule.send_arguments)
 
     def _describe(self, event: dict[str, object]) -> None:
         context: dict[str, object] = {
             name: value for name in CONTEXT_FIELDS if (value := getattr(self.run, name)) is not None
         }
         job: dict[str, object] = {"task_name": self.run.task, "args": FILTERED, "kwargs": FILTERED}
-        if self._send_arguments:
+        if self._rule.send_arguments:
             secret = _secret_keys(sentry_sdk.get_client().options)
             context["args"] = job["args"] = redact.brief(self.run.args, secret)
             context["kwargs"] = job["kwargs"] = redact.brief(self.run.kwargs, secret)

@@ -33,15 +33,18 @@ _BAGGAGE_BYTES: Final = 8192
 _W3C_FORM: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
-def enter(scope: Scope, run: Run) -> None:
-    """Make a scope's trace that of a run; an eager run without a span stays in its caller's."""
+def enter(scope: Scope, run: Run, *, own_trace: bool = False) -> None:
+    """Make a scope's trace that of a run; an eager run without a span stays in its caller's.
+
+    With ``own_trace`` a run without a span does not continue the trace of its message.
+    """
     if run.span is not None:
         _continue(scope, run.span.trace_id, run.span.span_id)
         # The run's own span, so that what a thread of the run captures is on it too.
         current: Any = scope.get_active_propagation_context()
         current.span_id, current.parent_span_id = run.span.span_id, None
     elif not run.eager:
-        carried = _carried(run.headers)
+        carried = None if own_trace else _carried(run.headers)
         if carried is None:
             scope.set_new_propagation_context()
         else:

@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.sampling import (
 from taskobs.model import Canvas, Publish, Run, Schedule
 from taskobs.observers import outer_trace
 from taskobs.observers.spans import SpanObserver
+from taskobs.observers.task_tracer import task_tracer
 from taskobs.sentry import _compat
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.recording import Recorder, context_of, tracer_provider
@@ -52,7 +53,7 @@ def recorder() -> Recorder:
 def an_observer(recorder: Recorder, sampler: Sampler | None = None) -> SpanObserver:
     tracer = tracer_provider(recorder, sampler).get_tracer("test")
     histogram = NoOpMeterProvider().get_meter("test").create_histogram("runtime")
-    return SpanObserver(tracer, histogram)
+    return SpanObserver(task_tracer(tracer), histogram)
 
 
 def publish(observer: SpanObserver, **fields: Any) -> None:

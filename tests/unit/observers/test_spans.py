@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.model import Broker, Outcome, Publish, Run, SpanAddress
 from taskobs.observers.spans import SpanObserver
+from taskobs.observers.task_tracer import task_tracer
 from tests.support.recording import Recorder, attribute, exceptions, links, outcome, tracer_provider
 
 BROKER = Broker(system="rabbitmq", address="mq", port=5672)
@@ -34,7 +35,7 @@ def recorder() -> Recorder:
 def observer(recorder: Recorder) -> SpanObserver:
     tracer = tracer_provider(recorder).get_tracer("test")
     histogram = NoOpMeterProvider().get_meter("test").create_histogram("runtime")
-    return SpanObserver(tracer, histogram, clock=lambda: 1_000.5)
+    return SpanObserver(task_tracer(tracer), histogram, clock=lambda: 1_000.5)
 
 
 def snapshot(span: ReadableSpan) -> dict[str, Any]:
@@ -303,7 +304,7 @@ def test_a_clock_that_is_set_makes_no_run_time_of_days(recorder: Recorder, days:
     histogram = meters.get_meter("test").create_histogram("runtime")
     tracer = tracer_provider(recorder).get_tracer("test")
     began = time.time()
-    observer = SpanObserver(tracer, histogram, clock=lambda: began + days * 86_400)
+    observer = SpanObserver(task_tracer(tracer), histogram, clock=lambda: began + days * 86_400)
     run = a_run(began=began)
     run.ticks = time.monotonic() - 5.0
     with observer.run(run):
@@ -322,7 +323,7 @@ def test_run_times_are_of_what_ran(recorder: Recorder) -> None:
     meters = MeterProvider([reader], shutdown_on_exit=False)
     histogram = meters.get_meter("test").create_histogram("runtime")
     tracer = tracer_provider(recorder).get_tracer("test")
-    observer = SpanObserver(tracer, histogram, clock=lambda: 1_000.5)
+    observer = SpanObserver(task_tracer(tracer), histogram, clock=lambda: 1_000.5)
     for task, ran in (("add", True), ("other", False)):
         run = a_run(task=task, hostname="celery@w1", started=1_000.0)
         run.ran = ran

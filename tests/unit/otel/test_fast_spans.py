@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from copy import copy
 from itertools import count
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from taskobs.observers.attributes import add
 from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.otel._sdk_compat import set_unchecked
-from taskobs.otel.fast_provider import FastSpanProvider
+from taskobs.otel.fast_provider import FastSpanProvider, use_sampler
 from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.fast_tracer import FastSpanTracer
 from taskobs.otel.relay_processor import RelayProcessor
@@ -389,6 +390,20 @@ def test_it_decides_as_my_sampler_does(sampler: str, context: Context) -> None:
     assert contexts[0] == contexts[1]
     assert [one.trace_flags for one in contexts[0]] == [one.trace_flags for one in contexts[1]]
     assert [one.trace_state for one in contexts[0]] == [one.trace_state for one in contexts[1]]
+
+
+@pytest.mark.parametrize("context", [Context(), parent(0), parent(1)])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_it_decides_as_the_sampler_of_a_rule_does(sampler: str, context: Context) -> None:
+    """A tracer that was given a sampler of its own: also there, the SDK's spans are the same."""
+    contexts: list[list[SpanContext]] = []
+    for fast in (True, False):
+        given: Any = copy(tracer_of(provider_for(RecordingClient(), fast=fast)))
+        use_sampler(given, SAMPLERS[sampler])
+        spans = [given.start_span("x", context) for _ in range(3)]
+        contexts.append([span.get_span_context() for span in spans])
+    assert contexts[0] == contexts[1]
+    assert [one.trace_flags for one in contexts[0]] == [one.trace_flags for one in contexts[1]]
 
 
 def test_a_processor_of_mine_sees_all_spans() -> None:
