@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from taskobs.session.log_fields import log_fields
     from taskobs.session.log_format import JsonFormatter
     from taskobs.session.session import Session, init
+    from taskobs.session.web_app import instrument_app
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "context",
     "init",
+    "instrument_app",
     "log_fields",
     "set_context",
     "untraced",
@@ -46,6 +48,7 @@ _HOMES: Final = {
     "TaskobsError": "taskobs.errors",
     "context": "taskobs.session.api.context",
     "init": "taskobs.session.session",
+    "instrument_app": "taskobs.session.web_app",
     "log_fields": "taskobs.session.log_fields",
     "set_context": "taskobs.session.api.context",
     "untraced": "taskobs.observers.untraced",

@@ -13,7 +13,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from taskobs.config import checks, context_checks, cron_checks, otlp, rule_checks
+from taskobs.config import (
+    checks,
+    context_checks,
+    cron_checks,
+    instrument_checks,
+    otlp,
+    rule_checks,
+)
 from taskobs.config.otlp import Source
 from taskobs.config.task_rules import TaskRule
 from taskobs.protocol import spool_defaults
@@ -77,6 +84,7 @@ class Settings:
     crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
     context_keys: Collection[str] | None = setting("TASKOBS_CONTEXT_KEYS", None, context_checks.CONTEXT_KEYS, "The keys of `taskobs.context()` that a run takes from its message; in the variable separated by commas. Without it: none.")
+    instrument: bool | Sequence[str] = setting("TASKOBS_INSTRUMENT", default=False, value_check=instrument_checks.INSTRUMENT, meaning="Activate OpenTelemetry's instrumentations of other libraries, where they are installed: `True` for all, or a list of names, such as `flask,redis` in the variable.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     logs: str | None = setting("TASKOBS_LOGS", None, checks.LOGS, "`otlp`: send log records over OTLP, too, with the ids of the task and of the trace. Without it: they go nowhere but to the app's own handlers.")

@@ -256,6 +256,15 @@ def set_instance(kind: Any, instance: object) -> None:  # noqa: ANN401  # as abo
         kind._instance = instance
 
 
+def is_instrumented_app(app: object) -> bool:
+    """Tell whether an app of a web framework is instrumented; that of Starlette has a public name.
+
+    Instrumentors of apps use the same name on them (seen in 0.49b0 to 0.66b1).
+    """
+    public = getattr(app, "is_instrumented_by_opentelemetry", False)
+    return bool(public or _IS_INSTRUMENTED.read(app, default=False))
+
+
 def block(instrumentor: Any) -> bool:  # noqa: ANN401  # as above
     """Have an instrumentor ignore ``instrument()``; False if this release offers no way."""
     if _IS_INSTRUMENTED.missing:

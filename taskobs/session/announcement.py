@@ -1,4 +1,4 @@
-"""Logs, at the start of a process, where its telemetry goes."""
+"""Logs, at the start of a process, where its telemetry goes, and what it lacks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from taskobs.celery import _compat
 from taskobs.celery.roles import Role
 from taskobs.celery.watches import FirstPublish
 from taskobs.config.settings import Settings
+from taskobs.internal.private_names import warn_of_missing
+from taskobs.otel import _sdk_compat
+from taskobs.otel.app import _compat as _exporter_compat
 from taskobs.otel.app_telemetry import app_meters
+from taskobs.otel.instrumentations.activation import Instrumentations
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.spans import Spans
@@ -27,6 +32,8 @@ _NOT_TELEMETRY: Final = frozenset(
     }
 )
 """Settings that don't ask for traces or errors by themselves."""
+_NAMES: Final = (*_compat.NAMES, *_sdk_compat.NAMES, *_exporter_compat.NAMES)
+"""Private names of Celery and OpenTelemetry; those of Sentry are checked when it is first used."""
 _CURE: Final = (
     "give init() an otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"
 )
@@ -35,19 +42,19 @@ _CURE: Final = (
 class Announcement:
     """Logs the text of ``describe`` once in each worker, beat and producer, and when it changes.
 
-    ``describe`` returns None when nothing is recorded. What ``remark`` returns is logged after it,
-    once in a process.
+    ``describe`` returns None when nothing is recorded. The texts of ``remarks`` are logged after
+    it, once in a process.
     """
 
     def __init__(
         self,
         settings: Settings,
         describe: Callable[[], str | None],
-        remark: Callable[[], str | None],
+        remarks: Callable[[], list[str]],
     ) -> None:
         self._settings = settings
         self._describe = describe
-        self._remark = remark
+        self._remarks = remarks
         self._remarked = False
         self._said: str | None = None
         self._ready = False
@@ -74,10 +81,10 @@ class Announcement:
         """Log it now, and its changes from now on."""
         self._ready = True
         self.changed()
-        remark = None if self._remarked else self._remark()
-        if remark is not None:
-            self._remarked = True
-            _log.info("taskobs: %s", remark)
+        if not self._remarked:
+            for remark in self._remarks():
+                self._remarked = True
+                _log.info("taskobs: %s", remark)
 
     def changed(self) -> None:
         """Log it if it has changed since it was last logged; nothing before the first ``say``."""
@@ -132,6 +139,20 @@ def shared_name(app_name: AppName, spans: Spans) -> str | None:
         f"the service is called {name!r} after its Celery app, also in what is recorded of "
         f"{', '.join(map(repr, others))}: set service_name or OTEL_SERVICE_NAME for another name"
     )
+
+
+def instrumented(instrumentations: Instrumentations) -> str | None:
+    """Name the libraries whose instrumentors are active by now; None if none is."""
+    names = ", ".join(sorted(instrumentations.names))
+    return f"instrumented: {names}" if names else None
+
+
+def warn_of_missing_names() -> None:
+    """Log a warning for each private name that an imported module lacks, once a process.
+
+    Call it again when more modules may have been imported.
+    """
+    warn_of_missing(_NAMES)
 
 
 def warn_of_crons() -> None:

@@ -5,7 +5,7 @@ inspect`` takes to run. So a process waits, and so do its imports, until
 
 * it publishes, or runs a task, or Celery's signals make it a worker or beat;
 * it asks OpenTelemetry for the provider, or for a tracer;
-* it imports Sentry or a web framework;
+* it imports Sentry, a web framework, or a library that is to be instrumented;
 * it logs a record that Sentry would keep, or ends by an exception.
 
 Where the SDK, Sentry or a web framework is imported before ``init()``, nothing waits.
@@ -28,7 +28,8 @@ from taskobs.celery.command_line import in_command
 from taskobs.celery.patches.send import SendPatch
 from taskobs.celery.places import release_places, reserve_places
 from taskobs.config.settings import Settings
-from taskobs.internal.import_hooks import when_imported
+from taskobs.internal.import_hooks import ImportWatch, when_imported
+from taskobs.internal.instrumentors import chosen
 from taskobs.internal.wrapping import Patches
 from taskobs.session.first_error import FirstError
 
@@ -106,6 +107,15 @@ class FirstUse:
         if self._settings.errors:
             self._errors.callback(self._first_error.remove)
             self._first_error.install()
+        if self._settings.traces and not in_command():
+            self._wait_for_libraries()
+
+    def _wait_for_libraries(self) -> None:
+        instrumentations = chosen(self._settings.instrument)
+        modules = [module for one in instrumentations for module in one.modules()]
+        watch = ImportWatch(modules, partial(self._listener.begin, wait=False))
+        self._traces.callback(watch.remove)
+        watch.install()
 
     def _wait_for_web(self) -> None:
         for module in _WEB:

@@ -16,18 +16,21 @@ from taskobs.config.settings import Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.otel.app_telemetry import flushes_of_app
+from taskobs.otel.instrumentations.activation import Instrumentations
+from taskobs.otel.instrumentations.single_apps import single_apps
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.session.announcement import (
     Announcement,
     destinations,
+    instrumented,
     shared_name,
     warn_of_crons,
+    warn_of_missing_names,
 )
 from taskobs.session.delivery import Delivery
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.late_setup import LateSetup
-from taskobs.session.private_names import warn_of_missing_names
 from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
@@ -69,9 +72,8 @@ class LiveSession:
         self._errors = Errors(settings, lambda: host.begin(errors=True))
         self._relay = WorkerRelay(settings)
         self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
-        self._announcement = Announcement(
-            settings, self._where, lambda: shared_name(app_name, self._spans)
-        )
+        self._instrumentations = Instrumentations(settings.instrument)
+        self._announcement = Announcement(settings, self._where, self._remarks)
         self._worker: object = None
         self._timer: WorkerTimer | None = None
         self._observing = False
@@ -130,6 +132,8 @@ class LiveSession:
             self._start_logs()
             undo.callback(failures.remove)
             failures.install()
+            undo.callback(single_apps.stop)
+            undo.callback(self._instrumentations.stop)
             undo.callback(self._announcement.remove)
             self._announcement.install()
             undo.callback(forksafe.remove, self)
@@ -192,6 +196,8 @@ class LiveSession:
         if spans or errors:
             self._observe()
             self._catch_up()
+        if self._spans.provider is not None:
+            self._instrumentations.start()
         self._announcement.changed()
 
     def _observe(self) -> None:
@@ -227,6 +233,10 @@ class LiveSession:
     def _where(self) -> str | None:
         recorded = any((self._spans.provider, self._errors.destination, self._logs))
         return self.describe() if recorded else None
+
+    def _remarks(self) -> list[str]:
+        service = shared_name(self._app_name, self._spans)
+        return [text for text in (service, instrumented(self._instrumentations)) if text]
 
     # Events of the process: see taskobs.celery.process_signals.ProcessListener.
 

@@ -231,6 +231,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     crons_exclude: Iterable[str] | None = None,
     crons_options: Mapping[str, Mapping[str, object]] | None = None,
     context_keys: Iterable[str] | None = None,
+    instrument: bool | Iterable[str] | None = None,
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     logs: str | None = None,
@@ -272,6 +273,11 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
         session.start()
     _session = session
     return session
+
+
+def is_disabled() -> bool:
+    """Tell whether this process's session is one that changes nothing; False without one."""
+    return _session is not None and not _session.settings.enabled
 
 
 def current_settings() -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
+import flask
 import loguru
 import structlog
 from opentelemetry.metrics import NoOpMeterProvider
@@ -48,6 +49,7 @@ def settings() -> None:
         crons_exclude=["hourly"],
         crons_options={"nightly": {"max_runtime": 30}},
         context_keys=["tenant"],
+        instrument=["flask", "redis"],
         stock_attributes=True,
         log_ids=True,
         logs="otlp",
@@ -115,6 +117,12 @@ def values() -> None:
         as_value_error: ValueError = error
         as_ours: taskobs.TaskobsError = error
         del as_value_error, as_ours
+
+
+def apps() -> None:
+    """An app comes back as what it is."""
+    assert_type(taskobs.instrument_app(flask.Flask("shop")), flask.Flask)
+    taskobs.init(instrument=True)
 
 
 def logs() -> None:

@@ -36,6 +36,7 @@ PYTHONS: Final = {
     "_value_": "documented for enums: their value, without the property's cost",
     "_socket": "the standard library's, in the place of `socket`, whose import is long",
     "_thread": "documented: the low-level threading API",
+    "_initializing": "set on a module's spec while it is imported; without it, none counts as such",
     "_adapters": "importlib.metadata._adapters is imported early; nothing is used of it",
 }
 """What belongs to Python itself, and is documented, or only imported."""

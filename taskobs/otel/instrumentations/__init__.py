@@ -1,0 +1,1 @@
+"""OpenTelemetry's instrumentors of other libraries, and how they are activated."""
