@@ -10,6 +10,7 @@ import click
 
 from taskobs.cli.dashboards import dashboards
 from taskobs.cli.monitor import monitor
+from taskobs.cli.trace import trace
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,3 +67,4 @@ def status(*, as_json: bool) -> None:
 
 main.add_command(monitor)
 main.add_command(dashboards)
+main.add_command(trace)

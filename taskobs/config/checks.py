@@ -25,6 +25,8 @@ _EXAMPLE_HEADERS = "name=value,other-name=value"
 _EXAMPLE_ENDPOINT = "http://localhost:4318"
 _EXAMPLE_GRPC = "http://localhost:4317"
 _EXAMPLE_RESOURCE = "name=value,other-name=value"
+_EXAMPLE_TRACE_URL = "https://jaeger.example/trace/{trace_id}"
+_EXAMPLE_EVENT_URL = "https://bugsink.example/issues/event/{event_id}/"
 
 
 class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a SettingError
@@ -159,6 +161,20 @@ def _url(text: str, example: str) -> SplitResult:
     if port == 0:
         raise Refused("a URL with an impossible host or port", example)
     return url
+
+
+def _page_with(placeholder: str, example: str) -> Callable[[object], str]:
+    """Return the check of the URL of a page about one thing, whose id is put into it."""
+
+    def check(value: object) -> str:
+        text = _text(value, example)
+        if _url(text, example).username is not None:
+            raise Refused("a URL with credentials, which whoever sees the link could read", example)
+        if placeholder not in text:
+            raise Refused(f"a URL without {placeholder} where the id belongs", example)
+        return text
+
+    return check
 
 
 def _endpoint(value: object) -> str:
@@ -300,6 +316,8 @@ AGE = ValueCheck(_age, shown)
 PROTOCOL = ValueCheck(_protocol, shown)
 LOGS = ValueCheck(_one_of("otlp"), shown)
 LOG_FORMAT = ValueCheck(_one_of("json"), shown)
+TRACE_URL = ValueCheck(_page_with("{trace_id}", _EXAMPLE_TRACE_URL), _without_credentials)
+EVENT_URL = ValueCheck(_page_with("{event_id}", _EXAMPLE_EVENT_URL), _without_credentials)
 ENDPOINT = ValueCheck(_endpoint, _without_credentials)
 HTTP_ENDPOINT = ValueCheck(_http_endpoint, _without_credentials)
 GRPC_ENDPOINT = ValueCheck(_grpc_endpoint, _without_credentials)

@@ -33,10 +33,13 @@ ID_GENERATOR: Final = "OTEL_PYTHON_ID_GENERATOR"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
 """Not a setting: a worker sets it, so that spawned children find its relay's socket."""
-OF_THE_MONITOR: Final = frozenset(
-    {"TASKOBS_METRICS_PORT", "TASKOBS_METRICS_ADDRESS", "TASKOBS_BROKER_API"}
+OF_COMMANDS: Final = frozenset(
+    {
+        *("TASKOBS_METRICS_PORT", "TASKOBS_METRICS_ADDRESS", "TASKOBS_BROKER_API"),
+        "TASKOBS_JAEGER_API",
+    }
 )
-"""Not settings: options of ``taskobs monitor``."""
+"""Not settings: options of ``taskobs monitor`` and ``taskobs trace``."""
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
@@ -89,6 +92,8 @@ class Settings:
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     logs: str | None = setting("TASKOBS_LOGS", None, checks.LOGS, "`otlp`: send log records over OTLP, too, with the ids of the task and of the trace. Without it: they go nowhere but to the app's own handlers.")
     log_format: str | None = setting("TASKOBS_LOG_FORMAT", None, checks.LOG_FORMAT, "`json`: have the handlers of Celery's processes write each log record as one line of JSON, with the fields of OpenTelemetry's log data model. Without it: as the app or Celery formats them.")
+    trace_url: str | None = setting("TASKOBS_TRACE_URL", None, checks.TRACE_URL, "A page that shows a trace, such as `https://jaeger.example/trace/{trace_id}`: put on Sentry's events, with the ids of their trace (`{trace_id}`, `{span_id}`).")
+    event_url: str | None = setting("TASKOBS_EVENT_URL", None, checks.EVENT_URL, "A page that shows an event of Sentry or Bugsink, such as `https://bugsink.example/issues/event/{event_id}/`: put on the span of a failed run, with the id of its event (`{event_id}`).")
     relay: bool = setting("TASKOBS_RELAY", default=True, value_check=checks.SWITCH, meaning="Hand what a worker's processes record to one helper process beside them, which sends it. Off, or where there are no Unix sockets: each process sends its own.")
     relay_providers: bool = setting("TASKOBS_RELAY_PROVIDERS", default=True, value_check=checks.SWITCH, meaning="Have that process send the spans of the app's own `TracerProvider`, too, with the settings of its OTLP exporters. Off: these go on exporting from each process.")
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
@@ -231,7 +236,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     theirs = [name for name in read if name not in ours and not environ.get(name)]
     warnings: list[str] = []
     for name in sorted(environ):
-        if name in read or name == RELAY_ADDRESS or name in OF_THE_MONITOR:
+        if name in read or name == RELAY_ADDRESS or name in OF_COMMANDS:
             continue
         nearest = _nearest(name, ours, theirs)
         if nearest:

@@ -22,11 +22,13 @@ class Node:
     span: ReceivedSpan
     children: list[Node] = field(default_factory=list["Node"])
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Node]]:
+    def walk(self) -> Iterator[tuple[int, Node]]:
         """Give this node and all below it with their depth, parents first."""
-        yield depth, self
-        for child in self.children:
-            yield from child.walk(depth + 1)
+        left = [(0, self)]  # a loop: a task that publishes itself makes a trace without bottom
+        while left:
+            depth, node = left.pop()
+            yield depth, node
+            left += [(depth + 1, child) for child in reversed(node.children)]
 
     @property
     def role(self) -> str:
@@ -71,8 +73,10 @@ class Node:
 
     def _ties(self) -> Iterator[str]:
         kinds = [link.attributes.get(semconv.LINK_KIND) for link in self.span.links]
-        if semconv.LINK_RETRY_OF in kinds:
-            yield f"attempt {self.span.attributes.get(semconv.CELERY_ATTEMPT, '?')}"
+        attempt = self.span.attributes.get(semconv.CELERY_ATTEMPT)
+        # Not by the link: Jaeger keeps no attributes of links.
+        if self.role == "run" and isinstance(attempt, int) and attempt > 1:
+            yield f"attempt {attempt}"
         if count := kinds.count(semconv.LINK_CHORD_HEADER):
             yield f"after {count} header runs"
 

@@ -21,6 +21,8 @@ MARKS = {
 OTHER_MARK = ("-", "cyan")
 ROLE_COLOURS = {"publish": "blue", "run": None, "other": "magenta"}
 LABEL_WIDTH = 64
+NAME_WIDTH = 32
+"""The least that a name gets, however deep in its trace."""
 
 
 def printable(text: object) -> str:
@@ -49,16 +51,19 @@ def lines(trace: Trace) -> Iterator[str]:
 
 
 def _branches(node: Node, prefix: str, below: str) -> Iterator[tuple[str, Node]]:
-    yield prefix, node
-    for child in node.children:
-        last = child is node.children[-1]
-        branch, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        yield from _branches(child, below + branch, below + rest)
+    left = [(prefix, node, below)]
+    while left:
+        prefix, node, below = left.pop()
+        yield prefix, node
+        for child in reversed(node.children):
+            last = child is node.children[-1]
+            branch, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+            left.append((below + branch, child, below + rest))
 
 
 def _line(prefix: str, node: Node, width: int) -> str:
     name = printable(node.span.name)
-    room = max(8, width - len(prefix))
+    room = max(NAME_WIDTH, width - len(prefix))
     name = name if len(name) <= room else name[: room - 1] + "…"
     label = click.style(prefix, dim=True) + click.style(name, fg=ROLE_COLOURS[node.role])
     padding = " " * max(0, width - len(prefix) - len(name))

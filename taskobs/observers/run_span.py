@@ -49,10 +49,12 @@ class RunEnds:
         histogram: Histogram,
         *,
         stock_attributes: bool = True,
+        event_url: str | None = None,
         set_unchecked: SetUnchecked = never,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._histogram = histogram
+        self._event_url = event_url
         self._stock = stock_attributes
         self._success = dict(_SUCCESS)
         if stock_attributes:
@@ -123,8 +125,14 @@ class RunEnds:
         if run.requeued:
             attributes[semconv.CELERY_REQUEUED] = True
         if run.event_id is not None:
-            attributes[semconv.SENTRY_EVENT_ID] = run.event_id
+            attributes.update(self._of_event(run.event_id))
         return attributes
+
+    def _of_event(self, event_id: str) -> Attributes:
+        if self._event_url is None:
+            return {semconv.SENTRY_EVENT_ID: event_id}
+        link = self._event_url.replace("{event_id}", event_id)
+        return {semconv.SENTRY_EVENT_ID: event_id, semconv.SENTRY_EVENT_URL: link}
 
 
 class RunSpan:

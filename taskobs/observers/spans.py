@@ -54,7 +54,8 @@ class SpanObserver(Observer):
 
     With a tracer's ``link`` a run is the root of a trace of its own, linked to its publish, as
     with the stock instrumentation's ``use_span_links``; baggage still arrives. ``by_task`` has
-    the tracer of each task, where they differ.
+    the tracer of each task, where they differ. ``event_url`` is the address of a page about an
+    event, with ``{event_id}`` in it: spans of failed runs get it.
     """
 
     def __init__(  # noqa: PLR0913  # one keyword a choice
@@ -65,12 +66,17 @@ class SpanObserver(Observer):
         by_task: Mapping[str, TaskTracer] | None = None,
         stock_attributes: bool = True,
         propagator: HeaderPropagator | None = None,
+        event_url: str | None = None,
         set_unchecked: SetUnchecked = never,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.use(tracer, by_task)
         self._ends = RunEnds(
-            histogram, stock_attributes=stock_attributes, set_unchecked=set_unchecked, clock=clock
+            histogram,
+            stock_attributes=stock_attributes,
+            event_url=event_url,
+            set_unchecked=set_unchecked,
+            clock=clock,
         )
         self._stock = stock_attributes
         self._propagator = propagator or HeaderPropagator()

@@ -54,7 +54,7 @@ class TaskSpans:
         self._tracers = tracers
 
     @classmethod
-    def start(
+    def start(  # noqa: PLR0913  # one keyword a choice
         cls,
         *,
         tracer_provider: TracerProvider | None = None,
@@ -62,6 +62,7 @@ class TaskSpans:
         stock_attributes: bool = True,
         use_span_links: bool = False,
         rules: TaskRules | None = None,
+        event_url: str | None = None,
     ) -> TaskSpans:
         """Start; a provider that isn't given is the process's global one."""
         scope = (semconv.STOCK_SCOPE, stock_version())
@@ -76,6 +77,7 @@ class TaskSpans:
             by_task=tracers.by_task,
             stock_attributes=stock_attributes,
             propagator=HeaderPropagator(parts_of),
+            event_url=event_url,
             set_unchecked=set_unchecked,
         )
         shared_task_signals().attach(observer, first=True)

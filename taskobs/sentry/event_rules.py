@@ -8,12 +8,16 @@ from taskobs.config.task_rules import ByTask, TaskRules
 from taskobs.observers.sentry.event_rule import EventRule
 
 
-def event_rules(rules: TaskRules | None, *, send_arguments: bool) -> Mapping[str, EventRule] | None:
+def event_rules(
+    rules: TaskRules | None, *, send_arguments: bool, trace_url: str | None = None
+) -> Mapping[str, EventRule] | None:
     """Return the rule of each task by its name; None without rules.
 
     ``send_arguments`` holds for tasks whose rule does not say.
     """
-    return None if rules is None else ByTask(lambda task: _of(rules, task, send_arguments))
+    if rules is None:
+        return None
+    return ByTask(lambda task: _of(rules, task, send_arguments)._replace(trace_url=trace_url))
 
 
 def _of(rules: TaskRules, task: str, sends_all: bool) -> EventRule:  # noqa: FBT001  # private

@@ -16,7 +16,7 @@ from taskobs.observers import outer_trace
 from taskobs.observers.sentry import redact
 from taskobs.sentry import _compat
 
-_TRANSACTION: Final = "transaction"
+TRANSACTION: Final = "transaction"
 
 
 class RequestTrace:
@@ -51,11 +51,18 @@ def current_span_ids() -> tuple[str, str] | None:
     return _ids(trace.get_current_span().get_span_context())
 
 
+def span_of(error: BaseException | None) -> SpanContext | None:
+    """Return the context of the current span, or of the one that an exception has left."""
+    current = trace.get_current_span().get_span_context()
+    return current if current.is_valid else _left_span(error)
+
+
 def link(event: dict[str, object], error: BaseException | None) -> None:
     """Put an event on OpenTelemetry's current span, or on the one that its exception has left."""
-    if event.get("type") == _TRANSACTION:
+    if event.get("type") == TRANSACTION:
         return
-    ids = current_span_ids() or _ids_of_left_span(error)
+    span = span_of(error)
+    ids = None if span is None else _ids(span)
     if ids is None:
         return
     context = redact.part(redact.part(event, "contexts"), "trace")
@@ -73,16 +80,16 @@ def _ids(context: SpanContext) -> tuple[str, str] | None:
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
 
 
-def _ids_of_left_span(error: BaseException | None) -> tuple[str, str] | None:
-    """Return the ids of the outermost span whose code the exception has passed through.
+def _left_span(error: BaseException | None) -> SpanContext | None:
+    """Return the context of the outermost span whose code the exception has passed through.
 
     Sentry's ASGI middleware is outside of OpenTelemetry's: when it sees the exception of a request,
     the request's span is no longer current. But the frames of the traceback have it in a variable.
     """
     for span in _spans(None if error is None else error.__traceback__):
-        ids = _ids(span.get_span_context())
-        if ids is not None:
-            return ids
+        context = span.get_span_context()
+        if context.is_valid:
+            return context
     return None
 
 

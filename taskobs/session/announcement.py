@@ -28,7 +28,7 @@ _log: Final = logging.getLogger("taskobs")
 _NOT_TELEMETRY: Final = frozenset(
     {
         *("enabled", "strict", "log_ids", "log_format", "relay", "relay_providers"),
-        "shutdown_timeout",
+        *("shutdown_timeout", "trace_url", "event_url"),
     }
 )
 """Settings that don't ask for traces or errors by themselves."""

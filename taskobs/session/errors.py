@@ -131,9 +131,14 @@ class Errors:
             undo.callback(self._outages.close)
             pipeline = SentryPipeline.start(self._settings, self._outages.repeats)
             undo.callback(pipeline.close, 0.0)
-            sends = self._settings.send_arguments
-            by_task = event_rules(task_rules(self._settings.tasks), send_arguments=sends)
-            errors = SentryObserver(pipeline, send_arguments=sends, by_task=by_task)
+            sends, trace_url = self._settings.send_arguments, self._settings.trace_url
+            if trace_url is not None:
+                self._start_links(undo, trace_url)
+            rules = task_rules(self._settings.tasks)
+            by_task = event_rules(rules, send_arguments=sends, trace_url=trace_url)
+            errors = SentryObserver(
+                pipeline, send_arguments=sends, trace_url=trace_url, by_task=by_task
+            )
             shared_task_signals().attach(errors)
             undo.callback(shared_task_signals().detach, errors)
             if self._settings.crons:
@@ -142,6 +147,13 @@ class Errors:
             self._undo = undo.pop_all()
         self._stop_waiting()  # last: a message that is being published has the trace from either
         self._apply_role()
+
+    def _start_links(self, undo: ExitStack, trace_url: str) -> None:
+        from taskobs.sentry.trace_links import TraceLinks
+
+        links = TraceLinks(trace_url)
+        undo.callback(links.remove)
+        links.install()
 
     def _start_crons(self, undo: ExitStack, pipeline: SentryPipeline) -> None:
         from taskobs.observers.crons import CronObserver

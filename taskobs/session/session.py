@@ -236,6 +236,8 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     log_ids: bool | None = None,
     logs: str | None = None,
     log_format: str | None = None,
+    trace_url: str | None = None,
+    event_url: str | None = None,
     relay: bool | None = None,
     relay_providers: bool | None = None,
     relay_spool: str | None = None,

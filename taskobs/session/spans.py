@@ -69,6 +69,7 @@ class Spans:
             tracer_provider=provider.provider,
             stock_attributes=self._settings.stock_attributes,
             rules=task_rules(self._settings.tasks),
+            event_url=self._settings.event_url,
         )
         self._undo.callback(spans.stop)
         patch = InstrumentorPatch(spans, shared_task_signals().guard)

@@ -54,6 +54,8 @@ def settings() -> None:
         log_ids=True,
         logs="otlp",
         log_format="json",
+        trace_url="https://jaeger.example/trace/{trace_id}",
+        event_url="https://sentry.example/events/{event_id}",
         relay=True,
         relay_providers=True,
         relay_spool="/var/spool/taskobs",

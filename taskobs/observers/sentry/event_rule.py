@@ -15,3 +15,5 @@ class EventRule(NamedTuple):
     """Whether arguments are to be removed though other tasks send theirs."""
     link: bool = False
     """Whether a run has a trace of its own."""
+    trace_url: str | None = None
+    """The address of a page that shows a trace, for ``{trace_id}``; None for no link to it."""

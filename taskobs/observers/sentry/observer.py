@@ -41,10 +41,11 @@ class SentryObserver(Observer):
         pipeline: Pipeline,
         *,
         send_arguments: bool = False,
+        trace_url: str | None = None,
         by_task: Mapping[str, EventRule] | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._rule = EventRule(send_arguments=send_arguments)
+        self._rule = EventRule(send_arguments=send_arguments, trace_url=trace_url)
         self._by_task = by_task
         self._reported = ReportedFailures()
         pipeline.suppress(self._reported.covers)

@@ -26,6 +26,7 @@ from taskobs.observers.sentry.events import SOFT_LIMIT, event_of, is_soft_limit,
 from taskobs.observers.sentry.held_events import HeldEvents
 from taskobs.observers.sentry.reported import exception_of, repeats_handled_failure
 from taskobs.observers.sentry.scopes import fork
+from taskobs.observers.sentry.trace_page import add_trace_url
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,12 +128,19 @@ class RunEvents:
             self._describe(fields)
             self._add_stack(fields)
             spare_serializer(fields)
+            self._link(fields)
         if self._rule.scrub:
             redact.drop_arguments(fields)
         redact.set_tags(fields, _tags(self.run))
         if current is None and context_values.state.in_use:  # in a thread of the run
             add_context(fields, context_values.last_values_of(self.run))
         return event
+
+    def _link(self, event: dict[str, object]) -> None:
+        """Link to the page of the run's trace, also in a thread, which may have no span."""
+        span, template = self.run.span, self._rule.trace_url
+        if template is not None and span is not None and span.sampled:
+            add_trace_url(event, template, span.trace_id)
 
     def capture(self, client: BaseClient, exception: BaseException) -> str | None:
         """Report an exception as the run's failure; return the event's id."""

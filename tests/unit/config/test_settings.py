@@ -567,3 +567,33 @@ def test_other_words_for_logs_are_refused(setting: str, fix: str) -> None:
     """A word that is none of the choices gets an error with one that is."""
     with pytest.raises(SettingError, match=rf"{setting} .*{fix}"):
         resolve({setting: "console"}, {})
+
+
+# Pages to link to
+
+
+def test_pages_may_have_braces_of_their_own() -> None:
+    """Grafana's addresses hold JSON."""
+    page = 'https://grafana.example/explore?left={"queries":["{trace_id}"]}'
+    assert resolve({"trace_url": page}, {}).trace_url == page
+    assert resolve({}, {"TASKOBS_EVENT_URL": "http://b/{event_id}/"}).event_url is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("trace_url", "https://jaeger.example/trace/", "without {trace_id}"),
+        ("trace_url", "https://jaeger.example/trace/{event_id}", "without {trace_id}"),
+        ("event_url", "https://sentry.example/{trace_id}", "without {event_id}"),
+        ("trace_url", "jaeger.example/{trace_id}", "neither http:// nor https://"),
+        ("trace_url", "https://anna:secret@jaeger.example/{trace_id}", "with credentials"),
+        ("event_url", 7, "not a string"),
+    ],
+)
+def test_a_page_without_its_id_is_refused(name: str, value: object, problem: str) -> None:
+    """I forget where the id belongs, or leave my password in: I read what works."""
+    error = refusal(name, value)
+    assert problem in error.problem
+    assert "{trace_id}" in error.fix or "{event_id}" in error.fix
+    assert "secret" not in str(error)
+    assert resolve({name: error.fix.split("'")[1]}, {})

@@ -13,14 +13,14 @@ from celery import Celery
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.metrics import Histogram, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.model import Broker, Outcome, Publish, Run, SpanAddress
 from taskobs.observers.spans import SpanObserver
-from taskobs.observers.task_tracer import task_tracer
+from taskobs.observers.task_tracer import TaskTracer, task_tracer
 from tests.support.recording import Recorder, attribute, exceptions, links, outcome, tracer_provider
 
 BROKER = Broker(system="rabbitmq", address="mq", port=5672)
@@ -33,9 +33,12 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def observer(recorder: Recorder) -> SpanObserver:
-    tracer = tracer_provider(recorder).get_tracer("test")
+    return SpanObserver(*_tools(recorder), clock=lambda: 1_000.5)
+
+
+def _tools(recorder: Recorder) -> tuple[TaskTracer, Histogram]:
     histogram = NoOpMeterProvider().get_meter("test").create_histogram("runtime")
-    return SpanObserver(task_tracer(tracer), histogram, clock=lambda: 1_000.5)
+    return task_tracer(tracer_provider(recorder).get_tracer("test")), histogram
 
 
 def snapshot(span: ReadableSpan) -> dict[str, Any]:
@@ -143,6 +146,18 @@ def test_a_run(observer: SpanObserver, recorder: Recorder) -> None:
             "links": [],
         }
     ]
+
+
+def test_a_failed_run_leads_to_its_event(recorder: Recorder) -> None:
+    """I click the link on a failed run's span, and see its event; a run without one has none."""
+    page = "https://sentry.example/events/{event_id}?{other}"
+    observer = SpanObserver(*_tools(recorder), event_url=page)
+    for event_id in ("e1", None):
+        run = a_run()
+        with observer.run(run):
+            run.outcome, run.exception, run.event_id = Outcome.FAILED, ValueError("no"), event_id
+    links = [(span.attributes or {}).get("sentry.event_url") for span in recorder.spans]
+    assert links == ["https://sentry.example/events/e1?{other}", None]
 
 
 @pytest.mark.parametrize("eager", [True, False])
