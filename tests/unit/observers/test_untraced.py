@@ -7,50 +7,24 @@ from typing import Any
 
 import pytest
 import sentry_sdk
-from celery import Celery, Task, chain, group, signals
-from celery.app.trace import build_tracer
+from celery import Celery, Task, chain, group
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON, Sampler
 
 import taskobs
 from taskobs.sentry.pipeline import SentryPipeline
+from tests.support.messages import Message, run_message, sampled, sent_messages, trace_id
 from tests.support.recording import Recorder, context_of, instrumented
 from tests.support.sentry import Settings, user_init
 
-Messages = list[dict[str, Any]]
+Messages = list[Message]
 
 
 @pytest.fixture
 def sent() -> Generator[Messages]:
     """Give the headers of all messages that are sent while the test runs."""
-    messages: Messages = []
-
-    def published(headers: dict[str, Any], **_: object) -> None:
-        messages.append(headers)
-
-    signals.after_task_publish.connect(published, weak=False)
-    yield messages
-    signals.after_task_publish.disconnect(published)
-
-
-def run(app: Celery, name: str, message: dict[str, Any], retries: int = 0) -> None:
-    """Run a task as a worker does, with the headers of its message."""
-    traced: Any = build_tracer(name, app.tasks[name], app=app)
-    fields: dict[str, Any] = {
-        "task": name,
-        "is_eager": False,
-        "delivery_info": {},
-        "retries": retries,
-    }
-    traced(message["id"], (), {}, {**message, **fields})
-
-
-def sampled(message: dict[str, Any]) -> bool:
-    return bool(int(message["traceparent"][-2:], 16) & 1)
-
-
-def trace_id(message: dict[str, Any]) -> int:
-    return int(message["traceparent"].split("-")[1], 16)
+    with sent_messages() as messages:
+        yield messages
 
 
 @pytest.mark.parametrize("sampler", [DEFAULT_ON, ALWAYS_ON], ids=["default", "always on"])
@@ -78,7 +52,7 @@ def test_its_run_and_what_that_publishes_follow(
 
     with taskobs.untraced():
         app.send_task("outer")
-    run(app, "outer", sent[0])
+    run_message(app, "outer", sent[0])
     assert spans.names == []
     assert [sampled(one) for one in sent] == [False, False]
     assert len({trace_id(one) for one in sent}) == 1
@@ -138,8 +112,8 @@ def test_a_retry_in_the_block_is_not_traced(app: Celery, spans: Recorder, sent: 
             raise self.retry(countdown=0)
 
     app.send_task("poll")
-    run(app, "poll", sent[0])
-    run(app, "poll", sent[1], retries=1)
+    run_message(app, "poll", sent[0])
+    run_message(app, "poll", sent[1], retries=1)
     assert spans.names == ["publish poll", "run poll"]
     assert [sampled(one) for one in sent] == [True, False, False]
     assert {trace_id(one) for one in sent} == {context_of(spans.spans[0]).trace_id}

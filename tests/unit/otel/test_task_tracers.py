@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from celery import Celery, group, signals
-from celery.app.trace import build_tracer
+from celery import Celery, Task, group
 from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -26,8 +25,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from taskobs import semconv
 from taskobs.config.task_rules import TaskRule, TaskRules
 from taskobs.internal import span_ids
+from taskobs.model import Publish, Schedule
+from taskobs.observers import outer_trace
+from taskobs.observers.spans import SpanObserver
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.task_spans import TaskSpans, shared_task_signals, stock_version
+from taskobs.otel.task_tracers import TaskTracers
+from tests.support.messages import run_message, sampled, sent_messages, trace_id
 from tests.support.recording import Recorder, context_of, links, parent_id
 
 Rules = dict[str, TaskRule]
@@ -70,6 +74,12 @@ def ruled(rules: Rules, provider: trace.TracerProvider) -> Generator[TaskSpans]:
     assert not guard.counts
 
 
+def above(*, sampled: bool) -> trace.Span:
+    """Give the span of a request."""
+    flags = TraceFlags(sampled)
+    return NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=flags))
+
+
 def remote(*, sampled: bool) -> str:
     return f"00-{'a' * 32}-{'b' * 16}-{sampled:02x}"
 
@@ -77,28 +87,11 @@ def remote(*, sampled: bool) -> str:
 def nothing() -> None: ...
 
 
-def sent(app: Celery, name: str) -> dict[str, Any]:
-    """Publish a task, and give the headers of its message."""
-    headers: dict[str, Any] = {}
-
-    def publishing(**message: Any) -> None:
-        headers.update(message["headers"])
-
-    signals.after_task_publish.connect(publishing, weak=False)
-    try:
-        app.send_task(name)
-    finally:
-        signals.after_task_publish.disconnect(publishing)
-    return headers
-
-
 def run(app: Celery, name: str, headers: dict[str, str] | None = None) -> None:
     """Run a task as a worker does, with these headers in its message."""
     if name not in app.tasks:
         app.task(name=name)(nothing)
-    given = {"id": "id-1", "task": name, "retries": 0, "is_eager": False, "ignore_result": True}
-    traced: Any = build_tracer(name, app.tasks[name], app=app)
-    traced("id-1", (), {}, {**given, "delivery_info": {}, **(headers or {})})
+    run_message(app, name, headers or {})
 
 
 RATES: Rules = {"all.*": {"sample_rate": 1.0}, "none.*": {"sample_rate": 0.0}}
@@ -135,9 +128,8 @@ def test_the_decision_of_a_parent_stays(
 ) -> None:
     """A trace is whole: what my request or the producer has decided holds for all that follows."""
     recorder = Recorder()
-    above = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(sampled))
     with ruled(RATES, make(DEFAULT_ON, recorder)):
-        with trace.use_span(NonRecordingSpan(above)):
+        with trace.use_span(above(sampled=sampled)):
             app.send_task(name)
         app.send_task(name, headers={"traceparent": remote(sampled=sampled)})
         run(app, name, {"traceparent": remote(sampled=sampled)})
@@ -147,9 +139,10 @@ def test_the_decision_of_a_parent_stays(
 def test_a_message_says_what_was_decided(app: Celery, make: Make) -> None:
     """My worker does not decide again: what it runs is of the trace as its message has it."""
     recorder = Recorder()
-    with ruled(RATES, make(DEFAULT_ON, recorder)):
-        flags = [sent(app, name)["traceparent"][-2:] for name in ("all.a", "none.a", "other")]
-    assert [int(one, 16) & 1 for one in flags] == [1, 0, 1]
+    with ruled(RATES, make(DEFAULT_ON, recorder)), sent_messages() as messages:
+        for name in ("all.a", "none.a", "other"):
+            app.send_task(name)
+    assert [sampled(message) for message in messages] == [True, False, True]
 
 
 def test_a_group_is_decided_by_its_own_name(app: Celery, make: Make) -> None:
@@ -160,6 +153,57 @@ def test_a_group_is_decided_by_its_own_name(app: Celery, make: Make) -> None:
     with ruled(rules, make(DEFAULT_ON, recorder)):
         group(app.signature("add"), app.signature("add")).apply_async()
     assert recorder.names == []
+
+
+@pytest.mark.parametrize("task", ["all.tick", "none.tick"])
+def test_a_tick_of_beat_is_decided_by_its_task(make: Make, task: str) -> None:
+    """Each tick begins a trace, whatever is current: the rule of its task decides."""
+    recorder = Recorder()
+    tracers = TaskTracers(make(DEFAULT_ON, recorder).get_tracer("test"), TaskRules(RATES))
+    histogram = NoOpMeterProvider().get_meter("test").create_histogram("runtime")
+    observer = SpanObserver(tracers.default, histogram, by_task=tracers.by_task)
+    tick = Publish(task=task, name=task, schedule=Schedule(entry="tick"))
+    with trace.use_span(above(sampled=False)), observer.publish(tick):
+        pass
+    tracers.remove()
+    assert recorder.names == ["publish all.tick"] * task.startswith("all")
+
+
+def test_a_request_that_sentry_alone_traces_is_decided_by_the_rule(app: Celery, make: Make) -> None:
+    """The publish and the run join Sentry's trace, and are kept by their own share."""
+    recorder = Recorder()
+    sentry = f"{'c' * 32}-{'d' * 16}"
+    outer_trace.sources.append(lambda: ("c" * 32, "d" * 16))
+    try:
+        with ruled(RATES, make(DEFAULT_OFF, recorder)):
+            for name in ("all.a", "none.a", "other"):
+                app.send_task(name)
+                run(app, name, {"sentry-trace": sentry})
+    finally:
+        outer_trace.sources.pop()
+    assert recorder.names == ["publish all.a", "run all.a"]
+    assert {context_of(span).trace_id for span in recorder.spans} == {int("c" * 32, 16)}
+
+
+def test_a_retry_is_of_the_trace_of_its_first_attempt(app: Celery, make: Make) -> None:
+    """The attempts of a task are all traced, or none: it is not decided again."""
+    recorder = Recorder()
+
+    @app.task(name="half", bind=True)
+    def half(self: Task[Any, Any]) -> None:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+
+    rules: Rules = {"half": {"sample_rate": 0.5}}
+    with ruled(rules, make(DEFAULT_ON, recorder)), sent_messages() as messages:
+        for number in range(40):
+            app.send_task("half")
+            run_message(app, "half", messages[2 * number])
+            run_message(app, "half", messages[2 * number + 1])
+    traces = {context_of(span).trace_id for span in recorder.spans}
+    assert {trace_id(message) for message in messages if sampled(message)} == traces
+    assert 0 < len(traces) < 40
+    assert len(recorder.spans) == 4 * len(traces)  # two publishes and two runs each
 
 
 def test_a_rule_holds_with_a_provider_that_is_set_later(app: Celery, make: Make) -> None:
