@@ -14,7 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
-from taskobs.observers.logs import fields_of
+from taskobs.observers.context import values as context_values
+from taskobs.observers.logs import fields_of, is_complete
 from taskobs.observers.sentry.celery_texts import is_celery_logger, safe_message, without_arguments
 from taskobs.observers.sentry.redact import MAX_ITEMS, brief
 from taskobs.protocol.log_entries import MAX_BODY, MAX_TEXT, LogEntry, cut
@@ -54,10 +55,10 @@ def entry_of(record: logging.LogRecord, run: Run | None, *, private: bool = True
     With ``private``, the text of Celery's own records has no arguments and results. A value with
     a name such as "password" is never shown.
     """
-    given = record.__dict__
+    given = _with_fields(record.__dict__, run)
     body, event = _body(record, private=private)
-    extra, dropped = _extra(record, event)
-    ids = _ids(given, run)
+    extra, dropped = _extra(record, given, event)
+    ids = _ids(given)
     trace_id, span_id = ids[semconv.LOG_TRACE_ID], ids[semconv.LOG_SPAN_ID]
     return LogEntry(
         timestamp_ns=int(record.created * 1e9),
@@ -111,15 +112,19 @@ def _text(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
-def _extra(record: logging.LogRecord, event: Mapping[str, object]) -> tuple[dict[str, object], int]:
+def _extra(
+    record: logging.LogRecord, fields: Mapping[str, object], event: Mapping[str, object]
+) -> tuple[dict[str, object], int]:
     """Return what the caller gave beside the text, and how much of it is left out."""
     left_out = _LEFT_OUT_OF_CELERYS if is_celery_logger(record.name) else _LEFT_OUT
+    empty = context_values.state.keys  # empty on lines of what has no such value
     # `extra` may have keys of any type.
-    given = dict[object, object]([*record.__dict__.items(), *event.items()])
+    given = dict[object, object]([*fields.items(), *event.items()])
     found = {
         name: value
         for name, value in given.items()
         if isinstance(name, str) and name not in left_out and not name.startswith("_")
+        if value != "" or name not in empty
     }
     if not found:
         return {}, 0
@@ -129,10 +134,15 @@ def _extra(record: logging.LogRecord, event: Mapping[str, object]) -> tuple[dict
     return shown, len(found) - len(kept)
 
 
-def _ids(given: Mapping[str, Any], run: Run | None) -> Mapping[str, str]:
-    """Return the ids that a record has, or else those of this moment."""
-    if not _IDS.issubset(given) or not given.keys() >= {*_OF_TASK}:
-        given = {**fields_of(run), **given}
+def _with_fields(given: Mapping[str, Any], run: Run | None) -> Mapping[str, Any]:
+    """Return a record's fields with ids and context values: its own, or else this moment's."""
+    if is_complete(given):
+        return given
+    return {**fields_of(run), **given}
+
+
+def _ids(given: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the ids among a record's fields."""
     found = {name: str(given[name]) for name in (*_IDS, *_OF_TASK)}
     for name, form in _FORMS.items():
         if not form.fullmatch(found[name]):  # a field of the app's own, under the same name

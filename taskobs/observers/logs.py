@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from taskobs import semconv
@@ -91,13 +91,14 @@ class LogFields:
         self, call: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
         record = args[0] if args else kwargs.get("record")
-        if isinstance(record, logging.LogRecord) and not _is_complete(record):
+        if isinstance(record, logging.LogRecord) and not is_complete(record.__dict__):
             add_fields(record, self._current_run())
         return call(*args, **kwargs)
 
 
-def _is_complete(record: logging.LogRecord) -> bool:
-    present, keys = record.__dict__.keys(), context_values.state.keys
+def is_complete(fields: Mapping[str, object]) -> bool:
+    """Tell whether a record has all that it gets here."""
+    present, keys = fields.keys(), context_values.state.keys
     return present >= _NAMES and (not keys or present >= keys)
 
 

@@ -20,8 +20,8 @@ from celery import Celery
 block = import_module({module!r})
 apps = [found for found in vars(block).values() if isinstance(found, Celery)]
 assert apps, "the block makes no Celery app"
-for app in apps:
-    app.send_task("probe")
+for app in apps:  # on a sampled trace: a block may set a share of new ones
+    app.send_task("probe", headers={{"traceparent": f"00-{{1:032x}}-{{1:016x}}-01"}})
 """
 
 

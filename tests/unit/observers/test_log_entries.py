@@ -13,8 +13,10 @@ import structlog
 from celery import Celery
 
 from taskobs.celery.active import current_run
+from taskobs.observers.context import values as context_values
 from taskobs.observers.json_logs import JsonLines
 from taskobs.observers.log_entries import entry_of, severity_number
+from taskobs.observers.logs import add_fields
 from taskobs.protocol.frames import unpack
 from taskobs.protocol.log_entries import MAX_BODY, MAX_LOG, LogEntry, pack_entry, unpack_entry
 from tests.support.recording import Recorder, context_of
@@ -156,6 +158,24 @@ def test_values_with_secret_names_are_filtered() -> None:
     one = record(password=PRIVATE, headers={"Authorization": PRIVATE})
     assert PRIVATE not in repr(sent(one))
     assert PRIVATE not in json.dumps(as_line(one))
+
+
+@pytest.mark.parametrize("log_ids", [True, False])
+def test_context_values_are_attributes(*, log_ids: bool) -> None:
+    """I set a tenant, and find its lines by it, as text; a key without a value is left out."""
+    context_values.accept(frozenset({"tenant", "shard"}))
+    token = context_values.put(None, {"tenant": 7, "of_my_own": "x"})
+    one = record(order=12)
+    if log_ids:
+        add_fields(one, None)
+    found = sent(one).attributes
+    context_values.restore(None, token)
+    assert {name: found.get(name) for name in ("tenant", "shard", "of_my_own", "order")} == {
+        "tenant": "7",
+        "shard": None,
+        "of_my_own": "x",
+        "order": 12,
+    }
 
 
 def test_celerys_records_have_no_arguments() -> None:
