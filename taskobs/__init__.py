@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from taskobs.config.task_rules import TaskRule
     from taskobs.errors import ContextError, MissingExtraError, SettingError, TaskobsError
+    from taskobs.model import Outcome, Publish, Run
+    from taskobs.observers.hooks.protocols import PublishHook, RunHook
     from taskobs.observers.untraced import untraced
     from taskobs.otel.instrumentor import TaskInstrumentor
     from taskobs.session.api.context import context, set_context
@@ -22,6 +24,11 @@ __all__ = [
     "ContextError",
     "JsonFormatter",
     "MissingExtraError",
+    "Outcome",
+    "Publish",
+    "PublishHook",
+    "Run",
+    "RunHook",
     "Session",
     "SettingError",
     "TaskInstrumentor",
@@ -41,6 +48,11 @@ _HOMES: Final = {
     "ContextError": "taskobs.errors",
     "JsonFormatter": "taskobs.session.log_format",
     "MissingExtraError": "taskobs.errors",
+    "Outcome": "taskobs.model",
+    "Publish": "taskobs.model",
+    "PublishHook": "taskobs.observers.hooks.protocols",
+    "Run": "taskobs.model",
+    "RunHook": "taskobs.observers.hooks.protocols",
     "Session": "taskobs.session.session",
     "SettingError": "taskobs.errors",
     "TaskInstrumentor": "taskobs.otel.instrumentor",

@@ -32,9 +32,9 @@ class SettingError(TaskobsError, ValueError):
         self.fix = fix
 
     def __str__(self) -> str:
+        also = f" (variable {self.variable})" if self.variable else ""
         return (
-            f"{self.setting} (variable {self.variable}) is {self.value}: {self.problem}. "
-            f"Write for example: {self.fix}"
+            f"{self.setting}{also} is {self.value}: {self.problem}. Write for example: {self.fix}"
         )
 
 

@@ -148,6 +148,8 @@ class Publish(TaskMessage):
     header_runs: ChordLinkStore | None = None
     """Set on the callback of a chord."""
     error: BaseException | None = None
+    has_span: bool = field(default=False, init=False)
+    """Whether the current span is that of the publish, sampled or not."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from celery import signals
 from taskobs.celery._types import App, Entry
 from taskobs.celery.active import ContextStack, current_run
 from taskobs.celery.adapter import brokers, publishes
+from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.celery.adapter.runs import context_of_message
 from taskobs.celery.adapter.schedules import schedule_of
 from taskobs.celery.observer_calls import ObserverCalls, call_each
@@ -36,7 +37,7 @@ _SENDERS: Final = frozenset({"connection", "producer", "publisher"})
 class ActivePublish(ContextStack):
     """A publish, or the publishes of a group or chord: one ``with`` block around the send."""
 
-    __slots__ = ("_token", "app", "canvas", "producer", "publish")
+    __slots__ = ("_token", "app", "canvas", "interrupted", "producer", "publish")
 
     def __init__(self, guard: Guard, app: App | None = None) -> None:
         super().__init__(guard)
@@ -44,6 +45,8 @@ class ActivePublish(ContextStack):
         self.publish: Publish | None = None
         self.canvas: Canvas | None = None
         self.producer: Any = None
+        self.interrupted: Exception | None = None
+        """A time limit that an observer was interrupted by."""
 
     def __enter__(self) -> None:
         # A group's or chord's own messages are publishes inside this block; it has none itself.
@@ -65,6 +68,8 @@ class ActivePublish(ContextStack):
         if self.canvas is not None:
             self.canvas.error = error
         self.close()
+        if self.interrupted is not None and error is None:
+            raise self.interrupted
 
 
 class PublishSignals:
@@ -135,7 +140,12 @@ class PublishSignals:
         except Exception as error:
             if not self._guard.swallows(error):
                 raise
-        call_each(self._guard, self._calls.sending, publish)
+        try:
+            call_each(self._guard, self._calls.sending, publish)
+        except PASSING as error:
+            # Celery's dispatcher logs what a receiver raises, and goes on (seen in 5.3 to 5.7). So
+            # the task gets it from the publish, when the message is sent.
+            sending.interrupted = error
 
     def canvas(self, kind: str, options: Mapping[str, Any]) -> ActivePublish:
         """Return the block around the sends of a group or chord."""

@@ -70,8 +70,8 @@ class TaskSignals:
         self._runs.failed_unobserved(task, task_id, error, args, kwargs)
 
     def _use(self, observers: tuple[Observer, ...]) -> None:
-        self._observers = observers
-        self._calls.use(observers)
+        self._observers = tuple(sorted(observers, key=lambda one: one.opens_last))
+        self._calls.use(self._observers)
 
     def _connect(self) -> None:
         for part in self._parts:

@@ -11,12 +11,13 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from taskobs.config import (
     checks,
     context_checks,
     cron_checks,
+    hook_checks,
     instrument_checks,
     otlp,
     rule_checks,
@@ -24,6 +25,9 @@ from taskobs.config import (
 from taskobs.config.otlp import Source
 from taskobs.config.task_rules import TaskRule
 from taskobs.protocol import spool_defaults
+
+if TYPE_CHECKING:  # they import OpenTelemetry
+    from taskobs.observers.hooks.protocols import PublishHook, RunHook
 
 T = TypeVar("T")
 
@@ -86,6 +90,9 @@ class Settings:
     crons: bool = setting("TASKOBS_CRONS", default=False, value_check=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
     crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
+    on_publish: PublishHook | None = setting("", None, hook_checks.PUBLISH_HOOK, "A function that is called with each publish and its span, before the message is sent.")
+    on_run: RunHook | None = setting("", None, hook_checks.RUN_HOOK, "A function that is called with each run and its span, when the run begins.")
+    on_run_end: RunHook | None = setting("", None, hook_checks.RUN_HOOK, "A function that is called with each run and its span, when the run has ended.")
     context_keys: Collection[str] | None = setting("TASKOBS_CONTEXT_KEYS", None, context_checks.CONTEXT_KEYS, "The keys of `taskobs.context()` that a run takes from its message; in the variable separated by commas. Without it: none.")
     instrument: bool | Sequence[str] = setting("TASKOBS_INSTRUMENT", default=False, value_check=instrument_checks.INSTRUMENT, meaning="Activate OpenTelemetry's instrumentations of other libraries, where they are installed: `True` for all, or a list of names, such as `flask,redis` in the variable.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
@@ -273,7 +280,7 @@ _OTHERS = re.compile(
 def settings_table() -> str:
     """Return the settings as a Markdown table, for the README."""
     rows = [
-        f"| `{name}` | `{one.variable}` | {_default(one.default)} | {one.meaning} |"
+        f"| `{name}` | {f'`{one.variable}`' if one.variable else ''} | {_default(one.default)} | {one.meaning} |"
         for name, one in declared()
     ]
     return "\n".join(["| Argument | Variable | Default | Meaning |", "|---|---|---|---|", *rows])

@@ -15,13 +15,22 @@ class Guard:
     Use it as a context manager around each call of an observer; it has no state between
     enter and exit, so one guard serves all threads. With ``strict=True`` it counts and
     raises. Exceptions that aren't an ``Exception`` (``SystemExit``, ``KeyboardInterrupt``) and
-    those in ``passing`` are never swallowed.
+    those in ``passing`` are never swallowed. With ``once`` only the first one is logged.
     """
 
-    def __init__(self, *, strict: bool = False, passing: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        strict: bool = False,
+        passing: tuple[type[Exception], ...] = (),
+        says: str = "telemetry failed, the task goes on",
+        once: bool = False,
+    ) -> None:
         self.strict = strict
         self.counts: Counter[str] = Counter()
         self._passing = passing
+        self._says = says
+        self._once = once
 
     def __enter__(self) -> None:
         """Do nothing: only the exit matters."""
@@ -44,6 +53,6 @@ class Guard:
             return False
         name = f"{type(error).__module__}.{type(error).__qualname__}"
         self.counts[name] += 1
-        if self.counts[name] == 1:
-            _log.warning("taskobs: telemetry failed, the task goes on", exc_info=error)
+        if self.counts[name] == 1 and not (self._once and len(self.counts) > 1):
+            _log.warning("taskobs: %s", self._says, exc_info=error)
         return not self.strict

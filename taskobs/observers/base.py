@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
     from taskobs.model import Canvas, Publish, Run
@@ -20,6 +20,9 @@ class Observer:
     the run is; at its exit the record's ``error``, or ``outcome`` and ``exception``, are set.
     The context manager is never given the exception itself, and must not raise.
     """
+
+    opens_last: ClassVar[bool] = False
+    """Whether it opens after all others, and closes before them."""
 
     def publish(self, publish: Publish) -> AbstractContextManager[object]:
         """Open for a publish, of which only the task's name is known yet."""

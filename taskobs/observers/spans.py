@@ -119,6 +119,7 @@ class SpanObserver(Observer):
             span = made.tracer.start_span(
                 name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
             )
+        publish.has_span = True
         # What a retry is a child of is not what its message carries.
         below = None if publish.retries else context
         current = trace.set_span_in_context(span, below)

@@ -28,7 +28,8 @@ _log: Final = logging.getLogger("taskobs")
 _NOT_TELEMETRY: Final = frozenset(
     {
         *("enabled", "strict", "log_ids", "log_format", "relay", "relay_providers"),
-        *("shutdown_timeout", "trace_url", "event_url"),
+        *("trace_url", "event_url"),
+        *("shutdown_timeout", "context_keys", "on_publish", "on_run", "on_run_end"),
     }
 )
 """Settings that don't ask for traces or errors by themselves."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskobs.celery.patches.logging_setup import LoggingSetup
+    from taskobs.observers.hooks.protocols import PublishHook, RunHook
     from taskobs.session.live import LiveSession
 
 _log = logging.getLogger("taskobs")
@@ -148,6 +149,7 @@ class Session:
             logs.install()
 
     def _begin(self, *, errors: bool) -> None:
+        from taskobs.session.api.hooks import Hooks
         from taskobs.session.live import LiveSession
 
         live = LiveSession(self.settings, self._app_name, self._embedded, self)
@@ -156,6 +158,9 @@ class Session:
             self._first_use.errors_begin()
         live.start(errors=errors)
         self._live = live
+        hooks = Hooks(self.settings)
+        self._undo.callback(hooks.remove)
+        hooks.install()
 
     def _close_live(self) -> None:
         live, self._live = self._live, None
@@ -230,6 +235,9 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     crons: bool | None = None,
     crons_exclude: Iterable[str] | None = None,
     crons_options: Mapping[str, Mapping[str, object]] | None = None,
+    on_publish: PublishHook | None = None,
+    on_run: RunHook | None = None,
+    on_run_end: RunHook | None = None,
     context_keys: Iterable[str] | None = None,
     instrument: bool | Iterable[str] | None = None,
     stock_attributes: bool | None = None,

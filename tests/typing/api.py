@@ -10,6 +10,7 @@ import loguru
 import structlog
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span
 from typing_extensions import assert_type
 
 import taskobs
@@ -48,6 +49,9 @@ def settings() -> None:
         crons=True,
         crons_exclude=["hourly"],
         crons_options={"nightly": {"max_runtime": 30}},
+        on_publish=note_publish,
+        on_run=note_run,
+        on_run_end=lambda run, span: span.set_attribute("shop.task", run.task),
         context_keys=["tenant"],
         instrument=["flask", "redis"],
         stock_attributes=True,
@@ -84,6 +88,25 @@ def rules() -> None:
         return str(number)
 
     assert_type(poll(1), str)
+
+
+def note_publish(publish: taskobs.Publish, span: Span) -> None:
+    """Is called with each publish."""
+    hook: taskobs.PublishHook = note_publish
+    assert_type(publish.task, str)
+    assert_type(publish.queue, str | None)
+    publish.headers["mine"] = "x"
+    span.set_attribute("shop.queue", publish.queue or "")
+    del hook
+
+
+def note_run(run: taskobs.Run, span: Span) -> None:
+    """Is called with each run."""
+    hook: taskobs.RunHook = note_run
+    assert_type(run.outcome, taskobs.Outcome | None)
+    assert_type(run.attempt, int)
+    span.set_attribute("shop.attempt", run.attempt)
+    del hook
 
 
 def errors() -> None:

@@ -63,11 +63,17 @@ class _Setup:
         self._arguments = dict(arguments)
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[Callable[..., object], bytes]]:
-        try:
-            pickled = pickle.dumps(self._arguments)
-        except Exception:  # noqa: BLE001  # not picklable: use the environment variables alone
-            pickled = pickle.dumps({})
-        return _set_up, (self._init, pickled)
+        kept = {name: value for name, value in self._arguments.items() if _can_be_pickled(value)}
+        return _set_up, (self._init, pickle.dumps(kept))
+
+
+def _can_be_pickled(value: object) -> bool:
+    """Tell whether another process may be given a value: a function of no module can't be."""
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001  # whatever a value of the app's raises
+        return False
+    return True
 
 
 def _set_up(init: Callable[..., object], arguments: bytes) -> None:

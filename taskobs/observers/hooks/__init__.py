@@ -1,0 +1,1 @@
+"""Functions of the app's own that are called with each publish and each run."""
