@@ -141,6 +141,7 @@ SETUPS: dict[str, Setup] = {
     "nothing configured": nothing_configured,
     "unsampled, direct": taskobs_with(sample_rate=0, relay=False),
     "unsampled, relay": taskobs_with(sample_rate=0, relay=True),
+    "unsampled + keep, relay": taskobs_with(sample_rate=0, keep=["failed"], relay=True),
     "spans, sent nowhere": not_sent,
     "spans, direct": taskobs_with(relay=False),
     "spans, relay": taskobs_with(relay=True),

@@ -19,6 +19,7 @@ from taskobs.config import (
     cron_checks,
     hook_checks,
     instrument_checks,
+    keep_checks,
     otlp,
     rule_checks,
 )
@@ -81,6 +82,7 @@ class Settings:
     otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How they go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
     otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
+    keep: Sequence[str] | None = setting("TASKOBS_KEEP", None, keep_checks.KEEP, "Runs that a worker records though their trace is not sampled, with all that is inside them: `failed`, `lost`, `retried`, `slower than 5s`; in the variable separated by commas.")
     sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
     resource: Mapping[str, object] | None = setting("OTEL_RESOURCE_ATTRIBUTES", None, checks.RESOURCE, "More attributes of this service in traces: a mapping, or `name=value,name=value`. `release` and `environment` are there already, as `service.version` and `deployment.environment.name`.")
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`; in traces `deployment.environment.name`.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
+from taskobs.internal.samplers import deciding
 from taskobs.observers.attributes import Attributes, SetUnchecked, add, never
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class DeferredAttributes:
 
 def _is_blind(sampler: object) -> bool:
     """Tell samplers of the SDK, which look at no attribute, if all that they ask are such too."""
-    return type(sampler).__module__ == _SAMPLERS and all(
-        _is_blind(part) for part in vars(sampler).values() if hasattr(part, "should_sample")
+    decides = deciding(sampler)
+    return type(decides).__module__ == _SAMPLERS and all(
+        _is_blind(part) for part in vars(decides).values() if hasattr(part, "should_sample")
     )

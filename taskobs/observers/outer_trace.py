@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from taskobs import semconv
+from taskobs.internal.samplers import deciding
 
 Ids = tuple[str, str]
 """A trace id and a span id, in hex."""
@@ -77,7 +78,7 @@ def _is_sampled(tracer: Tracer, name: str, trace_id: str) -> bool | None:
     Sentry's trace ids are UUIDs, in which some bits are fixed. A sampler that decides by the bits
     of an id gets others in their place, the same for all spans of a trace.
     """
-    sampler: Any = getattr(tracer, "sampler", None)
+    sampler: Any = deciding(getattr(tracer, "sampler", None))
     kinds = type(sampler).__mro__
     if not any(kind.__module__ == _SAMPLERS and kind.__name__ in _HEED_PARENTS for kind in kinds):
         return None

@@ -37,6 +37,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
+from taskobs.internal.samplers import deciding
 from taskobs.otel._sdk_compat import can_be_switched_off
 from taskobs.otel.fast_spans import FastSpan, SpanSink
 from taskobs.otel.fast_tracer import BOTH, FastSpanTracer
@@ -129,7 +130,7 @@ class FastSpanProvider(TracerProvider):
     def _can_be_fast(self, tracer: Tracer) -> bool:
         return (
             tracer.span_processor is self.fast_processors
-            and _drops_or_samples(tracer.sampler)
+            and _drops_or_samples(deciding(tracer.sampler))
             and not _COUNTS_ITS_SPANS
             and os.environ.get(_INTERNAL_METRICS, "").strip().lower() != "true"
             and all(map(_is_the_sdks, _not_called()))
@@ -154,10 +155,11 @@ class FastSpanProvider(TracerProvider):
 
 def use_sampler(tracer: Any, sampler: Sampler) -> None:  # noqa: ANN401  # either class
     """Have a tracer decide by a sampler; a fast one starts the SDK's spans with some samplers."""
-    tracer.sampler = sampler
-    if _drops_or_samples(sampler):  # else it is not the ``fast_sampler``, which a fast span needs
-        tracer.fast_sampler, tracer.fast_follows_parents = sampler, _follows_parents(sampler)
-        tracer.fast_root = _root_decision(sampler)
+    tracer.sampler, decides = sampler, deciding(sampler)
+    if _drops_or_samples(decides):  # else it is not the ``fast_sampler``, which a fast span needs
+        tracer.fast_sampler, tracer.fast_follows_parents = sampler, _follows_parents(decides)
+        tracer.fast_root = _root_decision(decides)
+        tracer.fast_holding = None if decides is sampler else sampler
 
 
 def _room(most: int | None, length: int | None = None) -> int:

@@ -26,6 +26,7 @@ from taskobs.protocol.span_encoder import ATTRIBUTES
 
 if TYPE_CHECKING:
     from taskobs.otel.fast_provider import FastSpanProvider, WatchedProcessors
+    from taskobs.otel.held.sampler import HoldingSampler
 
 _SAMPLED: Final = 0x01
 _RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
@@ -58,6 +59,8 @@ class FastSpanTracer(Tracer):
     fast_can_be_off: bool
     fast_root: int | None
     """The decision for every span without a parent; None if it varies."""
+    fast_holding: HoldingSampler | None
+    """What marks the spans that are recorded though they are not sampled."""
 
     def start_span(  # noqa: PLR0913, PLR0917  # as the SDK's
         self,
@@ -158,8 +161,12 @@ class FastSpanTracer(Tracer):
         span_id = ids.generate_span_id()
         flags = _FLAGS[sampled | flags & _RANDOM]
         own = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+        mark = None
         if not sampled:
-            return NonRecordingSpan(own)
+            holding = self.fast_holding
+            mark = None if holding is None else holding.mark(own, parent, kind, name)
+            if mark is None:
+                return NonRecordingSpan(own)
         span = object.__new__(FastSpan)
         span.fast_tracer = self
         span.fast_context = own
@@ -177,4 +184,6 @@ class FastSpanTracer(Tracer):
             *(name, *address, *above, flags, header, kind.value, began, None),
             *({}, [], (), 0, None, self.fast_scope_row, 0, 0, 0),
         ]
+        if mark is not None:
+            span.fast_row += mark
         return span

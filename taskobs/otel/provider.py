@@ -20,8 +20,12 @@ from taskobs.otel.direct import PerProcessProcessor, SwitchableProcessor
 from taskobs.otel.export.exporter import ExporterFactory
 from taskobs.otel.own_provider import OwnProvider
 from taskobs.otel.resource import AppName, resource_of
+from taskobs.protocol.held_spans import rules
 
 if TYPE_CHECKING:
+    from taskobs.otel.held.sampler import HoldingSampler
+    from taskobs.otel.relay_processor import RelayProcessor
+    from taskobs.protocol.held_spans.rules import KeepRules
     from taskobs.relay_client.client import RelayClient
 
 _MILLISECONDS: Final = 1000
@@ -62,6 +66,9 @@ class TraceProvider:
 
     def prepare(self) -> None:
         """Import the exporter, if it is ours, before the first run and fork."""
+
+    def hold_runs(self) -> None:
+        """Record runs that are not sampled, to keep some of them: this is a worker's process."""
 
     def route_to(self, client: RelayClient, guard: Guard) -> None:
         """Send spans to a relay from now on; earlier ones are exported by this process."""
@@ -113,6 +120,8 @@ class OwnTraceProvider(TraceProvider):
         self._first_export = first_export
         self._exporter = ExporterFactory(settings) if settings.otlp else None
         self._spans = PerProcessProcessor(self._make)
+        self._direct: SpanProcessor = self._spans
+        """Exports from this process."""
         self._switch = SwitchableProcessor(self._spans)
         self._ids = ChosenIds(id_generator())
         self._own = OwnProvider(
@@ -122,9 +131,26 @@ class OwnTraceProvider(TraceProvider):
             id_generator=self._ids,
             shutdown_on_exit=False,
         )
+        self._sampler: HoldingSampler | None = None
+        if settings.keep and self._exporter is not None:
+            self._hold(rules.parse(settings.keep))
         for name in settings.other_exporters:
             self._own.add_span_processor(PerProcessProcessor(self._maker(name)))
         super().__init__(self._own)
+
+    def _hold(self, keep: KeepRules) -> None:
+        """Have runs that are not sampled held, once ``hold_runs`` is called."""
+        from taskobs.otel.held.processors import HoldingProcessor  # only ``keep`` needs them
+        from taskobs.otel.held.sampler import HoldingSampler
+
+        # The SDK may have chosen the sampler, by variables of its own. No tracer has it yet.
+        self._sampler = self._own.sampler = HoldingSampler(self._own.sampler)
+        self._direct = self._switch.to = HoldingProcessor(self._spans, self._sampler, keep)
+
+    def hold_runs(self) -> None:
+        """Record runs that are not sampled, to keep some of them: this is a worker's process."""
+        if self._sampler is not None:
+            self._sampler.turn_on()
 
     def _make(self) -> SpanProcessor:
         self._first_export()
@@ -174,16 +200,23 @@ class OwnTraceProvider(TraceProvider):
         """Send spans to a relay from now on; earlier ones are exported now."""
         if self._exporter is None:
             return
-        from taskobs.otel.relay_processor import RelayProcessor  # only a worker's processes have it
-
-        spans = self._switch.to = RelayProcessor(client, self._spans, guard=guard)
+        spans = self._switch.to = self._relay_processor(client, guard)
         self._own.route_to(spans)
         self._spans.retire()
+
+    def _relay_processor(self, client: RelayClient, guard: Guard) -> RelayProcessor:
+        if self._sampler is not None:
+            from taskobs.otel.held.processors import HoldingRelayProcessor
+
+            return HoldingRelayProcessor(client, self._direct, self._sampler, guard)
+        from taskobs.otel.relay_processor import RelayProcessor  # only a worker's processes have it
+
+        return RelayProcessor(client, self._direct, guard=guard)
 
     def restore(self) -> None:
         """Export spans from this process again."""
         self._own.route_to(None)
-        self._switch.to = self._spans
+        self._switch.to = self._direct
 
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:
         """Return calls that export the ended spans, one for each processor.

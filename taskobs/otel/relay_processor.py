@@ -49,6 +49,10 @@ class RelayProcessor(SpanProcessor):
         self._route = b""
         """Of the spans, if they go elsewhere than the settings say."""
 
+    def _takes(self, span: ReadableSpan) -> bool:
+        """Tell whether a span is for the relay."""
+        return is_sampled(span)
+
     def on_start(
         self,
         span: Span,
@@ -57,7 +61,7 @@ class RelayProcessor(SpanProcessor):
         """Send the start of a span: if this process dies, the relay ends the span as lost."""
         client = self._client
         try:
-            if _is_sampled(span) and not client.unavailable:
+            if not client.unavailable and self._takes(span):
                 payload = pack_start(span, quick_fields)
                 if self._routed is not None:
                     payload = self._routed(span, payload)
@@ -74,7 +78,7 @@ class RelayProcessor(SpanProcessor):
         """Send a span that has ended."""
         client = self._client
         try:
-            if not _is_sampled(span):
+            if not self._takes(span):
                 return
             if client.unavailable:
                 self._direct.on_end(span)
@@ -109,9 +113,9 @@ class RelayProcessor(SpanProcessor):
             try:
                 payload = span.fast_key + pack(span.fast_row)
             except UNEXPECTED:  # a value that msgpack doesn't know, or half of a surrogate pair
-                payload = pack_start(span)
+                payload = self._again(span, pack_start(span))
             if len(payload) > SURE and not is_fit(payload, MAX_START):
-                payload = pack_start(span)
+                payload = self._again(span, pack_start(span))
             client.started(span.fast_key, payload)
         except UNEXPECTED:
             with self._guard:
@@ -131,15 +135,19 @@ class RelayProcessor(SpanProcessor):
                 try:
                     payload = span.fast_key + pack(span.fast_row)
                 except UNEXPECTED:  # as above
-                    payload = pack_end(span)
+                    payload = self._again(span, pack_end(span))
                 if len(payload) > SURE and not is_fit(payload, MAX_SPAN):
-                    payload = pack_end(span)
+                    payload = self._again(span, pack_end(span))
                 client.ended(span.fast_key, payload)
             if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:
             with self._guard:
                 raise
+
+    def _again(self, span: FastSpan, payload: bytes) -> bytes:
+        """Return the payload of a fast span that was packed by its fields and not by its row."""
+        return payload if self._routed is None else self._routed(span, payload)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the relay has exported what has ended; blocks for at most that time."""
@@ -165,7 +173,11 @@ class RelayProcessor(SpanProcessor):
         rebuilder = SpanDecoder()
         for packed in ended.values():
             with self._guard:
-                self._direct.on_end(rebuilder.span(packed, resource_blob))
+                self._direct.on_end(self._rebuilt(rebuilder.span(packed, resource_blob), packed))
+
+    def _rebuilt(self, span: ReadableSpan, packed: bytes) -> ReadableSpan:  # noqa: ARG002  # see above
+        """Return a span that was unpacked, as ``direct`` takes it."""
+        return span
 
     def _resource_blob(self) -> bytes:
         """Return the packed resource of the spans."""
@@ -173,6 +185,7 @@ class RelayProcessor(SpanProcessor):
         return pack([sanitize(hello.get("resource")), sanitize(hello.get("schema_url"))])
 
 
-def _is_sampled(span: ReadableSpan) -> bool:
+def is_sampled(span: ReadableSpan) -> bool:
+    """Tell whether a span is exported."""
     context = span.get_span_context()
     return context is not None and bool(context[_FLAGS] & _SAMPLED)

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 
 from taskobs.config.task_rules import NO_RULE, ByTask, TaskRules
+from taskobs.internal.samplers import deciding_by
 from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.observers.task_tracer import TaskTracer, task_tracer
 from taskobs.otel._sdk_compat import set_unchecked
@@ -95,7 +96,7 @@ def _rated(tracer: trace.Tracer, rules: TaskRules) -> dict[float, Tracer]:
 
 def _with_sampler(tracer: Tracer, sampler: Sampler) -> Tracer:
     made = copy(tracer)
-    use_sampler(made, sampler)
+    use_sampler(made, deciding_by(tracer.sampler, sampler))
     return made
 
 

@@ -147,7 +147,7 @@ class SpanDecoder:
             scope,
             *rest,
         ) = row
-        if len(row) - span_encoder.FIELDS not in {0, 1}:  # a route may come last
+        if len(row) - span_encoder.FIELDS not in {0, 1, 2}:  # a route or a mark may come last
             validation.wrong(f"{len(row)} fields")
         dropped = rest[:_COUNTS]
         context = _context(trace_id, span_id, flags, state, remote=False)

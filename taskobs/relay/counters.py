@@ -19,8 +19,10 @@ RETRIED: Final = "retried"
 SPOOLED: Final = "spooled"
 LOST: Final = "lost"
 DUPLICATE: Final = "duplicate"
+DISCARDED: Final = "discarded"
+"""Spans of runs that were not sampled, and had no reason to be kept: these are no losses."""
 BYTES: Final = "bytes"
-COUNTED: Final = (RECEIVED, EXPORTED, DROPPED, RETRIED, SPOOLED, LOST, DUPLICATE, BYTES)
+COUNTED: Final = (RECEIVED, EXPORTED, DROPPED, RETRIED, SPOOLED, LOST, DUPLICATE, DISCARDED, BYTES)
 
 Gauge = Callable[[], int | float]
 

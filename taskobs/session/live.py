@@ -217,9 +217,8 @@ class LiveSession:
         self._relay.became(self.role, self._worker, traces, self._errors.pipeline, self._logs)
         if self._relay.carries:
             self._spans.relayed()
-        celerys = self.role in {Role.WORKER, Role.POOL_CHILD}
-        if celerys and traces is not None and not self._relay.carries:
-            traces.prepare()
+        if self.role in {Role.WORKER, Role.POOL_CHILD}:
+            self._spans.of_worker(relayed=self._relay.carries)
         if self._logs is not None and self.role is not Role.PRODUCER:
             self._logs.role_is_known()
 

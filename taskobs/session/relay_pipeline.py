@@ -243,5 +243,6 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
             "bytes": settings.relay_spool_bytes,
             "age": settings.relay_spool_age,
         }
+    keep = list(settings.keep or ()) if ours else []
     identity = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
-    return {**identity, "exporter": exporter, "logs": logs, "spool": spool}
+    return {**identity, "exporter": exporter, "logs": logs, "spool": spool, "keep": keep}

@@ -226,6 +226,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     otlp_protocol: str | None = None,
     otlp_headers: object = None,
     sample_rate: float | None = None,
+    keep: Iterable[str] | None = None,
     sentry_dsn: str | None = None,
     resource: object = None,
     environment: str | None = None,

@@ -46,6 +46,8 @@ class Spans:
             ours = OwnTraceProvider(self._settings, self._app_name, self._first_export)
             ours.set()
             self._use(ours)
+            if not ours.relays:
+                self._warn_of_keep("spans don't go to an OTLP endpoint: set otlp_endpoint")
         return self.provider is not used
 
     def _use_of_app(self, provider: trace.TracerProvider) -> None:
@@ -53,9 +55,17 @@ class Spans:
             self.provider.replace_by(provider)
         if self._settings.otlp:
             _log.info("taskobs: a TracerProvider is set: spans go where it sends them")
+        self._warn_of_keep(
+            "the app has set a TracerProvider, whose sampler decides: leave the provider to "
+            "taskobs, or sample in a collector"
+        )
         from taskobs.otel.app.provider import AppTraceProvider
 
         self._use(AppTraceProvider(provider, relay=self._settings.relay_providers))
+
+    def _warn_of_keep(self, why: str) -> None:
+        if self._settings.keep:
+            _log.warning("taskobs: keep has no effect, as %s", why)
 
     def _use(self, provider: TraceProvider) -> None:
         self.provider = provider
@@ -82,6 +92,13 @@ class Spans:
         """Whether the service has the name of the Celery app, as no setting names it."""
         resource = getattr(self.provider and self.provider.provider, "resource", None)
         return isinstance(resource, LateResource)
+
+    def of_worker(self, *, relayed: bool) -> None:
+        """Handle that this is a worker's process, before its first run and fork."""
+        if self.provider is not None:
+            self.provider.hold_runs()
+        if self.provider is not None and not relayed:
+            self.provider.prepare()
 
     def relayed(self) -> None:
         """Handle that spans go through a relay; ours have chosen ids already."""

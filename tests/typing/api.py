@@ -36,6 +36,7 @@ def settings() -> None:
         otlp_protocol="http/protobuf",
         otlp_headers={"authorization": "secret"},
         sample_rate=0.1,
+        keep=["failed", "lost", "slower than 5s"],
         sentry_dsn="https://key@sentry.example/1",
         resource={"service.namespace": "eu", "shards": [1, 2]},
         environment="production",

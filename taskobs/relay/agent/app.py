@@ -83,6 +83,7 @@ class Relay:
             on_run_metric=self._runs.take,
             status=self.status,
             routes=routes,
+            keep=settings.keep,
         )
         self._event_loop = EventLoop(
             listener,

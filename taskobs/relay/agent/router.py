@@ -7,7 +7,8 @@ from typing import Final
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import KEY_BYTES, FrameError, FrameKind
-from taskobs.protocol.span_routes import route_of
+from taskobs.protocol.held_spans.marks import mark_of
+from taskobs.protocol.held_spans.rules import KEEP_NOTHING, KeepRules
 from taskobs.relay.agent.connection import (
     MAX_FLUSHES,
     NO_FRAMES,
@@ -31,8 +32,9 @@ from taskobs.relay.agent.payloads import (
 from taskobs.relay.agent.route_table import RouteTable
 from taskobs.relay.counters import DUPLICATE, Counters
 from taskobs.relay.storage.base import Store
-from taskobs.relay.storage.items import Item, ItemKind
+from taskobs.relay.storage.items import Item
 from taskobs.relay.tracking.acknowledgements import Source
+from taskobs.relay.tracking.ended_spans import EndedSpans
 from taskobs.relay.tracking.open_spans import Closed, OpenSpanRegistry
 from taskobs.relay.tracking.process_state import ProcessState
 from taskobs.relay.tracking.recent_keys import RecentKeys
@@ -58,14 +60,15 @@ class FrameRouter:
         on_run_metric: Callable[[bytes], object],
         status: Callable[[], object],
         routes: RouteTable | None = None,
+        keep: KeepRules = KEEP_NOTHING,
     ) -> None:
         self._store, self._open_spans, self._counters = store, open_spans, counters
         self._on_run_metric, self._status = on_run_metric, status
-        self._items: list[Item] = []
         self._size = 0
         self._event_ids = RecentKeys(EVENT_IDS)
         self._envelope_frames = EnvelopeFrames()
         self.routes = routes or RouteTable(Lanes(store, counters, lambda _: store), counters)
+        self._ended = EndedSpans(self.routes.put, open_spans.change_log, counters, keep)
         self._received = ReceivedFrames(counters)
         self.acknowledged: dict[Connection, None] = {}
         """Connections whose frames were settled by ``commit``; the event loop clears it."""
@@ -115,6 +118,7 @@ class FrameRouter:
             self.routes.put_log(small(payload), process.resource_blob, source)
         elif kind == FrameKind.FORGET:
             self._open_spans.ended(key_of_span(payload))
+            self._ended.forget(payload)
             source.arrived(settled=True)
         else:
             return False
@@ -177,8 +181,9 @@ class FrameRouter:
 
     def _end(self, source: Source, process: ProcessState, payload: bytes) -> None:
         key, packed = split_span(payload)
-        if self._open_spans.ended(key):
-            self._keep_span(source, key, packed, process.resource_blob)
+        if self._open_spans.ended(key, noted=mark_of(packed) is None):
+            self._ended.put(process, key, packed, source)
+            self._note_size(packed)
         else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
 
@@ -210,7 +215,9 @@ class FrameRouter:
             # Stored with the keys of ended spans, so that the next relay knows a duplicate, too.
             self._open_spans.change_log.ended(event_id)
         self._envelope_frames.announce([destination], self._store)
-        self._keep(source, "envelope", envelope, destination)
+        arrived = source, source.arrived(settled=False)
+        self._ended.add(Item("envelope", envelope, destination, arrived))
+        self._note_size(envelope)
 
     def _on_wake(self, connection: Connection, kind: FrameKind, payload: bytes) -> None:
         self.wake_requested = True
@@ -218,18 +225,6 @@ class FrameRouter:
             connection.flushes.append(flush_in(payload))
         if len(connection.flushes) > MAX_FLUSHES:
             wrong("too many flushes at a time")
-
-    def _keep_span(self, source: Source, key: bytes, packed: bytes, resource_blob: bytes) -> None:
-        if route_of(packed):
-            self.routes.put(key, packed, (source, source.arrived(settled=False)))
-            self._note_size(packed)
-        else:
-            self._keep(source, "span", packed, resource_blob)
-
-    def _keep(self, source: Source, kind: ItemKind, payload: bytes, resource_blob: bytes) -> None:
-        number = source.arrived(settled=False)
-        self._items.append(Item(kind, payload, resource_blob, (source, number)))
-        self._note_size(payload)
 
     def _note_size(self, payload: bytes) -> None:
         self._size += len(payload)
@@ -249,17 +244,12 @@ class FrameRouter:
     def commit(self, lost: Iterable[Closed] = ()) -> None:
         """Write to the store what was received since the last call, and the ``lost`` spans."""
         self._received.count()
-        for one in lost:
-            if one.source is not None:
-                one.source[0].expect(one.source[1])
-            if route_of(one.packed):
-                self.routes.put(one.key, one.packed, one.source)
-            else:
-                self._items.append(Item("span", one.packed, one.resource_blob, one.source))
-        items, self._items, self._size = self._items, [], 0
+        self._ended.put_lost(lost)
+        items, self._size = self._ended.take(), 0
         # Before the main store notes the spans as ended: should this relay be killed in between,
         # the next one gets them once more, and recognises those that a lane has already.
         self.acknowledged.update(dict.fromkeys(settle(self.routes.commit())))
+        self.acknowledged.update(dict.fromkeys(settle(self._ended.take_settled())))
         changes = self._open_spans.change_log.take()
         if items or (self._store.durable and any(changes)):
             starts = map(self._open_spans.start, changes.opened)

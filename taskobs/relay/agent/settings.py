@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
+
+from taskobs.protocol.held_spans import rules
+from taskobs.protocol.held_spans.rules import KeepRules
 
 GRACE: Final = 10.0
 MAX_CONFIGURATION: Final = 1024 * 1024
@@ -35,6 +38,8 @@ class RelaySettings:
     """How log records are exported, as spans are; None if they aren't."""
     spool: Mapping[str, object] | None = None
     """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
+    keep: KeepRules = rules.KEEP_NOTHING
+    """Which runs are kept though their trace is not sampled."""
     grace: float = GRACE
     """Seconds for sending what waits after the worker has ended."""
     log_level: int = logging.WARNING
@@ -64,6 +69,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
         headers=None if headers is None else _headers(headers),
         logs=None if logs is None else _map(logs, "logs"),
         spool=None if spool is None else _map(spool, "spool"),
+        keep=_rules(given.get("keep") or ()),
         grace=_number(given, "grace", GRACE),
         log_level=int(_number(given, "log_level", logging.WARNING)),
     )
@@ -77,6 +83,13 @@ def _map(value: object, name: str) -> Mapping[str, Any]:
 
 def _headers(value: object) -> Mapping[str, str]:
     return {str(name): str(text) for name, text in _map(value, "exporter.headers").items()}
+
+
+def _rules(value: Iterable[object]) -> KeepRules:
+    try:
+        return rules.parse(map(str, value))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"keep: {error} is no rule") from error
 
 
 def _text(value: object) -> str | None:

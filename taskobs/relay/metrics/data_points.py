@@ -38,11 +38,13 @@ _COUNTED: Final = {
     counted.SPOOLED: semconv.METRIC_RELAY_SPOOLED,
     counted.LOST: semconv.METRIC_RELAY_LOST,
     counted.DUPLICATE: semconv.METRIC_RELAY_DUPLICATE,
+    counted.DISCARDED: semconv.METRIC_RELAY_DISCARDED,
     counted.BYTES: semconv.METRIC_RELAY_BYTES,
 }
 _GAUGES: Final = {
     "pending": semconv.METRIC_RELAY_PENDING,
     "open": semconv.METRIC_RELAY_OPEN,
+    "held": semconv.METRIC_RELAY_HELD,
     "clients": semconv.METRIC_RELAY_CLIENTS,
 }
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE

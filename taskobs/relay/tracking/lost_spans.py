@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from taskobs import semconv
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError
+from taskobs.protocol.held_spans.marks import row_of
 from taskobs.protocol.span_encoder import (
     ATTRIBUTES,
     END_NS,
-    FIELDS,
     KIND,
     NAME,
     START_NS,
@@ -30,7 +30,7 @@ ERROR: Final = 2
 def is_open_run(packed: bytes) -> bool:
     """Return whether a packed span is a run without an outcome; False if it is malformed."""
     try:
-        row = _row(packed)
+        row = row_of(packed)
     except FrameError:
         return False
     return _is_open_run(row)
@@ -42,7 +42,7 @@ def closed(packed: bytes, end_ns: int, reason: str) -> bytes:
     Raises:
         FrameError: it is no packed span.
     """
-    row = _row(packed)
+    row = row_of(packed)
     attributes = row[ATTRIBUTES]
     if _is_open_run(row):
         attributes[semconv.CELERY_OUTCOME] = LOST
@@ -61,7 +61,7 @@ def start_of(packed: bytes) -> int:
     Raises:
         FrameError: it is no packed span.
     """
-    return int(_row(packed)[START_NS])
+    return int(row_of(packed)[START_NS])
 
 
 def latest_start(spans: Iterable[bytes]) -> int:
@@ -69,7 +69,7 @@ def latest_start(spans: Iterable[bytes]) -> int:
     latest = 0
     for packed in spans:
         with suppress(FrameError):
-            latest = max(latest, _row(packed)[START_NS])
+            latest = max(latest, row_of(packed)[START_NS])
     return latest
 
 
@@ -79,14 +79,3 @@ def _is_open_run(row: list[Any]) -> bool:
         and row[NAME].startswith(semconv.RUN_SPAN)
         and semconv.CELERY_OUTCOME not in row[ATTRIBUTES]
     )
-
-
-def _row(packed: bytes) -> list[Any]:
-    row = frames.unpack(packed)
-    fields = cast("list[object]", row) if isinstance(row, list) else []
-    if len(fields) - FIELDS not in {0, 1}:  # a route may come last, and stays there
-        raise FrameError("no packed span")
-    expected = ((NAME, str), (KIND, int), (START_NS, int), (ATTRIBUTES, dict))
-    if not all(isinstance(fields[at], kind) for at, kind in expected):
-        raise FrameError("no packed span")
-    return fields

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from taskobs.internal import pids
 from taskobs.protocol.frames import FrameError
+from taskobs.protocol.held_spans.marks import mark_of
 from taskobs.relay.counters import DUPLICATE, LOST, Counters
 from taskobs.relay.storage.items import Start
 from taskobs.relay.tracking import lost_spans, process_state
@@ -153,8 +154,11 @@ class OpenSpanRegistry:
         while self._size > ALL_OPEN_BYTES:
             self._forget_oldest(max(self._processes.values(), key=lambda one: one.size))
 
-    def ended(self, key: bytes) -> bool:
-        """Note the end of a span; return False, and count it, if it had ended already."""
+    def ended(self, key: bytes, *, noted: bool = True) -> bool:
+        """Note the end of a span; return False, and count it, if it had ended already.
+
+        ``noted`` says that the next relay shall know it, too.
+        """
         process = self._process_of_span.get(key)
         # Settled before ``_drop``, which removes the source.
         if process is not None and key in process.sources:
@@ -165,7 +169,8 @@ class OpenSpanRegistry:
             self._counters.add(DUPLICATE, "span")
             return False
         self._ended.add(key)
-        self.change_log.ended(key)
+        if noted:
+            self.change_log.ended(key)
         return True
 
     # Lost spans.
@@ -203,7 +208,8 @@ class OpenSpanRegistry:
                 continue
             # Taken out first: ``ended`` would settle it now, and it isn't sent yet.
             source = process.sources.pop(key, None)
-            self.ended(key)  # an END that arrives after this is a duplicate
+            # An END that arrives after this is a duplicate.
+            self.ended(key, noted=mark_of(packed) is None)
             try:
                 end_ns = self._end_of(process, packed)
                 closed = lost_spans.closed(packed, end_ns, f"{reason} (pid {process.pid})")

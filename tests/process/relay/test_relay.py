@@ -18,7 +18,8 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from taskobs import semconv
 from taskobs.protocol import envelopes, frames, span_encoder
-from taskobs.protocol.frames import FrameKind, encode, pack
+from taskobs.protocol.frames import KEY_BYTES, FrameKind, encode, pack
+from taskobs.protocol.held_spans.marks import Mark, with_mark
 from taskobs.relay_client.client import RelayClient
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
@@ -411,6 +412,28 @@ def test_a_client_that_reads_no_answers_is_hung_up_on(relay: RelayProcess, worke
         while True:
             deaf.raw(FrameKind.STATUS)
     assert worker.status()["clients"] == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_ten_thousand_open_runs_fill_no_memory(receiver: Receiver) -> None:
+    """With `keep`, 10,000 runs that are not sampled are open: the relay stays below 60 MB."""
+    with (
+        RelayProcess(receiver, keep=["failed"]) as relay,
+        closing(relay.worker()) as worker,
+        closing(relay.client().hello()) as pool,
+    ):
+        packed = span_encoder.pack_end(span())[KEY_BYTES:]
+        for number in range(20_000):
+            key = bytes(16) + (10_000 + number).to_bytes(8, "big")
+            run = (number % 10_000).to_bytes(8, "big")
+            pool.raw(FrameKind.END, with_mark(key + packed, Mark(is_run=False, run=run)))
+        pool.flush()
+        counts = worker.status()
+        [no_room] = counts["dropped"]["held span"].values()
+        assert counts["held"]["span"] + no_room == 20_000
+        assert counts["held"]["span"] > 5_000
+        assert relay.rss() < 60
+        assert receiver.spans == ()
 
 
 def test_spans_without_end_fill_no_memory(relay: RelayProcess, worker: Client) -> None:

@@ -272,3 +272,31 @@ def test_repr_tells_no_secret(receiver: Receiver) -> None:
             f"<taskobs.Session of a producer: traces to {where}, errors off, metrics off>"
         )
         assert "secret" not in repr(session.settings)
+
+
+@pytest.mark.parametrize("ends", ["well", "in a failure"])
+def test_failures_are_kept_without_a_relay(app: Celery, receiver: Receiver, *, ends: str) -> None:
+    """I sample nothing and have no relay: a worker's process sends the runs that fail."""
+
+    @app.task(name="add")
+    def add() -> None:
+        trace.get_tracer("shop").start_span("query").end()
+        if ends != "well":
+            raise ValueError(ends)
+
+    given: dict[str, Any] = {"sample_rate": 0, "keep": ["failed"], "relay": False}
+    with taskobs.init(otlp_endpoint=receiver.endpoint, **given, strict=True):
+        add.apply()
+        signals.worker_process_init.send(sender=None)
+        add.apply()
+    kept = [] if ends == "well" else ["query", "run add"]
+    assert sorted(span.name for span in receiver.spans) == kept
+
+
+def test_keep_needs_our_provider(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """I have a provider of my own, whose sampler decides: one line says that `keep` is not used."""
+    given: dict[str, Any] = {"otlp_endpoint": receiver.endpoint, "keep": ["failed"]}
+    with global_provider(tracer_provider(Recorder())), taskobs.init(**given, strict=True):
+        told = [record.getMessage() for record in caplog.records if "keep" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("taskobs: keep has no effect, as the app has set a TracerProvider")

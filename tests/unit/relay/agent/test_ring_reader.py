@@ -114,7 +114,7 @@ class Side:
         self.now += after
         self.slots.read()
         self.slots.check()
-        items = list(self.router._items)  # pyright: ignore[reportPrivateUsage]
+        items = list(self.router._ended._items)  # pyright: ignore[reportPrivateUsage]
         self.router.commit(self.open_spans.lost())
         self.slots.acknowledge()
         return items
