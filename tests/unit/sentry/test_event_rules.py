@@ -163,7 +163,7 @@ def test_a_rule_sends_the_arguments_of_its_tasks(start: Start, *, everywhere: bo
 
 def test_arguments_are_cut_short(start: Start) -> None:
     """A file of 10 MB as an argument is no event of 10 MB."""
-    kept, observer = start({"*": {"send_arguments": True}}, include_local_variables=False)
+    kept, observer = start({"*": {"send_arguments": True}})
     fail(observer, named("imports.a", args=("x" * 10_000_000, list(range(1_000_000)))))
     assert len(str(kept.events[0]["contexts"]["celery"])) < 20_000
 

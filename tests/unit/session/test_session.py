@@ -72,6 +72,24 @@ def test_one_line_sends_publishes_and_runs(app: Celery, receiver: Receiver) -> N
     assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
 
 
+def test_rules_say_what_is_sent(app: Celery, receiver: Receiver) -> None:
+    """`init()` with a rule for one task: that one is not traced, all others are."""
+    add, noise = with_task(app), with_task(app, "noise")
+    rules: dict[str, taskobs.TaskRule] = {"noi*": {"sample_rate": 0}}
+    with taskobs.init(otlp_endpoint=receiver.endpoint, tasks=rules, strict=True):
+        for task in (add, noise):
+            task.delay(1, 2)
+            task.apply((1, 2))
+    assert sorted(span.name for span in receiver.spans) == SPANS
+
+
+def test_a_wrong_rule_is_refused_before_anything_is_changed() -> None:
+    before = process_state()
+    with pytest.raises(SettingError, match="did you mean 'errors'"):
+        taskobs.init(tasks={"noise": {"error": False}})  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportArgumentType]
+    assert process_state() == before
+
+
 def test_close_undoes_all(app: Celery, receiver: Receiver) -> None:
     """After `close()` the process is as it was before `init()`."""
     handler = logging.StreamHandler(io.StringIO())
