@@ -160,6 +160,8 @@ class Canvas:
     """Its Celery task name."""
     headers: Mapping[str, object]
     """The headers that the caller gives to each of its messages."""
+    context: ContextValues | None = None
+    """The values that it is published with."""
     error: BaseException | None = None
     """What ended it before all of its messages were published."""
 

@@ -152,6 +152,8 @@ class PublishSignals:
         sending = ActivePublish(self._guard)
         with self._guard:
             sending.canvas = Canvas(kind, publishes.given_headers(options))
+            if context_values.state.in_use:
+                sending.canvas.context = context_values.values_of(current_run())
             sending.open(self._calls.canvas, sending.canvas)
         return sending
 

@@ -108,7 +108,7 @@ class RunEnds:
     def _attributes(self, run: Run, outcome: Outcome) -> Attributes:
         attributes: Attributes = {semconv.CELERY_OUTCOME: outcome.value}
         if run.context_now is not None:  # set by the run itself, since its span has started
-            attributes.update(context_values.values_of(run))
+            attributes.update(context_values.values_at(run.exception, run))
         if self._stock and outcome in _STATES:
             attributes[semconv.CELERY_STATE] = _STATES[outcome]
         if run.expected:

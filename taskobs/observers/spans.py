@@ -149,7 +149,7 @@ class SpanObserver(Observer):
         """Give the parts of a group or chord one trace if no span is current."""
         if trace.get_current_span().get_span_context().is_valid:
             return NOTHING
-        attributes = {semconv.CELERY_TASK_NAME: canvas.kind}
+        attributes = {**(canvas.context or {}), semconv.CELERY_TASK_NAME: canvas.kind}
         name = semconv.PUBLISH_SPAN + canvas.kind
         tracer = self._tracer_of(canvas.kind).tracer
         context = self._given_context(canvas.headers) if canvas.headers else None

@@ -288,7 +288,8 @@ class SentryPipeline:
             redact.drop_variables(fields, everywhere=False)
             redact.drop_arguments(fields)
         if context_values.state.in_use and fields.get("type") in _HAVE_CONTEXT:
-            add_context(fields, context_values.values_of(current_run()))
+            values = context_values.values_at(exception_of(hint), current_run())
+            add_context(fields, values)
         trace_ids.link(fields, exception_of(hint))
         return event
 

@@ -13,6 +13,8 @@ from contextvars import ContextVar, Token
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from taskobs.internal.exceptions import weak
+
 if TYPE_CHECKING:  # the records take a third of what init() imports
     from taskobs.model import ContextValue, ContextValues, Run
 
@@ -22,6 +24,8 @@ MOST: Final = 32
 """Values at one place; further ones are left out."""
 _NONE: Final[ContextValues] = MappingProxyType({})
 _INT_BITS: Final = 63
+_CAUSES: Final = 10
+"""How deep an exception's causes are followed: they may form a circle."""
 
 
 class _State:
@@ -42,8 +46,16 @@ class _Entry(NamedTuple):
     """What holds again after the run, if that is an eager one."""
 
 
+class _Left(NamedTuple):
+    """An exception that has left a block, and the values that held where it was raised."""
+
+    exception: weak.Reference
+    values: ContextValues
+
+
 state: Final = _State()
 _entries: Final[ContextVar[_Entry | None]] = ContextVar("taskobs_context", default=None)
+_left: Final[ContextVar[_Left | None]] = ContextVar("taskobs_context_left", default=None)
 
 
 def accept(keys: frozenset[str]) -> None:
@@ -60,6 +72,35 @@ def values_of(run: Run | None) -> ContextValues:
     if entry is not None:
         return entry.values
     return _NONE if run is None else run.context or _NONE
+
+
+def values_at(error: BaseException | None, run: Run | None) -> ContextValues:
+    """Return the values that held where an exception was raised, beside those that hold here.
+
+    By the time a failure is reported, the exception has left the blocks around it.
+    """
+    values, left = values_of(run), _left.get()
+    if left is None or not _is_or_causes(left.exception, error):
+        return values
+    return merged(values, left.values)
+
+
+def note_left(error: BaseException, run: Run | None) -> None:
+    """Note that an exception leaves a block; the innermost one has the values of all."""
+    left = _left.get()
+    if left is None or not weak.refers_to(left.exception, error):
+        _left.set(_Left(weak.reference(error), values_of(run)))
+
+
+def _is_or_causes(reference: weak.Reference, error: BaseException | None) -> bool:
+    """Tell whether a reference is to an exception, or to what that was raised for."""
+    for _ in range(_CAUSES):
+        if error is None:
+            return False
+        if weak.refers_to(reference, error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def last_values_of(run: Run) -> ContextValues:

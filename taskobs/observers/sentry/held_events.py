@@ -16,7 +16,8 @@ from typing import Final
 
 from sentry_sdk.envelope import Envelope, PayloadRef
 
-from taskobs.observers.sentry import redact, weak_exceptions
+from taskobs.internal.exceptions import weak as weak_exceptions
+from taskobs.observers.sentry import redact
 
 Send = Callable[[Envelope], object]
 

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
+from taskobs.internal.exceptions import weak as weak_exceptions
 from taskobs.model import Outcome, Run
-from taskobs.observers.sentry import redact, weak_exceptions
+from taskobs.observers.sentry import redact
 
 _HANDLER: Final = ("celery.app.trace", "handle_failure")
 """Celery's function in which hooks and receivers are told of a run's failure."""

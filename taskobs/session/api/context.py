@@ -56,6 +56,10 @@ def _block(given: _Given) -> Generator[None]:
     token = context_values.put(run, values)
     try:
         yield
+    except BaseException as error:
+        with _guard:  # an exception of the app's own may refuse an attribute
+            context_values.note_left(error, run)
+        raise
     finally:
         # Not so for a block that was never left, and is closed when its generator is collected.
         if current_run() is run:

@@ -8,6 +8,7 @@ import io
 import logging
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -15,7 +16,7 @@ from typing import Any
 from weakref import ref
 
 import pytest
-from celery import Celery
+from celery import Celery, group, signature
 from celery.app.task import Context
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -186,6 +187,13 @@ def test_a_publish_has_them_on_its_span(app: Celery, spans: Recorder) -> None:
         {"tenant": "acme", "user_id": 7},
         {},
     ]
+
+
+def test_a_group_has_them_on_its_span(app: Celery, spans: Recorder) -> None:
+    """A group is published for a tenant: the span around its parts has the tenant, too."""
+    with taskobs.context(tenant="acme"):
+        group(signature("add", app=app), signature("add", app=app)).apply_async()
+    assert [given(span) for span in spans.spans] == [{"tenant": "acme"}] * 3
 
 
 def test_the_current_span_gets_what_is_set() -> None:
@@ -371,3 +379,92 @@ def test_the_errback_of_a_run_that_died_is_for_its_tenant(app: Celery, spans: Re
     app.send_task("other")
     assert given(spans.one("publish errback")) == {"tenant": "acme"}
     assert given(spans.one("publish other")) == {}
+
+
+# Exceptions that leave a block
+
+
+def leave(error: BaseException) -> None:
+    """Raise in a block."""
+    with taskobs.context(order=1):
+        raise error
+
+
+def test_a_failure_has_the_values_of_the_block_that_it_left(app: Celery, spans: Recorder) -> None:
+    """My task goes through orders, each in a block, and the failed span says at which it failed."""
+
+    @app.task(name="ship")
+    def ship(failing: int) -> None:
+        for order in range(3):
+            with taskobs.context(order=order), taskobs.context(part=order * 10):
+                if order == failing:
+                    raise KeyError(order)
+
+    ship.apply((1,))
+    ship.apply((7,))
+    assert [given(span) for span in spans.named("run ship")] == [{"order": 1, "part": 10}, {}]
+
+
+def test_an_exception_that_was_handled_says_nothing(app: Celery, spans: Recorder) -> None:
+    """One order fails and is handled; the task fails later, for another reason."""
+
+    @app.task(name="ship")
+    def ship() -> None:
+        with suppress(KeyError), taskobs.context(order=1):
+            raise KeyError
+        raise ValueError
+
+    ship.apply()
+    assert given(spans.one("run ship")) == {}
+
+
+def test_a_failure_has_the_values_of_its_cause(app: Celery, spans: Recorder) -> None:
+    """I wrap what went wrong in an error of my own: it is still known for which order."""
+
+    @app.task(name="ship")
+    def ship() -> None:
+        try:
+            leave(KeyError())
+        except KeyError as error:
+            raise ValueError from error
+
+    ship.apply()
+    assert given(spans.one("run ship")) == {"order": 1}
+
+
+def test_an_exception_is_not_kept_by_the_block_that_it_left() -> None:
+    """A block that was left by an exception keeps neither it nor what its frames hold."""
+
+    class OwnError(Exception): ...
+
+    def left() -> ref[OwnError]:
+        error = OwnError()
+        with suppress(OwnError):
+            leave(error)
+        return ref(error)
+
+    found = left()
+    gc.collect()  # its traceback and the frames of this test refer to each other
+    assert found() is None
+
+
+class SealedError(Exception):
+    """Takes no attribute of others."""
+
+    @property
+    def __dict__(self) -> dict[str, object]:  # type: ignore[override]
+        raise RuntimeError
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("__"):
+            raise RuntimeError
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("error", [KeyError, SealedError, SystemExit, KeyboardInterrupt])
+def test_any_exception_may_leave_a_block(error: type[BaseException]) -> None:
+    """Whatever my code raises comes out of the block as it is."""
+    raised = error("x")
+    with pytest.raises(error) as caught, taskobs.context(order=1):
+        raise raised
+    assert caught.value is raised

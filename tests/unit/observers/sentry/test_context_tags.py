@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -95,3 +96,19 @@ def test_tags_have_any_form(tags: object, found: object) -> None:
     event = {"tags": tags}
     add_context(event, {"tenant": "acme"})
     assert event["tags"] == found
+
+
+def test_an_exception_has_the_values_of_the_block_that_it_left(
+    kept: Kept, observer: SentryObserver
+) -> None:
+    """My view fails in a block, and is reported after it: the event says for whom it was."""
+    error = ValueError("no funds")
+    with suppress(ValueError), taskobs.context(tenant="acme", user_id=7):
+        raise error
+    sentry_sdk.capture_exception(error)
+    sentry_sdk.capture_exception(KeyError("another"))
+    first, other = kept.events
+    assert first["tags"] == {"tenant": "acme", "user_id": "7"}
+    assert first["user"] == {"id": "7"}
+    assert not other.get("tags")
+    assert observer

@@ -1,0 +1,1 @@
+"""Exceptions, looked at from outside."""
