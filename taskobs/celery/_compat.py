@@ -90,6 +90,20 @@ _SIZE: Final = PrivateName(
     path="Channel._size",
     use="the monitor can't tell the length of queues, but for RabbitMQ's and Redis'",
 )
+_TIMER_ENTRIES: Final = PrivateName(
+    package="kombu",
+    module="kombu.asynchronous.timer",
+    path="Timer._queue",
+    use="tasks that wait for their ETA are not counted",
+    of_instances=True,
+)
+_POOL_PROCESSES: Final = PrivateName(
+    package="billiard",
+    module="billiard.pool",
+    path="Pool._pool",
+    use="the memory of pool processes is not measured",
+    of_instances=True,
+)
 
 NAMES: Final = (
     _CURRENT_APP,
@@ -102,6 +116,8 @@ NAMES: Final = (
     _SUCCESS_STORED,
     _SET_ONCE,
     _SIZE,
+    _TIMER_ENTRIES,
+    _POOL_PROCESSES,
 )
 
 
@@ -180,6 +196,26 @@ def queue_size(channel: Any, queue: str) -> int | None:
     size = _SIZE.read(channel)
     found = None if size is None else size(queue)
     return found if isinstance(found, int) else None
+
+
+def scheduled_requests(consumer: Any) -> int | None:
+    """Return how many requests wait in a worker for their ETA or rate limit; None if unknown.
+
+    The public ``Timer.queue`` sorts all of them at each look (seen in kombu 5.3 to 5.7).
+    """
+    timer = getattr(consumer, "timer", None)
+    entries = _TIMER_ENTRIES.read(getattr(timer, "schedule", timer))
+    if entries is None:
+        return None
+    # A copy, in one step: another thread may add to it.
+    found = (getattr(one.entry, "args", None) for one in [*entries] if not one.entry.canceled)
+    return sum(1 for args in found if args and hasattr(args[0], "request_dict"))
+
+
+def pool_pids(pool: Any) -> list[int]:
+    """Return the ids of the processes of a prefork pool; none of another pool's."""
+    processes = _POOL_PROCESSES.read(getattr(pool, "_pool", None))
+    return [one.pid for one in [*(processes or ())] if isinstance(getattr(one, "pid", None), int)]
 
 
 class RequestHooks:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import current_task, signals
@@ -36,6 +36,9 @@ from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome
 from taskobs.observers.context import values as context_values
+
+if TYPE_CHECKING:
+    from taskobs.metrics.worker_table import WorkerTable
 
 _MAX_DEPTH: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
@@ -76,6 +79,10 @@ class RunSignals:
         self._logged_errors.remove()
         self._retry_patch.remove()
         self._worker_requests.remove()
+
+    def count_in(self, table: WorkerTable | None) -> None:
+        """Have a worker that starts from now on count what it receives there."""
+        self._worker_requests.count_in(table)
 
     def worker_runs(self, worker: object) -> None:
         """Watch the requests of a worker that may have started before anybody observed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskobs.celery._types import App
 from taskobs.celery.connect import connect
@@ -15,6 +15,9 @@ from taskobs.celery.publish_signals import PublishSignals
 from taskobs.celery.run_signals import RunSignals
 from taskobs.internal.guard import Guard
 from taskobs.observers.base import NOTHING, Observer
+
+if TYPE_CHECKING:
+    from taskobs.metrics.worker_table import WorkerTable
 
 
 class TaskSignals:
@@ -44,6 +47,10 @@ class TaskSignals:
         self._use(tuple(other for other in self._observers if other is not observer))
         if had and not self._observers:
             self._disconnect()
+
+    def count_in(self, table: WorkerTable | None) -> None:
+        """Have a worker that starts from now on count what it receives in a table."""
+        self._runs.count_in(table)
 
     def worker_runs(self, worker: object) -> None:
         """Watch the requests of a worker, Celery's own object, that may have started before."""

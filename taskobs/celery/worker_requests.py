@@ -10,6 +10,7 @@ from celery import signals
 if TYPE_CHECKING:
     from taskobs.celery.patches.own_traffic import WorkerTraffic
     from taskobs.celery.patches.request import Report, RequestPatch
+    from taskobs.metrics.worker_table import WorkerTable
 
 
 class WorkerRequests:
@@ -18,10 +19,17 @@ class WorkerRequests:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._patches: tuple[RequestPatch, WorkerTraffic] | None = None
+        self._table: WorkerTable | None = None
         self.receivers: tuple[tuple[Any, Callable[..., None]], ...] = (
             (signals.worker_init, self._worker_starts),
             (signals.celeryd_after_setup, self._worker_starts),  # of a session from worker_init
         )
+
+    def count_in(self, table: WorkerTable | None) -> None:
+        """Have a worker that starts from now on count what it receives there."""
+        self._table = table
+        if self._patches is not None:
+            self._patches[0].table = table
 
     def install(self) -> None:
         """Watch a worker that runs on, after a time in which nobody observed."""
@@ -51,3 +59,4 @@ class WorkerRequests:
         if self._patches is None:
             self._patches = RequestPatch(self._report), WorkerTraffic()
             self.install()
+        self._patches[0].table = self._table

@@ -21,6 +21,8 @@ class WorkerTimer:
 
     def __init__(self, action: Callable[[], object], seconds: float = 1.0) -> None:
         self._action = action
+        self.starts = 0
+        """How often the worker has connected to its broker."""
         self._seconds = seconds
         self._steps: Any = None
         self._step = self._made()
@@ -37,11 +39,14 @@ class WorkerTimer:
             self._steps.discard(self._step)
             self._steps = None
 
+    def _started(self) -> None:
+        self.starts += 1
+
     def _call(self) -> None:
         self._action()
 
     def _made(self) -> type[Any]:
-        seconds, call = self._seconds, self._call
+        seconds, call, started = self._seconds, self._call, self._started
 
         class Ticks(bootsteps.StartStopStep):
             """Starts the timer with each connection to the broker."""
@@ -50,6 +55,7 @@ class WorkerTimer:
             entry: Any = None
 
             def start(self, parent: Any) -> None:
+                started()
                 self.entry = parent.timer.call_repeatedly(seconds, call)
 
             def stop(self, parent: Any) -> None:
@@ -58,6 +64,37 @@ class WorkerTimer:
                     self.entry = None
 
         return Ticks
+
+
+class RunningWorker:
+    """The worker that runs in this process (Celery's object), if one does, and its timer."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+        self._timer: WorkerTimer | None = None
+        self.worker: Any = None
+
+    @property
+    def connections(self) -> int:
+        """How often the worker has connected to its broker."""
+        return 0 if self._timer is None else self._timer.starts
+
+    def began(self, worker: Any) -> None:
+        """Note the worker, and call the action once a second while it runs."""
+        if self._timer is None and hasattr(worker, "app"):
+            self._timer = WorkerTimer(self._action)
+            self._timer.install(worker)
+        self.worker = worker
+
+    def stop_timer(self) -> None:
+        """Call the action no more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.remove()
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the parent's worker and timer."""
+        self.worker = self._timer = None
 
 
 def _nothing() -> None:

@@ -124,8 +124,8 @@ def _run(
     app: Celery, reader: QueueReader, interval: float, *, port: int | None, address: str
 ) -> None:
     from taskobs.errors import TaskobsError
+    from taskobs.metrics.prometheus.server import ServeError
     from taskobs.monitor.run import Monitor, NothingToExport, Options
-    from taskobs.prometheus.server import ServeError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     log = logging.getLogger("taskobs")

@@ -20,6 +20,7 @@ from taskobs.config import (
     hook_checks,
     instrument_checks,
     keep_checks,
+    metric_checks,
     otlp,
     rule_checks,
 )
@@ -38,13 +39,10 @@ ID_GENERATOR: Final = "OTEL_PYTHON_ID_GENERATOR"
 SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
 """Not a setting: a worker sets it, so that spawned children find its relay's socket."""
-OF_COMMANDS: Final = frozenset(
-    {
-        *("TASKOBS_METRICS_PORT", "TASKOBS_METRICS_ADDRESS", "TASKOBS_BROKER_API"),
-        "TASKOBS_JAEGER_API",
-    }
-)
-"""Not settings: options of ``taskobs monitor`` and ``taskobs trace``."""
+COUNTER_MEMORY: Final = "TASKOBS_COUNTER_MEMORY"
+"""The same, so that they find the memory in which they count."""
+OF_COMMANDS: Final = frozenset({"TASKOBS_BROKER_API", "TASKOBS_JAEGER_API"})
+"""Not settings: options of ``taskobs monitor`` and ``taskobs trace`` alone."""
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
@@ -97,6 +95,9 @@ class Settings:
     on_run_end: RunHook | None = setting("", None, hook_checks.RUN_HOOK, "A function that is called with each run and its span, when the run has ended.")
     context_keys: Collection[str] | None = setting("TASKOBS_CONTEXT_KEYS", None, context_checks.CONTEXT_KEYS, "The keys of `taskobs.context()` that a run takes from its message; in the variable separated by commas. Without it: none.")
     instrument: bool | Sequence[str] = setting("TASKOBS_INSTRUMENT", default=False, value_check=instrument_checks.INSTRUMENT, meaning="Activate OpenTelemetry's instrumentations of other libraries, where they are installed: `True` for all, or a list of names, such as `flask,redis` in the variable.")
+    metrics_port: int | None = setting("TASKOBS_METRICS_PORT", None, metric_checks.PORT, "Serve a worker's metrics to Prometheus at this port, at `/metrics`; 0 is any free one, which the log says. Needs `taskobs[prometheus]`. Without it: metrics go over OTLP alone.")
+    metrics_address: str = setting("TASKOBS_METRICS_ADDRESS", "127.0.0.1", checks.TEXT, "The address to serve them at. There is no login: who reaches it may read it.")
+    metric_buckets: Mapping[str, Sequence[float]] | None = setting("TASKOBS_METRIC_BUCKETS", None, metric_checks.BUCKETS, "By the name of a histogram (`celery.task.duration`, `celery.task.queue.wait`, `celery.task.prefetch.wait`), the upper bounds of its buckets in seconds; in the variable as JSON.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     logs: str | None = setting("TASKOBS_LOGS", None, checks.LOGS, "`otlp`: send log records over OTLP, too, with the ids of the task and of the trace. Without it: they go nowhere but to the app's own handlers.")
@@ -122,6 +123,8 @@ class Settings:
     logs_protocol: checks.OtlpProtocol = "http/protobuf"
     otlp: bool = False
     """Spans are sent over OTLP."""
+    metrics: bool = False
+    """A worker's metrics have somewhere to go."""
     other_exporters: Sequence[str] = ()
     """Other exporters of spans, by the names that their packages give them, such as ``console``."""
     traces: bool = False
@@ -193,7 +196,9 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Sett
     disabled = variables.get(SDK_DISABLED, "").lower() == "true"
     derived = {} if disabled else otlp.derived(values, given, variables)
     errors = values["sentry_dsn"] is not None
-    return Settings(**{**values, **derived}, errors=errors, given=given)
+    exported = derived.get("metrics_endpoint") is not None or values["metrics_port"] is not None
+    metrics = exported and not disabled
+    return Settings(**{**values, **derived}, errors=errors, metrics=metrics, given=given)
 
 
 def _read(
@@ -245,7 +250,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     theirs = [name for name in read if name not in ours and not environ.get(name)]
     warnings: list[str] = []
     for name in sorted(environ):
-        if name in read or name == RELAY_ADDRESS or name in OF_COMMANDS:
+        if name in read or name in {RELAY_ADDRESS, COUNTER_MEMORY, *OF_COMMANDS}:
             continue
         nearest = _nearest(name, ours, theirs)
         if nearest:

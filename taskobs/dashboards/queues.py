@@ -9,7 +9,7 @@ from typing import Final
 
 from taskobs import semconv
 from taskobs.dashboards.panels import Dashboard, Panel, Query, Row, Variable
-from taskobs.prometheus.families import Family, plain_name
+from taskobs.metrics.families import Family, plain_name
 
 
 def _name(name: str, unit: str = "") -> str:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import TIMEOUT_MAX
 from typing import Final
 
 from celery import Celery
 
 from taskobs.celery.queues.reader import BrokerError, QueueReader
 from taskobs.celery.queues.readings import nothing_known
+from taskobs.metrics.families import Family
+from taskobs.metrics.prometheus.exposition import render, require_extra
+from taskobs.metrics.prometheus.server import Page, PageServer
 from taskobs.monitor.latest import Latest, as_json
-from taskobs.monitor.otlp import OtlpSender
 from taskobs.monitor.progress import Progress
 from taskobs.monitor.series import families_of
-from taskobs.prometheus.exposition import render, require_extra
-from taskobs.prometheus.families import Family
-from taskobs.prometheus.server import Page, PageServer
+from taskobs.otel.export.metrics import OtlpSender, export_interval, unchanging, with_instance
+from taskobs.otel.resource import resource_of
 from taskobs.session.session import current_settings
 
 _log: Final = logging.getLogger("taskobs")
-_INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"
 _LIFETIMES: Final = 3
 _LEAST_LIFETIME: Final = 30.0
 
@@ -115,8 +114,15 @@ class Monitor:
         settings = current_settings()
         if settings.metrics_endpoint is None:
             return None
-        interval = export_interval(self._options.interval)
-        return OtlpSender(settings, lambda: self._app.main, self.families, interval=interval)
+        resource = resource_of(settings, lambda: self._app.main)
+        # One instance on each host, also after a restart.
+        resource = with_instance(resource, f"monitor@{socket.gethostname()}")
+        return OtlpSender(
+            settings,
+            lambda: (unchanging(self.families()), resource),
+            interval=export_interval(self._options.interval),
+            who="taskobs monitor",
+        )
 
     def _announce(self, server: PageServer | None, sender: OtlpSender | None) -> None:
         ways = [*_ways(server, sender)]
@@ -136,12 +142,3 @@ def _ways(server: PageServer | None, sender: OtlpSender | None) -> Iterator[str]
         yield f"{server.url}/metrics and {server.url}/queues"
     if sender is not None:
         yield f"OTLP to {current_settings().shown_metrics_endpoint}"
-
-
-def export_interval(default: float) -> float:
-    """Return the seconds between two exports over OTLP; a variable that is no time is ignored."""
-    try:
-        seconds = float(os.environ.get(_INTERVAL, "")) / 1000
-    except ValueError:
-        return default
-    return seconds if 0 < seconds <= TIMEOUT_MAX else default

@@ -7,7 +7,7 @@ from typing import Final
 
 from taskobs import semconv
 from taskobs.celery.queues.readings import READY, UNACKED, QueueReading, Reading
-from taskobs.prometheus.families import Family, Sample
+from taskobs.metrics.families import Family, Sample
 
 _MESSAGES: Final = "Messages in a queue: ready for a worker, or taken by one and not acknowledged."
 _AGE: Final = "Seconds since the publish of the oldest message that is ready; 0 if none is."

@@ -48,6 +48,8 @@ class FrameKind(IntEnum):
     DESTINATIONS = 12
     """The destinations of a HELLO that was sent already, with a new one."""
     LOG = 13
+    METRICS = 14
+    """All that the worker's main process has counted, as ``metrics.snapshot`` packs it."""
     # From the relay.
     ACK = 32
     FLUSHED = 33

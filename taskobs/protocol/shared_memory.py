@@ -16,7 +16,9 @@ import mmap
 import os
 import sys
 from contextlib import suppress
+from struct import Struct
 from typing import Final
+from zlib import crc32
 
 from taskobs.internal import pids
 
@@ -87,7 +89,11 @@ WORDS: Final = OPEN_WORDS + OPEN
 WORD: Final = 8
 
 BYTE_ORDER: Final = sys.byteorder
-_WHOLE: Final = PAGE + SLOTS * SLOT_BYTES
+_EXPORTED_HEAD: Final = Struct("=III")
+_EXPORTED_AT: Final = PAGE + SLOTS * SLOT_BYTES
+MAX_EXPORTED: Final = 4 * 1024 * 1024
+"""Bytes of the sums that a backend has accepted; there is room for two of these."""
+_WHOLE: Final = _EXPORTED_AT + 2 * MAX_EXPORTED
 _USED: Final = b"\1"
 _FREE: Final = b"\0"
 
@@ -95,8 +101,12 @@ _FREE: Final = b"\0"
 _UNAVAILABLE_AT: Final = SLOTS
 _MAIN_AT: Final = 4_096
 _RELAY_AT: Final = _MAIN_AT + 2 * WORD
+_EXPORTED_WORD: Final = _RELAY_AT + 2 * WORD
+"""Of the sums that a backend has accepted: which of the two, their length, their checksum."""
+_METRICS_PORT_AT: Final = _EXPORTED_WORD + 2 * WORD
 _ADDRESS_AT: Final = 8_192
 _MAX_ADDRESS: Final = 255
+_MAX_PORT: Final = 65_535
 
 _LOWEST_FD: Final = 10
 """A new program gets its descriptors below this."""
@@ -201,6 +211,20 @@ class SharedMemory:
         with suppress(OSError):
             self._note(_RELAY_AT, pid)
 
+    @property
+    def metrics_port(self) -> int:
+        """The port at which a relay has served metrics; 0 if none has."""
+        try:
+            data = os.pread(self.descriptor, WORD, _METRICS_PORT_AT)
+        except OSError:
+            return 0
+        return int.from_bytes(data, BYTE_ORDER) & _MAX_PORT
+
+    def note_metrics_port(self, port: int) -> None:
+        """Keep the port for a relay that takes over: a scraper finds it at the same one."""
+        with suppress(OSError):
+            os.pwrite(self.descriptor, port.to_bytes(WORD, BYTE_ORDER), _METRICS_PORT_AT)
+
     def abandon(self) -> None:
         """Tell all processes, also those that start later, that there is no relay any more."""
         with suppress(OSError):
@@ -208,6 +232,32 @@ class SharedMemory:
             os.pwrite(self.descriptor, _USED, _UNAVAILABLE_AT)
             for index in self.taken():
                 self.write_word(index, UNAVAILABLE, 1)
+
+    def note_exported(self, data: bytes) -> None:
+        """Keep the sums that a backend of deltas has accepted, for a relay that takes over."""
+        if len(data) > MAX_EXPORTED:
+            return
+        with suppress(OSError):
+            which = 1 - self._exported_head()[0]
+            os.pwrite(self.descriptor, data, _EXPORTED_AT + which * MAX_EXPORTED)
+            # Last, and within a page: a relay that is killed above leaves the sums before.
+            head = _EXPORTED_HEAD.pack(which, len(data), crc32(data))
+            os.pwrite(self.descriptor, head, _EXPORTED_WORD)
+
+    def exported(self) -> bytes | None:
+        """Return what was kept last; None if nothing was."""
+        try:
+            which, size, checksum = self._exported_head()
+            size = min(size, MAX_EXPORTED)
+            data = os.pread(self.descriptor, size, _EXPORTED_AT + which * MAX_EXPORTED)
+        except OSError:
+            return None
+        return data if data and crc32(data) == checksum else None
+
+    def _exported_head(self) -> tuple[int, int, int]:
+        head = os.pread(self.descriptor, _EXPORTED_HEAD.size, _EXPORTED_WORD)
+        which, size, checksum = _EXPORTED_HEAD.unpack(head)
+        return which & 1, size, checksum
 
     def _note(self, at: int, pid: int) -> None:
         words = (pid, pids.start_time(pid))

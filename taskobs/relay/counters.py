@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from taskobs.relay.moment import Moment
+from taskobs.metrics.moment import Moment
 
 _log = logging.getLogger("taskobs.relay")
 

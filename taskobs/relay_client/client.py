@@ -64,11 +64,6 @@ class RelayClient:
         self._idle_writer = IdleWriter(self._channel.poll, self._channel.settled)
         self._asked = 0
         self._undelivered = Undelivered()
-        self.run_metrics: list[bytes] = []
-        """RUN_METRIC payloads, each to be written together with the next END, which saves a write.
-
-        A list, as its ``append`` is atomic: any thread or signal handler may come in between.
-        """
         self._slot: RingWriter | None = None
         # Whoever gets the one claim takes a slot; other threads use the socket until then.
         self._slot_claims = [] if self._memory is None else [self._memory]
@@ -91,6 +86,18 @@ class RelayClient:
             if not (slot is not None and slot.announce(packed)) and now:
                 self.send(FrameKind.DESTINATIONS, packed)
 
+    def count_with(self, metrics: Callable[[], bytes | None] | None) -> None:
+        """Begin each connection with the METRICS payload that ``metrics`` returns, if any."""
+        self._introduction.metrics = metrics
+
+    def send_metrics(self, *, last: bool = False) -> None:
+        """Send a METRICS frame; one that is not the ``last`` only if the relay is not behind."""
+        metrics, channel = self._introduction.metrics, self._channel
+        if metrics is not None and (last or (channel.connection.up and not channel.has_more)):
+            payload = metrics()
+            if payload is not None:
+                self.send(FrameKind.METRICS, payload)
+
     # Sending.
 
     def send(self, kind: FrameKind, payload: bytes = b"") -> None:
@@ -102,11 +109,6 @@ class RelayClient:
                 return
         self._channel.queue(kind, payload)
         self._write()
-
-    def _send_run_metrics(self) -> None:
-        """Send the RUN_METRIC payloads that still wait for an END."""
-        while (run_metric := _take(self.run_metrics)) is not None:
-            self.send(FrameKind.RUN_METRIC, run_metric)
 
     def started(self, key: bytes, payload: bytes) -> None:
         """Report a span that is open, so that the relay ends it should this process die."""
@@ -122,18 +124,9 @@ class RelayClient:
         outbox.opened(key, frame)
 
     def ended(self, key: bytes, payload: bytes) -> None:
-        """Report a span that has ended, and a RUN_METRIC payload that waits for it."""
+        """Report a span that has ended."""
         slot = self._slot or self._taken()
-        run_metric = _take(self.run_metrics) if self.run_metrics else None
-        try:
-            written = slot is not None and slot.append(_END, payload, run_metric)
-        except BaseException:  # a time limit's signal: the caller sends the span again
-            if run_metric is not None and slot is not None and slot.written is not payload:
-                self.run_metrics.append(run_metric)
-            raise
-        if slot is None or not written:
-            if run_metric is not None:
-                self._channel.queue(FrameKind.RUN_METRIC, run_metric)
+        if slot is None or not slot.append(_END, payload):
             self._channel.outbox.try_enqueue(encode(FrameKind.END, payload))
             self._closed_span(slot, key)
             self._write()
@@ -188,7 +181,6 @@ class RelayClient:
         The main process calls it every second, so it notices that the relay was restarted, and
         sends again what the killed one may not have saved.
         """
-        self._send_run_metrics()
         self._channel.connection.read_soon()
         self._write()
 
@@ -199,7 +191,6 @@ class RelayClient:
 
         With a ``route``, all that it has for the destinations of that one.
         """
-        self._send_run_metrics()
         self._write()
         self._asked += 1
         number, connection = self._asked, self._channel.connection
@@ -212,7 +203,6 @@ class RelayClient:
 
     def settle(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all is written; False if some is left."""
-        self._send_run_metrics()
         return self._channel.settle(timeout)
 
     def close_gracefully(self, timeout: float) -> bool:
@@ -239,7 +229,6 @@ class RelayClient:
         self._channel.close()
 
     def _release_slot(self) -> None:
-        self._send_run_metrics()
         self._slot_claims = []
         slot, self._slot = self._slot, None
         if slot is not None:
@@ -277,12 +266,3 @@ class RelayClient:
             left.add(orphaned_frames(self._memory))
         left.add_encoded(self._channel.outbox.empty())
         return left.take(int(kind), prefix)
-
-
-def _take(waiting: list[bytes]) -> bytes | None:
-    try:
-        last = waiting[-1]
-        del waiting[-1]  # no call in between, so no other thread takes the same one
-    except IndexError:
-        return None
-    return last

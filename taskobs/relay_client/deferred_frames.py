@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from taskobs.protocol.frames import FrameKind
 from taskobs.protocol.shared_memory import DEFERRED, KINDS, WORD
 
-DeferredFrame = tuple[int, bytes, bytes | None]
-"""A frame's kind and payload, and the payload of a RUN_METRIC frame to write with it."""
-_RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
+DeferredFrame = tuple[int, bytes]
+"""A frame's kind and payload."""
 _NONE: Final = memoryview(bytes(KINDS * WORD)).cast("Q")
 
 
@@ -25,23 +23,21 @@ class DeferredFrames(deque[DeferredFrame]):
         super().__init__()
         self._words = words
 
-    def defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> None:
+    def defer(self, kind: int, payload: bytes) -> None:
         """Add a frame, and count it."""
-        self.append((kind, payload, run_metric))
-        self._count(kind, run_metric, 1)
+        self.append((kind, payload))
+        self._count(kind, 1)
 
     def remove_first(self) -> None:
         """Remove the first frame, which is written."""
-        kind, _, run_metric = self.popleft()
-        self._count(kind, run_metric, -1)
+        kind, _ = self.popleft()
+        self._count(kind, -1)
 
-    def _count(self, kind: int, run_metric: bytes | None, change: int) -> None:
+    def _count(self, kind: int, change: int) -> None:
         words = self._words
         # No call is made here, so no other thread counts in between. What an exception has left too
         # high or too low is right again when nothing waits.
         if words[DEFERRED + kind] + change >= 0:
             words[DEFERRED + kind] += change
-        if run_metric is not None and words[DEFERRED + _RUN_METRIC] + change >= 0:
-            words[DEFERRED + _RUN_METRIC] += change
         if not self:
             words[DEFERRED : DEFERRED + KINDS] = _NONE

@@ -25,6 +25,11 @@ class Introduction:
     def renew(self) -> None:
         """Take a new identity, in a forked process."""
         self._id = os.urandom(16)
+        self.metrics: Callable[[], bytes | None] | None = None
+        """Returns the payload of a METRICS frame, in a worker's main process that counts.
+
+        It never raises, and returns none that is too long for a frame.
+        """
 
     def announce(self, destination: bytes) -> bool:
         """Note a destination; return whether it is new."""
@@ -56,4 +61,10 @@ class Introduction:
 
     def greeting(self) -> list[bytes]:
         """Return the frames that a connection begins with."""
-        return [encode(FrameKind.HELLO, self.packed(destinations=self._destinations))]
+        hello = encode(FrameKind.HELLO, self.packed(destinations=self._destinations))
+        # A relay that was restarted has no metrics, and this may be the last moment to send them.
+        return [hello, *self._packed_metrics()]
+
+    def _packed_metrics(self) -> list[bytes]:
+        payload = None if self.metrics is None else self.metrics()
+        return [] if payload is None else [encode(FrameKind.METRICS, payload)]

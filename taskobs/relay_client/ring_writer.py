@@ -42,7 +42,6 @@ from taskobs.protocol.shared_memory import (
 )
 from taskobs.relay_client.deferred_frames import DeferredFrames
 
-RUN_METRIC: Final = int(FrameKind.RUN_METRIC)
 WAKE_BYTES: Final = 128 * 1024
 """Bytes after which the relay is woken, as the ring may be full before its next tick."""
 STUCK: Final = 5.0
@@ -78,8 +77,6 @@ class RingWriter:
         self._progress = (0, 0.0)
         self._free = list(range(shared_memory.OPEN - 1, -1, -1))  # the last is used first
         self._table_indexes: dict[bytes, int] = {}
-        self.written = b""
-        """The payload that was written last."""
         self.wake_needed = False
         """So much was written that the relay should be woken; whoever does it resets this."""
         self._map[shared_memory.HELLO_AT : shared_memory.HELLO_AT + len(hello)] = hello
@@ -125,23 +122,22 @@ class RingWriter:
     # and the lock would stay taken. Here ``finally`` sees by identity, and without a call, whether
     # the token is this caller's, wherever the signal came.
 
-    def append(self, kind: int, payload: bytes, run_metric: bytes | None = None) -> bool:
-        """Write a frame, and a RUN_METRIC frame with it if one is given: both or none.
+    def append(self, kind: int, payload: bytes) -> bool:
+        """Write a frame.
 
-        What finds no room is dropped and counted; of an END, a FORGET frame is written instead,
-        and the RUN_METRIC frame if that has room. False, and nothing is done, if no relay reads the
-        ring any more.
+        What finds no room is dropped and counted; of an END, a FORGET frame is written instead.
+        False, and nothing is done, if no relay reads the ring any more.
         """
         writer = self._writer
         me = object()
         try:
             holder = writer.setdefault(_WRITE_TOKEN, me)
             if holder is not me:  # None: the slot is closed
-                return holder is not None and self._defer(kind, payload, run_metric)
+                return holder is not None and self._defer(kind, payload)
             if self._words[UNAVAILABLE]:
                 return False
-            if not self._put(kind, payload, run_metric, me):
-                return self._defer(kind, payload, run_metric)
+            if not self._put(kind, payload, me):
+                return self._defer(kind, payload)
         finally:
             if _WRITE_TOKEN in writer and writer[_WRITE_TOKEN] is me:
                 del writer[_WRITE_TOKEN]
@@ -151,13 +147,11 @@ class RingWriter:
                 self._write_deferred()
         return True
 
-    def _put(self, kind: int, payload: bytes, run_metric: bytes | None, me: object) -> bool:
+    def _put(self, kind: int, payload: bytes, me: object) -> bool:
         """Write, as the holder of the token; False if it was taken from this caller meanwhile."""
         writer, words = self._writer, self._words
         length = len(payload)
         frame = _head(length, crc32(payload), kind) + payload
-        if run_metric is not None:
-            frame += _head(len(run_metric), crc32(run_metric), RUN_METRIC) + run_metric
         size = len(frame)
         # No call is made from here to the word that publishes the frame, so no other thread and no
         # signal comes in between: what another caller has written since is never overwritten.
@@ -167,7 +161,7 @@ class RingWriter:
         if kind == _LOG:
             limit = LOGS
         if end - words[REUSABLE] > limit or length > MAX_PAYLOAD:
-            self._drop(kind, payload, run_metric, me)
+            self._drop(kind, payload, me)
             return True
         # A caller that stood still until the token was taken from it must not publish.
         if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
@@ -179,31 +173,23 @@ class RingWriter:
             self._map[start : start + room] = frame[:room]
             self._map[RING_AT : RING_AT + size - room] = frame[room:]
         words[WRITTEN] = end  # publishes the frame, so only after all of it is there
-        self.written = payload
         if end // WAKE_BYTES != at // WAKE_BYTES:
             self.wake_needed = True
         return True
 
-    def _drop(self, kind: int, payload: bytes, run_metric: bytes | None, me: object) -> None:
+    def _drop(self, kind: int, payload: bytes, me: object) -> None:
         """Count a frame that has no room; should it be an END, have the relay forget the span."""
         words = self._words
         if kind in _COUNTED:
             words[DROPPED + kind] += 1
-        if run_metric is not None and words[WRITTEN] - words[REUSABLE] > TELEMETRY - SHORT:
-            words[DROPPED + RUN_METRIC] += 1
-            run_metric = None
-        self.written = payload
         if kind == _END:
             key = payload[:KEY_BYTES]
-            if not self._put(_FORGET, key, run_metric, me):
-                self._defer(_FORGET, key, run_metric)
-            # The caller looks whether its END was dealt with.
-            self.written = payload
+            if not self._put(_FORGET, key, me):
+                self._defer(_FORGET, key)
 
-    def _defer(self, kind: int, payload: bytes, run_metric: bytes | None) -> bool:
+    def _defer(self, kind: int, payload: bytes) -> bool:
         """Leave a frame to the caller that writes now, which writes it when it is done."""
-        self._deferred.defer(kind, payload, run_metric)
-        self.written = payload
+        self._deferred.defer(kind, payload)
         self._reclaim_token()
         return True
 
@@ -252,11 +238,9 @@ class RingWriter:
         data += self._map[RING_AT : RING_AT + end - at - len(data)]
         yield from frames_of(data, end - at)
         while self._deferred:
-            kind, payload, run_metric = self._deferred[0]
+            first = self._deferred[0]
             self._deferred.remove_first()
-            yield kind, payload
-            if run_metric is not None:
-                yield RUN_METRIC, run_metric
+            yield first
 
     # The table of open spans.
 

@@ -159,15 +159,22 @@ def _notes(one: Status) -> list[str]:
     if one.problem:
         return [f"{one.address}: {one.problem}"]
     failing: Mapping[str, object] = one.reply.get("failing") or {}
+    served = (
+        [f"metrics for Prometheus at {one.reply['metrics']}"] if one.reply.get("metrics") else []
+    )
     fails = [f"{kind} export fails: {reason}" for kind, reason in failing.items()]
     dropped = one.reply.get("dropped")
     if not isinstance(dropped, dict):
-        return fails
-    return fails + [
-        f"dropped {number} {kind}(s): {reason or 'no reason given'}"
-        for kind, reasons in cast("dict[str, object]", dropped).items()
-        for reason, number in _reasons(reasons)
-    ]
+        return served + fails
+    return (
+        served
+        + fails
+        + [
+            f"dropped {number} {kind}(s): {reason or 'no reason given'}"
+            for kind, reasons in cast("dict[str, object]", dropped).items()
+            for reason, number in _reasons(reasons)
+        ]
+    )
 
 
 def _reasons(reasons: object) -> list[tuple[str, object]]:

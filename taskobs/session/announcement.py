@@ -19,7 +19,6 @@ from taskobs.otel.instrumentations.activation import Instrumentations
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.spans import Spans
-from taskobs.session.worker_relay import WorkerRelay
 
 if TYPE_CHECKING:
     from taskobs.session.logs import Logs
@@ -113,13 +112,16 @@ def destinations(
     settings: Settings,
     spans: Spans,
     errors: Errors,
-    relay: WorkerRelay,
     *,
+    counts: bool,
     logs: Logs | None = None,
 ) -> str:
-    """Return where telemetry goes, as one line; without secrets."""
+    """Return where telemetry goes, as one line; without secrets.
+
+    ``counts`` says that this is a process of a worker whose metrics are exported.
+    """
     traces, dsn = spans.provider, errors.destination
-    metrics = relay.metrics_destination(settings) or app_meters()
+    metrics = (_of_metrics(settings) if counts else None) or app_meters()
     parts = [
         f"traces to {traces.destination}" if traces is not None else "traces off",
         f"errors to {dsn}" if dsn is not None else "errors off",
@@ -154,6 +156,12 @@ def warn_of_missing_names() -> None:
     Call it again when more modules may have been imported.
     """
     warn_of_missing(_NAMES)
+
+
+def _of_metrics(settings: Settings) -> str | None:
+    endpoint, port = settings.shown_metrics_endpoint, settings.metrics_port
+    served = None if port is None else f"Prometheus at port {port or 'any'}"
+    return " and ".join(filter(None, (endpoint, served))) or None
 
 
 def warn_of_crons() -> None:

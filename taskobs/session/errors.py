@@ -110,6 +110,16 @@ class Errors:
         if self.pipeline is not None:
             self._offered = active_client()  # the parent has it too, so it needn't be shared
 
+    def flushes(self, timeout: float, *, relayed: bool) -> list[Callable[[], object]]:
+        """Return calls that send from this process what no relay does; each may block."""
+        sentry = self.pipeline
+        if sentry is None:
+            return []
+        if relayed:
+            sentry.flush(timeout)  # moves Sentry's batched items to the relay, without blocking
+            return []
+        return [lambda: sentry.flush(timeout)]
+
     def stop(self) -> None:
         """Stop reporting."""
         forksafe.remove(self)

@@ -11,7 +11,7 @@ from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.celery.watches import FailureWatch
-from taskobs.celery.worker_timer import WorkerTimer
+from taskobs.celery.worker_timer import RunningWorker
 from taskobs.config.settings import Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
@@ -31,6 +31,7 @@ from taskobs.session.delivery import Delivery
 from taskobs.session.environment import AppName
 from taskobs.session.errors import Errors
 from taskobs.session.late_setup import LateSetup
+from taskobs.session.metrics.by_role import Metrics
 from taskobs.session.spans import Spans
 from taskobs.session.worker_relay import WorkerRelay
 
@@ -71,11 +72,11 @@ class LiveSession:
         self._logs = self._make_logs() if settings.logs_endpoint is not None else None
         self._errors = Errors(settings, lambda: host.begin(errors=True))
         self._relay = WorkerRelay(settings)
+        self._running = RunningWorker(self._tick)
+        self._metrics = Metrics(self, app_name, self._spans, self._relay, self._running)
         self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
         self._instrumentations = Instrumentations(settings.instrument)
         self._announcement = Announcement(settings, self._where, self._remarks)
-        self._worker: object = None
-        self._timer: WorkerTimer | None = None
         self._observing = False
         self._looking = Lock()
         self._look_again = False
@@ -83,7 +84,8 @@ class LiveSession:
 
     def describe(self) -> str:
         """Return in a few words where telemetry goes; without secrets."""
-        return destinations(self.settings, self._spans, self._errors, self._relay, logs=self._logs)
+        found = self._spans, self._errors
+        return destinations(self.settings, *found, counts=self._metrics.exported, logs=self._logs)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Send what is pending, for at most ``timeout`` seconds (default: ``shutdown_timeout``).
@@ -100,17 +102,14 @@ class LiveSession:
     def _flushes(self, timeout: float) -> list[Callable[[], object]]:
         """Return calls that export from this process what no relay sends; each may block."""
         relayed = self._relay.carries
-        traces, sentry = self._spans.provider, self._errors.pipeline
+        traces = self._spans.provider
         jobs = traces.flushes(timeout, relayed=relayed) if traces is not None else []
-        if sentry is not None and relayed:
-            sentry.flush(timeout)  # moves Sentry's batched items to the relay, without blocking
-        elif sentry is not None:
-            jobs.append(lambda: sentry.flush(timeout))
+        jobs += self._errors.flushes(timeout, relayed=relayed)
         if self._logs is not None:
             jobs += self._logs.flushes(relayed=relayed)
         if self.role is Role.POOL_CHILD:
             jobs += flushes_of_app(timeout)
-        return jobs
+        return jobs + self._metrics.flushes()
 
     # Set-up.
 
@@ -139,10 +138,14 @@ class LiveSession:
             undo.callback(forksafe.remove, self)
             forksafe.add(self, ForkStep.SESSION)
             undo.callback(self._embedded.remove)
+            undo.callback(self._metrics.stop)
             undo.callback(self._relay.close)
-            undo.callback(self._stop_timer)
+            undo.callback(self._running.stop_timer)
             self._errors.wait(until_needed=not errors)
             self._look()
+            # After the other observers: the first one that is attached is shown the run or publish
+            # that has begun, and those that are attached after it are not.
+            self._metrics.start()
             undo.callback(late_setup.remove)
             late_setup.install()
         except BaseException:
@@ -159,7 +162,7 @@ class LiveSession:
         if logs is not None:
             self._undo.callback(lambda: logs.stop(self._delivery.left()))
             logs.start()
-            self._observe()
+            self.observe()
 
     def begin_errors(self) -> None:
         """Report errors from now on, if there is a DSN."""
@@ -194,13 +197,14 @@ class LiveSession:
     def _adopt(self) -> None:
         spans, errors = self._spans.look(), self._errors.look()
         if spans or errors:
-            self._observe()
+            self.observe()
             self._catch_up()
         if self._spans.provider is not None:
             self._instrumentations.start()
         self._announcement.changed()
 
-    def _observe(self) -> None:
+    def observe(self) -> None:
+        """Watch the process from now on: something is recorded."""
         if self._observing:
             return
         self._observing = True
@@ -209,12 +213,13 @@ class LiveSession:
 
     def _catch_up(self) -> None:
         """Repeat for the new observers what happened when this process's role became known."""
-        if self._worker is not None:
-            shared_task_signals().worker_runs(self._worker)
+        if self._running.worker is not None:
+            shared_task_signals().worker_runs(self._running.worker)
         elif self.role is Role.BEAT:
             shared_task_signals().beat_runs()
         traces = self._spans.provider
-        self._relay.became(self.role, self._worker, traces, self._errors.pipeline, self._logs)
+        worker = self._running.worker
+        self._relay.became(self.role, worker, traces, self._errors.pipeline, self._logs)
         if self._relay.carries:
             self._spans.relayed()
         if self.role in {Role.WORKER, Role.POOL_CHILD}:
@@ -230,7 +235,8 @@ class LiveSession:
         return self._errors.pipeline is not None
 
     def _where(self) -> str | None:
-        recorded = any((self._spans.provider, self._errors.destination, self._logs))
+        found = self._spans.provider, self._errors.destination, self._logs
+        recorded = self._metrics.of_worker or any(one is not None for one in found)
         return self.describe() if recorded else None
 
     def _remarks(self) -> list[str]:
@@ -246,31 +252,25 @@ class LiveSession:
         if role is Role.WORKER:
             self._became_worker(worker)
         else:
-            self._worker = None
+            self._running.worker = None
         self._errors.became(role, forks=runs_no_tasks(worker))
         self.look()
         with shared_task_signals().guard:
+            self._metrics.became(role, worker)
             if self._observing:
                 self._catch_up()
             elif self._relay.starts_early(role, worker):
-                self._observe()
+                self.observe()
 
     def _became_worker(self, worker: object) -> None:
         self._app_name.use(getattr(worker, "app", None))
         self._embedded.install()
-        if self._timer is None and hasattr(worker, "app"):
-            self._timer = WorkerTimer(self._tick)
-            self._timer.install(worker)
-        self._worker = worker
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.remove()
+        self._running.began(worker)
 
     def _tick(self) -> None:
         """Poll what no signal announces; called once a second in a worker's main process."""
         self._relay.poll()
+        self._metrics.tick()
         if self._errors.offered:
             self.look()
 
@@ -279,6 +279,7 @@ class LiveSession:
         self.look()
         if self._observing:
             warn_of_missing_names()  # also of what Celery has imported by now, such as a backend
+        self._metrics.tick()
         self._announcement.say()
         if self.role is Role.BEAT and self.settings.crons and self._errors.destination is None:
             warn_of_crons()
@@ -287,15 +288,16 @@ class LiveSession:
         """In a forked child: forget the parent's lock, worker and timer."""
         self._looking = Lock()  # another thread of the parent may have held it
         self._look_again = False
-        self._worker = self._timer = None
+        self._running.after_fork()
         self._delivery.restart()
 
     def worker_ended(self) -> None:
         """Send what is pending and end the relay: after SIGHUP, the worker executes itself anew."""
         self.process_ending()
-        self._stop_timer()
+        self._running.stop_timer()
         self._relay.close()
-        self._worker = None
+        self._metrics.worker_ended()
+        self._running.worker = None
         self._delivery.go_on()
 
     def process_ending(self) -> None:

@@ -125,6 +125,11 @@ class RelayPipeline:
         return self.client.unavailable
 
     @property
+    def memory(self) -> SharedMemory | None:
+        """What the relay shares with this process; None if there is no such memory."""
+        return self._memory
+
+    @property
     def relay_pid(self) -> int | None:
         """The relay's process id, in the process that started it; None elsewhere."""
         return self._launcher.pid if self._launcher else None
@@ -155,6 +160,7 @@ class RelayPipeline:
                 self.client.close_gracefully(min(timeout, _HAND_OVER_TIMEOUT)) or self.unavailable
             )
         end = time.monotonic() + timeout
+        self.client.send_metrics(last=True)
         done = self._flushed(self._launcher, end)
         if not done and not self.unavailable:
             _log_unsent(self._launcher.address)
@@ -245,4 +251,8 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
         }
     keep = list(settings.keep or ()) if ours else []
     identity = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
-    return {**identity, "exporter": exporter, "logs": logs, "spool": spool, "keep": keep}
+    serve = None
+    if settings.metrics_port is not None:
+        serve = {"address": settings.metrics_address, "port": settings.metrics_port}
+    more = {"logs": logs, "spool": spool, "keep": keep, "serve": serve}
+    return {**identity, "exporter": exporter, **more}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.config.task_rules import TaskRule
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
+from taskobs.metrics.prometheus.exposition import require_extra
 from taskobs.observers.context import values as context_values
 from taskobs.observers.logs import LogFields
 from taskobs.session.environment import AppName, service_attributes
@@ -103,7 +104,13 @@ class Session:
     # Set-up.
 
     def start(self) -> None:
-        """Set up what is configured; called by ``init()``, so that a constructor has no effects."""
+        """Set up what is configured; called by ``init()``, so that a constructor has no effects.
+
+        Raises:
+            MissingExtraError: a setting asks for a package that is not installed.
+        """
+        if self.settings.metrics_port is not None:
+            require_extra(f"metrics_port={self.settings.metrics_port}")
         undo = self._undo
         try:
             undo.callback(self._close_live)
@@ -241,6 +248,9 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     on_run_end: RunHook | None = None,
     context_keys: Iterable[str] | None = None,
     instrument: bool | Iterable[str] | None = None,
+    metrics_port: int | None = None,
+    metrics_address: str | None = None,
+    metric_buckets: Mapping[str, Sequence[float]] | None = None,
     stock_attributes: bool | None = None,
     log_ids: bool | None = None,
     logs: str | None = None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from taskobs.celery.process_signals import runs_no_tasks
 from taskobs.celery.roles import Role
@@ -13,9 +15,13 @@ from taskobs.otel.provider import TraceProvider
 from taskobs.otel.task_spans import shared_task_signals
 
 if TYPE_CHECKING:
+    from taskobs.protocol.shared_memory import SharedMemory
+    from taskobs.relay_client.client import RelayClient
     from taskobs.sentry.pipeline import SentryPipeline
     from taskobs.session.logs import Logs
     from taskobs.session.relay_pipeline import RelayPipeline
+
+_SHARE: Final = 50
 
 
 class WorkerRelay:
@@ -27,6 +33,8 @@ class WorkerRelay:
         self._role = Role.PRODUCER
         self._pid = os.getpid()
         self._pipeline: RelayPipeline | None = None
+        self._metrics: Callable[[], bytes | None] | None = None
+        self._metrics_due = 0.0
         self._undo = ExitStack()
 
     @property
@@ -52,7 +60,9 @@ class WorkerRelay:
     def _wanted(
         self, traces: TraceProvider | None, sentry: SentryPipeline | None, logs: Logs | None
     ) -> bool:
-        return sentry is not None or logs is not None or (traces is not None and traces.relays)
+        relays = traces is not None and traces.relays
+        counts = self._metrics is not None
+        return sentry is not None or logs is not None or relays or counts
 
     def starts_early(self, role: Role, worker: object) -> bool:
         """Start a relay for a provider that only pool children may set; tell whether there is one.
@@ -81,7 +91,6 @@ class WorkerRelay:
             self._start(role, worker, traces)
 
     def _start(self, role: Role, worker: object, traces: TraceProvider | None) -> None:
-        from taskobs.relay_client.run_metrics import RunMetricObserver
         from taskobs.session.relay_pipeline import RelayPipeline
 
         ours = traces is not None and traces.ours
@@ -98,25 +107,38 @@ class WorkerRelay:
             )
         else:
             self._pipeline = RelayPipeline.join(self._role_name)
-        if self._pipeline is None:
-            return
-        with ExitStack() as undo:
-            undo.callback(self._pipeline.close)
-            records = RunMetricObserver(
-                self._pipeline.client, with_spans=traces is not None and traces.relays
-            )
-            shared_task_signals().attach(records)
-            undo.callback(shared_task_signals().detach, records)
-            self._undo = undo.pop_all()
+        if self._pipeline is not None:
+            self._undo.callback(self._pipeline.close)
+            if role is Role.WORKER:
+                self._pipeline.client.count_with(self._metrics)
 
     def poll(self) -> None:
         """Restart a relay that died; call it once a second in the worker. Never blocks."""
         if self._pipeline is not None:
             self._pipeline.poll()
+            self._send_metrics(self._pipeline.client)
 
-    def metrics_destination(self, settings: Settings) -> str | None:
-        """Return where the relay sends metrics; None if it sends none."""
-        return settings.shown_metrics_endpoint if self.carries else None
+    def _send_metrics(self, client: RelayClient) -> None:
+        """Send what is counted, but with many series so rarely that it takes 2 % of the time."""
+        began = time.monotonic()
+        if began >= self._metrics_due:
+            client.send_metrics()
+            ended = time.monotonic()
+            self._metrics_due = ended + _SHARE * (ended - began)
+
+    @property
+    def pid(self) -> int | None:
+        """The relay's process id, in the worker's main process; None without a relay."""
+        return None if self._pipeline is None else self._pipeline.relay_pid
+
+    @property
+    def memory(self) -> SharedMemory | None:
+        """The memory that this process shares with the relay, also after that was given up."""
+        return None if self._pipeline is None else self._pipeline.memory
+
+    def count_with(self, metrics: Callable[[], bytes | None]) -> None:
+        """Have the relay that is started next export the METRICS payloads that this returns."""
+        self._metrics = metrics
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until the relay has sent all; True without one."""

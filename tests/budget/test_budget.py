@@ -19,6 +19,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from taskobs import semconv
+from taskobs.celery.counting.publish_counts import PublishCounts
+from taskobs.celery.counting.traced import RunFigures
 from taskobs.config.task_rules import TaskRules
 from taskobs.internal import span_ids
 from taskobs.observers.sentry.observer import SentryObserver
@@ -29,7 +31,6 @@ from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.task_spans import TaskSpans, shared_task_signals
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay_client.client import RelayClient
-from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.sentry.event_rules import event_rules
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.budget.counting import (
@@ -53,7 +54,7 @@ BUDGETS = {
     "failing run": (4.1, 52.0, 2.8),
 }
 TOLD_BUDGETS = {"publish": 2.8, "run": 2.75, "failing run": 4.55}
-"""The same for spans and facts as a relay is told of them."""
+"""The same for spans as a relay is told of them, and for metrics."""
 SUCCESSES = ("publish", "run")
 
 
@@ -154,7 +155,7 @@ def told_a_relay(*, errors: bool = False) -> Generator[None]:
     if memory is None:
         pytest.skip("this platform has no memfd_create(2)")
     client = RelayClient("/nowhere", dict[str, object], memory=memory)
-    spans, records = RelayProcessor(client, SpanProcessor()), RunMetricObserver(client)
+    spans = RelayProcessor(client, SpanProcessor())
     to = FastSpanProvider(resource=Resource({}), id_generator=ChosenIds(), shutdown_on_exit=False)
     to.add_span_processor(spans)
     to.route_to(spans)
@@ -162,8 +163,9 @@ def told_a_relay(*, errors: bool = False) -> Generator[None]:
         undo.callback(memory.close)
         undo.callback(client.close)
         undo.enter_context(observed(to=to, errors=errors))
-        shared_task_signals().attach(records)
-        undo.callback(shared_task_signals().detach, records)
+        for metrics in (RunFigures(), PublishCounts()):
+            shared_task_signals().attach(metrics)
+            undo.callback(shared_task_signals().detach, metrics)
         yield
 
 

@@ -31,7 +31,7 @@ def constants(*prefixes: str) -> list[str]:
         ("Log fields", ("LOG_",)),
         ("Attributes of log records", ("RECORD_",)),
         ("Metrics", ("STOCK_HISTOGRAM", "METRIC_")),
-        ("Attributes of metrics", ("RELAY_",)),
+        ("Attributes of metrics", ("RELAY_", "WORKER_")),
     ],
 )
 def test_names_are_those_on_the_page(heading: str, prefixes: tuple[str, ...]) -> None:
@@ -59,6 +59,7 @@ def test_no_name_was_forgotten() -> None:
         "SENTRY_JOB",
         "METRIC_",
         "RELAY_",
+        "WORKER_",
     )
     covered = (*ATTRIBUTES, *kinds)
     others = {name for name in vars(semconv) if name.isupper() and not name.startswith(covered)}

@@ -51,13 +51,13 @@ def counted(shop: Shop) -> set[tuple[str, str]]:
     sent = [request for request in shop.receiver.requests if request.path == "/v1/metrics"]
     assert sent
     return {
-        (labels[semconv.CELERY_TASK_NAME].rpartition(".")[2], labels[QUEUE])
+        (labels[semconv.CELERY_TASK_NAME].rpartition(".")[2], labels[semconv.CELERY_QUEUE])
         for request in sent
         for resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name == semconv.METRIC_RUNS
-        for point in metric.sum.data_points
+        if metric.name == semconv.METRIC_TASK_DURATION
+        for point in metric.histogram.data_points
         for labels in [{one.key: one.value.string_value for one in point.attributes}]
     }
 

@@ -55,6 +55,9 @@ def settings() -> None:
         on_run_end=lambda run, span: span.set_attribute("shop.task", run.task),
         context_keys=["tenant"],
         instrument=["flask", "redis"],
+        metrics_port=9808,
+        metrics_address="0.0.0.0",  # noqa: S104  # as in a container
+        metric_buckets={"celery.task.duration": [0.1, 1, 10]},
         stock_attributes=True,
         log_ids=True,
         logs="otlp",

@@ -56,7 +56,8 @@ EXTENSION_POINTS: Final = {
     "_put": "what kombu documents that a virtual transport's channel defines",
 }
 """What a library asks a subclass to define."""
-ALLOWED: Final = {*PYTHONS, *STRUCTLOGS, *EXTENSION_POINTS}
+CONVENTIONS: Final = {"_OTHER": "documented in OpenTelemetry's conventions: what has no bound"}
+ALLOWED: Final = {*PYTHONS, *STRUCTLOGS, *EXTENSION_POINTS, *CONVENTIONS}
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,26 @@ def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
     return found
 
 
-def queue_latency(headers: Mapping[str, str], eta: object, now: float) -> float | None:
+def queue_wait(fields: Mapping[str, Any], now: float) -> float | None:
+    """Return what ``queue_latency`` does, of the fields of a request; they may hold anything."""
+    return queue_latency(fields, fields.get("eta"), now)
+
+
+def eta_of(fields: Mapping[str, Any]) -> float | None:
+    """Return a request's ETA in seconds since the epoch; None for what is no time."""
+    try:
+        return _epoch(fields.get("eta"))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def queue_latency(headers: Mapping[str, object], eta: object, now: float) -> float | None:
     """Return the seconds from a message's publish, or from its ETA if later, to ``now``.
 
     Never below 0, as the clocks of two machines differ; None for what is no time of a publish.
     """
     text = headers.get(_PUBLISHED_AT)
-    if text is None or not _SECONDS.fullmatch(text):
+    if not isinstance(text, str) or not _SECONDS.fullmatch(text):
         return None
     published = float(text)
     if not published:

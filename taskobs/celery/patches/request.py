@@ -28,14 +28,19 @@ from taskobs import semconv
 from taskobs.celery import _compat
 from taskobs.celery.adapter.external_outcomes import cancelled, lost, pool_failure, revoked
 from taskobs.celery.adapter.untrusted import untrusted_task
+from taskobs.celery.counting.delivery_count import DeliveryCount
+from taskobs.celery.counting.traced import left_by, split, tracer_for
 from taskobs.celery.patches.celery_stack import EndedRun, ending
 from taskobs.celery.patches.consume import ConsumePatch, current_source, note_source
 from taskobs.internal import span_ids
+from taskobs.internal.guard import Guard
 from taskobs.internal.wrapping import Patches
+from taskobs.metrics.worker_table import TaskCounts, WorkerTable
 from taskobs.model import ExternalOutcome, Outcome
 from taskobs.observers.own_traffic import lifted, suppressed
 
 _UID: Final = "taskobs.supervision."
+_guard: Final = Guard()
 _ETA_ERRORS: Final = (ValueError, OverflowError)
 """What is raised where an ETA can't be converted to a time of this machine's."""
 
@@ -52,6 +57,8 @@ class RequestPatch:
 
     def __init__(self, report: Report) -> None:
         self._report = report
+        self.table: WorkerTable | None = None
+        """Where messages that are received from now on are counted."""
         self._on = False
         self._wrappers = Patches()
         self._consume_patch = ConsumePatch()
@@ -81,8 +88,19 @@ class RequestPatch:
     ) -> Any:
         pool = args[2] if len(args) > 2 else kwargs["pool"]  # noqa: PLR2004  # as Celery has it
         task = args[1] if len(args) > 1 else kwargs["task"]
+        counts = None
+        if self.table is not None:
+            counts = self.table.of_task(task.name)
+            kwargs.setdefault("trace", tracer_for(kwargs.get("app") or task.app))
         created = create(*args, **kwargs)
-        return _watched(created, self._ended, task.app, inline=not pool.uses_semaphore)
+        return _watched(
+            created,
+            self._ended,
+            task.app,
+            inline=not pool.uses_semaphore,
+            counts=counts,
+            times_cpu=not getattr(pool, "is_green", False),
+        )
 
     def _ended(self, request: Any, external: ExternalOutcome) -> None:
         if self._on:
@@ -114,8 +132,11 @@ class RequestPatch:
         self._report_untrusted(sender, message, exc or ValueError("not a message of a task"))
 
     def _report_untrusted(self, consumer: Any, message: Any, error: BaseException | None) -> None:
+        source = current_source()
+        if self.table is not None and self._on:
+            self.table.unknown_message(source.queue if source is not None else "")
         task, context = untrusted_task(consumer, message)
-        note_source(vars(context), consumer.app, current_source())
+        note_source(vars(context), consumer.app, source)
         self._report(task, context, ExternalOutcome(outcome=Outcome.UNKNOWN, error=error))
 
 
@@ -127,6 +148,11 @@ class _WatchedRequest(_compat.RequestHooks):
     _taskobs_ended: Callable[[Any, ExternalOutcome], None]
     """Stored as a static method."""
     _taskobs_app: Any
+    _taskobs_counts: TaskCounts | None = None
+    """Of the class's task; None if nothing is counted."""
+    _taskobs_times_cpu: bool
+    """Whether the CPU time of a run's thread is that of the run: greenlets share a thread."""
+    _taskobs_count: DeliveryCount | None = None
     _taskobs_reported = False
     """Whether this delivery was reported: Celery calls several of these methods for one end."""
     _taskobs_succeeded = False
@@ -136,6 +162,7 @@ class _WatchedRequest(_compat.RequestHooks):
     _taskobs_accepted: float | None = None
     """The monotonic clock, which this process and its children share, when the run began."""
     acknowledged: bool
+    id: str
     task: Any
     time_start: float | None
     worker_pid: int | None
@@ -144,7 +171,15 @@ class _WatchedRequest(_compat.RequestHooks):
     def __init__(self, message: Any, **more: Any) -> None:
         following: Any = super()
         following.__init__(message, **more)
-        note_source(self.request_dict, self._taskobs_app, current_source())
+        source = current_source()
+        note_source(self.request_dict, self._taskobs_app, source)
+        if self._taskobs_counts is not None:
+            self._taskobs_count = DeliveryCount(
+                self._taskobs_counts,
+                source.queue if source is not None else "",
+                self.request_dict,
+                self.task,
+            )
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         # The ids of the run's span are chosen here, so that the child and this process, which
@@ -163,6 +198,16 @@ class _WatchedRequest(_compat.RequestHooks):
     # They acknowledge the message, send events and store results, which is its own traffic.
 
     def on_success(self, result: Any, **kwargs: Any) -> Any:
+        result, figures = split(result)
+        count = self._taskobs_count
+        if count is not None:  # before Celery acknowledges the message, which may fail
+            if type(result) is not tuple:
+                figures = left_by(self.id)
+            try:
+                count.brought(result, figures, with_cpu=self._taskobs_times_cpu)
+            except Exception as error:
+                if not _guard.swallows(error):
+                    raise
         following: Any = super()
         with suppressed():
             return following.on_success(result, **kwargs)
@@ -170,6 +215,13 @@ class _WatchedRequest(_compat.RequestHooks):
     def on_accepted(self, pid: Any, time_accepted: Any) -> None:
         following: Any = super()
         self._taskobs_accepted = time_accepted
+        if self._taskobs_count is not None:
+            # First: the run goes on also if the message can't be acknowledged.
+            try:
+                self._taskobs_count.began(time_accepted)
+            except Exception as error:
+                if not _guard.swallows(error):
+                    raise
         try:
             with suppressed():
                 following.on_accepted(pid, time_accepted)
@@ -181,6 +233,8 @@ class _WatchedRequest(_compat.RequestHooks):
 
     def on_timeout(self, soft: Any, timeout: Any) -> None:
         if not soft:
+            if self._taskobs_count is not None:
+                self._taskobs_count.over_limit(self.worker_pid)
             self._taskobs_outcome = lost(self, TimeLimitExceeded(timeout))
             self._taskobs_report(self._taskobs_outcome)
         following: Any = super()
@@ -208,6 +262,19 @@ class _WatchedRequest(_compat.RequestHooks):
         finally:
             if not self._taskobs_succeeded:
                 self._taskobs_report(self._taskobs_outcome)
+            if self._taskobs_count is not None:
+                self._taskobs_count_failure(error)
+
+    def _taskobs_count_failure(self, error: BaseException) -> None:
+        """Count what was not counted as one of the ends that the main process reports."""
+        count = self._taskobs_count
+        if count is None:
+            return
+        with _guard:
+            if self._taskobs_succeeded:
+                count.succeeded()
+            else:
+                count.failed(error)
 
     def reject(self, requeue: Any = False) -> Any:  # noqa: FBT002  # as Celery has it
         # A message whose ETA is no time of this machine's is rejected before it runs, with a log
@@ -243,19 +310,30 @@ class _WatchedRequest(_compat.RequestHooks):
         if external is None or reports_itself or self._taskobs_reported:
             return
         self._taskobs_reported = True
+        if self._taskobs_count is not None:
+            with _guard:
+                self._taskobs_count.reported(external)
         if external.started is not None and self._taskobs_accepted is not None:
             # Celery's ``time_start`` is by the wall clock, which may have been set since.
             external.started = time.time() - (time.monotonic() - self._taskobs_accepted)
         self._taskobs_ended(self, external)
 
 
-def _watched(
-    base: type[Any], ended: Callable[[Any, ExternalOutcome], None], app: Any, *, inline: bool
+def _watched(  # noqa: PLR0913  # the attributes of the class
+    base: type[Any],
+    ended: Callable[[Any, ExternalOutcome], None],
+    app: Any,
+    *,
+    inline: bool,
+    counts: TaskCounts | None = None,
+    times_cpu: bool = True,
 ) -> type[Any]:
-    """Extend a request class: it reports what a child can't report."""
+    """Extend a request class: it reports what a child can't report, and counts all."""
     attributes = {
         "_taskobs_app": app,
         "_taskobs_inline": inline,
         "_taskobs_ended": staticmethod(ended),
+        "_taskobs_counts": counts,
+        "_taskobs_times_cpu": times_cpu,
     }
     return type("WatchedRequest", (_WatchedRequest, _compat.with_hooks(base)), attributes)

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_decoder import SpanDecoder
@@ -23,12 +23,15 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.export.envelopes import EnvelopeSender
 from taskobs.relay.export.otlp import SpanSender, quieten
 from taskobs.relay.export.sender import Sender
-from taskobs.relay.metrics.exporter import Stoppable, start_metrics
-from taskobs.relay.metrics.run_statistics import RunStatistics
+from taskobs.relay.metrics.collected import WorkerMetrics
+from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.storage.opening import open_store
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
+
+if TYPE_CHECKING:
+    from taskobs.metrics.prometheus.serving import MetricsServer
 
 _log: Final = logging.getLogger("taskobs.relay")
 _LAST_SENDER: Final = 0.5
@@ -54,9 +57,9 @@ class Relay:
         """
         quieten()
         self._settings = settings
+        self._shared = shared
         self._counters = counters = Counters()
         self._wakeup_pipe = WakeupPipe()
-        self._runs = RunStatistics()
         self._exporter = exporter = {
             "protocol": settings.protocol,
             "endpoint": settings.endpoint,
@@ -76,11 +79,12 @@ class Relay:
         self._lanes = Lanes(self._store, counters, self._lane_store)
         routes = RouteTable(self._lanes, counters)
         self._open_spans = OpenSpanRegistry(counters, parent=settings.parent)
+        self._worker_metrics = WorkerMetrics(counters, lambda: self._open_spans.resource_blob)
         self._router = FrameRouter(
             store=self._store,
             open_spans=self._open_spans,
             counters=counters,
-            on_run_metric=self._runs.take,
+            on_metrics=self._worker_metrics.take,
             status=self.status,
             routes=routes,
             keep=settings.keep,
@@ -100,7 +104,8 @@ class Relay:
             control=control,
         )
         self._control = control
-        self._metrics: Stoppable | None = None
+        self._metrics: MetricsSender | None = None
+        self._server: MetricsServer | None = None
         for kind in ITEM_KINDS:
             counters.gauge("pending", partial(routes.waiting, kind), kind)
         counters.gauge("parked", lambda: self._store.parked, "envelope")
@@ -136,6 +141,7 @@ class Relay:
             "service": self._service(),
             "pid": os.getpid(),
             "failing": failing,
+            "metrics": "" if self._server is None else self._server.url,
             **self._counters.snapshot(),
         }
 
@@ -165,10 +171,27 @@ class Relay:
             if self._settings.logs is not None:
                 self._lanes.add_logs(self._settings.logs)
             self._metrics = start_metrics(
-                self._counters, self._runs, self._exporter, lambda: self._open_spans.resource_blob
+                self._worker_metrics.collect, self._exporter, memory=self._shared
             )
+            self._serve()
         except RuntimeError as error:  # what `Thread.start` raises at a limit of RLIMIT_NPROC
             raise OSError(f"the system allows no more threads: {error}") from error
+
+    def _serve(self) -> None:
+        if self._settings.serve is None:
+            return
+        from taskobs.metrics.prometheus.serving import MetricsServer
+
+        where, shared = self._settings.serve, self._shared
+        self._server = MetricsServer(
+            lambda: self._worker_metrics.collect().families,
+            address=str(where.get("address")),
+            port=int(str(where.get("port"))),
+            earlier=0 if shared is None else shared.metrics_port,
+        )
+        self._server.start()
+        if shared is not None:
+            shared.note_metrics_port(self._server.port)
 
     def answer(self) -> None:
         """Tell the launcher that the relay is ready."""
@@ -187,6 +210,8 @@ class Relay:
         # After the senders: when they stop, they count what was not sent, and this exports it.
         if self._metrics is not None:
             self._metrics.stop(_LAST_METRICS)
+        if self._server is not None:
+            self._server.close()
         for store in self._lanes.stores:
             store.close()
         self._wakeup_pipe.close()

@@ -42,13 +42,18 @@ from taskobs.relay.tracking.recent_keys import RecentKeys
 MAX_TURN: Final = 1024 * 1024
 """Bytes of spans and envelopes that are held before they are written to the store."""
 EVENT_IDS: Final = 10_000
+WORKER_ROLE: Final = "worker"
+"""The role of a worker's main process in its HELLO."""
+
+
+def _ignore(_: bytes) -> None: ...
 
 
 class FrameRouter:
     """Takes frames of all connections and slots; ``commit`` hands their contents to the store.
 
-    ``on_run_metric`` is called with each RUN_METRIC payload, and raises ``ValueError`` for a
-    malformed one; ``status`` returns the reply to STATUS. Not thread-safe.
+    ``on_run_metric`` is called with each RUN_METRIC payload, ``on_metrics`` with each METRICS
+    payload of the main process; ``status`` returns the reply to STATUS. Not thread-safe.
     """
 
     def __init__(  # noqa: PLR0913  # what it reads goes to all of these
@@ -57,13 +62,14 @@ class FrameRouter:
         store: Store,
         open_spans: OpenSpanRegistry,
         counters: Counters,
-        on_run_metric: Callable[[bytes], object],
         status: Callable[[], object],
+        on_run_metric: Callable[[bytes], object] = _ignore,
+        on_metrics: Callable[[bytes], object] = _ignore,
         routes: RouteTable | None = None,
         keep: KeepRules = KEEP_NOTHING,
     ) -> None:
         self._store, self._open_spans, self._counters = store, open_spans, counters
-        self._on_run_metric, self._status = on_run_metric, status
+        self._on_run_metric, self._on_metrics, self._status = on_run_metric, on_metrics, status
         self._size = 0
         self._event_ids = RecentKeys(EVENT_IDS)
         self._envelope_frames = EnvelopeFrames()
@@ -137,6 +143,8 @@ class FrameRouter:
                 count_dropped(self._counters, process, dropped_in(payload))
             case FrameKind.DESTINATIONS:
                 self.announced(payload)
+            case FrameKind.METRICS if process.role == WORKER_ROLE:
+                self._on_metrics(payload)
             case FrameKind.FLUSH | FrameKind.WAKE:
                 self._on_wake(connection, kind, payload)
             case FrameKind.CLOSE:

@@ -40,6 +40,8 @@ class RelaySettings:
     """``{"directory", "bytes", "age"}``; None keeps what waits in memory."""
     keep: KeepRules = rules.KEEP_NOTHING
     """Which runs are kept though their trace is not sampled."""
+    serve: Mapping[str, object] | None = None
+    """``{"address", "port"}``: where metrics are served to Prometheus; None if they are not."""
     grace: float = GRACE
     """Seconds for sending what waits after the worker has ended."""
     log_level: int = logging.WARNING
@@ -59,7 +61,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
     given = _map(found, "the configuration")
     exporter = _map(given.get("exporter") or {}, "exporter")
     headers = exporter.get("headers")
-    logs, spool = given.get("logs"), given.get("spool")
+    logs, spool, serve = given.get("logs"), given.get("spool"), given.get("serve")
     return RelaySettings(
         worker=str(given.get("worker") or worker),
         service=str(given.get("service") or ""),
@@ -70,6 +72,7 @@ def parse(text: bytes | str, *, worker: str = "") -> RelaySettings:
         logs=None if logs is None else _map(logs, "logs"),
         spool=None if spool is None else _map(spool, "spool"),
         keep=_rules(given.get("keep") or ()),
+        serve=None if serve is None else _map(serve, "serve"),
         grace=_number(given, "grace", GRACE),
         log_level=int(_number(given, "log_level", logging.WARNING)),
     )

@@ -1,10 +1,12 @@
-"""Sends what the relay counts, and the runs of its worker, as metrics over OTLP."""
+"""Sends the metrics of a worker and of its relay over OTLP."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from threading import TIMEOUT_MAX, Event, Lock, Thread
 from typing import Any, Final, Protocol
 
@@ -16,20 +18,23 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_SDK_DISABLED,
 )
 
-from taskobs.protocol.span_decoder import SpanDecoder
-from taskobs.relay.counters import Counters
+from taskobs.metrics.changes import Baseline
+from taskobs.metrics.data_points import metrics_data
+from taskobs.metrics.moment import Moment
+from taskobs.metrics.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from taskobs.relay.export.otlp import GRPC, make_exporter_adapter
 from taskobs.relay.export.responses import ExportResult, ExportStatus
-from taskobs.relay.metrics.data_points import Snapshot
-from taskobs.relay.metrics.run_statistics import RunStatistics
+from taskobs.relay.metrics.collected import Collected
 
 _log = logging.getLogger("taskobs.relay")
+RELAY: Final = "taskobs relay"
 OTEL_METRICS_EXPORTER: Final = "OTEL_METRICS_EXPORTER"
 INTERVAL: Final = 60.0
 """Seconds between two exports; ``OTEL_METRIC_EXPORT_INTERVAL``, in milliseconds, says otherwise."""
 _REFUSED: Final = frozenset({ExportStatus.DROP, ExportStatus.SPLIT, ExportStatus.TOO_LARGE})
 _NO_METRICS: Final = frozenset({"HTTP 404", "HTTP 405", "HTTP 501", "gRPC UNIMPLEMENTED"})
 """What backends answer that have spans alone."""
+_EXPORTERS: Final = "opentelemetry.exporter.otlp"
 _TRACES_PATH: Final = "/v1/traces"
 _METRICS_PATH: Final = "/v1/metrics"
 
@@ -37,21 +42,29 @@ _METRICS_PATH: Final = "/v1/metrics"
 class MetricsSender:
     """Sends metrics at an interval, and when it is stopped. ``start`` and ``stop`` are called once.
 
-    ``resource_blob`` returns the packed resource of the worker, or None as long as that is not
-    known: then nothing is sent. A backend that refuses metrics is not asked again.
+    ``collect`` returns the metrics; nothing is sent as long as the worker's resource is not known.
+    A backend that refuses metrics is not asked again. ``who`` begins each line of the log.
+    Where ``memory`` is given, what a backend of deltas has accepted is kept there, and read again
+    by the sender of a relay that takes over. Each request is made in what ``around`` returns.
     """
 
     def __init__(
         self,
-        counters: Counters,
-        runs: RunStatistics,
+        collect: Callable[[], Collected],
         exporter: Mapping[str, Any],
-        resource_blob: Callable[[], bytes | None],
+        who: str = RELAY,
+        memory: AcceptedMemory | None = None,
+        around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Raises what ``make_exporter_adapter`` does."""
-        self._snapshot = Snapshot(counters, runs, delta=_wants_delta())
+        self._around = around
+        self._memory = memory
+        self._collect = collect
+        self._who = who
+        self._baseline = Baseline() if _wants_delta() else None
+        if self._baseline is not None and memory is not None:
+            _restore(self._baseline, memory)
         self._adapter = make_exporter_adapter("METRICS", exporter)
-        self._resource_blob = resource_blob
         self._lock = Lock()
         self._refused = False
         self._ended = Event()
@@ -68,17 +81,27 @@ class MetricsSender:
 
     def send(self) -> None:
         """Send once, now."""
-        resource_blob = self._resource_blob()
-        if resource_blob is None or self._refused:
+        found = self._collect()
+        if found.resource is None or self._refused:
             return
         with self._lock:
-            data = self._snapshot.take(SpanDecoder().resource(resource_blob))
-            result = self._adapter.send(data)
+            taken_at = Moment()
+            data = metrics_data(found.groups, found.resource, self._baseline)
+            with _quiet(), self._around():
+                result = self._adapter.send(data)
             accepted = result is not None and result.status is ExportStatus.SUCCESS
-            self._snapshot.settle(accepted=accepted)
+            if self._baseline is not None and accepted:
+                self._baseline.accepted(found.families, taken_at)
+                self._keep(found, taken_at)
         if result is None or result.status in _REFUSED:
             self._refused = True
-            _log_refusal(result)
+            _log_refusal(result, self._who)
+
+    def _keep(self, found: Collected, taken_at: Moment) -> None:
+        """Keep the worker's sums; what the relay counts begins anew with the next one."""
+        if self._memory is not None and found.of_worker:
+            kept = Snapshot(since=taken_at.epoch_ns, families=found.of_worker)
+            self._memory.note_exported(pack_snapshot(kept))
 
     def _run(self) -> None:
         interval = _interval()
@@ -88,32 +111,73 @@ class MetricsSender:
                 self.send()
             except Exception:  # noqa: BLE001  # whatever an exporter may raise
                 self._refused = True
-                _log.exception("taskobs relay: metric export failed, and metrics are not sent")
+                _log.exception("%s: metric export failed, and metrics are not sent", self._who)
             if ended:
                 self._adapter.close()
                 return
 
 
-def _log_refusal(result: ExportResult | None) -> None:
+_sending: Final[ContextVar[bool]] = ContextVar("taskobs_sends_metrics", default=False)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep the exporters' own lines on our requests out of the log; those on the app's stay."""
+    logger = logging.getLogger(_EXPORTERS)
+    logger.addFilter(_is_not_ours)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith(_EXPORTERS)]:
+        logging.getLogger(name).addFilter(_is_not_ours)  # again is once
+    token = _sending.set(True)
+    try:
+        yield
+    finally:
+        _sending.reset(token)
+
+
+def _is_not_ours(_: logging.LogRecord) -> bool:
+    return not _sending.get()
+
+
+def _log_refusal(result: ExportResult | None, who: str) -> None:
     """Log at INFO that a backend has no metrics, as Jaeger; anything else is a warning."""
     chosen = os.environ.get(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT)
     if result is not None and result.reason in _NO_METRICS and not chosen:
         _log.info(
-            "taskobs relay: the backend takes no metrics (%s), so none are sent. "
+            "%s: the backend takes no metrics (%s), so none are sent. "
             "Set OTEL_METRICS_EXPORTER=none if it never will",
-            result.reason,
+            *(who, result.reason),
         )
     else:
         why = result.text if result else "the exporter sent nothing"
-        _log.warning("taskobs relay: metrics are refused, and not sent any more: %s", why)
+        _log.warning("%s: metrics are refused, and not sent any more: %s", who, why)
+
+
+class AcceptedMemory(Protocol):
+    """Memory that outlives a relay."""
+
+    def note_exported(self, data: bytes) -> None:
+        """Keep this in the place of what was kept before."""
+
+    def exported(self) -> bytes | None:
+        """Return what was kept last."""
+        ...
+
+
+def _restore(baseline: Baseline, memory: AcceptedMemory) -> None:
+    kept = memory.exported()
+    if kept is not None:
+        with suppress(ValueError):  # written by a process of another release
+            snapshot = unpack_snapshot(kept)
+            baseline.restore(snapshot.families, snapshot.since)
 
 
 def start_metrics(
-    counters: Counters,
-    runs: RunStatistics,
+    collect: Callable[[], Collected],
     exporter: Mapping[str, Any],
-    resource_blob: Callable[[], bytes | None],
-) -> Stoppable | None:
+    who: str = RELAY,
+    memory: AcceptedMemory | None = None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> MetricsSender | None:
     """Start to send metrics; return None if they are not wanted or have no endpoint.
 
     They are wanted unless ``OTEL_METRICS_EXPORTER`` is "none"; an endpoint is in ``exporter`` or
@@ -123,20 +187,12 @@ def start_metrics(
     if options is None:
         return None
     try:
-        sender = MetricsSender(counters, runs, options, resource_blob)
+        sender = MetricsSender(collect, options, who, memory, around)
     except (ImportError, ValueError) as error:
-        _log.warning("taskobs relay: no metrics are sent: %s", error)
+        _log.warning("%s: no metrics are sent: %s", who, error)
         return None
     sender.start()
     return sender
-
-
-class Stoppable(Protocol):
-    """What ``start_metrics`` returns."""
-
-    def stop(self, timeout: float) -> None:
-        """Send a last time, and wait for that at most ``timeout`` seconds."""
-        ...
 
 
 def _metrics_exporter(exporter: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -361,7 +361,6 @@ GREETED = {
     "an empty frame": b"\0\0\0\0\0",
     "a kind of the relay's": encode(FrameKind.ACK, pack(1)),
     "a key alone": encode(FrameKind.END, b"short"),
-    "a fact that is none": encode(FrameKind.RUN_METRIC, b"\xc1"),
     "a flush that is no number": encode(FrameKind.FLUSH, pack("one")),
     "a flush of no route": encode(FrameKind.FLUSH, pack([1, "route"])),
     "Sentry that is none": encode(FrameKind.ENVELOPE, envelopes.prefix(pack(["dsn"])) + b"{}"),

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskobs.cli.main import main
-from taskobs.prometheus import exposition
+from taskobs.metrics.prometheus import exposition
 
 APP = """
 from celery import Celery

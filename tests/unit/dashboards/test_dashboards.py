@@ -15,7 +15,7 @@ from taskobs.cli.main import main
 from taskobs.dashboards.grafana import as_grafana
 from taskobs.dashboards.panels import Dashboard
 from taskobs.dashboards.writing import COMPOSE, CONFIG, DASHBOARDS, RULE_TESTS, RULES, write
-from taskobs.prometheus.families import plain_name
+from taskobs.metrics.families import plain_name
 
 METRICS = re.compile(r"\b(?:celery|taskobs)_\w+")
 EVERY = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from typing import Any, Protocol
 
@@ -12,7 +11,6 @@ from sentry_sdk.envelope import Envelope, Item
 from sentry_sdk.transport import Transport
 
 from taskobs.internal.guard import Guard
-from taskobs.model import Outcome, SpanAddress
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import envelopes
@@ -21,10 +19,9 @@ from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
-from taskobs.relay_client.run_metrics import RunMetricObserver
 from taskobs.sentry.relay_transport import RelayTransport
 from tests.support.relay_peer import Peer
-from tests.support.sentry import DSN, Kept, make_run
+from tests.support.sentry import DSN, Kept
 
 RESOURCE_BLOB: dict[str, object] = {"resource": {"service.name": "shop"}, "schema_url": ""}
 
@@ -307,112 +304,6 @@ def test_an_envelope_that_cannot_be_sent_does_not_break_the_task(client: RelayCl
     broken: Any = object()
     RelayTransport(client, options(), guard=guard).capture_envelope(broken)
     assert sum(guard.counts.values()) == 1
-
-
-# Facts.
-
-
-def test_a_run_is_sent_at_its_end(peer: Peer, client: RelayClient) -> None:
-    """What the metrics are made of: no ids, no arguments."""
-    run = make_run(began=100.0)
-    run.outcome = Outcome.FAILED
-    RunMetricObserver(client, clock=lambda: 105.0).ended(run)
-    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
-    assert run_metric == ["shop.pay", "failed", "orders", 5.0]
-
-
-@pytest.mark.parametrize("days", [-3, 3])
-def test_a_clock_that_is_set_makes_no_run_of_days(
-    peer: Peer, client: RelayClient, days: int
-) -> None:
-    """The time server sets my clock while a task runs: it took as long as it took."""
-    run = make_run(began=100.0)
-    run.ticks = time.monotonic() - 5.0
-    RunMetricObserver(client, clock=lambda: 100.0 + days * 86_400).ended(run)
-    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
-    assert 5.0 <= run_metric[3] < 60.0
-
-
-@pytest.mark.parametrize("sampled", [True, False])
-def test_a_run_metric_is_sent_with_the_end_of_its_span(
-    peer: Peer, client: RelayClient, *, sampled: bool
-) -> None:
-    """Where a span follows at once; at once where none does."""
-    client.open()
-    run = make_run(span=SpanAddress(1, 1, sampled=sampled))
-    RunMetricObserver(client).ended(run)
-    relay = peer.accept()
-    assert len(relay.of(FrameKind.RUN_METRIC)) == 0
-    if sampled:
-        client.ended(b"k" * 24, b"k" * 24)
-    relay.wait_for(FrameKind.RUN_METRIC)
-    assert len(relay.of(FrameKind.END)) == sampled
-
-
-def test_few_runs_wait_for_spans_that_never_end(peer: Peer, client: RelayClient) -> None:
-    """My tasks end their spans themselves: no more than 64 of their runs wait in memory."""
-    client.open()
-    for number in range(65):
-        run = make_run(queue=str(number), span=SpanAddress(1, 1, sampled=True))
-        RunMetricObserver(client).ended(run)
-    relay = peer.accept()
-    [frame] = relay.wait_for(FrameKind.RUN_METRIC)
-    assert unpack(frame.payload)[2] == "64"
-    client.open()
-    frames = relay.wait_for(FrameKind.RUN_METRIC, 65)
-    assert {unpack(frame.payload)[2] for frame in frames} == set(map(str, range(65)))
-
-
-def test_a_run_with_an_external_outcome_keeps_its_times(peer: Peer, client: RelayClient) -> None:
-    """The worker's main process reports a run that was killed with its process."""
-    run = make_run(began=99.0, started=90.0, queue=None, outcome=Outcome.LOST)
-    RunMetricObserver(client, clock=lambda: 100.0).ended(run)
-    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
-    assert run_metric == ["shop.pay", "lost", None, 10.0]
-
-
-def test_a_run_that_never_began_took_no_time(peer: Peer, client: RelayClient) -> None:
-    """A task that has expired is counted, and does not make the others look quick."""
-    run = make_run(outcome=Outcome.EXPIRED, ran=False)
-    RunMetricObserver(client, clock=lambda: 100.0).ended(run)
-    run_metric = unpack(peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload)
-    assert run_metric[3] is None
-
-
-def test_names_that_senders_choose_are_no_labels(peer: Peer, client: RelayClient) -> None:
-    """The name of an unknown task is not passed on; an unusual name is."""
-    observer = RunMetricObserver(client)
-    for run in (
-        make_run(task="anything", outcome=Outcome.UNKNOWN),
-        make_run(task="odd \ud800", queue="\udfff"),
-    ):
-        observer.ended(run)
-    records = [unpack(frame.payload) for frame in peer.accept().wait_for(FrameKind.RUN_METRIC, 2)]
-    assert [run_metric[0] for run_metric in records] == ["", "odd ?"]
-
-
-@pytest.mark.parametrize(
-    "unexpected", ["x" * 100_000, "\N{GRINNING FACE}" * 100_000, ["x"] * 9_000, 1 << 70]
-)
-def test_a_routing_key_of_any_length_is_no_trouble(
-    peer: Peer, client: RelayClient, unexpected: object
-) -> None:
-    """The sender chose it: the relay refuses frames that are too long, and a slot is small."""
-    RunMetricObserver(client).ended(make_run(queue=unexpected))
-    payload = peer.accept().wait_for(FrameKind.RUN_METRIC)[0].payload
-    assert len(payload) < 4_096
-    assert unpack(payload)[0] == "shop.pay"
-
-
-def test_a_run_that_another_process_reports_is_not_sent_twice(
-    peer: Peer, client: RelayClient
-) -> None:
-    """The process ends with it, and the worker's main process reports it."""
-    RunMetricObserver(client).ended(make_run(abandoned=True))
-    client.send(FrameKind.END, b"")
-    relay = peer.accept()
-    relay.wait_for(FrameKind.END)
-    assert not relay.of(FrameKind.RUN_METRIC)
 
 
 def test_names_of_spans_arrive(peer: Peer, client: RelayClient, tracing: Tracing) -> None:

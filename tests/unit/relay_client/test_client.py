@@ -81,18 +81,6 @@ def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> 
     ]
 
 
-def test_a_frame_that_is_put_leaves_with_the_next(peer: Peer, client: RelayClient) -> None:
-    """Two frames, one system call."""
-    client.open()
-    client.run_metrics.append(b"fact")
-    relay = peer.accept()
-    relay.wait_for(FrameKind.HELLO)
-    assert len(relay.frames) == 1
-    client.ended(key(1), b"end")
-    relay.receive()
-    assert relay.frames[1:] == [(FrameKind.RUN_METRIC, b"fact"), (FrameKind.END, b"end")]
-
-
 def test_unexpected_things_in_the_hello_do_no_harm(peer: Peer) -> None:
     """A resource holds whatever the user gave; what tells of the process may fail."""
     unexpected = RelayClient(peer.address, lambda: {"resource": {"a": object(), "b": "\ud800"}})

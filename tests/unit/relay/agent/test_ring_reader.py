@@ -177,7 +177,8 @@ def test_what_finds_a_ring_full_is_counted_by_the_relay(shared: SharedMemory) ->
     room = ring.TELEMETRY // (len(large) + RING_HEADER.size)
     for _ in range(room + 5):
         assert slot.append(FrameKind.RUN_METRIC, large)
-    assert slot.append(FrameKind.END, large, RUN_METRIC)
+    assert slot.append(FrameKind.END, large)
+    assert slot.append(FrameKind.RUN_METRIC, large)
     assert slot.append(FrameKind.ENVELOPE, large)
     first.turn()
     assert len(first.records) == room
@@ -221,22 +222,14 @@ def test_long_frames_leave_room_for_short_ones(shared: SharedMemory) -> None:
         key = number.to_bytes(span_encoder.KEY_BYTES, "big")
         assert slot.append(FrameKind.END, key + bytes(1_000_000))
     for number in range(500):
-        assert slot.append(FrameKind.END, end(f"short {number}")[1], RUN_METRIC)
+        assert slot.append(FrameKind.END, end(f"short {number}")[1])
+        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
         assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.turn()
     long = ring.LONG_FRAMES // 1_000_000
     assert side.dropped_by_kind() == {"span": 14 - long}
     assert len(side.records) == 500
     assert (side.waiting(), side.store.pending("envelope").items) == (long + 500, 500)
-
-
-def test_the_fact_of_a_run_whose_end_was_dropped_arrives(shared: SharedMemory) -> None:
-    """My metrics are right though a trace is short of a span."""
-    side, slot = Side(shared), taken(shared)
-    assert slot.append(FrameKind.END, bytes(shared_memory.RING), RUN_METRIC)
-    side.turn()
-    assert side.records == [RUN_METRIC]
-    assert side.dropped_by_kind() == {"span": 1}
 
 
 def test_a_ring_takes_little_memory(shared: SharedMemory) -> None:
@@ -256,7 +249,8 @@ def test_what_a_killed_process_held_in_its_own_memory_is_counted(shared: SharedM
     """
     side, slot = Side(shared), taken(shared)
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
-    assert slot.append(FrameKind.END, end()[1], RUN_METRIC)
+    assert slot.append(FrameKind.END, end()[1])
+    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.turn(after=2.0)
     assert (side.records, side.waiting(), side.dropped()) == ([], 0, 0)
@@ -272,7 +266,8 @@ def test_what_was_written_after_all_is_not_counted(shared: SharedMemory) -> None
     side, slot = Side(shared), taken(shared)
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
     for number in range(3):
-        assert slot.append(FrameKind.END, end(f"span {number}")[1], RUN_METRIC)
+        assert slot.append(FrameKind.END, end(f"span {number}")[1])
+        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     slot._writer.clear()  # pyright: ignore[reportPrivateUsage]
     assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.dead = True
@@ -284,7 +279,7 @@ def test_what_was_written_after_all_is_not_counted(shared: SharedMemory) -> None
 def test_a_process_may_be_killed_at_any_point_of_a_write(shared: SharedMemory) -> None:
     """Wherever the kill strikes while a span ends, the span arrives once: as ended, or as lost."""
     client = RelayClient("/nowhere", lambda: HELLO, memory=shared)
-    payload, run_metric = start(span())[1], RUN_METRIC
+    payload = start(span())[1]
     key = payload[: span_encoder.KEY_BYTES]
     client.started(key, payload)
     [index] = shared.taken()
@@ -301,7 +296,6 @@ def test_a_process_may_be_killed_at_any_point_of_a_write(shared: SharedMemory) -
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        client.run_metrics.append(run_metric)
         client.ended(key, payload)
     finally:
         sys.settrace(before)
@@ -328,7 +322,6 @@ def after_a_kill(image: bytes) -> str:
         lost = side.counters.total(LOST)
         assert side.dropped() == 0
         assert side.waiting() == 1
-        assert len(side.records) == (not lost)
         return "lost" if lost else "ended"
     finally:
         memory.close()
@@ -795,7 +788,8 @@ def test_a_malformed_frame_is_counted_by_its_kind_and_alone(shared: SharedMemory
     _, payload = end("torn")
     assert slot.append(FrameKind.END, payload)
     for number in range(3):
-        assert slot.append(FrameKind.END, end(f"span {number}")[1], RUN_METRIC)
+        assert slot.append(FrameKind.END, end(f"span {number}")[1])
+        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
     at = shared_memory.PAGE + shared_memory.RING_AT + RING_HEADER.size
     os.pwrite(shared.descriptor, bytes([payload[0] ^ 1]), at)
     for _ in range(slot_reader.TORN + 2):
@@ -899,7 +893,6 @@ def test_a_span_whose_end_is_struck_is_told_of(
     processor = RelayProcessor(client, SpanProcessor())
     one = fast_span(processor) if light else span()
     assert isinstance(one, SDKSpan)
-    client.run_metrics.append(RUN_METRIC)
     if light:
         strike(one.end, at)
         if one.is_recording():  # it struck before anything was done
@@ -914,7 +907,6 @@ def test_a_span_whose_end_is_struck_is_told_of(
     assert {payload for kind, payload in told if kind == FrameKind.END} == {
         span_encoder.pack_end(one)
     }
-    assert len([payload for kind, payload in told if kind == FrameKind.RUN_METRIC]) <= 1
     assert not shared.read_word(0, shared_memory.OPEN_WORDS)
     client.close()
 
@@ -983,20 +975,6 @@ def strike(act: Callable[[], object], at: int) -> bool:
         sys.setprofile(None)
         gc.enable()
     return False
-
-
-@pytest.mark.parametrize("way", ["close_gracefully", "flush", "settle", "open", "close"])
-def test_a_fact_whose_span_never_ends_is_told(shared: SharedMemory, peer: Peer, way: str) -> None:
-    """A task may have ended its span itself: its run is counted all the same."""
-    client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.started(b"k" * 24, b"k" * 24 + b"span")
-    client.run_metrics.append(RUN_METRIC)
-    if way in ("open", "close"):
-        getattr(client, way)()
-    else:
-        getattr(client, way)(0.01)
-    assert shared.read_word(0, shared_memory.WRITTEN) == RING_HEADER.size + len(RUN_METRIC)
-    client.close()
 
 
 def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, peer: Peer) -> None:

@@ -1,10 +1,10 @@
-"""What the relay counts, and the runs of its worker, as metrics."""
+"""What a worker and its relay count arrives at a backend."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,19 +13,35 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from taskobs.metrics.families import Family, Sample
+from taskobs.metrics.snapshot import Snapshot, pack_snapshot
+from taskobs.metrics.worker_table import WorkerTable
 from taskobs.protocol import frames
+from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay.counters import Counters
 from taskobs.relay.metrics import exporter as metrics_exporter
-from taskobs.relay.metrics import run_statistics
+from taskobs.relay.metrics.collected import WorkerMetrics
 from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
-from taskobs.relay.metrics.run_statistics import Labels, RunStatistics
-from tests.support.export import PATIENCE, RESOURCE_BLOB, Backend, Reply, backend, exporter
+from tests.support.export import (
+    PATIENCE,
+    RESOURCE_BLOB,
+    Backend,
+    Reply,
+    backend,
+    exporter,
+)
+
+RECEIVED = "celery.task.received"
+RESOURCE = {"service.name": "shop"}
+NOTHING: Callable[[], None] = lambda: None  # noqa: E731  # no blob
 
 
-def run_metric(
-    task: object = "shop.pay", outcome: object = "succeeded", seconds: object = 0.2
-) -> bytes:
-    return frames.pack([task, outcome, "celery", seconds])
+def snapshot(received: int, **more: Any) -> bytes:
+    """Make the payload of a METRICS frame of one counter."""
+    samples = [Sample({"celery.task_name": "shop.pay"}, received)]
+    family = Family(name=RECEIVED, kind="counter", meaning="", samples=samples)
+    given: dict[str, Any] = {"since": time.time_ns(), "families": [family], **more}
+    return pack_snapshot(Snapshot(**given, resource=RESOURCE))
 
 
 def points(body: bytes) -> dict[str, list[tuple[dict[str, str], Any]]]:
@@ -57,9 +73,9 @@ def periods(body: bytes) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def sending(there: Backend, counters: Counters, runs: RunStatistics) -> Generator[MetricsSender]:
+def sending(there: Backend, metrics: WorkerMetrics) -> Generator[MetricsSender]:
     """Have a sender of metrics for the length of a block; it sends once more at its end."""
-    sender = start_metrics(counters, runs, exporter(there), lambda: RESOURCE_BLOB)
+    sender = start_metrics(metrics.collect, exporter(there))
     assert isinstance(sender, MetricsSender)
     try:
         yield sender
@@ -67,19 +83,22 @@ def sending(there: Backend, counters: Counters, runs: RunStatistics) -> Generato
         sender.stop(PATIENCE)
 
 
-def test_counts_figures_and_runs_arrive_at_the_end() -> None:
+def of_relay(counters: Counters | None = None) -> WorkerMetrics:
+    """Make the metrics of a relay whose worker counts nothing."""
+    return WorkerMetrics(counters or Counters(), lambda: RESOURCE_BLOB)
+
+
+def test_counts_and_figures_arrive_at_the_end() -> None:
     """A worker that ran for a second still has its metrics in the backend, under its name."""
-    counters, runs = Counters(), RunStatistics()
+    counters = Counters()
     counters.add("exported", "span", 3)
     counters.dropped("span", 2, "overflow")
     counters.gauge("pending", lambda: 5, "span")
     counters.gauge("of no name", lambda: 5)
-    for _ in range(3):
-        runs.take(run_metric())
-    runs.take(run_metric(outcome="failed", seconds=40))
-    runs.take(run_metric(outcome="expired", seconds=None))
+    metrics = of_relay(counters)
+    metrics.take(snapshot(3))
     with backend() as there:
-        with sending(there, counters, runs):
+        with sending(there, metrics):
             pass
         [request] = there.requests
         assert request.path == "/v1/metrics"
@@ -90,45 +109,96 @@ def test_counts_figures_and_runs_arrive_at_the_end() -> None:
         ({"taskobs.kind": "span", "taskobs.reason": "overflow"}, 2)
     ]
     assert found["taskobs.relay.pending"] == [({"taskobs.kind": "span"}, 5)]
-    by = {
-        "celery.task_name": "shop.pay",
-        "celery.queue": "celery",
-        "messaging.destination.name": "celery",
-    }
-    expected = [
-        (by | {"celery.outcome": "succeeded"}, 3),
-        (by | {"celery.outcome": "failed"}, 1),
-    ]
-    assert found["taskobs.run.duration"] == expected
-    assert found["taskobs.runs"] == [*expected, (by | {"celery.outcome": "expired"}, 1)]
+    assert found[RECEIVED] == [({"celery.task_name": "shop.pay"}, 3)]
 
 
 def test_counts_add_up_from_one_export_to_the_next() -> None:
-    """Cumulative is what backends expect unless told otherwise."""
-    runs = RunStatistics()
+    """Cumulative is what backends expect unless told otherwise; what comes twice counts once."""
+    metrics = of_relay()
     with backend() as there:
-        with sending(there, Counters(), runs) as sender:
-            runs.take(run_metric())
+        with sending(there, metrics) as sender:
+            metrics.take(snapshot(1))
             sender.send()
-            runs.take(run_metric())
-        values = [points(one.body)["taskobs.runs"][0][1] for one in there.requests]
+            metrics.take(snapshot(2))
+            metrics.take(snapshot(2))
+        values = [points(one.body)[RECEIVED][0][1] for one in there.requests]
     assert values == [1, 2]
 
 
 def test_deltas_where_they_are_asked_for_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """My backend wants deltas: each run is in one of them, also when one export fails."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "DELTA")
-    counters, runs = Counters(), RunStatistics()
+    counters = Counters()
+    metrics = of_relay(counters)
     with backend(Reply(200), Reply(503)) as there:
-        with sending(there, counters, runs) as sender:
-            for _ in range(3):
-                runs.take(run_metric())
+        with sending(there, metrics) as sender:
+            for number in range(3):
+                metrics.take(snapshot(number + 1))
                 counters.add("exported", "span", 5)
                 sender.send()
-            runs.take(run_metric())
+            metrics.take(snapshot(4))
         found = [points(one.body) for one in there.requests]
-    assert [one["taskobs.runs"][0][1] for one in found] == [1, 1, 2, 1]
+    assert [one[RECEIVED][0][1] for one in found] == [1, 1, 2, 1]
     assert [one["taskobs.relay.exported"][0][1] for one in found] == [5, 5, 10, 0]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_deltas_lose_nothing_with_a_relay_that_is_killed(
+    killed: bool,  # noqa: FBT001  # pytest gives it
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """My backend wants deltas, and a relay is replaced: each run is in one of them all the same."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    memory = SharedMemory.create()
+    assert memory is not None
+    assert memory.exported() is None
+    with backend() as there:
+        for number in (2, 5, 9):
+            counters = Counters()
+            counters.add("exported", "span", 5)
+            metrics = of_relay(counters)
+            metrics.take(snapshot(number))
+            sender = MetricsSender(metrics.collect, exporter(there), memory=memory)
+            sender.send()
+            if not killed:  # it sends a last time, with all that came meanwhile
+                metrics.take(snapshot(number + 1))
+                sender.send()
+        found = [points(one.body) for one in there.requests]
+    memory.close()
+    assert sum(one[RECEIVED][0][1] for one in found) == (9 if killed else 10)
+    assert [one["taskobs.relay.exported"][0][1] for one in found if killed] == [5, 5, 5] * killed
+
+
+def test_instrumented_libraries_see_no_request() -> None:
+    """My producer's HTTP library is instrumented: what sends metrics makes no spans of its own."""
+    inside: list[str] = []
+
+    @contextmanager
+    def around() -> Generator[None]:
+        inside.append(f"{len(there.requests)} sent")
+        yield
+        inside.append(f"{len(there.requests)} sent")
+
+    metrics = of_relay()
+    metrics.take(snapshot(1))
+    with backend() as there:
+        sender = start_metrics(metrics.collect, exporter(there), around=around)
+        assert sender is not None
+        sender.stop(PATIENCE)
+    assert inside == ["0 sent", "1 sent"]
+
+
+def test_metrics_that_cannot_be_read_leave_the_ones_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody else writes to my relay: it logs that, and exports what it knows."""
+    metrics = of_relay()
+    metrics.take(snapshot(1))
+    before = metrics.collect()
+    for payload in (b"\xc1", frames.pack(3), frames.pack([1, RESOURCE, "", [b"x"]])):
+        metrics.take(payload)
+        assert metrics.collect().families == before.families
+    assert len(caplog.records) == 3
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
@@ -139,7 +209,7 @@ def test_a_backend_that_has_no_metrics_is_no_reason_for_a_warning(
     with backend(Reply(status, body=b"404 page not found")) as there:
         with (
             caplog.at_level(logging.INFO, "taskobs"),
-            sending(there, Counters(), RunStatistics()) as sender,
+            sending(there, of_relay()) as sender,
         ):
             sender.send()
             sender.send()
@@ -164,7 +234,7 @@ def test_a_backend_that_refuses_metrics_is_left_alone(
             where = exporter(there, endpoint=None)
         else:
             where = exporter(there)
-        sender = start_metrics(Counters(), RunStatistics(), where, lambda: RESOURCE_BLOB)
+        sender = start_metrics(of_relay().collect, where)
         assert isinstance(sender, MetricsSender)
         with caplog.at_level(logging.INFO, "taskobs"):
             sender.send()
@@ -179,7 +249,7 @@ def test_a_backend_that_refuses_metrics_is_left_alone(
 def test_nothing_is_sent_before_a_process_has_said_whose_it_is() -> None:
     """Metrics without a service would be nobody's."""
     with backend() as there:
-        sender = start_metrics(Counters(), RunStatistics(), exporter(there), lambda: None)
+        sender = start_metrics(WorkerMetrics(Counters(), NOTHING).collect, exporter(there))
         assert sender is not None
         sender.stop(PATIENCE)
         assert not there.requests
@@ -195,7 +265,7 @@ def test_how_often_metrics_are_sent(
     """The variable counts in milliseconds; what is no time leaves it at the default."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", variable)
     monkeypatch.setattr(metrics_exporter, "INTERVAL", default)
-    with backend() as there, sending(there, Counters(), RunStatistics()):
+    with backend() as there, sending(there, of_relay()):
         there.wait(2)
 
 
@@ -226,39 +296,6 @@ def test_where_metrics_go(
     assert (found and (found.get("endpoint") or "")) == where
 
 
-def test_what_is_no_run_metric_is_refused() -> None:
-    """A process sends nonsense: it does not become a label."""
-    runs = RunStatistics()
-    ignored = [
-        b"\xc1",
-        frames.pack(3),
-        frames.pack([1]),
-        run_metric(outcome="odd"),
-        run_metric(outcome=None),
-    ]
-    for payload in (
-        *ignored,
-        run_metric(seconds=-1),
-        run_metric(seconds="1"),
-        run_metric(seconds=float("nan")),
-    ):
-        with pytest.raises(ValueError, match=r"run metric|payload"):
-            runs.take(payload)
-    runs.take(run_metric(task=None))
-    assert list(runs.collect()) == [Labels("", "succeeded", "celery")]
-
-
-def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An app that makes up names of tasks does not make a series of each."""
-    monkeypatch.setattr(run_statistics, "MAX_SERIES", 3)
-    runs = RunStatistics()
-    for number in range(10):
-        runs.take(run_metric(task=f"task {number}"))
-    runs.take(run_metric(task="task 0"))
-    found = {labels.task: series.count for labels, series in runs.collect().items()}
-    assert found == {"task 0": 2, "task 1": 1, "task 2": 1, "other": 7}
-
-
 @pytest.mark.parametrize("preference", ["cumulative", "delta"])
 @pytest.mark.parametrize("days", [-3, 3])
 def test_a_clock_that_is_set_turns_no_metric_around(
@@ -268,13 +305,13 @@ def test_a_clock_that_is_set_turns_no_metric_around(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
     wall, ahead = time.time_ns, 0
     monkeypatch.setattr("time.time_ns", lambda: wall() + ahead)
-    counters, runs = Counters(), RunStatistics()
+    metrics, table = of_relay(), WorkerTable()
     with backend() as there:
-        with sending(there, counters, runs) as sender:
-            runs.take(run_metric())
+        with sending(there, metrics) as sender:
+            metrics.take(snapshot(1, since=table.since))
             sender.send()
             ahead = days * DAY_NS
-            runs.take(run_metric())
+            metrics.take(snapshot(2, since=table.since))
         requests = list(there.requests)
     assert len(requests) == 2
     for request in requests:

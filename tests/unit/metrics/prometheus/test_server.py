@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from taskobs.prometheus.server import Page, Pages, PageServer, ServeError
+from taskobs.metrics.prometheus.server import Page, Pages, PageServer, ServeError
 
 
 def broken(_: str) -> Page:

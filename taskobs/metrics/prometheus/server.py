@@ -62,6 +62,12 @@ class PageServer:
             server.shutdown()
             server.server_close()
 
+    def abandon(self) -> None:
+        """In a forked child: close the socket; the parent goes on serving."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.socket.close()
+
     @property
     def port(self) -> int:
         """The port that it listens on; 0 if it doesn't."""

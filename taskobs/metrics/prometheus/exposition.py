@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from taskobs.errors import MissingExtraError
-from taskobs.prometheus.families import Distribution, Family, Labels, plain_name
+from taskobs.metrics.families import Distribution, Family, Labels, plain_name
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

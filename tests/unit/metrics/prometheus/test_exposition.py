@@ -10,8 +10,8 @@ pytest.importorskip("prometheus_client")  # the extra `prometheus`
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as open_parser
 
-from taskobs.prometheus.exposition import render
-from taskobs.prometheus.families import Distribution, Exemplar, Family, Sample
+from taskobs.metrics.families import Distribution, Exemplar, Family, Sample
+from taskobs.metrics.prometheus.exposition import render
 
 PARSER: Final[Any] = parser  # neither of the two has complete types
 OPEN_PARSER: Final[Any] = open_parser

@@ -1,0 +1,1 @@
+"""Counts deliveries and publishes, and reads what a worker is at a moment."""

@@ -1,0 +1,1 @@
+"""What is counted of tasks and workers, how it travels, and how it is exported."""

@@ -1,0 +1,1 @@
+"""A session's metrics: what its processes count, and their export without a relay."""

@@ -1,0 +1,247 @@
+"""Counts what a worker does, in its main process, and hands the sums to whoever exports them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
+
+from taskobs import semconv
+from taskobs.celery.counting.publish_counts import PublishCounts
+from taskobs.config.settings import COUNTER_MEMORY, Settings
+from taskobs.internal import forksafe
+from taskobs.internal.forksafe import ForkStep
+from taskobs.internal.guard import Guard
+from taskobs.metrics.families import Family
+from taskobs.metrics.histogram import OTHER, RUN_TIMES, WAITS
+from taskobs.metrics.snapshot import Snapshot, pack_snapshot
+from taskobs.metrics.worker_families import Gauges, families_of, published
+from taskobs.metrics.worker_table import MAX_SERIES, Buckets, PublishKey, WorkerTable
+from taskobs.observers.base import Observer
+from taskobs.otel.export.metrics import Groups, with_instance
+from taskobs.otel.resource import resource_of
+from taskobs.otel.task_spans import shared_task_signals
+from taskobs.protocol.frames import MAX_FRAME
+
+if TYPE_CHECKING:
+    from taskobs.celery.counting.worker_gauges import WorkerGauges
+    from taskobs.metrics.counter_memory import CounterMemory, CounterRegion
+    from taskobs.otel.provider import TraceProvider
+
+_log: Final = logging.getLogger("taskobs")
+
+
+class WorkerMetrics:
+    """The metrics of this process's worker, if it is the worker's main process.
+
+    ``traces`` returns what spans are recorded with: the metrics have their resource. In a pool
+    child it counts what that publishes, in memory which the main process reads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        app_name: Callable[[], str | None],
+        traces: Callable[[], TraceProvider | None],
+    ) -> None:
+        self._settings = settings
+        self._app_name = app_name
+        self._traces = traces
+        self._observing = False
+        self._publishes = PublishCounts()
+        self._memory: CounterMemory | None = None
+        self._region: CounterRegion | None = None
+        self._gauges: WorkerGauges | None = None
+        self._hostname = ""
+        self._last = Gauges()
+        self._lock = Lock()
+        self._guard = Guard()
+        self._too_long = False
+        self.table: WorkerTable | None = None
+        """What is counted; None where this is no worker's main process."""
+        self._undo = ExitStack()
+        self._first: Callable[[], object] = lambda: None
+        self._instance = ""
+        self._own: Resource | None = None
+        forksafe.add(self, ForkStep.EXPORT)
+
+    def start(self, worker: Any) -> None:  # noqa: ANN401  # Celery's object
+        """Count what a worker does, from before it forks its pool."""
+        from taskobs.celery.counting.pool_exits import PoolExits
+        from taskobs.celery.counting.traced import RunFigures
+        from taskobs.celery.counting.worker_gauges import WorkerGauges
+
+        if self.table is not None:
+            return
+        table = self.table = WorkerTable(_buckets(self._settings))
+        signals, exits = shared_task_signals(), PoolExits(table)
+        self._gauges = WorkerGauges(worker)
+        self._hostname = str(getattr(worker, "hostname", None) or "")
+        with ExitStack() as undo:
+            undo.callback(self._forget)
+            self._open_memory(undo)
+            undo.callback(signals.count_in, None)
+            signals.count_in(table)
+            undo.callback(exits.remove)
+            exits.install()
+            undo.callback(self._observe_no_more)
+            self._observe(RunFigures(), undo)
+            self._undo = undo.pop_all()
+
+    def count_publishes(self, first: Callable[[], object]) -> None:
+        """Count what this process publishes; ``first`` is called before the first is counted."""
+        self._first = first
+        self._publishes.add = self._add_first
+        shared_task_signals().attach(self._publishes)
+
+    def _add_first(self, key: PublishKey) -> None:
+        self._publishes.add = self._publishes.table.add
+        self._resource()
+        self._first()
+        self._publishes.add(key)
+
+    def join(self) -> None:
+        """In a pool child: hand on what is known of runs; one that was forked does already."""
+        from taskobs.celery.counting.traced import RunFigures
+
+        if not self._observing:
+            self._undo.callback(self._observe_no_more)
+            self._observe(RunFigures(), self._undo)
+            # The process was spawned: a forked one has the memory already.
+            from taskobs.metrics.counter_memory import CounterMemory
+
+            self._memory = CounterMemory.of(os.environ.get(COUNTER_MEMORY, ""))
+            if self._memory is not None:
+                self._undo.callback(self._memory.close)
+                self._publishes.add = self._add
+
+    def _observe(self, observer: Observer, undo: ExitStack) -> None:
+        self._observing = True
+        undo.callback(shared_task_signals().detach, observer)
+        shared_task_signals().attach(observer)
+
+    def _open_memory(self, undo: ExitStack) -> None:
+        try:
+            from taskobs.metrics.counter_memory import CounterMemory  # needs POSIX
+
+            self._memory = CounterMemory()
+        except (ImportError, OSError) as error:
+            _log.warning("taskobs: what tasks publish is not counted: %s", error)
+        else:
+            undo.callback(self._memory.close)
+            undo.callback(os.environ.pop, COUNTER_MEMORY, None)
+            os.environ[COUNTER_MEMORY] = self._memory.address
+
+    def _forget(self) -> None:
+        self.table = self._gauges = self._memory = self._region = None
+
+    def _observe_no_more(self) -> None:
+        self._observing = False
+
+    def close(self) -> None:
+        """Count no more, but for what is published."""
+        self._undo.close()
+        self._publishes.restart()
+
+    def stop(self) -> None:
+        """Count nothing more."""
+        self.close()
+        shared_task_signals().detach(self._publishes)
+        forksafe.remove(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: count what it publishes where the main process reads it."""
+        self.table = self._gauges = self._region = None
+        self._lock = Lock()  # another thread of the parent may have held it
+        self._publishes.restart()
+        self._instance, self._own = "", None  # another instance
+        self._publishes.add = self._add_first if self._memory is None else self._add
+
+    def _add(self, key: PublishKey) -> None:
+        region = self._region
+        if region is None:
+            region = None if self._memory is None else self._memory.take()
+            if region is None:
+                return
+            self._region = region
+        region.add(key)
+
+    # In the main process.
+
+    def measure(self, relay_pid: int | None, connections: int) -> None:
+        """Read what the worker is now, in its event loop, once a second."""
+        if self.table is not None and self._gauges is not None:
+            self.table.reconnects = max(0, connections - 1)
+            self._last = self._gauges.read(relay_pid)
+
+    def groups(self) -> tuple[Groups, Resource]:
+        """Return all that was counted, and the resource of it; from any thread."""
+        with self._lock:
+            families, table = [published(self._published())], self.table
+            since = self._publishes.table.since
+            if table is not None:
+                families, since = [*families_of(table, self._last), *families], table.since
+            return [(since, families)], self._resource()
+
+    def families(self) -> list[Family]:
+        """Return all that was counted; from any thread."""
+        return [family for _, families in self.groups()[0] for family in families]
+
+    def _resource(self) -> Resource:
+        traces = self._traces()
+        found = getattr(None if traces is None else traces.provider, "resource", None)
+        if not isinstance(found, Resource):
+            found = self._own_resource()
+        if self.table is not None:
+            return with_instance(found, self._hostname)
+        # The SDK gives each process one since 1.44; two with the same would be one to a backend.
+        self._instance = self._instance or str(uuid4())
+        return Resource({SERVICE_INSTANCE_ID: self._instance}).merge(found)
+
+    def _own_resource(self) -> Resource:
+        # Made once, and not at the interpreter's end: the SDK starts threads to detect it.
+        if self._own is None:
+            self._own = resource_of(self._settings, self._app_name)
+        return self._own
+
+    def packed(self) -> bytes | None:
+        """Return a snapshot as the payload of a METRICS frame; None if it can't be one."""
+        with self._guard:
+            [(since, families)], resource = self.groups()
+            attributes, schema_url = resource.attributes, resource.schema_url
+            found = pack_snapshot(
+                Snapshot(since=since, families=families, resource=attributes, schema_url=schema_url)
+            )
+            if len(found) < MAX_FRAME:
+                return found
+            if not self._too_long:
+                self._too_long = True
+                _log.warning("taskobs: there are too many series of metrics: none are exported")
+        return None
+
+    def _published(self) -> dict[PublishKey, float]:
+        found: dict[PublishKey, float] = dict(self._publishes.table.counts)
+        if self._memory is None:
+            return found
+        for key, (number, *_) in self._memory.sums().items():
+            task, queue, error = key
+            of = self._publishes.table.key(task, queue, error)
+            if of not in found and len(found) >= MAX_SERIES:
+                of = OTHER, OTHER, of[2]
+            found[of] = found.get(of, 0) + number
+        return found
+
+
+def _buckets(settings: Settings) -> Buckets:
+    given = settings.metric_buckets or {}
+    return Buckets(
+        given.get(semconv.METRIC_TASK_DURATION, RUN_TIMES),
+        given.get(semconv.METRIC_TASK_QUEUE_WAIT, WAITS),
+        given.get(semconv.METRIC_TASK_PREFETCH_WAIT, WAITS),
+    )

@@ -1,0 +1,98 @@
+"""What children count is still there when they are killed, and is counted once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from threading import Thread
+
+import pytest
+
+from taskobs.metrics import counter_memory
+from taskobs.metrics.counter_memory import CounterMemory
+
+KEY = ("shop.pay", "celery", "")
+
+
+@pytest.fixture
+def memory() -> Generator[CounterMemory]:
+    """Give memory that is closed at the end."""
+    made = CounterMemory()
+    yield made
+    made.close()
+
+
+def child(memory: CounterMemory, counts: int, *, killed: bool = True) -> None:
+    """Count in a child, which is killed then, and reaped."""
+    pid = os.fork()
+    if not pid:
+        region = memory.take()
+        assert region is not None
+        for _ in range(counts):
+            region.add(KEY)
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_what_killed_children_have_counted_is_counted_once(memory: CounterMemory) -> None:
+    """A hundred children of mine are killed one after the other: no publish is lost or doubled."""
+    for number in range(100):
+        child(memory, 3)
+        if number % 10 == 0:
+            assert memory.sums()[KEY] == [3 * (number + 1)]
+    assert memory.sums() == {KEY: [300]}
+    assert memory.sums() == {KEY: [300]}
+
+
+def test_regions_are_used_again(memory: CounterMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """My pool is recycled for weeks: dead processes hold no memory."""
+    monkeypatch.setattr(counter_memory, "REGIONS", 2)
+    for number in range(6):
+        child(memory, 1, killed=False)
+        assert memory.sums() == {KEY: [number + 1]}
+
+
+def test_without_a_region_nothing_is_counted(
+    memory: CounterMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I have more processes than regions: the others go without."""
+    monkeypatch.setattr(counter_memory, "REGIONS", 1)
+    assert memory.take() is not None
+    assert memory.take() is None
+
+
+def test_threads_count_together(memory: CounterMemory) -> None:
+    """Threads of one process publish the same task: none overwrites what another has counted."""
+    region = memory.take()
+    assert region is not None
+    add = region.add
+    threads = [Thread(target=lambda: [add(KEY) for _ in range(50_000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory.sums() == {KEY: [200_000]}
+
+
+def test_a_region_that_is_full_takes_no_more(memory: CounterMemory) -> None:
+    """I make up names of tasks: what has no room is not counted, and nothing breaks."""
+    region = memory.take()
+    assert region is not None
+    counted = sum(region.add(("x" * 2_000, str(number), "")) for number in range(200))
+    assert 50 < counted < 200
+    assert sum(value for [value] in memory.sums().values()) == counted
+    assert not region.add(("x" * 100_000, "", ""))
+
+
+def test_what_is_malformed_ends_a_region(memory: CounterMemory) -> None:
+    """Somebody writes nonsense into the memory: what comes before it is read."""
+    region = memory.take()
+    assert region is not None
+    region.add(KEY)
+    at = region._used  # pyright: ignore[reportPrivateUsage]  # a look inside
+    region._keys[at : at + 6] = b"\x02\x00\x01\x00\xc1\xc1"  # pyright: ignore[reportPrivateUsage]  # same
+    region._head[2] = at + 6  # pyright: ignore[reportPrivateUsage]  # same
+    assert memory.sums() == {KEY: [1]}
