@@ -1,4 +1,4 @@
-"""Asks Jaeger's query API: the one that Jaeger's own pages use, the same in Jaeger 1 and 2."""
+"""Asks Jaeger's query API: the one that Jaeger's own pages use (tested with Jaeger 2)."""
 
 from __future__ import annotations
 
