@@ -1,26 +1,42 @@
-"""What the rules of tasks say of their events."""
+"""What settings and the rules of tasks say of events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from taskobs.config.task_rules import ByTask, TaskRules
+from taskobs.config.settings import Settings
+from taskobs.config.task_rules import ByTask, Rule, TaskRules
+from taskobs.model import Outcome
 from taskobs.observers.sentry.event_rule import EventRule
+from taskobs.protocol.held_spans.rules import parse
 
 
-def event_rules(
-    rules: TaskRules | None, *, send_arguments: bool, trace_url: str | None = None
-) -> Mapping[str, EventRule] | None:
+def event_rule(settings: Settings) -> EventRule:
+    """Return the rule of tasks that have none of their own."""
+    return EventRule(
+        send_arguments=settings.send_arguments,
+        trace_url=settings.trace_url,
+        kept=_kept_outcomes(settings.keep or ()),
+    )
+
+
+def _kept_outcomes(keep: Iterable[str]) -> frozenset[Outcome]:
+    """Return the outcomes of which ``keep`` records each run that has an event."""
+    rules = parse(keep)
+    if rules.failed:  # whatever makes an event
+        return frozenset(Outcome)
+    return frozenset({Outcome.LOST}) if rules.lost else frozenset()
+
+
+def event_rules(rules: TaskRules | None, default: EventRule) -> Mapping[str, EventRule] | None:
     """Return the rule of each task by its name; None without rules.
 
-    ``send_arguments`` holds for tasks whose rule does not say.
+    ``default`` holds for what a task's rule does not say.
     """
-    if rules is None:
-        return None
-    return ByTask(lambda task: _of(rules, task, send_arguments)._replace(trace_url=trace_url))
+    return None if rules is None else ByTask(lambda task: _of(rules.find(task), default))
 
 
-def _of(rules: TaskRules, task: str, sends_all: bool) -> EventRule:  # noqa: FBT001  # private
-    found = rules.find(task)
-    sends = sends_all if found.send_arguments is None else found.send_arguments
-    return EventRule(found.errors, sends, scrub=sends_all and not sends, link=found.link)
+def _of(found: Rule, default: EventRule) -> EventRule:
+    sends = default.send_arguments if found.send_arguments is None else found.send_arguments
+    scrub = default.send_arguments and not sends
+    return default._replace(errors=found.errors, send_arguments=sends, scrub=scrub, link=found.link)

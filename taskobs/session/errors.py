@@ -134,21 +134,18 @@ class Errors:
         # Sentry imports them only to ask whether they have patched anything.
         with hidden_modules("gevent", "eventlet"):
             from taskobs.observers.sentry.observer import SentryObserver
-            from taskobs.sentry.event_rules import event_rules
+            from taskobs.sentry.event_rules import event_rule, event_rules
             from taskobs.sentry.pipeline import SentryPipeline
 
         with ExitStack() as undo:
             undo.callback(self._outages.close)
             pipeline = SentryPipeline.start(self._settings, self._outages.repeats)
             undo.callback(pipeline.close, 0.0)
-            sends, trace_url = self._settings.send_arguments, self._settings.trace_url
-            if trace_url is not None:
-                self._start_links(undo, trace_url)
-            rules = task_rules(self._settings.tasks)
-            by_task = event_rules(rules, send_arguments=sends, trace_url=trace_url)
-            errors = SentryObserver(
-                pipeline, send_arguments=sends, trace_url=trace_url, by_task=by_task
-            )
+            if self._settings.trace_url is not None:
+                self._start_links(undo, self._settings.trace_url)
+            rule = event_rule(self._settings)
+            by_task = event_rules(task_rules(self._settings.tasks), rule)
+            errors = SentryObserver(pipeline, rule, by_task)
             shared_task_signals().attach(errors)
             undo.callback(shared_task_signals().detach, errors)
             if self._settings.crons:

@@ -23,6 +23,7 @@ from taskobs.celery.counting.publish_counts import PublishCounts
 from taskobs.celery.counting.traced import RunFigures
 from taskobs.config.task_rules import TaskRules
 from taskobs.internal import span_ids
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.fast_provider import FastSpanProvider
@@ -190,7 +191,7 @@ def ruled(rules: TaskRules | None) -> Generator[None]:
             tracer_provider=provider(), meter_provider=NoOpMeterProvider(), rules=rules
         )
         undo.callback(spans.stop)
-        errors = SentryObserver(pipeline, by_task=event_rules(rules, send_arguments=False))
+        errors = SentryObserver(pipeline, by_task=event_rules(rules, EventRule()))
         shared_task_signals().attach(errors)
         undo.callback(shared_task_signals().detach, errors)
         yield

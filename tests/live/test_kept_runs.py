@@ -41,7 +41,8 @@ def test_failed_and_lost_runs_are_there_whole(
     """I sample one trace in a hundred: each run that failed or died is there, with its event."""
     rate = {"sample_rate": 0.01}
     keeping = json.dumps({**rate, "keep": ["failed", "lost"]})
-    worker = live.worker(redis_broker, app=KEPT, env={"APP_INIT": keeping})
+    env = {"APP_INIT": keeping, "TASKOBS_TRACE_URL": "https://jaeger.example/trace/{trace_id}"}
+    worker = live.worker(redis_broker, app=KEPT, env=env)
     producer = live.producer(redis_broker, app=KEPT, env={"APP_INIT": json.dumps(rate)})
     ways: dict[str, str] = dict(producer.run(PUBLISH))
     assert Counter(ways.values()) == {"fail": FAILING, "die": DYING, "succeed": RUNS - 50}
@@ -65,6 +66,8 @@ def test_failed_and_lost_runs_are_there_whole(
     assert events.keys() == bad
     for task_id in bad:
         assert trace_of(events[task_id]) == (runs[task_id].trace_id, runs[task_id].span_id)
+        link = f"https://jaeger.example/trace/{runs[task_id].trace_id}"
+        assert tags(events[task_id])[semconv.TAG_TRACE_URL] == link
     # Of the others, about one in a hundred: those whose publish was sampled, too.
     publishes.update(span.span_id for span in receiver.spans if span.kind == "producer")
     others = runs.keys() - bad

@@ -12,6 +12,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 from taskobs.model import Run, SpanAddress
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 
@@ -103,4 +104,4 @@ def fail(observer: SentryObserver, run: Run, exception: BaseException | None = N
 
 
 def observe(pipeline: SentryPipeline, *, send_arguments: bool = False) -> SentryObserver:
-    return SentryObserver(pipeline, send_arguments=send_arguments)
+    return SentryObserver(pipeline, EventRule(send_arguments=send_arguments))

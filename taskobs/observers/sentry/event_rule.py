@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from taskobs.model import Outcome
+
 
 class EventRule(NamedTuple):
     """Whether failures are events, and what is in those of a run."""
@@ -17,3 +19,5 @@ class EventRule(NamedTuple):
     """Whether a run has a trace of its own."""
     trace_url: str | None = None
     """The address of a page that shows a trace, for ``{trace_id}``; None for no link to it."""
+    kept: frozenset[Outcome] = frozenset()
+    """Outcomes of failures whose run is recorded though its trace is not sampled."""

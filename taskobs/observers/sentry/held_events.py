@@ -20,11 +20,15 @@ from taskobs.internal.exceptions import weak as weak_exceptions
 from taskobs.observers.sentry import redact
 
 Send = Callable[[Envelope], object]
+Change = Callable[[dict[str, object]], object]
 
 _MOST_EXPECTED: Final = 100
 _numbers: Final = count()
 _expected: Final[dict[str, _HeldEvent]] = {}
 """By the id of an event that has been made and is on its way to the transport."""
+
+
+def _no_change(_: dict[str, object]) -> None: ...
 
 
 class HeldEvents:
@@ -58,12 +62,17 @@ class HeldEvents:
             if held.is_of(exception):
                 self._held.pop(number, None)
 
-    def send_as_failure(self, exception: BaseException, tags: Mapping[str, object]) -> str | None:
-        """Send the event of an exception with these tags; return its id, or None without one."""
+    def send_as_failure(
+        self, exception: BaseException, tags: Mapping[str, object], change: Change = _no_change
+    ) -> str | None:
+        """Send the event of an exception with these tags; return its id, or None without one.
+
+        ``change`` is called with the event before.
+        """
         self._release_handled()
         for number, held in list(self._held.items()):
             if held.is_of(exception) and self._held.pop(number, None) is not None:
-                held.send(tags)
+                held.send(tags, change)
                 return held.event_id
         return None
 
@@ -127,12 +136,13 @@ class _HeldEvent:
         found = exception.__traceback__
         return self._id == id(exception) or (found is not None and self._traceback == id(found))
 
-    def send(self, tags: Mapping[str, object]) -> None:
+    def send(self, tags: Mapping[str, object], change: Change = _no_change) -> None:
         if tags:
             for item in self._envelope.items:
                 event = item.payload.json
                 if item.type == "event" and event is not None:
                     redact.set_tags(event, tags)
+                    change(event)
                     item.payload = PayloadRef(json=event)  # the bytes of the old one may be made
         self._send(self._envelope)
 

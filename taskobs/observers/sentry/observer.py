@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sentry_sdk.client import BaseClient
 
@@ -15,6 +15,7 @@ from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.reported import ReportedFailures
 from taskobs.observers.sentry.run_events import RunEvents, active
 
+_DEFAULT: Final = EventRule()
 Suppressed = Callable[[Mapping[str, object], Mapping[str, Any]], bool]
 
 
@@ -32,21 +33,17 @@ class SentryObserver(Observer):
     """Captures each failed run once, and keeps the runs of a process apart in Sentry.
 
     A run that succeeds costs two objects that stand for forks of Sentry's scopes; tags, context
-    and arguments are worked out when an event is captured. ``by_task`` has the rule of each task,
-    where they differ.
+    and arguments are worked out when an event is captured. ``rule`` holds for all tasks;
+    ``by_task`` has the rule of each task, where they differ.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        *,
-        send_arguments: bool = False,
-        trace_url: str | None = None,
+        rule: EventRule = _DEFAULT,
         by_task: Mapping[str, EventRule] | None = None,
     ) -> None:
-        self._pipeline = pipeline
-        self._rule = EventRule(send_arguments=send_arguments, trace_url=trace_url)
-        self._by_task = by_task
+        self._pipeline, self._rule, self._by_task = pipeline, rule, by_task
         self._reported = ReportedFailures()
         pipeline.suppress(self._reported.covers)
 

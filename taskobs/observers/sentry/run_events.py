@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sentry_sdk
+from opentelemetry import trace as otel_trace
 from sentry_sdk.client import BaseClient
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.scope import Scope
@@ -139,16 +140,27 @@ class RunEvents:
     def _link(self, event: dict[str, object]) -> None:
         """Link to the page of the run's trace, also in a thread, which may have no span."""
         span, template = self.run.span, self._rule.trace_url
-        if template is not None and span is not None and span.sampled:
+        if template is None or span is None:
+            return
+        if span.sampled or (self._capturing is not None and self._is_kept()):
             add_trace_url(event, template, span.trace_id)
+
+    def _is_kept(self) -> bool:
+        """Tell whether the run, which has failed, is recorded though its trace is not sampled."""
+        outcome = self.run.outcome or Outcome.FAILED
+        return outcome in self._rule.kept and otel_trace.get_current_span().is_recording()
 
     def capture(self, client: BaseClient, exception: BaseException) -> str | None:
         """Report an exception as the run's failure; return the event's id."""
         tags = {semconv.TAG_OUTCOME: (self.run.outcome or Outcome.FAILED).value}
-        held = self.held
-        event_id = None if held is None else held.send_as_failure(exception, tags)
-        if event_id is None:
-            event_id = self._capture(client, exception, tags)
+        event_id, self._capturing = None, exception
+        try:
+            if self.held is not None:  # it was captured before the run was known to fail
+                event_id = self.held.send_as_failure(exception, tags, self._link)
+            if event_id is None:
+                event_id = self._capture(client, exception, tags)
+        finally:
+            self._capturing = None
         self.report(exception, event_id)
         return event_id
 
@@ -160,11 +172,7 @@ class RunEvents:
         if self.run.span is not None:
             trace = {"trace_id": self.run.span.trace_id, "span_id": self.run.span.span_id}
             event["contexts"] = {"trace": {**trace, **_TRACE_FIELDS}}
-        self._capturing = exception
-        try:
-            return sentry_sdk.capture_event(event, hint=hint)
-        finally:
-            self._capturing = None
+        return sentry_sdk.capture_event(event, hint=hint)
 
     def _repeats(self, event: dict[str, object], hint: Mapping[str, Any]) -> bool:
         """Tell whether the failure's event says the same; hold an event that may become it."""

@@ -12,6 +12,7 @@ from celery.exceptions import MaxRetriesExceededError
 
 from taskobs.config.task_rules import TaskRule, TaskRules
 from taskobs.model import Outcome
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.event_rules import event_rules
 from taskobs.sentry.pipeline import SentryPipeline
@@ -32,8 +33,9 @@ def start() -> Iterator[Start]:
     ) -> tuple[Kept, SentryObserver]:
         kept = user_init(**options)
         pipelines.append(SentryPipeline.start(Settings(send_arguments=send_arguments)))
-        rules = event_rules(TaskRules(tasks), send_arguments=send_arguments)
-        return kept, SentryObserver(pipelines[0], send_arguments=send_arguments, by_task=rules)
+        default = EventRule(send_arguments=send_arguments)
+        rules = event_rules(TaskRules(tasks), default)
+        return kept, SentryObserver(pipelines[0], default, rules)
 
     yield begin
     for pipeline in pipelines:

@@ -7,13 +7,31 @@ from collections.abc import Generator
 import pytest
 import sentry_sdk
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    Sampler,
+    SamplingResult,
+)
 
+from taskobs.config.settings import resolve
 from taskobs.model import SpanAddress
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
+from taskobs.sentry.event_rules import event_rule
 from taskobs.sentry.pipeline import SentryPipeline
 from taskobs.sentry.trace_links import TraceLinks
-from tests.support.sentry import SPAN_ID, TRACE_ID, Kept, Settings, address, fail, make_run
+from tests.support.sentry import (
+    SPAN_ID,
+    TRACE_ID,
+    Kept,
+    Settings,
+    address,
+    fail,
+    make_run,
+    raised,
+)
 from tests.support.sentry import user_init as init_of_app
 
 PAGE = 'https://grafana.example/explore?left={"q":"{trace_id}"}#{span_id}'
@@ -36,7 +54,7 @@ def kept() -> Generator[Kept]:
 @pytest.fixture
 def observer(kept: Kept) -> SentryObserver:
     del kept
-    return SentryObserver(SentryPipeline(), trace_url=PAGE)
+    return SentryObserver(SentryPipeline(), EventRule(trace_url=PAGE))
 
 
 def links_of(kept: Kept) -> list[tuple[object, object]]:
@@ -70,6 +88,39 @@ def test_a_trace_that_is_not_recorded_has_no_link(kept: Kept, observer: SentryOb
     assert links_of(kept) == [(None, None), (None, None)]
 
 
+class _RecordOnly(Sampler):
+    """Has spans recorded though they are not sampled, as ``keep`` does."""
+
+    def should_sample(self, *_: object, **__: object) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "as keep does"
+
+
+@pytest.mark.parametrize("keep", [["failed"], ["lost"], []])
+def test_the_failure_of_a_run_that_is_kept_leads_to_its_trace(kept: Kept, keep: list[str]) -> None:
+    """I sample one trace in a hundred and keep failures: their events have the link.
+
+    So has an event that the run captured itself, before it failed by the same exception.
+    """
+    rule = event_rule(resolve({"keep": keep or None, "trace_url": PAGE}, {}))
+    observer = SentryObserver(SentryPipeline(), rule)
+    provider = TracerProvider(sampler=_RecordOnly(), shutdown_on_exit=False)
+    for captures in (False, True):
+        with provider.get_tracer("t").start_as_current_span("run") as span:
+            found = span.get_span_context()
+            run = make_run(span=SpanAddress(found.trace_id, found.span_id, sampled=False))
+            with observer.run(run):
+                sentry_sdk.capture_message("nobody knows yet how it ends")
+                run.exception = raised(ValueError("no funds"))
+                if captures:
+                    sentry_sdk.capture_exception(run.exception)
+                observer.failed(run)
+    linked = [context is not None and context == tag for context, tag in links_of(kept)]
+    assert linked == [False, "failed" in keep] * 2
+
+
 def test_events_outside_of_runs_lead_to_their_spans(kept: Kept) -> None:
     """An error of a web request has the link to the request's trace, if that is recorded."""
     for sampler in (ALWAYS_ON, ALWAYS_OFF):
@@ -86,7 +137,7 @@ def test_events_outside_of_runs_lead_to_their_spans(kept: Kept) -> None:
 def test_a_link_too_long_for_a_tag_is_in_the_context(kept: Kept) -> None:
     """Sentry drops a tag above 200 characters: the link is there, and whole."""
     long = "https://jaeger.example/" + "x" * 180 + "/{trace_id}"
-    fail(SentryObserver(SentryPipeline(), trace_url=long), make_run(span=address()))
+    fail(SentryObserver(SentryPipeline(), EventRule(trace_url=long)), make_run(span=address()))
     assert links_of(kept) == [(long.replace("{trace_id}", TRACE_ID), None)]
 
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from sentry_sdk.integrations.logging import LoggingIntegration
 
 from taskobs.model import Outcome
+from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.sentry import (
@@ -41,7 +42,7 @@ def start() -> Iterator[Start]:
     def begin(*, send_arguments: bool = False, **options: Any) -> tuple[Kept, SentryObserver]:
         kept = user_init(**options)
         pipelines.append(SentryPipeline.start(Settings(send_arguments=send_arguments)))
-        return kept, SentryObserver(pipelines[0], send_arguments=send_arguments)
+        return kept, SentryObserver(pipelines[0], EventRule(send_arguments=send_arguments))
 
     yield begin
     for pipeline in pipelines:
