@@ -6,6 +6,8 @@ import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import pytest
+
 from taskobs import semconv
 from tests.live.process import LIMIT
 from tests.live.shop import tags, trace_of
@@ -75,3 +77,34 @@ def test_failed_and_lost_runs_are_there_whole(
     assert {runs[one].parent_id for one in others} <= publishes.keys()
     assert len(receiver.spans) == 3 * len(runs) + len(publishes)
     assert "are dropped" not in worker.log
+
+
+SIDE_BY_SIDE = """
+from celery import group
+ways = ["fail" if n % 10 == 3 else "succeed" for n in range(60)]
+sent = group(app.work.s(way) for way in ways).apply_async()
+sent.join(timeout=120, propagate=False)
+result = [[one.id, way] for one, way in zip(sent.results, ways)]
+"""
+
+
+@pytest.mark.parametrize(("pool", "relay"), [("gevent", True), ("prefork", False)])
+def test_runs_of_one_trace_are_kept_by_themselves(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker, pool: str, *, relay: bool
+) -> None:
+    """A group runs side by side, in one trace: those that fail are there whole, and no other."""
+    given = {"sample_rate": 0.0, "keep": ["failed"], "relay": relay}
+    env = {"APP_INIT": json.dumps(given)}
+    worker = live.worker(redis_broker, app=KEPT, pool=pool, concurrency=4, env=env)
+    producer = live.producer(redis_broker, app=KEPT, env=env)
+    ways: dict[str, str] = dict(producer.run(SIDE_BY_SIDE))
+    assert producer.close() == 0
+    assert worker.stop() == 0
+    inside = by_parent(receiver)
+    runs = [span for span in receiver.spans if span.name.startswith(semconv.RUN_SPAN)]
+    found = {str(run.attributes[semconv.CELERY_TASK_ID]) for run in runs}
+    assert found == {task_id for task_id, way in ways.items() if way == "fail"}
+    assert len({run.trace_id for run in runs}) == 1
+    for run in runs:
+        assert sorted(span.name for span in inside[run.span_id]) == ["query", "step"]
+    assert len(receiver.spans) == 3 * len(runs)

@@ -18,10 +18,10 @@ from taskobs.otel._sdk_compat import quick_fields
 from taskobs.otel.held.sampler import HoldingSampler, mark_on, set_mark
 from taskobs.otel.relay_processor import RelayProcessor, is_sampled
 from taskobs.protocol.frames import pack
-from taskobs.protocol.held_spans.marks import mark_of, sampled, with_mark
+from taskobs.protocol.held_spans.marks import Mark, mark_of, sampled, with_mark
 from taskobs.protocol.held_spans.rules import KeepRules
 from taskobs.protocol.held_spans.runs import HeldRuns, HeldSpan
-from taskobs.protocol.sanitize import sanitize
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.span_encoder import pack_end, split
 from taskobs.relay_client.client import RelayClient
@@ -68,6 +68,7 @@ class HoldingProcessor(SpanProcessor):
     def __init__(self, following: SpanProcessor, sampler: HoldingSampler, rules: KeepRules) -> None:
         self._following, self._sampler, self._rules = following, sampler, rules
         self._decoder = SpanDecoder()
+        self._guard = Guard()
         self._resource: Resource | None = None
         self._resource_blob = b""
         self._begin()
@@ -94,11 +95,18 @@ class HoldingProcessor(SpanProcessor):
         if mark is None:
             self._following.on_end(span)
             return
+        try:
+            for one in self._ended(span, mark):
+                self._following.on_end(self._decoder.span(sampled(one.packed), one.resource_blob))
+        except UNEXPECTED:  # and not a soft time limit's signal, which is for the task
+            with self._guard:
+                raise
+
+    def _ended(self, span: ReadableSpan, mark: Mark) -> list[HeldSpan]:
+        """Take a span that has ended; return what is kept by that."""
         key, packed = split(with_mark(pack_end(span, quick_fields), mark))
         with self._lock:
-            kept = self._held.ended(HeldSpan(key, packed, self._blob_of(span.resource))).kept
-        for one in kept:
-            self._following.on_end(self._decoder.span(sampled(one.packed), one.resource_blob))
+            return self._held.ended(HeldSpan(key, packed, self._blob_of(span.resource))).kept
 
     def _blob_of(self, resource: Resource) -> bytes:
         if resource is not self._resource:

@@ -6,15 +6,20 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import Span
+from opentelemetry.trace import SpanKind
 
 from taskobs import semconv
 from taskobs.protocol.frames import FrameKind
+from taskobs.protocol.held_spans.marks import Mark, with_mark
 from taskobs.testing.receiver import Receiver
 from tests.support.relay_peer import PATIENCE
 from tests.support.relay_process import Client, RelayProcess, Writer, wait_until_true
-from tests.support.relay_spans import end, ended, found, span, start
+from tests.support.relay_spans import TRACER, end, ended, found, span, start
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
 
@@ -97,3 +102,49 @@ def test_the_relay_ends_with_the_last_process(
         child.tell(ended(one), (FrameKind.CLOSE, b""))
     assert relay.wait() == 0
     assert semconv.TASKOBS_LOST not in found(receiver, one).attributes
+
+
+@pytest.mark.parametrize("spooled", [True, False])
+def test_a_run_that_is_held_outlives_a_kill_of_the_relay(
+    receiver: Receiver, tmp_path: Path, *, spooled: bool
+) -> None:
+    """The relay is killed in the middle of a run that is not sampled and fails: it is whole."""
+    spool = {"directory": str(tmp_path), "bytes": 10_000_000, "age": 3600} if spooled else None
+    run, other = run_span("run x"), run_span("run y")
+    query = inside(run, "query")
+    with (
+        RelayProcess(receiver, memory=True, spool=spool, keep=["failed"]) as relay,
+        Writer(relay) as child,
+    ):
+        with closing(relay.worker()) as worker:
+            child.tell(held(inside(other, "before"), other), held(other, other))
+            wait_until_true(lambda: worker.status()["discarded"] == {"span": 2})
+            child.tell(held(query, run))
+            wait_until_true(lambda: worker.status()["held"] == {"span": 1})
+        relay.restart()
+        run.set_attribute(semconv.CELERY_OUTCOME, "failed")
+        child.tell(held(run, run), (FrameKind.CLOSE, b""))
+        assert {found(receiver, one).name for one in (query, run)} == {"query", "run x"}
+        with closing(relay.worker()) as worker:
+            worker.close_gracefully()
+        assert relay.wait() == 0
+    assert len(receiver.spans) == 2
+
+
+def run_span(name: str) -> Span:
+    one = span(name, SpanKind.CONSUMER)
+    assert isinstance(one, Span)
+    return one
+
+
+def inside(run: Span, name: str) -> Span:
+    one = TRACER.start_span(name, trace.set_span_in_context(run))
+    assert isinstance(one, Span)
+    return one
+
+
+def held(one: Span, run: Span) -> tuple[FrameKind, bytes]:
+    """End a span of a run as one that is not sampled."""
+    kind, payload = ended(one)
+    mark = Mark(one is run, run.get_span_context().span_id.to_bytes(8, "big"))
+    return kind, with_mark(payload, mark)

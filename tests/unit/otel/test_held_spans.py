@@ -25,10 +25,12 @@ from taskobs.internal.guard import Guard
 from taskobs.observers.deferred_attributes import DeferredAttributes
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.fast_spans import FastSpan
+from taskobs.otel.held import processors
 from taskobs.otel.held.processors import HoldingProcessor, HoldingRelayProcessor
 from taskobs.otel.held.sampler import HoldingSampler
 from taskobs.otel.task_tracers import TaskTracers
 from taskobs.protocol import frames
+from taskobs.protocol.frames import FrameError
 from taskobs.protocol.held_spans.marks import Mark, mark_of
 from taskobs.protocol.held_spans.rules import KeepRules
 from taskobs.protocol.span_encoder import NAME, split
@@ -309,3 +311,21 @@ def test_names_are_those_of_the_spans(world: World) -> None:
     run = world.run(attributes={"a": 1})
     run.end()
     assert frames.unpack(world.client.ends[0])[NAME] == RUN
+
+
+def test_a_failure_of_the_export_reaches_no_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is kept can't be decoded: my task goes on, and the log has it."""
+    world = World(relay=False, fast=False)
+
+    def broken(_: bytes) -> bytes:
+        raise FrameError("no packed span")
+
+    monkeypatch.setattr(processors, "sampled", broken)
+    run = world.run()
+    fails(run)
+    run.end()
+    assert world.exported.spans == []
+    assert "no packed span" in caplog.text
+    world.direct.shutdown()
