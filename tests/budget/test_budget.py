@@ -219,6 +219,15 @@ def test_a_reader_can_follow_a_run(app: Celery) -> None:
     assert changes(modules) <= CHANGES, modules
 
 
+@pytest.mark.parametrize("what", SUCCESSES)
+def test_context_values_and_hooks_cost_nothing_until_they_are_used(app: Celery, what: str) -> None:
+    """I call neither `taskobs.context()` nor give hooks: nothing of theirs is called."""
+    with observed(errors=True):
+        modules = our_calls(job(app, what))
+    assert modules
+    assert not [module for module in modules if "/context/" in module or "/hooks/" in module]
+
+
 @pytest.mark.parametrize("what", ["run", "failing run"])
 def test_a_run_that_is_not_sampled_costs_little(app: Celery, what: str) -> None:
     """What is not recorded is not worked out either."""

@@ -8,16 +8,18 @@ nothing has to be cleared when a run begins, and a process that sets nothing pay
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from taskobs.internal.exceptions import weak
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
     from taskobs.model import ContextValue, ContextValues, Run
 
+_API: Final = "opentelemetry.trace"
 TEXT_CHARS: Final = 200
 """What Sentry takes as the value of a tag."""
 MOST: Final = 32
@@ -42,8 +44,10 @@ class _Entry(NamedTuple):
 
     run: Run | None
     values: ContextValues
+    trace: int
+    """The trace in which alone it holds; 0 if it ends otherwise, or was set outside of traces."""
     outer: _Entry | None
-    """What holds again after the run, if that is an eager one."""
+    """What holds again after the run, if that is an eager one, or after the trace."""
 
 
 class _Left(NamedTuple):
@@ -67,11 +71,27 @@ def accept(keys: frozenset[str]) -> None:
 def values_of(run: Run | None) -> ContextValues:
     """Return the values that hold here: in the run that is current here, or outside of runs."""
     entry = _entries.get()
-    while entry is not None and entry.run is not run:
+    while entry is not None and not (entry.run is run and _holds(entry)):
         entry = entry.outer
     if entry is not None:
         return entry.values
     return _NONE if run is None else run.context or _NONE
+
+
+def _holds(entry: _Entry) -> bool:
+    """Tell whether what was set in a trace, such as that of a request, may hold here.
+
+    A web server's thread serves one request after the other, and nobody says where one ends. An
+    error may be reported when the span of its request has ended already, so no trace is any.
+    """
+    return entry.trace == 0 or current_trace() in {0, entry.trace}
+
+
+def current_trace() -> int:
+    """Return the id of the current trace, 0 for none."""
+    # Not imported for this: a process that has not imported it has no spans.
+    current: Any = getattr(sys.modules.get(_API), "get_current_span", None)
+    return 0 if current is None else current().get_span_context().trace_id
 
 
 def values_at(error: BaseException | None, run: Run | None) -> ContextValues:
@@ -108,15 +128,16 @@ def last_values_of(run: Run) -> ContextValues:
     return run.context_now or run.context or _NONE
 
 
-def put(run: Run | None, values: ContextValues) -> Token[_Entry | None]:
-    """Have these values, and no others, hold here from now on."""
+def put(run: Run | None, values: ContextValues, trace: int = 0) -> Token[_Entry | None]:
+    """Have these values, and no others, hold here from now on; with ``trace``, only in that."""
     state.in_use = True
     outer = _entries.get()
-    if outer is not None and outer.run is run:
+    # What is replaced goes, and so does what was set in a former trace: the chain stays short.
+    while outer is not None and outer.run is run and (outer.trace or not trace):
         outer = outer.outer
     if run is not None:
         run.context_now = values
-    return _entries.set(_Entry(run, values, outer))
+    return _entries.set(_Entry(run, values, trace, outer))
 
 
 def restore(run: Run | None, token: Token[_Entry | None]) -> None:

@@ -36,15 +36,16 @@ def context(**values: ContextValue | None) -> AbstractContextManager[None]:
 def set_context(**values: ContextValue | None) -> None:
     """Give values to everything from here to the end of the run, or of the ``with`` block around.
 
-    Outside of both they hold for this thread, greenlet or asyncio task, until they are set anew.
-    The current span gets them, too. See ``context``.
+    Outside of both they hold in this thread, greenlet or asyncio task: in the current trace, such
+    as that of a request, or without one until they are set anew. The current span gets them, too.
+    See ``context``.
 
     Raises:
         ContextError: a key or a value that can't be recorded.
     """
     run, given = current_run(), _checked(values)
     now = context_values.merged(context_values.values_of(run), given)
-    context_values.put(run, now)
+    context_values.put(run, now, context_values.current_trace() if run is None else 0)
     with _guard:
         _describe_current_span({name: now[name] for name in given if name in now})
 

@@ -205,6 +205,42 @@ def test_the_current_span_gets_what_is_set() -> None:
     assert given(span) == {"user_id": 7}
 
 
+# Traces
+
+TRACER = TracerProvider().get_tracer("web")
+
+
+def test_what_a_request_sets_does_not_hold_in_the_next(app: Celery, spans: Recorder) -> None:
+    """Two requests are served by the same thread, each with a span: the second is for nobody."""
+    taskobs.set_context(region="eu")
+    with TRACER.start_as_current_span("GET /1"):
+        taskobs.set_context(tenant="acme")
+        with TRACER.start_as_current_span("a query"):
+            taskobs.set_context(user_id=7)
+        app.send_task("first")
+    assert now() == {"region": "eu", "tenant": "acme", "user_id": 7}  # an error may be reported
+    for number in (2, 3):
+        with TRACER.start_as_current_span(f"GET /{number}"):
+            app.send_task("next")
+            with taskobs.context(page=number):
+                taskobs.set_context(part=1)
+                assert now() == {"region": "eu", "page": number, "part": 1}
+            taskobs.set_context(order=number)
+            assert now() == {"region": "eu", "order": number}
+    assert given(spans.one("publish first")) == {"region": "eu", "tenant": "acme", "user_id": 7}
+    assert [given(span) for span in spans.named("publish next")] == [{"region": "eu"}] * 2
+
+
+def test_a_thread_that_serves_for_years_keeps_one_request() -> None:
+    """What requests have set is not kept, one by one, in the thread that serves them."""
+    taskobs.set_context(region="eu")
+    for number in range(1000):
+        with TRACER.start_as_current_span("GET /"):
+            taskobs.set_context(order=number)
+    kept = [entry for entry in gc.get_objects() if type(entry).__name__ == "_Entry"]
+    assert len(kept) < 100
+
+
 # Values
 
 
