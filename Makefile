@@ -8,7 +8,7 @@ BENCH := .venv-bench
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint lint-style lint-types lint-layers coverage check build \
+.PHONY: help setup demo flask-app django-app fastapi-app test test-unit lint lint-style lint-types lint-layers coverage check build \
   matrix outcomes soak worker-soak celery-suite bench chaos docs clean
 
 help:  ## what there is to make
@@ -46,6 +46,20 @@ setup: $(VENV)/dev.stamp  ## make .venv with everything that tests and checks ne
 
 demo: $(VENV)/demo.stamp  ## see the traces and errors of a small shop, with nothing but Python
 	@$(BIN)/taskobs demo
+
+flask-app: $(VENV)/demo.stamp  ## run examples/flask_app: a request, its task and their SQL as one trace
+	@$(call example,flask)
+
+django-app: $(VENV)/demo.stamp  ## run examples/django_app, the same way
+	@$(call example,django)
+
+fastapi-app: $(VENV)/demo.stamp  ## run examples/fastapi_app, the same way
+	@$(call example,fastapi)
+
+define example
+$(BIN)/pip install -q --disable-pip-version-check -e '.[$(1)]' -r examples/$(1)_app/requirements.txt && \
+  $(BIN)/python examples/run.py $(1)_app
+endef
 
 test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what was skipped and why
 	@rm -f .coverage .coverage.*

@@ -24,7 +24,7 @@ from celery import signals
 
 from taskobs import semconv
 from taskobs.celery._types import App
-from taskobs.celery.command_line import in_command
+from taskobs.celery.command_line import in_command, in_worker_command
 from taskobs.celery.patches.send import SendPatch
 from taskobs.celery.places import release_places, reserve_places
 from taskobs.config.settings import Settings
@@ -107,7 +107,8 @@ class FirstUse:
         if self._settings.errors:
             self._errors.callback(self._first_error.remove)
             self._first_error.install()
-        if self._settings.traces and not in_command():
+        # A worker's tasks use what the app's modules make of libraries, such as engines.
+        if self._settings.traces and (in_worker_command() or not in_command()):
             self._wait_for_libraries()
 
     def _wait_for_libraries(self) -> None:

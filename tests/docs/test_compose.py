@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,3 +76,37 @@ def test_the_project_of_bugsink_has_the_key_of_the_dsn(broker: str) -> None:
     assert f'UUID("{key}")' in source
     given: dict[str, str] = SERVICES["bugsink"]["environment"]
     assert urlsplit(given["BASE_URL"]).port == int(given["PORT"])
+
+
+APPS = ("flask_app", "django_app", "fastapi_app")
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_servers_of_the_apps(app: str) -> None:
+    """I start an example's servers: they are the quickstart's, with Redis, in each of them."""
+    folder = ROOT / "examples" / app
+    services = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    theirs = {name: SERVICES[name] for name in ("redis", "jaeger", "bugsink")}
+    assert services.keys() == theirs.keys()
+    for name, service in services.items():
+        assert (service["image"], service["ports"]) == (
+            theirs[name]["image"],
+            theirs[name]["ports"],
+        )
+    lines = (folder / "services.env").read_text(encoding="utf-8").splitlines()
+    given = dict(line.split("=", 1) for line in lines)
+    assert {**given, "SENTRY_ENVIRONMENT": "quickstart"} == variables("redis")
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_what_vs_code_starts(app: str) -> None:
+    """I start *shop* in VS Code: it starts the processes that the Procfile has."""
+    folder = ROOT / "examples" / app
+    launch = json.loads((folder / ".vscode/launch.json").read_text(encoding="utf-8"))
+    [shop] = launch["compounds"]
+    lines = (folder / "Procfile").read_text(encoding="utf-8").splitlines()
+    started = {line.partition(":")[0] for line in lines} - {"release"}
+    assert {*shop["configurations"]} == started == {one["name"] for one in launch["configurations"]}
+    assert {one["envFile"] for one in launch["configurations"]} == {
+        "${workspaceFolder}/services.env"
+    }

@@ -1,0 +1,1 @@
+"""A shop: its pages, its tasks, its database."""
