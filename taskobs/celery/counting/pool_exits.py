@@ -21,6 +21,7 @@ LIMIT: Final = "limit"
 RECYCLED: Final = "recycled"
 STOPPED: Final = "stopped"
 ERROR: Final = "error"
+REASONS: Final = (SIGNAL, LIMIT, RECYCLED, STOPPED, ERROR)
 
 
 class PoolExits:
@@ -38,6 +39,9 @@ class PoolExits:
 
     def install(self) -> None:
         """Count from now on."""
+        for reason in REASONS:
+            # From the start: Prometheus counts no rise of a series that it first sees at 1.
+            self._table.exits.setdefault(reason, 0)
         for pool in (Pool, AsynPool):
             self._patches.wrap(pool, "process_flush_queues", self._flush)
 
