@@ -8,10 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from taskobs.dashboards.by_task import BY_TASK
 from taskobs.dashboards.grafana import as_grafana
+from taskobs.dashboards.overview import OVERVIEW
 from taskobs.dashboards.queues import QUEUES
 
-DASHBOARDS: Final = {"queues": QUEUES}
+DASHBOARDS: Final = {"overview": OVERVIEW, "by-task": BY_TASK, "queues": QUEUES}
 RULES: Final = "prometheus/rules.yml"
 RULE_TESTS: Final = "prometheus/rules_test.yml"
 CONFIG: Final = "prometheus/prometheus.yml"

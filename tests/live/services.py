@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -97,6 +98,13 @@ def fetch(
     with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310
         text = answer.read()
     return json.loads(text) if text else None
+
+
+def fetch_text(url: str) -> str:
+    """Ask a server on the loopback and read its text."""
+    with urllib.request.urlopen(url, timeout=LIMIT) as answer:  # noqa: S310
+        text: bytes = answer.read()
+    return text.decode()
 
 
 def answers(url: str) -> bool:
@@ -332,6 +340,13 @@ class Prometheus:
         series: list[dict[str, Any]] = found["data"]["result"]
         return series
 
+    def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        """Give the exemplars of the series of a query that came in the last minutes."""
+        now = time.time()
+        asked = {"query": expression, "start": now - 300, "end": now}
+        series = fetch(f"{self.url}/api/v1/query_exemplars?{urlencode(asked)}")["data"]
+        return [exemplar for one in series for exemplar in one["exemplars"]]
+
     def rules(self) -> list[dict[str, Any]]:
         """Give all rules, with what became of their last evaluation."""
         groups = fetch(f"{self.url}/api/v1/rules")["data"]["groups"]
@@ -360,7 +375,7 @@ def prometheus(
     files = json.dumps([str(path) for path in rules])
     config.write_text(PROMETHEUS_CONFIG.format(rules=files, targets=json.dumps([*targets])))
     command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-    command += [f"--web.listen-address={HOST}:{port}"]
+    command += [f"--web.listen-address={HOST}:{port}", "--enable-feature=exemplar-storage"]
     with Program(command, log=folder / "prometheus.log", env=plain_environment()) as server:
         server.wait_ready(lambda: answers(f"http://{HOST}:{port}/-/ready"))
         yield Prometheus(f"http://{HOST}:{port}")
