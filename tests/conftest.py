@@ -163,6 +163,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{number:4} skipped: {reason}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a name that no two processes give to a test: they could not share the tests."""
+    names = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if names:
+        raise pytest.UsageError("the address of an object is in the name of " + ", ".join(names))
+
+
 class SharedWorkers(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """Runs the tests of a module in one process: they share its fixtures.
 

@@ -97,7 +97,11 @@ def run(app: Celery, name: str, headers: dict[str, str] | None = None) -> None:
 RATES: Rules = {"all.*": {"sample_rate": 1.0}, "none.*": {"sample_rate": 0.0}}
 
 
-@pytest.mark.parametrize("sampler", [DEFAULT_ON, DEFAULT_OFF, ALWAYS_ON, ALWAYS_OFF], ids=repr)
+@pytest.mark.parametrize(
+    "sampler",
+    [DEFAULT_ON, DEFAULT_OFF, ALWAYS_ON, ALWAYS_OFF],
+    ids=["default on", "default off", "always on", "always off"],
+)
 def test_a_rule_decides_on_traces_that_begin_with_its_task(
     app: Celery, make: Make, sampler: Sampler
 ) -> None:
