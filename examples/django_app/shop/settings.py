@@ -20,6 +20,7 @@ if CELERY_BROKER_URL.startswith("filesystem"):
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "data_folder_in": IN_A_FOLDER,
         "data_folder_out": IN_A_FOLDER,
+        "control_folder": f"{FOLDER}/control",
     }
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"

@@ -11,7 +11,11 @@ import taskobs
 from shop.database import FOLDER, cursor
 
 DECLINED = 1002
-IN_A_FOLDER = {"data_folder_in": f"{FOLDER}/messages", "data_folder_out": f"{FOLDER}/messages"}
+IN_A_FOLDER = {
+    "data_folder_in": f"{FOLDER}/messages",
+    "data_folder_out": f"{FOLDER}/messages",
+    "control_folder": f"{FOLDER}/control",
+}
 
 celery = Celery("fastapi_shop", broker=os.environ.get("CELERY_BROKER_URL", "filesystem://"))
 if celery.conf.broker_url.startswith("filesystem"):

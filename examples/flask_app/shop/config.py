@@ -10,7 +10,11 @@ FOLDER = Path(os.environ.get("SHOP_FOLDER") or Path(__file__).parents[1] / "inst
 
 SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL", f"sqlite:///{FOLDER / 'shop.db'}")
 BROKER = os.environ.get("CELERY_BROKER_URL", "filesystem://")
-IN_A_FOLDER = {"data_folder_in": f"{FOLDER}/messages", "data_folder_out": f"{FOLDER}/messages"}
+IN_A_FOLDER = {
+    "data_folder_in": f"{FOLDER}/messages",
+    "data_folder_out": f"{FOLDER}/messages",
+    "control_folder": f"{FOLDER}/control",
+}
 
 CELERY = {
     "broker_url": BROKER,
