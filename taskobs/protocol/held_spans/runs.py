@@ -79,6 +79,17 @@ class HeldRuns:
         Raises:
             FrameError: it has no mark, or is a run and malformed.
         """
+        decided = self.decide(span)
+        if decided is None:
+            self.hold(span)
+        return decided or Decided([], [])
+
+    def decide(self, span: HeldSpan) -> Decided | None:
+        """Return what is decided by a span that has ended; None if it is to be held.
+
+        Raises:
+            FrameError: it has no mark, or is a run and malformed.
+        """
         mark = mark_of(span.packed)
         if mark is None:
             raise FrameError("no mark")
@@ -91,8 +102,13 @@ class HeldRuns:
             return Decided([*self._close(run, self._kept), span], [])
         if run == span.key:
             return Decided([], [*self._close(run, self._discarded), span])
-        self._hold(run, span)
-        return Decided([], [])
+        return None
+
+    def hold(self, span: HeldSpan) -> None:
+        """Hold a span until its run ends."""
+        mark = mark_of(span.packed)
+        if mark is not None:
+            self._hold(span.key[:_TRACE_BYTES] + mark.run, span)
 
     def forget(self, key: bytes) -> list[HeldSpan]:
         """Return the spans of a run whose end can't be known: they are discarded."""

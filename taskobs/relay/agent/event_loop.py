@@ -146,6 +146,7 @@ class EventLoop:
                 if detail := connection.overdue(now):
                     self._hang_up(connection, HangUpError("too slow", detail))
         self._bound_held()
+        self._on_wakeup(0)  # a store that has sent items without a source wakes nobody
         self._slots.read()
         self._slots.check()
         self._router.routes.check()

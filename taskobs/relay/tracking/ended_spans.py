@@ -55,14 +55,12 @@ class EndedSpans:
         arrived = source, source.arrived(settled=False)
         if mark_of(packed) is None:
             self._put(key, packed, process.resource_blob, arrived)
-        elif process.role == _POOL_CHILD:
-            # Not settled before the run ends, so that the next relay reads it again.
-            self._hold(HeldSpan(key, packed, process.resource_blob, arrived))
         else:
-            # Settled at once: an open run would keep from being settled what other runs of this
-            # process have sent since, and the next relay would send it once more.
-            self._settled.append(arrived)
-            self._hold(HeldSpan(key, packed, process.resource_blob))
+            # A pool child's is not settled before the run ends, so that the next relay reads it
+            # again. In an inline worker an open run would keep from being settled what other runs
+            # have sent since, and the next relay would send that once more.
+            lasting = process.role == _POOL_CHILD
+            self._hold(HeldSpan(key, packed, process.resource_blob, arrived), lasting=lasting)
 
     def put_lost(self, lost: Iterable[Closed]) -> None:
         """Take spans that were open when their process died."""
@@ -72,7 +70,8 @@ class EndedSpans:
             if mark_of(one.packed) is None:
                 self._put(one.key, one.packed, one.resource_blob, one.source)
             else:
-                self._hold(HeldSpan(one.key, one.packed, one.resource_blob, one.source))
+                span = HeldSpan(one.key, one.packed, one.resource_blob, one.source)
+                self._hold(span, lasting=True)
 
     def forget(self, key: bytes) -> None:
         """Discard what is held for a run whose end was dropped, and so can't be known."""
@@ -96,15 +95,22 @@ class EndedSpans:
 
     # Held spans.
 
-    def _hold(self, span: HeldSpan) -> None:
+    def _hold(self, span: HeldSpan, *, lasting: bool) -> None:
+        """Take a span; unless ``lasting``, settle it now if nothing is decided by it."""
         try:
-            decided = self._held.ended(span)
+            decided = self._held.decide(span)
         except FrameError as error:
             self._malformed(span, error)
             return
-        for one in decided.kept:
-            self._keep(one)
-        self._discard(decided.discarded)
+        if decided is not None:
+            for one in decided.kept:
+                self._keep(one)
+            self._discard(decided.discarded)
+        elif lasting:
+            self._held.hold(span)
+        else:
+            self._settled.append(span.source)
+            self._held.hold(span._replace(source=None))
 
     def _keep(self, span: HeldSpan) -> None:
         try:

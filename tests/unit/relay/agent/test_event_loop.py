@@ -20,6 +20,7 @@ from taskobs.relay.agent.router import MAX_TURN, FrameRouter
 from taskobs.relay.agent.shutdown import ShutdownPolicy, Worker
 from taskobs.relay.agent.wakeup_pipe import WakeupPipe
 from taskobs.relay.counters import DROPPED, Counters
+from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
 from tests.support.relay_process import Client
@@ -206,4 +207,17 @@ def test_what_is_released_is_acknowledged(loop: Loop, client: Client) -> None:
     loop.store.done(loop.store.take("span", 9, 9_999, 0.0))
     loop.turn()
     assert client.wait_for(FrameKind.ACK)[0].payload == pack(1)
+    assert client.wait_for(FrameKind.FLUSHED)[0].payload == pack(7)
+
+
+def test_a_flush_ends_with_what_has_no_source(
+    loop: Loop, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent last needs no acknowledgement, as a held span of an inline worker: I go on."""
+    monkeypatch.setattr(event_loop, "TICK", 0.0)
+    loop.store.append([Item("span", b"x", b"")])
+    client.say(FrameKind.FLUSH, 7)
+    loop.turn(4)
+    loop.store.done(loop.store.take("span", 9, 9_999, 0.0))
+    loop.turn()
     assert client.wait_for(FrameKind.FLUSHED)[0].payload == pack(7)

@@ -139,6 +139,8 @@ def test_an_inline_worker_has_no_unsettled_frames() -> None:
     relay = Relay(KEEP, role="worker")
     relay.ends(span(1, "query"))
     assert relay.settle() == 0
+    relay.ends(span(RUN, "run x", Outcome.FAILED))
+    assert (relay.stored(), relay.settle()) == (["query", "run x"], 1)
 
 
 @pytest.mark.parametrize("reported", [True, False])
