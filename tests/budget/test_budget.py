@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 import sentry_sdk
@@ -17,16 +18,20 @@ from celery import Celery
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
 from taskobs import semconv
 from taskobs.celery.counting.publish_counts import PublishCounts
 from taskobs.celery.counting.traced import RunFigures
 from taskobs.config.task_rules import TaskRules
 from taskobs.internal import span_ids
+from taskobs.internal.guard import Guard
 from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.otel.chosen_ids import ChosenIds
 from taskobs.otel.fast_provider import FastSpanProvider
+from taskobs.otel.held.processors import HoldingRelayProcessor
+from taskobs.otel.held.sampler import HoldingSampler
 from taskobs.otel.instrumentor import TaskInstrumentor
 from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.otel.task_spans import TaskSpans, shared_task_signals
@@ -150,14 +155,23 @@ def test_spans_and_errors_are_within_their_budget(app: Celery, what: str) -> Non
 
 
 @contextmanager
-def told_a_relay(*, errors: bool = False) -> Generator[None]:
+def told_a_relay(*, errors: bool = False, keep: bool = False) -> Generator[None]:
     """Observe as in a worker, up to the memory that is shared with its relay."""
     memory = SharedMemory.create()
     if memory is None:
         pytest.skip("this platform has no memfd_create(2)")
     client = RelayClient("/nowhere", dict[str, object], memory=memory)
+    sampler = HoldingSampler(DEFAULT_ON) if keep else None
     spans = RelayProcessor(client, SpanProcessor())
-    to = FastSpanProvider(resource=Resource({}), id_generator=ChosenIds(), shutdown_on_exit=False)
+    if sampler is not None:
+        sampler.turn_on()
+        spans = HoldingRelayProcessor(client, SpanProcessor(), sampler, Guard())
+    options: dict[str, Any] = {
+        "resource": Resource({}),
+        "id_generator": ChosenIds(),
+        "shutdown_on_exit": False,
+    }
+    to = FastSpanProvider(sampler=sampler, **options)
     to.add_span_processor(spans)
     to.route_to(spans)
     with ExitStack() as undo:
@@ -176,6 +190,20 @@ def test_what_a_relay_is_sent_is_within_its_budget(app: Celery, what: str) -> No
     with told_a_relay():
         found = calls(job(app, what))
     hold(app, what, found, TOLD_BUDGETS[what])
+
+
+HELD = 12
+"""Calls that a held run makes beside those of a sampled one: it is marked."""
+
+
+@pytest.mark.parametrize("what", ["run", "failing run"])
+def test_a_held_run_costs_what_a_sampled_one_does(app: Celery, what: str) -> None:
+    """With `keep`, a run that is not sampled is recorded as others are, which cost no more."""
+    with told_a_relay():
+        sampled = calls(job(app, what))
+    with told_a_relay(keep=True):
+        assert calls(job(app, what)) <= sampled
+        assert calls(job(app, what, sampled=False)) <= sampled + HELD
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class EndedSpans:
         except FrameError as error:
             self._malformed(span, error)
             return
+        # Only now: what is noted as ended, the next relay leaves out.
         self._change_log.ended(span.key)
         self._items.append(Item("span", packed, span.resource_blob, span.source))
 
@@ -135,7 +136,4 @@ class EndedSpans:
         self._settle([span])
 
     def _settle(self, spans: Iterable[HeldSpan]) -> None:
-        for one in spans:
-            # Only now: what is noted as ended, the next relay leaves out.
-            self._change_log.ended(one.key)
-            self._settled.append(one.source)
+        self._settled += [one.source for one in spans]
