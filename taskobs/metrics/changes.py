@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from taskobs.metrics.families import Distribution, Family, Labels, Sample
+from taskobs.metrics.families import Distribution, Family, Labels, LabelValue, Sample
 from taskobs.metrics.moment import Moment
 
-_Key = tuple[str, tuple[tuple[str, str], ...]]
+_Key = tuple[str, str, str, tuple[tuple[str, LabelValue], ...]]
 
 
 class Baseline:
@@ -61,4 +61,5 @@ class Baseline:
 
 
 def _key(family: Family, labels: Labels) -> _Key:
-    return family.name, tuple(sorted(labels.items()))
+    series = tuple(sorted(labels.items(), key=lambda pair: pair[0]))
+    return family.scope, family.scope_version, family.name, series

@@ -17,17 +17,23 @@ from threading import Lock
 from typing import Final
 
 from taskobs.internal import pids
-from taskobs.protocol.frames import FrameError, pack, unpack
+from taskobs.metrics.counter_keys import Key, overflow_of, packed, without_room
 
 REGIONS: Final = 1_024
 """Processes that can count at a time."""
 PAGE: Final = 64 * 1024
 """All offsets are multiples of this: the largest page size that Linux has."""
-WORDS: Final = 8_192
+WORDS: Final = 16_384
 """64-bit words of a region: four of its head, then sums."""
 KEYS_AT: Final = WORDS * 8
-KEYS: Final = 3 * PAGE
+KEYS: Final = 4 * PAGE
 """Bytes of a region for what its sums are of."""
+LAST_WORDS: Final = 1_024
+LAST_KEYS: Final = PAGE // 2
+"""What of the two is left for what is counted under the keys of `overflow_of`."""
+LAST_SUMS: Final = 512
+MAX_KEYS: Final = 4_096
+"""Sums of all processes, dead and alive; what is beyond is added to those of `overflow_of`."""
 REGION: Final = KEYS_AT + KEYS
 
 # The head of a region.
@@ -36,10 +42,14 @@ _STARTED: Final = 1
 _KEYS_USED: Final = 2
 """Bytes of keys that are complete. Written last, so that a reader finds the keys before it."""
 _HEAD: Final = 4
+_LONGEST: Final = 16_384
+"""Bytes of a key."""
+_PATIENCE: Final = 0.5
 _LENGTHS: Final = 4
 """Bytes before a key: its length, and the number of its words."""
 
-Sums = dict[tuple[str, ...], list[float]]
+Sums = dict[bytes, list[float]]
+"""By key, as `counter_keys.packed` writes it."""
 
 
 class CounterMemory:
@@ -51,6 +61,7 @@ class CounterMemory:
         if descriptor is None:
             os.ftruncate(self._descriptor, PAGE + REGIONS * REGION)
         self._dead: Sums = {}
+        self._counted_apart: set[bytes] = set()
 
     @classmethod
     def of(cls, address: str) -> CounterMemory | None:
@@ -104,15 +115,31 @@ class CounterMemory:
         with memoryview(region) as whole, whole[:KEYS_AT].cast("Q") as head:
             # In this order: what a process writes before its death is read after it.
             dead = not pids.alive(head[_PID], head[_STARTED])
-            for key, values in _read(whole):
+            end = _HEAD
+            for written, values in _read(whole):
+                key = self._within_limit(written)
+                end += len(values)
+                if key is None:
+                    continue
                 _add(found, key, values)
                 if dead:
                     _add(self._dead, key, values)
             if dead:
                 head[_KEYS_USED] = 0
-                whole[:KEYS_AT] = bytes(KEYS_AT)
+                whole[: end * 8] = bytes(end * 8)
         if dead:
             os.pwrite(self._descriptor, b"\0", index)  # last: from now on it may be taken
+
+    def _within_limit(self, key: bytes) -> bytes | None:
+        """Return the key to count under; None if even what is beyond the limit is too much."""
+        # What was once seen by itself stays so: a sum that disappeared would look like a restart.
+        apart = self._counted_apart
+        if key not in apart and len(apart) >= MAX_KEYS:
+            key = without_room(key)
+            if key not in apart and len(apart) >= MAX_KEYS + LAST_SUMS:
+                return None
+        apart.add(key)
+        return key
 
     def _map(self, index: int) -> mmap.mmap:
         return mmap.mmap(self._descriptor, REGION, offset=PAGE + index * REGION)
@@ -133,39 +160,51 @@ class CounterRegion:
         self._keys = whole[KEYS_AT:]
         self.words = whole[:KEYS_AT].cast("d")
         """Add with ``+=``, which is one step: see `Histogram`."""
-        self._index: dict[tuple[str, ...], int] = {}
+        self._index: dict[Key, int] = {}
         self._used, self._free = 0, _HEAD
         self._lock = Lock()
         self._head[_STARTED] = pids.start_time(os.getpid())
         self._head[_PID] = os.getpid()
 
-    def add(self, key: tuple[str, ...], number: float = 1) -> bool:
-        """Add to a sum; False if there is no room for it."""
+    def add(self, key: Key, number: float = 1) -> None:
+        """Add to a sum, or to that of ``overflow_of`` the key if there is no room for it."""
         index = self._index.get(key) or self.allocate(key)
-        if not index:
-            return False
-        self.words[index] += number
-        return True
+        index = index or self.allocate(overflow_of(key), last=True)
+        if index:
+            self.words[index] += number
 
-    def allocate(self, key: tuple[str, ...], words: int = 1) -> int:
-        """Return the index of the first word of a key; 0 if there is no room."""
-        with self._lock:
+    def allocate(self, key: Key, words: int = 1, *, last: bool = False) -> int:
+        """Return the index of the first word of a key; 0 if there is no room.
+
+        ``last``: also if what is left is needed for that.
+        """
+        # Bounded: a signal's handler that measures would wait for the code that it interrupts.
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return 0
+        try:
             found = self._index.get(key)
-            if found is not None:
-                return found
-            packed = pack(key)
-            end = self._used + _LENGTHS + len(packed)
-            if end > KEYS or self._free + words > WORDS or len(packed) > PAGE // 2:
-                return 0
-            head = len(packed).to_bytes(2, "little") + words.to_bytes(2, "little")
-            self._keys[self._used : end] = head + packed
-            self._head[_KEYS_USED] = end
-            index = self._index[key] = self._free
-            self._used, self._free = end, self._free + words
-            return index
+            return self._allocate(key, words, last=last) if found is None else found
+        finally:
+            self._lock.release()
+
+    def _allocate(self, key: Key, words: int, *, last: bool) -> int:
+        text = packed(key)
+        at, index = self._used, self._free
+        end, free = at + _LENGTHS + len(text), index + words
+        room = (KEYS, WORDS) if last else (KEYS - LAST_KEYS, WORDS - LAST_WORDS)
+        if end > room[0] or free > room[1] or len(text) > _LONGEST:
+            return 0
+        head = len(text).to_bytes(2, "little") + words.to_bytes(2, "little")
+        self._keys[at:end] = head + text
+        # In this order: if a time limit's signal raises in between, the key stands there with sums
+        # of 0, and is written once more.
+        self._used, self._free = end, free
+        self._head[_KEYS_USED] = end
+        self._index[key] = index
+        return index
 
 
-def _read(whole: memoryview) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+def _read(whole: memoryview) -> Iterator[tuple[bytes, list[float]]]:
     """Yield the keys of a region and their sums; what is malformed ends it."""
     used = min(whole[:KEYS_AT].cast("Q")[_KEYS_USED], KEYS)
     keys, words = bytes(whole[KEYS_AT : KEYS_AT + used]), whole[:KEYS_AT].cast("d")
@@ -174,17 +213,13 @@ def _read(whole: memoryview) -> Iterator[tuple[tuple[str, ...], list[float]]]:
         length = int.from_bytes(keys[at : at + 2], "little")
         count = int.from_bytes(keys[at + 2 : at + _LENGTHS], "little")
         at += _LENGTHS + length
-        try:
-            key = tuple(map(str, unpack(keys[at - length : at])))
-        except (FrameError, TypeError):
-            return
         if at > used or index + count > WORDS:
             return
-        yield key, [*words[index : index + count]]
+        yield keys[at - length : at], [*words[index : index + count]]
         index += count
 
 
-def _add(sums: Sums, key: tuple[str, ...], values: list[float]) -> None:
+def _add(sums: Sums, key: bytes, values: list[float]) -> None:
     before = sums.get(key)
     if before is None or len(before) != len(values):
         sums[key] = [*values]

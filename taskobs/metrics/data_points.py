@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from opentelemetry.sdk.metrics.export import (
@@ -28,7 +28,6 @@ from taskobs.metrics.families import Distribution, Family, Labels
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 _DELTA: Final = AggregationTemporality.DELTA
 _SCOPE: Final = "taskobs"
-_BOOLEANS: Final[Mapping[str, bool]] = {"true": True, "false": False}
 
 
 def metrics_data(
@@ -41,16 +40,18 @@ def metrics_data(
     With a ``baseline``, counters and histograms are the changes since it.
     """
     now = time.time_ns()
-    metrics = [
-        metric
-        for since, families in groups
-        for metric in _Points(since, now, baseline).metrics(families)
+    scopes: dict[tuple[str, str], list[Metric]] = {(_SCOPE, __version__): []}
+    for since, families in groups:
+        points = _Points(since, now, baseline)
+        for family in families:
+            of = (family.scope, family.scope_version) if family.scope else (_SCOPE, __version__)
+            scopes.setdefault(of, []).extend(points.metrics([family]))
+    scoped = [
+        ScopeMetrics(scope=InstrumentationScope(*scope), metrics=metrics, schema_url="")
+        for scope, metrics in scopes.items()
+        if metrics
     ]
-    scope = InstrumentationScope(_SCOPE, __version__)
-    scoped = ScopeMetrics(scope=scope, metrics=metrics, schema_url="")
-    whole = ResourceMetrics(
-        resource=resource, scope_metrics=[scoped], schema_url=resource.schema_url
-    )
+    whole = ResourceMetrics(resource=resource, scope_metrics=scoped, schema_url=resource.schema_url)
     return MetricsData(resource_metrics=[whole])
 
 
@@ -71,6 +72,9 @@ class _Points:
     def _data(self, family: Family) -> Gauge | Sum | Histogram:
         if family.kind == "gauge":
             return Gauge([self._number(*one) for one in family.samples])
+        if family.kind == "updown":  # a change of such a sum is nothing that a backend adds up
+            points = [self._number(*one) for one in family.samples]
+            return Sum(points, _CUMULATIVE, is_monotonic=False)
         if self._baseline is not None:
             family = self._baseline.changes(family)
         if family.kind == "counter":
@@ -81,7 +85,7 @@ class _Points:
 
     def _number(self, labels: Labels, value: float) -> NumberDataPoint:
         return NumberDataPoint(
-            attributes=_attributes(labels),
+            attributes=dict(labels),
             start_time_unix_nano=self._since,
             time_unix_nano=self._now,
             value=value,
@@ -90,7 +94,7 @@ class _Points:
     def _histogram(self, one: Distribution, bounds: Sequence[float]) -> HistogramDataPoint:
         # Without the least and the most: what is exported is derived from sums, which have none.
         return HistogramDataPoint(
-            attributes=_attributes(one.labels),
+            attributes=dict(one.labels),
             start_time_unix_nano=self._since,
             time_unix_nano=self._now,
             count=sum(one.counts),
@@ -100,7 +104,3 @@ class _Points:
             min=None,  # type: ignore[arg-type]  # exporters leave it out, as the protocol allows
             max=None,  # type: ignore[arg-type]
         )
-
-
-def _attributes(labels: Labels) -> dict[str, str | bool]:
-    return {name: _BOOLEANS.get(text, text) for name, text in labels.items()}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["counter", "gauge", "histogram"]
-Labels = Mapping[str, str]
+Kind = Literal["counter", "updown", "gauge", "histogram"]
+"""An "updown" is a sum that may fall."""
+LabelValue = str | bool | int | float
+Labels = Mapping[str, LabelValue]
 
 _UNITS: Final = {"s": "seconds", "By": "bytes"}
 
@@ -48,6 +50,9 @@ class Family:
     meaning: str
     unit: str = ""
     """As in OpenTelemetry: ``s``, ``By``; one in braces is an annotation and no unit."""
+    scope: str = ""
+    """Of an instrument of the app's, the instrumentation scope; what is counted here has none."""
+    scope_version: str = ""
     samples: Sequence[Sample] = ()
     bounds: Sequence[float] = ()
     """The upper bounds of a histogram's buckets, but for the last."""
@@ -62,10 +67,21 @@ class Family:
     def prometheus_name(self) -> str:
         """The name as Prometheus writes it, without ``_total`` and the like."""
         name = plain_name(self.name)
+        *words, last = name.split("_")
+        if self.kind == "counter" and last == "total":  # every counter ends in it there
+            name = "_".join(words)
         unit = self.prometheus_unit
         return f"{name}_{unit}" if unit and not name.endswith(f"_{unit}") else name
 
 
 def plain_name(name: str) -> str:
     """Return the name of a metric or attribute as Prometheus allows it."""
-    return "".join(char if char.isalnum() and char.isascii() else "_" for char in name)
+    plain = "".join(char if char.isalnum() and char.isascii() else "_" for char in name)
+    return plain if plain and not plain[0].isdigit() else f"_{plain}"
+
+
+def label_text(value: LabelValue) -> str:
+    """Return a value as Prometheus writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from taskobs.metrics.families import Distribution, Exemplar, Family, Sample
+from taskobs.metrics.families import Distribution, Exemplar, Family, LabelValue, Sample
 from taskobs.metrics.histogram import OTHER
 from taskobs.protocol.frames import MAX_FRAME, pack, unpack
 from taskobs.protocol.sanitize import sanitize
 
-_KINDS: Final = frozenset({"counter", "gauge", "histogram"})
+_KINDS: Final = frozenset({"counter", "updown", "gauge", "histogram"})
 _MALFORMED: Final = "not a snapshot of metrics"
 _SERIES: Final = 500
 """Of one part of a family: a payload may hold so many lists and maps (`MAX_CONTAINERS`)."""
@@ -93,7 +93,8 @@ def _whole(parts: Iterable[Family]) -> list[Family]:
 
 
 def _head(family: Family) -> list[object]:
-    return [family.name, family.kind, family.meaning, family.unit, [*family.bounds]]
+    named = [family.name, family.kind, family.meaning, family.unit]
+    return [*named, family.scope, family.scope_version, [*family.bounds]]
 
 
 def _packed(family: Family) -> bytes:
@@ -116,7 +117,7 @@ def _exemplars(found: Mapping[int, Exemplar]) -> list[object]:
 
 
 def _family(row: Any) -> Family:  # noqa: ANN401  # as received
-    name, kind, meaning, unit, bounds, samples, series = row
+    name, kind, meaning, unit, scope, version, bounds, samples, series = row
     if kind not in _KINDS:
         raise ValueError(_MALFORMED)
     found = [_distribution(one, len(bounds) + 1) for one in series]
@@ -125,6 +126,8 @@ def _family(row: Any) -> Family:  # noqa: ANN401  # as received
         kind=kind,
         meaning=_checked(meaning, str),
         unit=_checked(unit, str),
+        scope=_checked(scope, str),
+        scope_version=_checked(version, str),
         samples=[Sample(_labels(labels), _number(value)) for labels, value in samples],
         bounds=[_number(bound) for bound in bounds],
         distributions=found,
@@ -149,9 +152,12 @@ def _exemplar(index: object, labels: object, value: object, at: object) -> tuple
     return _checked(index, int), Exemplar(_labels(labels), _number(value), _number(at))
 
 
-def _labels(value: object) -> dict[str, str]:
+def _labels(value: object) -> dict[str, LabelValue]:
     found = cast("dict[object, object]", _checked(value, dict))
-    return {str(name): text if isinstance(text, str) else OTHER for name, text in found.items()}
+    return {
+        str(name): one if isinstance(one, (str, bool, int, float)) else OTHER
+        for name, one in found.items()
+    }
 
 
 def _number(value: object) -> float:

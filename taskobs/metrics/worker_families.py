@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from taskobs import semconv
-from taskobs.metrics.families import Distribution, Family, Kind, Labels, Sample
+from taskobs.metrics.families import Distribution, Family, Kind, Labels, LabelValue, Sample
 from taskobs.metrics.worker_table import PublishKey, TaskSeries, WorkerTable
 
 _TASK, _QUEUE, _OUTCOME = semconv.CELERY_TASK_NAME, semconv.CELERY_QUEUE, semconv.CELERY_OUTCOME
@@ -99,7 +99,7 @@ def _discarded(table: WorkerTable, rows: Iterable[TaskSeries]) -> Family:
 def _failures(rows: Iterable[TaskSeries]) -> Family:
     samples = [
         Sample(
-            {**_of(row), semconv.ERROR_TYPE: error, semconv.CELERY_EXPECTED: _switch(expected)},
+            {**_of(row), semconv.ERROR_TYPE: error, semconv.CELERY_EXPECTED: expected},
             number,
         )
         for row in rows
@@ -202,13 +202,9 @@ def _of(row: TaskSeries) -> Labels:
     return _labels(row.task, row.queue)
 
 
-def _labels(task: str, queue: str) -> dict[str, str]:
+def _labels(task: str, queue: str) -> dict[str, LabelValue]:
     return {_TASK: task, _QUEUE: queue} if queue else {_TASK: task}
 
 
 def _if_known(value: int | None) -> list[Sample]:
     return [] if value is None else [Sample({}, value)]
-
-
-def _switch(value: bool) -> str:  # noqa: FBT001  # what it turns into text
-    return "true" if value else "false"

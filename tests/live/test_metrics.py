@@ -72,6 +72,8 @@ class Found(NamedTuple):
     values: dict[Series, float]
     instances: set[str]
     starts: dict[str, set[int]]
+    buckets: dict[str, list[int]]
+    """Of histograms that have one series."""
 
     def of(self, metric: str, *by: str) -> dict[object, float]:
         """Sum a metric by attributes; the names of tasks without their module."""
@@ -87,7 +89,7 @@ class Found(NamedTuple):
 
 def arrived(receiver: Receiver, *, last: bool = False) -> Found:
     """Read all metrics that a worker has sent, or the last: each has all that was counted."""
-    found = Found({}, set(), {})
+    found = Found({}, set(), {}, {})
     requests = [one for one in receiver.requests if one.path == "/v1/metrics"]
     for request in requests[-1:] if last else requests:
         for resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics:
@@ -102,6 +104,8 @@ def arrived(receiver: Receiver, *, last: bool = False) -> Found:
                     )
                     value = point.count if kind == "histogram" else _number(point)
                     found.values[metric.name, labels] = value
+                    if kind == "histogram":
+                        found.buckets[metric.name] = list(point.bucket_counts)
                     if kind != "gauge":
                         found.starts.setdefault(metric.name, set()).add(point.start_time_unix_nano)
     return found
@@ -200,9 +204,20 @@ def hold(found: Found, task_log: TaskLog, tasks: dict[str, int]) -> None:
     published = found.of(semconv.METRIC_TASK_PUBLISHED, semconv.CELERY_TASK_NAME)
     again = {"again": tasks["again"]}
     assert published == {"ok": len(task_log.lines("published", "ok")), **again}
+    assert found.of("counted.runs", "kind", "late") == {
+        (kind, "False"): number for kind, number in runs.items()
+    }
+    assert found.of("counted.length", "") == {"": runs.total()}
+    assert found.buckets["counted.length"] == [
+        sum(number for kind, number in runs.items() if low < len(kind) <= high)
+        for low, high in ((0, 3), (3, 5), (5, 99))
+    ]
     assert len(found.instances) == 1
     starts = {
-        at for name in found.starts if name.startswith("celery.") for at in found.starts[name]
+        at
+        for name in found.starts
+        if name.startswith(("celery.", "counted."))
+        for at in found.starts[name]
     }
     assert len(starts) == 1  # one set of series, also over relays
 
@@ -319,7 +334,10 @@ def test_prometheus_scrapes_a_worker(
         assert wait_until(lambda: answers(port), timeout=LIMIT), worker.tail()
     found = f'celery_queue="celery",celery_task_name="{COUNTED}.ok"}} 20.0'
     assert wait_until(lambda: f"celery_task_received_total{{{found}" in scrape(port), timeout=LIMIT)
+    labels = 'kind="ok",late="false",otel_scope_name="counted",otel_scope_version="1.5"'
+    assert wait_until(lambda: f"counted_runs_total{{{labels}}} 20.0" in scrape(port), timeout=LIMIT)
     text = scrape(port)
+    assert 'counted_length_bytes_bucket{le="3.0",' in text
     for metric in ("celery_worker_heartbeat_seconds", "celery_worker_pool_limit"):
         assert f"\n{metric} " in text
     assert 'celery_worker_memory_bytes{process="pool"}' in text

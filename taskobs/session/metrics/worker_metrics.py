@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -18,12 +18,15 @@ from taskobs.config.settings import COUNTER_MEMORY, Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
+from taskobs.metrics.counter_keys import CounterKey, Measured, publish_key, read_key
 from taskobs.metrics.families import Family
-from taskobs.metrics.histogram import OTHER, RUN_TIMES, WAITS
+from taskobs.metrics.histogram import RUN_TIMES, WAITS
+from taskobs.metrics.measured_families import measured_families
 from taskobs.metrics.snapshot import Snapshot, pack_snapshot
 from taskobs.metrics.worker_families import Gauges, families_of, published
-from taskobs.metrics.worker_table import MAX_SERIES, Buckets, PublishKey, WorkerTable
+from taskobs.metrics.worker_table import Buckets, PublishKey, WorkerTable
 from taskobs.observers.base import Observer
+from taskobs.otel.app.meters import TaskMeters
 from taskobs.otel.export.metrics import Groups, with_instance
 from taskobs.otel.resource import resource_of
 from taskobs.otel.task_spans import shared_task_signals
@@ -65,6 +68,7 @@ class WorkerMetrics:
         self._too_long = False
         self.table: WorkerTable | None = None
         """What is counted; None where this is no worker's main process."""
+        self._meters = TaskMeters()
         self._undo = ExitStack()
         self._first: Callable[[], object] = lambda: None
         self._instance = ""
@@ -92,6 +96,7 @@ class WorkerMetrics:
             exits.install()
             undo.callback(self._observe_no_more)
             self._observe(RunFigures(), undo)
+            self._measure_tasks(undo)
             self._undo = undo.pop_all()
 
     def count_publishes(self, first: Callable[[], object]) -> None:
@@ -120,6 +125,13 @@ class WorkerMetrics:
             if self._memory is not None:
                 self._undo.callback(self._memory.close)
                 self._publishes.add = self._add
+                self._measure_tasks(self._undo)
+
+    def _measure_tasks(self, undo: ExitStack) -> None:
+        """Keep what tasks measure themselves, unless the app has set a MeterProvider."""
+        if self._memory is not None and self._meters.install():
+            undo.callback(self._meters.measurements.end)
+            self._meters.measurements.begin(self._own_region)
 
     def _observe(self, observer: Observer, undo: ExitStack) -> None:
         self._observing = True
@@ -160,17 +172,21 @@ class WorkerMetrics:
         self.table = self._gauges = self._region = None
         self._lock = Lock()  # another thread of the parent may have held it
         self._publishes.restart()
+        self._meters.measurements.after_fork()
         self._instance, self._own = "", None  # another instance
         self._publishes.add = self._add_first if self._memory is None else self._add
 
     def _add(self, key: PublishKey) -> None:
-        region = self._region
-        if region is None:
-            region = None if self._memory is None else self._memory.take()
-            if region is None:
-                return
-            self._region = region
-        region.add(key)
+        region = self._own_region()
+        if region is not None:
+            region.add(publish_key(*key))
+
+    def _own_region(self) -> CounterRegion | None:
+        """Return this process's part of the memory, which the first call takes."""
+        if self._region is None and self._memory is not None:
+            with suppress(OSError):
+                self._region = self._memory.take()
+        return self._region
 
     # In the main process.
 
@@ -183,7 +199,8 @@ class WorkerMetrics:
     def groups(self) -> tuple[Groups, Resource]:
         """Return all that was counted, and the resource of it; from any thread."""
         with self._lock:
-            families, table = [published(self._published())], self.table
+            sums, table = self._sums(), self.table
+            families = [published(self._published(sums)), *measured_families(sums)]
             since = self._publishes.table.since
             if table is not None:
                 families, since = [*families_of(table, self._last), *families], table.since
@@ -225,16 +242,19 @@ class WorkerMetrics:
                 _log.warning("taskobs: there are too many series of metrics: none are exported")
         return None
 
-    def _published(self) -> dict[PublishKey, float]:
-        found: dict[PublishKey, float] = dict(self._publishes.table.counts)
+    def _sums(self) -> list[tuple[CounterKey, list[float]]]:
         if self._memory is None:
-            return found
-        for key, (number, *_) in self._memory.sums().items():
-            task, queue, error = key
-            of = self._publishes.table.key(task, queue, error)
-            if of not in found and len(found) >= MAX_SERIES:
-                of = OTHER, OTHER, of[2]
-            found[of] = found.get(of, 0) + number
+            return []
+        found = ((read_key(key), values) for key, values in self._memory.sums().items())
+        return [(key, values) for key, values in found if key is not None]
+
+    def _published(self, sums: Iterable[tuple[CounterKey, list[float]]]) -> dict[PublishKey, float]:
+        found: dict[PublishKey, float] = dict(self._publishes.table.counts)
+        for key, (number, *_) in sums:
+            if isinstance(key, Measured):
+                continue
+            of = self._publishes.table.key(*key)
+            found[of] = found.get(of, 0) + int(number)
         return found
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from opentelemetry import metrics
 
 import taskobs
 
@@ -33,13 +34,25 @@ session = taskobs.init()
 task_log = os.open(os.environ["APP_TASK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
+METER = metrics.get_meter("counted", "1.5")
+RUNS = METER.create_counter("counted.runs", "{run}", "Runs that began.")
+
+
 class ExpectedError(Exception):
     """What a task lists in ``throws``."""
 
 
 def write(*words: object) -> None:
-    """Write a line: what, which task, and the process."""
+    """Write a line: what, which task, and the process; measure a run."""
     os.write(task_log, (" ".join(map(str, (*words, os.getpid()))) + "\n").encode())
+    if words[0] == "run":
+        kind = str(words[1])
+        RUNS.add(1, {"kind": kind, "late": False})
+        # Made anew each time, as some apps do.
+        lengths = metrics.get_meter("counted", "1.5").create_histogram(
+            "counted.length", "By", "Letters.", explicit_bucket_boundaries_advisory=[3, 5]
+        )
+        lengths.record(len(kind))
 
 
 @app.task

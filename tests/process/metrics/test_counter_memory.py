@@ -10,9 +10,12 @@ from threading import Thread
 import pytest
 
 from taskobs.metrics import counter_memory
+from taskobs.metrics.counter_keys import packed, publish_key, read_key
 from taskobs.metrics.counter_memory import CounterMemory
+from taskobs.metrics.histogram import OTHER
 
-KEY = ("shop.pay", "celery", "")
+KEY = publish_key("shop.pay", "celery", "")
+WRITTEN = packed(KEY)
 
 
 @pytest.fixture
@@ -42,9 +45,9 @@ def test_what_killed_children_have_counted_is_counted_once(memory: CounterMemory
     for number in range(100):
         child(memory, 3)
         if number % 10 == 0:
-            assert memory.sums()[KEY] == [3 * (number + 1)]
-    assert memory.sums() == {KEY: [300]}
-    assert memory.sums() == {KEY: [300]}
+            assert memory.sums()[WRITTEN] == [3 * (number + 1)]
+    assert memory.sums() == {WRITTEN: [300]}
+    assert memory.sums() == {WRITTEN: [300]}
 
 
 def test_regions_are_used_again(memory: CounterMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +55,7 @@ def test_regions_are_used_again(memory: CounterMemory, monkeypatch: pytest.Monke
     monkeypatch.setattr(counter_memory, "REGIONS", 2)
     for number in range(6):
         child(memory, 1, killed=False)
-        assert memory.sums() == {KEY: [number + 1]}
+        assert memory.sums() == {WRITTEN: [number + 1]}
 
 
 def test_without_a_region_nothing_is_counted(
@@ -74,17 +77,35 @@ def test_threads_count_together(memory: CounterMemory) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert memory.sums() == {KEY: [200_000]}
+    assert memory.sums() == {WRITTEN: [200_000]}
 
 
-def test_a_region_that_is_full_takes_no_more(memory: CounterMemory) -> None:
-    """I make up names of tasks: what has no room is not counted, and nothing breaks."""
+def test_what_has_no_room_is_counted_as_other(memory: CounterMemory) -> None:
+    """I make up names of tasks: no publish goes uncounted, and nothing breaks."""
     region = memory.take()
     assert region is not None
-    counted = sum(region.add(("x" * 2_000, str(number), "")) for number in range(200))
-    assert 50 < counted < 200
-    assert sum(value for [value] in memory.sums().values()) == counted
-    assert not region.add(("x" * 100_000, "", ""))
+    for number in range(200):
+        region.add(publish_key("x" * 2_000, str(number), ""))
+    region.add(publish_key("x" * 100_000, "", ""))
+    sums = {read_key(key): value for key, [value] in memory.sums().items()}
+    assert sum(sums.values()) == 201
+    assert 50 < len(sums) < 150
+    assert sums[OTHER, OTHER, ""] == 201 - (len(sums) - 1)
+
+
+def test_all_processes_together_are_bounded_too(
+    memory: CounterMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of my processes publishes tasks of other names: so many are told apart, all counted."""
+    monkeypatch.setattr(counter_memory, "MAX_KEYS", 3)
+    regions = [memory.take() for _ in range(3)]
+    for number, region in enumerate(regions * 3):
+        assert region is not None
+        region.add(publish_key(str(number % 5), "celery", ""))
+        before = {read_key(key): value for key, [value] in memory.sums().items()}
+    assert len(before) == 4
+    assert sum(before.values()) == 9
+    assert before[OTHER, OTHER, ""] == sum(number % 5 > 2 for number in range(9))
 
 
 def test_what_is_malformed_ends_a_region(memory: CounterMemory) -> None:
@@ -95,4 +116,5 @@ def test_what_is_malformed_ends_a_region(memory: CounterMemory) -> None:
     at = region._used  # pyright: ignore[reportPrivateUsage]  # a look inside
     region._keys[at : at + 6] = b"\x02\x00\x01\x00\xc1\xc1"  # pyright: ignore[reportPrivateUsage]  # same
     region._head[2] = at + 6  # pyright: ignore[reportPrivateUsage]  # same
-    assert memory.sums() == {KEY: [1]}
+    whole = {key: values for key, values in memory.sums().items() if read_key(key) is not None}
+    assert whole == {WRITTEN: [1]}

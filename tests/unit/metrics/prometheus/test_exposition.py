@@ -72,6 +72,40 @@ def test_a_scraper_reads_what_was_given(accept: str) -> None:
     assert found["celery_task_duration_seconds_sum"] == [(PLAIN_QUEUE, 9.5)]
 
 
+def of_app(name: str, **given: Any) -> Family:
+    """Give what a task measures itself."""
+    fields: dict[str, Any] = {"kind": "counter", "meaning": "", "scope": "shop", **given}
+    return Family(name=name, **fields)
+
+
+@pytest.mark.parametrize("accept", ["", OPEN_METRICS])
+def test_names_of_the_apps_are_what_prometheus_takes(accept: str) -> None:
+    """Tasks of mine measure under any names and attributes: a scrape is never refused for it."""
+    unusual: dict[str, Any] = {"a.b": "1", "a_b": True, "le": "x", "9": 2, "": "e"}
+    families = [
+        of_app("orders_total", samples=[Sample(unusual, 1)]),
+        of_app("orders", samples=[Sample({}, 2), Sample({}, 2)], scope="other", scope_version="3"),
+        of_app("orders", kind="gauge", samples=[Sample({}, 7)]),
+        of_app("stock", kind="updown", samples=[Sample({}, -7)]),
+        of_app(
+            "size",
+            kind="histogram",
+            bounds=[1],
+            distributions=[Distribution(unusual, [1, 2], 3, {})],
+        ),
+        of_app(
+            "size", kind="histogram", bounds=[2], distributions=[Distribution({}, [1, 2], 3, {})]
+        ),
+    ]
+    body, _ = render(families, accept)
+    found = series(OPEN_PARSER if accept else PARSER, body.decode())
+    plain = {"a_b": "1;true", "le_": "x", "_9": "2", "_": "e", "otel_scope_name": "shop"}
+    other = {"otel_scope_name": "other", "otel_scope_version": "3"}
+    assert found["orders_total"] == [(plain, 1), (other, 2)]
+    assert found["stock"] == [({"otel_scope_name": "shop"}, -7)]
+    assert found["size_count"] == [(plain, 3)]
+
+
 def test_exemplars_lead_to_traces() -> None:
     """I scrape as OpenMetrics, and a bucket leads to a trace; the older format can't say it."""
     text, _ = rendered(OPEN_METRICS)
