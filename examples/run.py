@@ -31,7 +31,12 @@ READY = {"worker": " ready.", "beat": "beat: Starting..."}
 
 
 def main(name: str) -> None:
-    """Run the example of this name."""
+    """Run the example of this name, and print what it has recorded."""
+    show(run(name))
+
+
+def run(name: str) -> Receiver:
+    """Run it to its end; give what has received its telemetry."""
     example = Path(__file__).parent / name
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -41,7 +46,7 @@ def main(name: str) -> None:
             for order in ORDERS:
                 place(port, order)
             wait(lambda: has_ended(receiver))
-        show(receiver)
+        return receiver
 
 
 def variables(receiver: Receiver, folder: str) -> dict[str, str]:

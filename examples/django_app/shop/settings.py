@@ -10,7 +10,15 @@ SECRET_KEY = "for this example only"  # noqa: S105  # it guards nothing
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "testserver"]
 ROOT_URLCONF = "shop.urls"
 INSTALLED_APPS = ["shop", "django_celery_beat", "django_celery_results"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "shop.db"}}
+# SQLite refuses a transaction that began to read and goes on to write while another process writes.
+IMMEDIATE = {"timeout": 30, "transaction_mode": "IMMEDIATE"}
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": FOLDER / "shop.db",
+        "OPTIONS": IMMEDIATE,
+    }
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
@@ -21,6 +29,7 @@ if CELERY_BROKER_URL.startswith("filesystem"):
         "data_folder_in": IN_A_FOLDER,
         "data_folder_out": IN_A_FOLDER,
         "control_folder": f"{FOLDER}/control",
+        "polling_interval": 0.1,
     }
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"

@@ -15,6 +15,7 @@ IN_A_FOLDER = {
     "data_folder_in": f"{FOLDER}/messages",
     "data_folder_out": f"{FOLDER}/messages",
     "control_folder": f"{FOLDER}/control",
+    "polling_interval": 0.1,
 }
 
 celery = Celery("fastapi_shop", broker=os.environ.get("CELERY_BROKER_URL", "filesystem://"))

@@ -14,6 +14,7 @@ IN_A_FOLDER = {
     "data_folder_in": f"{FOLDER}/messages",
     "data_folder_out": f"{FOLDER}/messages",
     "control_folder": f"{FOLDER}/control",
+    "polling_interval": 0.1,
 }
 
 CELERY = {
