@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from taskobs.metrics import counter_memory
-from taskobs.metrics.counter_keys import packed, publish_key, read_key
+from taskobs.metrics.counter_keys import CounterKey, packed, publish_key, read_key
 from taskobs.metrics.counter_memory import CounterMemory
 from taskobs.metrics.histogram import OTHER
 
@@ -99,7 +99,7 @@ def test_all_processes_together_are_bounded_too(
     """Each of my processes publishes tasks of other names: so many are told apart, all counted."""
     monkeypatch.setattr(counter_memory, "MAX_KEYS", 3)
     regions = [memory.take() for _ in range(3)]
-    sums: dict[object, float] = {}
+    sums: dict[CounterKey | None, float] = {}
     for number, region in enumerate(regions * 3):
         assert region is not None
         region.add(publish_key(str(number % 5), "celery", ""))
