@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from taskobs.metrics.counter_keys import Measured, measured_key, overflow_of
 from taskobs.metrics.families import Kind, LabelValue
-from taskobs.protocol.sanitize import sanitize
+from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 
 if TYPE_CHECKING:
     from taskobs.metrics.counter_memory import CounterRegion
@@ -105,7 +105,7 @@ class Instrument:
                 words, index = found
                 # One step: see `CounterRegion.words`.
                 words[index] += amount
-        except Exception:  # noqa: BLE001  # whatever values of the app's may raise
+        except UNEXPECTED:  # not a soft time limit: that is raised here, too, and is the task's
             return
 
     def record(
@@ -120,7 +120,7 @@ class Instrument:
                 # No call in between: neither a time limit's signal nor another thread sees half.
                 words[bucket] += 1
                 words[total] += amount
-        except Exception:  # noqa: BLE001  # as above
+        except UNEXPECTED:
             return
 
     def _find(self, attributes: Attributes) -> tuple[memoryview[float], int] | None:

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from taskobs import semconv
 from taskobs.metrics import task_measurements
@@ -103,6 +104,21 @@ def test_what_can_not_be_measured_is_left_out(shop: Shop) -> None:
     attributes: list[Any] = [3, [1], "x"]
     for one in attributes:
         orders.add(1, one)
+    orders.add(1)
+    assert shop.series() == [({}, 1)]
+
+
+def test_a_time_limit_that_strikes_here_reaches_the_task(shop: Shop) -> None:
+    """My task's soft time limit passes while it measures: the task is told, as anywhere else."""
+
+    class Struck(dict[str, str]):
+        def items(self) -> Any:
+            raise SoftTimeLimitExceeded
+
+    orders, times = shop.meter.create_counter("orders"), shop.meter.create_histogram("time")
+    for measure in (orders.add, times.record):
+        with pytest.raises(SoftTimeLimitExceeded):
+            measure(1, Struck(kind="gift"))
     orders.add(1)
     assert shop.series() == [({}, 1)]
 
