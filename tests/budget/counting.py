@@ -28,23 +28,33 @@ _WARM = 20
 _COUNTED = 20
 
 
+@contextmanager
+def _profiled(profile: Callable[[FrameType, str, object], None]) -> Generator[None]:
+    """Have ``profile`` called, and no finalizer of what other tests have left."""
+    gc.collect()
+    gc.disable()
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+
+
 def calls(job: Job) -> float:
     """Count the calls of functions, in Python and in C, that one ``job`` makes."""
     number = 0
 
-    def profile(_: object, event: str, __: object) -> None:
+    def profile(_: FrameType, event: str, __: object) -> None:
         nonlocal number
         number += event in ("call", "c_call")
 
     for _ in range(_WARM):
         job()
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
+    with _profiled(profile):
         for _ in range(_COUNTED):
             job()
-    finally:
-        sys.setprofile(before)
     return number / _COUNTED
 
 
@@ -60,12 +70,8 @@ def our_calls(job: Job) -> list[str]:
 
     for _ in range(_WARM):
         job()
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
+    with _profiled(profile):
         job()
-    finally:
-        sys.setprofile(before)
     return [module.removeprefix(PACKAGE) for module in modules]
 
 
