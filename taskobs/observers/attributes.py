@@ -6,20 +6,21 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final, cast
-
-from opentelemetry.trace import Span, StatusCode
-from opentelemetry.util.types import AttributeValue
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from taskobs import semconv
 from taskobs.model import Broker, Publish, Run, TaskMessage
+
+if TYPE_CHECKING:  # `celery call` describes its publish without OpenTelemetry
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
 _PLAIN: Final = frozenset({str, bool, int, float})
 
-Attributes = dict[str, AttributeValue]
-SetUnchecked = Callable[[Span, Attributes], bool]
+Attributes: TypeAlias = "dict[str, AttributeValue]"
+SetUnchecked: TypeAlias = "Callable[[Span, Attributes], bool]"
 """Sets attributes that need no check; returns False, and has done nothing, where it can't.
 
 The SDK checks and copies each attribute, which takes longer than all else about a span; it has no
@@ -133,7 +134,7 @@ def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
 # What is the same for all runs of a task in this process is worked out once. The names of tasks
 # come with messages, so their number is bounded.
 _TASKS: Final = 500
-_Described = tuple[tuple[Broker, "str | None", int], Attributes]
+_Described: TypeAlias = "tuple[tuple[Broker, str | None, int], Attributes]"
 _of_task: Final[dict[str, _Described]] = {}
 
 
@@ -215,6 +216,8 @@ def add(span: Span, attributes: Attributes, set_unchecked: SetUnchecked = never)
 
 def record_error(span: Span, error: BaseException) -> None:
     """Mark a span as failed by an exception."""
+    from opentelemetry.trace import StatusCode
+
     span.set_status(StatusCode.ERROR, message_of(error))
     span.set_attribute(semconv.ERROR_TYPE, type_of(error))
     record_exception(span, error)

@@ -16,6 +16,7 @@ from taskobs.errors import MissingExtraError
 from taskobs.internal.import_lock import import_locked, watch_forks
 from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
+from taskobs.otel.export.otlp_post import suits
 
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -63,7 +64,7 @@ class ExporterFactory:
         """Make one, or what exports in its place until it is worth its import."""
         if self._module == _HTTP and _HTTP not in sys.modules and self._endpoint is not None:
             own = import_locked("taskobs.otel.export.first_export")
-            if own.suits(self._endpoint):
+            if suits(self._endpoint):
                 first: SpanExporter = own.FirstExport(self._make, self._endpoint, self._headers)
                 return first
         return self._make()

@@ -11,7 +11,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from taskobs.otel.export.first_export import FirstExport, suits
+from taskobs.otel.export.first_export import FirstExport
+from taskobs.otel.export.otlp_post import suits
 from taskobs.testing.receiver import Receiver
 from tests.support.recording import Recorder, tracer_provider
 
