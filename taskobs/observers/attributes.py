@@ -9,11 +9,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from taskobs import semconv
-from taskobs.model import Broker, Publish, Run, TaskMessage
 
 if TYPE_CHECKING:  # `celery call` describes its publish without OpenTelemetry
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
+
+    from taskobs.model import Broker, Publish, Run, TaskMessage
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768

@@ -70,7 +70,7 @@ class TaskSpans:
         histogram = meter.create_histogram(
             semconv.STOCK_HISTOGRAM, "seconds", "The time it took to run the task."
         )
-        tracers = TaskTracers(_tracer(tracer_provider), rules, link=use_span_links)
+        tracers = TaskTracers(tracer_of(tracer_provider), rules, link=use_span_links)
         observer = SpanObserver(
             tracers.default,
             histogram,
@@ -86,7 +86,7 @@ class TaskSpans:
     def use(self, tracer_provider: TracerProvider) -> None:
         """Use another provider for new spans; open spans stay with the former one."""
         self._tracers.remove()
-        tracers = self._tracers = self._tracers.with_tracer(_tracer(tracer_provider))
+        tracers = self._tracers = self._tracers.with_tracer(tracer_of(tracer_provider))
         self._observer.use(tracers.default, tracers.by_task)
 
     def choose_ids(self) -> None:
@@ -99,7 +99,8 @@ class TaskSpans:
         self._tracers.remove()
 
 
-def _tracer(provider: TracerProvider | None) -> trace.Tracer:
+def tracer_of(provider: TracerProvider | None) -> trace.Tracer:
+    """Return the tracer of tasks' spans; without a provider, that of the global one."""
     return trace.get_tracer(
         semconv.STOCK_SCOPE, stock_version(), provider, schema_url=semconv.STOCK_SCHEMA_URL
     )

@@ -67,6 +67,10 @@ class Delivery:
             self._deadline = time.monotonic() + self._shutdown_timeout
         return max(0.0, self._deadline - time.monotonic())
 
+    def spent(self, seconds: float) -> None:
+        """Count time that this process, which is about to end, has spent on sending already."""
+        self._deadline = time.monotonic() + max(0.0, self._shutdown_timeout - seconds)
+
     def restart(self) -> None:
         """Reset the time limit: the process continues after all, or is a new child."""
         self._deadline = None

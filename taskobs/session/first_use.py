@@ -18,20 +18,25 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from celery import signals
 
 from taskobs import semconv
 from taskobs.celery._types import App
-from taskobs.celery.command_line import in_command, in_worker_command
+from taskobs.celery.command_line import at_command_end, in_command, in_worker_command
 from taskobs.celery.patches.send import SendPatch
 from taskobs.celery.places import release_places, reserve_places
 from taskobs.config.settings import Settings
+from taskobs.internal.guard import Guard
 from taskobs.internal.import_hooks import ImportWatch, when_imported
 from taskobs.internal.instrumentors import chosen
 from taskobs.internal.wrapping import Patches
+from taskobs.session.environment import AppName
 from taskobs.session.first_error import FirstError
+
+if TYPE_CHECKING:
+    from taskobs.session.command.publish import CommandPublish
 
 _API: Final = "opentelemetry.trace"
 _SENTRY: Final = "sentry_sdk"
@@ -56,6 +61,10 @@ class Listener(Protocol):
         """
         ...
 
+    def command_ended(self) -> None:
+        """Send what a command has published without the SDK; if that fails, set the SDK up."""
+        ...
+
 
 def needed_now(settings: Settings) -> bool:
     """Tell whether there is nothing to wait for, or something to check at once."""
@@ -73,9 +82,12 @@ class FirstUse:
     If ``settings`` have a DSN, errors outside of tasks are reported, too.
     """
 
-    def __init__(self, listener: Listener, settings: Settings) -> None:
+    def __init__(self, listener: Listener, settings: Settings, app_name: AppName) -> None:
         self._listener = listener
         self._settings = settings
+        self._app_name = app_name
+        self._guard = Guard(strict=settings.strict)
+        self._alone: CommandPublish | None = None
         self._send = SendPatch(self._publishing, self._canvas, lambda: None)
         self._api = Patches()
         self._django = Patches()
@@ -168,10 +180,39 @@ class FirstUse:
     def _publishing(
         self, app: App, task: str, options: Mapping[str, Any]
     ) -> AbstractContextManager[object]:
+        alone = self._of_command(app, task, options)
+        if alone is not None:
+            return alone
         self._listener.begin()
         from taskobs.otel.task_spans import shared_task_signals
 
         return shared_task_signals().publishing(app, task, options)
+
+    def _of_command(
+        self, app: App, task: str, options: Mapping[str, Any]
+    ) -> AbstractContextManager[object] | None:
+        """Return the block around the first publish of a command that may need no SDK."""
+        if self._alone is not None or not in_command() or needed_now(self._settings):
+            return None
+        with self._guard:
+            from taskobs.celery.adapter.publishes import publish_of
+            from taskobs.session.command.publish import CommandPublish, is_possible
+
+            if is_possible(self._settings, app, task, options):
+                publish = publish_of(app, task, options, None)
+                begin = self._listener.begin
+                self._alone = CommandPublish(self._settings, self._app_name, begin, app, publish)
+                at_command_end(self._listener.command_ended)
+        return self._alone
+
+    def send(self, timeout: float) -> bool:
+        """Send what a command has published; tell whether that needs no full set-up."""
+        return self._alone is None or self._alone.send(timeout)
+
+    def repeat(self) -> None:
+        """Make the span of a command's publish again, now that there is a full set-up."""
+        if self._alone is not None:
+            self._alone.repeat()
 
     def _canvas(self, kind: str, options: Mapping[str, Any]) -> AbstractContextManager[object]:
         self._listener.begin()

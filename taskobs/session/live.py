@@ -74,7 +74,7 @@ class LiveSession:
         self._relay = WorkerRelay(settings)
         self._running = RunningWorker(self._tick)
         self._metrics = Metrics(self, app_name, self._spans, self._relay, self._running)
-        self._delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
+        self.delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
         self._instrumentations = Instrumentations(settings.instrument)
         self._announcement = Announcement(settings, self._where, self._remarks)
         self._observing = False
@@ -92,7 +92,7 @@ class LiveSession:
 
         Returns whether all was sent in time.
         """
-        return self._delivery.flush(timeout)
+        return self.delivery.flush(timeout)
 
     def close(self) -> None:
         """Send pending telemetry, within ``shutdown_timeout``, and undo what ``start`` did."""
@@ -126,7 +126,7 @@ class LiveSession:
         try:
             undo.callback(setattr, guard, "strict", guard.strict)
             guard.strict = self.settings.strict
-            undo.callback(lambda: self._spans.stop(self._delivery.left()))
+            undo.callback(lambda: self._spans.stop(self.delivery.left()))
             undo.callback(self._errors.stop)
             self._start_logs()
             undo.callback(failures.remove)
@@ -160,7 +160,7 @@ class LiveSession:
     def _start_logs(self) -> None:
         logs = self._logs
         if logs is not None:
-            self._undo.callback(lambda: logs.stop(self._delivery.left()))
+            self._undo.callback(lambda: logs.stop(self.delivery.left()))
             logs.start()
             self.observe()
 
@@ -289,7 +289,7 @@ class LiveSession:
         self._looking = Lock()  # another thread of the parent may have held it
         self._look_again = False
         self._running.after_fork()
-        self._delivery.restart()
+        self.delivery.restart()
 
     def worker_ended(self) -> None:
         """Send what is pending and end the relay: after SIGHUP, the worker executes itself anew."""
@@ -298,8 +298,8 @@ class LiveSession:
         self._relay.close()
         self._metrics.worker_ended()
         self._running.worker = None
-        self._delivery.go_on()
+        self.delivery.go_on()
 
     def process_ending(self) -> None:
         """Send what is pending; all calls together take at most ``shutdown_timeout``."""
-        self._delivery.end()
+        self.delivery.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -49,7 +50,7 @@ class Session:
         self._app_name = AppName()
         self._embedded = EmbeddedBeat(init, arguments or {})
         self._process = ProcessSignals(self)
-        self._first_use = FirstUse(self, settings)
+        self._first_use = FirstUse(self, settings, self._app_name)
         self._guard = Guard(strict=settings.strict)
         self._live: LiveSession | None = None
         self._log_setup: LoggingSetup | None = None
@@ -90,6 +91,9 @@ class Session:
 
         Returns whether all was sent in time.
         """
+        limit = self.settings.shutdown_timeout if timeout is None else timeout
+        if self._live is None and not self._first_use.send(limit):
+            self.begin()
         return self._live is None or self._live.flush(timeout)
 
     def close(self) -> None:
@@ -97,6 +101,7 @@ class Session:
         global _session  # noqa: PLW0603  # the one that init() made
         if _session is self:
             _session = None
+        self.command_ended()
         self._closed = True
         self.process_ending()
         self._undo.close()
@@ -168,6 +173,7 @@ class Session:
         hooks = Hooks(self.settings)
         self._undo.callback(hooks.remove)
         hooks.install()
+        self._first_use.repeat()
 
     def _close_live(self) -> None:
         live, self._live = self._live, None
@@ -200,6 +206,20 @@ class Session:
             finally:
                 self._beginning = False
 
+    def command_ended(self) -> None:
+        """Send what a command has published without the SDK; if that fails, set the SDK up.
+
+        That has what remains of ``shutdown_timeout``, at least half of it.
+        """
+        began = time.monotonic()
+        if self._live is not None:
+            self._first_use.repeat()  # another thread has set it up while that was published
+        elif not self._first_use.send(self.settings.shutdown_timeout / 2):
+            spent = time.monotonic() - began  # before the imports, which may take longer
+            self.begin()
+            if self._live is not None:
+                self._live.delivery.spent(spent)
+
     # Events of the process: see taskobs.celery.process_signals.ProcessListener.
 
     def became(self, role: Role, worker: object = None) -> None:
@@ -222,6 +242,7 @@ class Session:
 
     def process_ending(self) -> None:
         """Send what is pending; all calls together take at most ``shutdown_timeout``."""
+        self.command_ended()
         if self._live is not None:
             self._live.process_ending()
 

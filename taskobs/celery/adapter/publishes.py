@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
 from taskobs.celery._types import App, Routed
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
-from taskobs.model import Publish, Run
+from taskobs.model import Publish
 from taskobs.observers.context import header as context_header
+
+if TYPE_CHECKING:  # a command that publishes has no use for the record of a run
+    from taskobs.model import Run
 
 _RABBITMQ: Final = "rabbitmq"
 

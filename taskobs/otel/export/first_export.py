@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -51,7 +50,7 @@ class FirstExport(SpanExporter):
     def _is_sent(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
             return post(self._endpoint, self._headers, encode(spans))
-        except (OSError, HTTPException, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             _log.debug("taskobs: the first spans go through OpenTelemetry's exporter: %r", error)
             return False
 

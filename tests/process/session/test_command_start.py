@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from taskobs.otel.export.plain_span import is_known
 from tools.command_start import COMMANDS, measure
 
 ROUNDS = 7
 TRIES = 5
+CALL = 1.25 if is_known() else 1.5  # other releases of the SDK are imported
 
 
-@pytest.mark.parametrize(("name", "most"), [("purge", 1.2), ("call", 1.5)])
+@pytest.mark.parametrize(("name", "most"), [("purge", 1.2), ("call", CALL)])
 def test_a_command_starts_nearly_as_fast_as_without(name: str, most: float) -> None:
-    """`celery purge` imports no SDK; `celery call`, which publishes a message, no exporter."""
+    """Neither `celery purge` nor `celery call`, which publishes a message, imports an SDK."""
     without: list[float] = []
     observed: list[float] = []
     for _ in range(TRIES):

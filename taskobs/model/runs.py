@@ -1,19 +1,13 @@
-"""Plain records of what Celery did, free of Celery's types.
-
-The adapter makes them, observers read them. A record is made once for each publish or run
-and is not thread-safe: it belongs to the thread (or greenlet) that the publish or run is in.
-"""
+"""The record of a run, and what belongs to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-ContextValue = str | int | float | bool
-ContextValues = Mapping[str, ContextValue]
-"""What ``taskobs.context()`` gives to what follows, by their keys."""
+from taskobs.model.messages import ContextValues, TaskMessage
 
 
 class Outcome(str, Enum):
@@ -28,18 +22,6 @@ class Outcome(str, Enum):
     EXPIRED = "expired"
     LOST = "lost"
     UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
-    """Where an app publishes: never a user name, never a password."""
-
-    system: str = ""
-    address: str = ""
-    port: int = 0
-
-
-NOWHERE: Final = Broker()
 
 
 class ChordLinkStore(Protocol):
@@ -81,89 +63,6 @@ class SpanAddress(NamedTuple):
         https://www.w3.org/TR/trace-context/#traceparent-header
         """
         return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """The entry of beat's schedule that a publish is for, and when it is due.
-
-    With neither ``crontab`` nor ``seconds`` it is due by other rules (the sun, one moment).
-    """
-
-    entry: str
-    crontab: str | None = None
-    """Five fields, as cron has them; but both days must match, where cron asks for either."""
-    seconds: float | None = None
-    """The interval."""
-    timezone: str | None = None
-    """The IANA name of the zone that the crontab is in; None when it has none."""
-    once: bool = False
-    """True for an entry that is disabled after it was due for the first time."""
-
-
-@dataclass(slots=True, kw_only=True)
-class TaskMessage:
-    """What a publish and a run have in common: a task, and the message that asks for it."""
-
-    task: str
-    name: str = ""
-    """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
-    task_id: str = ""
-    root_id: str | None = None
-    parent_id: str | None = None
-    group_id: str | None = None
-    attempt: int = 1
-    queue: str | None = None
-    exchange: str | None = None
-    routing_key: str | None = None
-    eta: str | None = None
-    expires: str | None = None
-    priority: int | None = None
-    broker: Broker = NOWHERE
-    stock: Callable[[], Mapping[str, object]] = dict
-    """The attributes that the stock instrumentation would set."""
-    context: ContextValues | None = None
-    """The values that a publish is made with, or that a run's message carries."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Publish(TaskMessage):
-    """One message handed to the broker.
-
-    It is opened with the task's name alone; the rest is known when Celery has routed the
-    message (``Observer.sending``). ``error`` is set when the broker refused.
-    """
-
-    within: Run | None = None
-    """The run that publishes, when a task calls a task."""
-    retries: Run | None = None
-    """The run whose next attempt this is."""
-    schedule: Schedule | None = None
-    """Set on what beat publishes for an entry that is due."""
-    headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
-    """The headers that the caller gives; once the message is routed, its own.
-
-    What an observer writes into those travels.
-    """
-    header_runs: ChordLinkStore | None = None
-    """Set on the callback of a chord."""
-    error: BaseException | None = None
-    has_span: bool = field(default=False, init=False)
-    """Whether the current span is that of the publish, sampled or not."""
-
-
-@dataclass(slots=True)
-class Canvas:
-    """A group or chord that is about to be published, message by message."""
-
-    kind: str
-    """Its Celery task name."""
-    headers: Mapping[str, object]
-    """The headers that the caller gives to each of its messages."""
-    context: ContextValues | None = None
-    """The values that it is published with."""
-    error: BaseException | None = None
-    """What ended it before all of its messages were published."""
 
 
 class DeadLetter(NamedTuple):

@@ -1,0 +1,81 @@
+"""The record of a publish, and what it has in common with that of a run.
+
+A short command that publishes imports this module alone: the record of a run takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from taskobs.model.runs import ChordLinkStore, Run
+    from taskobs.model.sources import Schedule
+
+ContextValue = str | int | float | bool
+ContextValues = Mapping[str, ContextValue]
+"""What ``taskobs.context()`` gives to what follows, by their keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """Where an app publishes: never a user name, never a password."""
+
+    system: str = ""
+    address: str = ""
+    port: int = 0
+
+
+NOWHERE: Final = Broker()
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskMessage:
+    """What a publish and a run have in common: a task, and the message that asks for it."""
+
+    task: str
+    name: str = ""
+    """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
+    task_id: str = ""
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    attempt: int = 1
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    eta: str | None = None
+    expires: str | None = None
+    priority: int | None = None
+    broker: Broker = NOWHERE
+    stock: Callable[[], Mapping[str, object]] = dict
+    """The attributes that the stock instrumentation would set."""
+    context: ContextValues | None = None
+    """The values that a publish is made with, or that a run's message carries."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Publish(TaskMessage):
+    """One message handed to the broker.
+
+    It is opened with the task's name alone; the rest is known when Celery has routed the
+    message (``Observer.sending``). ``error`` is set when the broker refused.
+    """
+
+    within: Run | None = None
+    """The run that publishes, when a task calls a task."""
+    retries: Run | None = None
+    """The run whose next attempt this is."""
+    schedule: Schedule | None = None
+    """Set on what beat publishes for an entry that is due."""
+    headers: MutableMapping[str, object] = field(default_factory=dict[str, object])
+    """The headers that the caller gives; once the message is routed, its own.
+
+    What an observer writes into those travels.
+    """
+    header_runs: ChordLinkStore | None = None
+    """Set on the callback of a chord."""
+    error: BaseException | None = None
+    has_span: bool = field(default=False, init=False)
+    """Whether the current span is that of the publish, sampled or not."""

@@ -1,0 +1,141 @@
+"""The span of a publish without OpenTelemetry: what our provider and tracer would make of it.
+
+It is encoded as it is, or made again by the process's tracer, with the same ids and times.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from taskobs import semconv
+from taskobs.config.settings import Settings
+
+if TYPE_CHECKING:
+    from taskobs.observers.attributes import Attributes
+
+_SDK: Final = "opentelemetry-sdk"
+_STOCK: Final = "opentelemetry-instrumentation-celery"
+_KNOWN_SDKS: Final = ("1.45.",)
+"""Releases whose resource and flags are written here; those of others may differ."""
+_FLAGS: Final = 3  # sampled, and the trace id is random
+_PRODUCER: Final = 3  # `SpanKind`
+_UNNAMED: Final = "unknown_service"  # what the SDK calls a service that has no name
+_DEFAULT_NAME: Final = "celery"
+
+
+class _Fields:
+    """Fields under the names that the SDK's classes have."""
+
+    def __init__(self, **fields: Any) -> None:  # noqa: ANN401  # of each type
+        vars(self).update(fields)
+
+
+class PlainSpan:
+    """A span of kind PRODUCER that begins a trace, with random ids."""
+
+    def __init__(self, name: str, attributes: Attributes) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.ids = os.urandom(24).hex()
+        """The trace id and the span id."""
+        self.start_time = time.time_ns()
+        self.end_time = 0
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace, in hex."""
+        return self.ids[:32]
+
+    @property
+    def span_id(self) -> str:
+        """The id of the span, in hex."""
+        return self.ids[32:]
+
+    @property
+    def traceparent(self) -> str:
+        """The span's address, as a header."""
+        return f"00-{self.trace_id}-{self.span_id}-{_FLAGS:02x}"
+
+    def end(self) -> None:
+        """Note the time of its end."""
+        self.end_time = time.time_ns()
+
+    def encode(self, settings: Settings, app_name: str | None) -> bytes:
+        """Return it as an OTLP request, with the resource and scope that the SDK would give it."""
+        from taskobs.otel.export.otlp_encoder import encode
+
+        resource = _Fields(attributes=_resource(settings, app_name), schema_url="")
+        scope = _Fields(
+            name=semconv.STOCK_SCOPE,
+            version=version(_STOCK),
+            attributes={},
+            schema_url=semconv.STOCK_SCHEMA_URL,
+        )
+        context = _Fields(
+            trace_id=int(self.trace_id, 16),
+            span_id=int(self.span_id, 16),
+            trace_state=_Fields(to_header=str),
+        )
+        span: Any = _Fields(
+            **vars(self),
+            **dict.fromkeys(("dropped_attributes", "dropped_events", "dropped_links"), 0),
+            get_span_context=lambda: context,
+            parent=None,
+            kind=_Fields(value=_PRODUCER),
+            events=(),
+            links=(),
+            status=_Fields(description=None, status_code=_Fields(value=0)),
+            resource=resource,
+            instrumentation_scope=scope,
+        )
+        return encode([span])
+
+    def repeat(self, error: BaseException | None) -> None:
+        """Make it again, with the process's tracer; ``error`` is why it was refused."""
+        from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind
+
+        from taskobs.internal.span_ids import NEXT
+        from taskobs.observers.attributes import record_error
+        from taskobs.otel.task_spans import tracer_of
+
+        token = NEXT.set(self.ids)
+        try:
+            span = tracer_of(None).start_span(
+                self.name, Context(), SpanKind.PRODUCER, self.attributes, start_time=self.start_time
+            )
+        finally:
+            NEXT.reset(token)
+        if error is not None:
+            record_error(span, error)
+        span.end(self.end_time)
+
+
+def is_known() -> bool:
+    """Tell whether the installed SDK makes of a span what is written here."""
+    try:
+        return version(_SDK).startswith(_KNOWN_SDKS) and bool(version(_STOCK))
+    except PackageNotFoundError:  # the app is bundled without its packages' metadata
+        return False
+
+
+def _resource(settings: Settings, app_name: str | None) -> Mapping[str, Any]:
+    """Return what ``taskobs.otel.resource`` makes of the settings, if ``resource`` is not given."""
+    name = settings.service_name or _UNNAMED
+    found: dict[str, Any] = {
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.version": version(_SDK),
+        "service.instance.id": str(uuid4()),
+        "service.name": (app_name or _DEFAULT_NAME) if name.startswith(_UNNAMED) else name,
+    }
+    if settings.release:
+        found["service.version"] = settings.release
+    if settings.environment:
+        found["deployment.environment.name"] = settings.environment
+    return found
