@@ -259,7 +259,7 @@ def test_counts_are_exact_whatever_is_killed(
             kill_relay(worker)
         return count >= goal
 
-    assert wait_until(done, timeout=240), (ended(receiver), goal, worker.tail())
+    assert wait_until(done, timeout=300, tick=0.25), (ended(receiver), goal, worker.tail())
     assert worker.stop() == 0
     found = arrived(receiver)
     hold(found, task_log, tasks)
