@@ -36,10 +36,12 @@ class Instrumentation(NamedTuple):
         given = _MODULES.get(self.name)
         if given is not None:
             return given
+        own = normalized(self.name)
         packages = [package for one in self.entry_points for package in _packages_of(one)]
+        # A package may have an instrumentor for each of several libraries, and declares them all.
+        packages = [one for one in packages if normalized(one) == own] or packages
         if packages:
             return tuple({module: None for package in packages for module in _modules_in(package)})
-        own = normalized(self.name)
         return (own,) if _exists(own) else _ALWAYS
 
 

@@ -9,7 +9,7 @@ library, as those of OpenTelemetry's contrib repository do, on their own base cl
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,20 @@ class Libraries:
         source: str = INSTRUMENTOR,
         problem: str = "pass",
         entry: str = "",
+        others: Sequence[str] = (),
     ) -> str:
-        """Install an instrumentor of a library, which may not be installed; give its module."""
+        """Install an instrumentor of a library, which may not be installed; give its module.
+
+        Its package declares ``others`` as well, of which it has an entry point that fails.
+        """
         module = package or f"otel_{library}"
         self._write(f"{module}.py", source.format(library=library, problem=problem))
-        needs = "Provides-Extra: instruments\n"
-        needs += f'Requires-Dist: {library} {accepts} ; extra == "instruments"\n'
-        points = f"[{GROUP}]\n{entry or library} = {module}:Instrumentor\n"
+        extra = "instruments-any" if others else "instruments"
+        needs, points = "", f"[{GROUP}]\n{entry or library} = {module}:Instrumentor\n"
+        for one, release in ((library, accepts), *((other, "") for other in others)):
+            needs += f'Requires-Dist: {one} {release} ; extra == "{extra}"\n'
+        for other in others:
+            points += f"{other} = {module}:Missing\n"
         self._distribution(module, "0.1", needs, points)
         return module
 

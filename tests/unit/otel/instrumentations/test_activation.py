@@ -264,6 +264,18 @@ def test_a_library_that_is_not_installed(
     assert not lines(warnings)
 
 
+def test_a_package_that_has_one_for_another_library(
+    libraries: Libraries, receiver: Receiver, warnings: pytest.LogCaptureFixture
+) -> None:
+    """A package instruments two libraries, of which I have one: nothing is said of the other."""
+    libraries.library("used")
+    libraries.instrumentor("used", others=["used2"])
+    with taskobs.init(otlp_endpoint=receiver.endpoint, instrument=True):
+        called("used")
+    assert names(receiver) == {"used": 1}
+    assert not lines(warnings)
+
+
 def test_a_library_that_imports_another(libraries: Libraries, receiver: Receiver) -> None:
     """One library imports another one of them: both are complete when they are instrumented."""
     libraries.library("inner")
