@@ -249,7 +249,7 @@ def _configuration(settings: Settings, worker: str, *, ours: bool) -> dict[str, 
             "bytes": settings.relay_spool_bytes,
             "age": settings.relay_spool_age,
         }
-    keep = list(settings.keep or ()) if ours else []
+    keep = list(settings.keep or ())
     identity = {"worker": worker, "parent": os.getpid(), "grace": _GRACE}
     serve = None
     if settings.metrics_port is not None:
