@@ -18,7 +18,6 @@ from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.config.task_rules import TaskRule
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
-from taskobs.metrics.prometheus.exposition import require_extra
 from taskobs.observers.context import values as context_values
 from taskobs.observers.logs import LogFields
 from taskobs.session.environment import AppName, service_attributes
@@ -115,6 +114,8 @@ class Session:
             MissingExtraError: a setting asks for a package that is not installed.
         """
         if self.settings.metrics_port is not None:
+            from taskobs.metrics.prometheus.exposition import require_extra
+
             require_extra(f"metrics_port={self.settings.metrics_port}")
         undo = self._undo
         try:

@@ -5,7 +5,7 @@ import logging
 import logging.handlers
 import queue
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from celery import Celery
@@ -29,7 +29,7 @@ def logger() -> Generator[logging.Logger]:
     logger.propagate = True
 
 
-Handler = logging.StreamHandler[io.StringIO]
+Handler: TypeAlias = "logging.StreamHandler[io.StringIO]"  # no generic before Python 3.11
 
 
 @pytest.fixture
