@@ -46,7 +46,7 @@ def test_an_outage_takes_two_lines(
         "Sentry": {"sentry_dsn": f"http://s3cret@127.0.0.1:{port}/1"},
         "a collector": {"otlp_endpoint": f"http://127.0.0.1:{port}"},
     }[backend]
-    logging.getLogger("celery.app.trace").setLevel(logging.CRITICAL)
+    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "disabled", True)
     with taskobs.init(**settings, strict=True) as session:  # type: ignore[arg-type]  # settings
         for _ in range(3):
             fail.apply()
@@ -66,7 +66,7 @@ def test_an_outage_takes_two_lines(
 
 
 def test_what_an_outage_has_cost_is_said_at_the_end(
-    app: Celery, port: int, caplog: pytest.LogCaptureFixture
+    app: Celery, port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sentry stays away until my script ends: I read how much of what was not sent."""
 
@@ -74,7 +74,7 @@ def test_what_an_outage_has_cost_is_said_at_the_end(
     def fail() -> None:
         raise ValueError("no funds")
 
-    logging.getLogger("celery.app.trace").setLevel(logging.CRITICAL)
+    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "disabled", True)
     with taskobs.init(sentry_dsn=f"http://key@127.0.0.1:{port}/1", strict=True) as session:
         for _ in range(2):
             fail.apply()
