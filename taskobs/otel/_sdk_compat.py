@@ -139,6 +139,13 @@ _STOCK_LINKS: Final = PrivateName(
     use="a CeleryInstrumentor goes on without span links after uninstrument()",
     of_instances=True,
 )
+_STATEMENT_SPAN: Final = PrivateName(
+    package="opentelemetry-instrumentation-sqlalchemy",
+    module="sqlalchemy.engine.default",
+    path="DefaultExecutionContext._otel_span",
+    use="a statement through SQLAlchemy is shown twice where its driver is instrumented, too",
+    of_instances=True,
+)
 _GRPC_CHANNEL: Final = PrivateName(
     package="grpcio",
     module="grpc._channel",
@@ -149,7 +156,8 @@ _GRPC_CHANNEL: Final = PrivateName(
 NAMES: Final = (
     *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS, _LOGS, _PROXY_METERS),
     *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
-    *(_INSTANCE, _IS_INSTRUMENTED, _STOCK_TRACER, _STOCK_LINKS, _GRPC_CHANNEL),
+    *(_INSTANCE, _IS_INSTRUMENTED, _STOCK_TRACER, _STOCK_LINKS),
+    *(_STATEMENT_SPAN, _GRPC_CHANNEL),
 )
 
 GRPC_IMPORTS: Final = ("grpc.experimental", _GRPC_CHANNEL.module)
@@ -294,6 +302,14 @@ def is_instrumented_app(app: object) -> bool:
     """
     public = getattr(app, "is_instrumented_by_opentelemetry", False)
     return bool(public or _IS_INSTRUMENTED.read(app, default=False))
+
+
+def has_statement_span(context: object) -> bool:
+    """Tell whether SQLAlchemy's instrumentation makes a span of what is executed in a context.
+
+    It is an attribute that it sets on SQLAlchemy's object (seen in 0.49b0 to 0.66b1).
+    """
+    return _STATEMENT_SPAN.read(context) is not None
 
 
 def block(instrumentor: Any) -> bool:  # noqa: ANN401  # as above

@@ -25,5 +25,5 @@ def make_celery(app: Flask) -> Celery:
     celery.config_from_object(app.config["CELERY"])
     celery.set_default()
     app.extensions["celery"] = celery
-    taskobs.init(instrument=["flask", "sqlalchemy"])
+    taskobs.init(instrument=True)
     return celery

@@ -14,6 +14,7 @@ from taskobs.internal.instrumentors import Instrumentation, chosen
 from taskobs.otel.instrumentations.django_site import DjangoInstrumentation
 from taskobs.otel.instrumentations.library import LibraryInstrumentation
 from taskobs.otel.instrumentations.loading import load, trying
+from taskobs.otel.instrumentations.statements import SqlalchemyInstrumentation
 from taskobs.otel.instrumentations.web_apps import FRAMEWORKS, WebInstrumentation
 
 
@@ -82,4 +83,6 @@ def _activated(instrumentation: Instrumentation) -> _Activated | None:
         return None  # the app's own stays as it is
     if instrumentation.name in FRAMEWORKS and hasattr(instrumentor, "instrument_app"):
         return WebInstrumentation(instrumentation.name, instrumentor)
+    if instrumentation.name == "sqlalchemy":
+        return SqlalchemyInstrumentation(instrumentor)
     return LibraryInstrumentation(instrumentor)

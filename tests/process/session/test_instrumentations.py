@@ -78,6 +78,36 @@ def test_a_process_that_uses_nothing(receiver: Receiver, tmp_path: Path, asked: 
     assert run(receiver, source, tmp_path) is False
 
 
+OF_CONNECTIONS = {"connect", "PRAGMA"}
+SQLALCHEMY = """
+import sqlalchemy
+before = sqlalchemy.create_engine("sqlite://")
+taskobs.init(instrument=True)
+engines = [sqlalchemy.create_engine("sqlite://"), before]
+for engine in engines:
+    with engine.connect() as connected:
+        assert connected.execute(sqlalchemy.text("SELECT 2")).scalar() == 2
+        one, two = {"x": 1}, {"x": 2}
+        connected.execute(sqlalchemy.text("CREATE TABLE t (x INT)"))
+        connected.execute(sqlalchemy.text("INSERT INTO t VALUES (:x)"), [one, two])
+ask()
+print(1)
+"""
+
+
+@needs("sqlalchemy", "sqlite3")
+def test_a_statement_through_sqlalchemy(receiver: Receiver, tmp_path: Path) -> None:
+    """My driver is instrumented, too: a statement is one span, whichever of the two makes it."""
+    run(receiver, SQL + SQLALCHEMY, tmp_path)
+    made = [(span.name.split()[0], span.scope.removeprefix(SCOPE)) for span in receiver.spans]
+    assert Counter(one for one in made if one[0] not in OF_CONNECTIONS) == {
+        **dict.fromkeys([("SELECT", "sqlalchemy"), ("CREATE", "sqlalchemy")], 1),
+        ("INSERT", "sqlalchemy"): 1,
+        ("SELECT", "sqlite3"): 2,  # of the engine that was made before, and of the driver alone
+        **dict.fromkeys([("CREATE", "sqlite3"), ("INSERT", "sqlite3")], 1),
+    }
+
+
 FORKS = """
 taskobs.init(instrument=["sqlite3"])
 if BEFORE:
