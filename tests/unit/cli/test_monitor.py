@@ -97,6 +97,7 @@ def test_nothing_to_export_is_said() -> None:
 
 def test_a_taken_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The port in my variable is somebody's, and one line says which."""
+    pytest.importorskip("prometheus_client")  # the extra `prometheus`
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         monkeypatch.setenv("TASKOBS_METRICS_PORT", str(port))
@@ -117,6 +118,7 @@ def test_ctrl_c_is_an_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """I press Ctrl-C, and the monitor ends as it should, with its port free again."""
+    pytest.importorskip("prometheus_client")  # the extra `prometheus`
     caplog.set_level("INFO", logger="taskobs")
 
     def interrupt(_: float) -> None:
