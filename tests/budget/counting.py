@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
@@ -43,7 +44,11 @@ def _profiled(profile: Callable[[FrameType, str, object], None]) -> Generator[No
 
 
 def calls(job: Job) -> float:
-    """Count the calls of functions, in Python and in C, that one ``job`` makes."""
+    """Count the calls of functions, in Python and in C, that one ``job`` makes.
+
+    It is the median of several: what happens now and then, such as the growth of a queue in memory,
+    depends on what ran before.
+    """
     number = 0
 
     def profile(_: FrameType, event: str, __: object) -> None:
@@ -52,10 +57,13 @@ def calls(job: Job) -> float:
 
     for _ in range(_WARM):
         job()
+    numbers: list[int] = []
     with _profiled(profile):
         for _ in range(_COUNTED):
+            before = number
             job()
-    return number / _COUNTED
+            numbers.append(number - before)
+    return median(numbers)
 
 
 def our_calls(job: Job) -> list[str]:

@@ -109,7 +109,8 @@ def observed(*, errors: bool = False, to: TracerProvider | None = None) -> Gener
     with ExitStack() as undo:
         undo.callback(instrumentor.uninstrument)
         if errors:
-            user_init()
+            # Those of other libraries would be counted where other tests need these libraries.
+            user_init(auto_enabling_integrations=False)
             undo.callback(sentry_sdk.get_isolation_scope().clear)
             undo.callback(sentry_sdk.get_global_scope().set_client, None)
             pipeline = SentryPipeline.start(Settings())
