@@ -47,6 +47,15 @@ class Kept(Transport):
                 kept[item.type].append(dict(item.payload.json))
 
 
+def clear_isolation_scope() -> None:
+    """Leave nothing in the isolation scope but a new trace.
+
+    Without one, Sentry 2.45 looks for the trace of that scope in that scope, for ever.
+    """
+    sentry_sdk.get_isolation_scope().clear()
+    sentry_sdk.get_isolation_scope().set_new_propagation_context()
+
+
 def user_init(**options: Any) -> Kept:
     """Call ``sentry_sdk.init()`` as an app would."""
     kept = Kept({"dsn": DSN})

@@ -16,7 +16,7 @@ import taskobs
 from taskobs.testing.receiver import Receiver
 from tests.live.shop import trace_of
 from tests.support.recording import Recorder, context_of, global_provider, tracer_provider
-from tests.support.sentry import Kept, user_init
+from tests.support.sentry import Kept, clear_isolation_scope, user_init
 from tests.unit.session.test_session import with_task
 
 
@@ -27,7 +27,7 @@ def clean() -> Generator[None]:
         yield
     sentry_sdk.get_client().close(timeout=0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 def with_failing(app: Celery, name: str = "fail") -> Any:

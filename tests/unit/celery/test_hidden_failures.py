@@ -25,7 +25,7 @@ from taskobs.observers.base import Observer
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.recording import Recorder, exceptions, outcome
-from tests.support.sentry import Settings, user_init
+from tests.support.sentry import Settings, clear_isolation_scope, user_init
 
 
 class Witness(Observer):
@@ -64,7 +64,7 @@ def witness() -> Generator[Witness]:
         signals.detach(observer)
     pipeline.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
     found = [event.get("tags", {}) for event in kept.events]
     assert [
         (tags.get("celery.task"), tags.get("celery.task_id"), tags.get("celery.outcome"))

@@ -29,7 +29,7 @@ from taskobs.observers.task_tracer import task_tracer
 from taskobs.sentry import _compat
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.recording import Recorder, context_of, tracer_provider
-from tests.support.sentry import SPAN_ID, TRACE_ID, Settings, user_init
+from tests.support.sentry import SPAN_ID, TRACE_ID, Settings, clear_isolation_scope, user_init
 
 HEADER = {"sentry-trace": f"{TRACE_ID}-{SPAN_ID}"}
 
@@ -42,7 +42,7 @@ def pipeline() -> Iterator[SentryPipeline]:
     yield started
     started.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import taskobs
 from taskobs.sentry.pipeline import SentryPipeline
 from tests.support.messages import Message, run_message, sampled, sent_messages, trace_id
 from tests.support.recording import Recorder, context_of, instrumented
-from tests.support.sentry import Settings, user_init
+from tests.support.sentry import Settings, clear_isolation_scope, user_init
 
 Messages = list[Message]
 
@@ -132,7 +132,7 @@ def test_the_trace_that_sentry_has_for_a_request_is_kept(app: Celery, sent: Mess
     finally:
         pipeline.close(1.0)
         sentry_sdk.get_global_scope().set_client(None)
-        sentry_sdk.get_isolation_scope().clear()
+        clear_isolation_scope()
     assert f"{trace_id(sent[0]):032x}" == of_sentry[:32]
     assert not sampled(sent[0])
 

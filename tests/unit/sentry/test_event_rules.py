@@ -16,7 +16,15 @@ from taskobs.observers.sentry.event_rule import EventRule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.event_rules import event_rules
 from taskobs.sentry.pipeline import SentryPipeline
-from tests.support.sentry import Kept, Settings, fail, make_run, raised, user_init
+from tests.support.sentry import (
+    Kept,
+    Settings,
+    clear_isolation_scope,
+    fail,
+    make_run,
+    raised,
+    user_init,
+)
 
 Start = Callable[..., tuple[Kept, SentryObserver]]
 SILENT: dict[str, TaskRule] = {"heart*": {"errors": False}}
@@ -41,7 +49,7 @@ def start() -> Iterator[Start]:
     for pipeline in pipelines:
         pipeline.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 def named(name: str, **changes: Any) -> Any:

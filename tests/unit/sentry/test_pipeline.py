@@ -28,7 +28,15 @@ from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import IGNORED_LOGGERS, SentryPipeline
 from taskobs.sentry.trace_ids import current_span_ids
 from tests.support.recording import PrivateApp
-from tests.support.sentry import DSN, Kept, Settings, fail, make_run, user_init
+from tests.support.sentry import (
+    DSN,
+    Kept,
+    Settings,
+    clear_isolation_scope,
+    fail,
+    make_run,
+    user_init,
+)
 
 IGNORED = "_IGNORED_LOGGERS" + ("_EVENTS" if sentry_sdk.VERSION >= "3" else "")
 HAS_SLOT = hasattr(sentry_scope, "register_external_propagation_context")
@@ -40,7 +48,7 @@ def clean() -> Iterator[None]:
     yield
     sentry_sdk.get_client().close(timeout=0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 @contextmanager

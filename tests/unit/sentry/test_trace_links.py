@@ -28,6 +28,7 @@ from tests.support.sentry import (
     Kept,
     Settings,
     address,
+    clear_isolation_scope,
     fail,
     make_run,
     raised,
@@ -48,7 +49,7 @@ def kept() -> Generator[Kept]:
     links.remove()
     pipeline.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from taskobs.model import Run
 from taskobs.observers.sentry.context_tags import add_context
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
-from tests.support.sentry import Kept, Settings, fail, make_run, user_init
+from tests.support.sentry import Kept, Settings, clear_isolation_scope, fail, make_run, user_init
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def kept() -> Iterator[Kept]:
     """Give what a client of the app's sends."""
     yield user_init()
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from celery.utils.serialization import get_pickleable_exception
 from taskobs.model import Outcome, Run
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
-from tests.support.sentry import Kept, Settings, make_run, user_init
+from tests.support.sentry import Kept, Settings, clear_isolation_scope, make_run, user_init
 
 Start = Callable[..., tuple[Kept, SentryObserver]]
 log = logging.getLogger("shop")
@@ -41,7 +41,7 @@ def start() -> Iterator[Start]:
     for pipeline in pipelines:
         pipeline.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 def throw(error: BaseException) -> None:

@@ -25,6 +25,7 @@ from tests.support.sentry import (
     Kept,
     Settings,
     address,
+    clear_isolation_scope,
     fail,
     make_run,
     raised,
@@ -48,7 +49,7 @@ def start() -> Iterator[Start]:
     for pipeline in pipelines:
         pipeline.close(1.0)
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 def variables(event: dict[str, Any]) -> list[dict[str, Any]]:

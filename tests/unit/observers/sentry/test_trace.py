@@ -12,7 +12,16 @@ from opentelemetry.sdk.trace import TracerProvider
 from taskobs.model import Publish, Run, Schedule
 from taskobs.observers.sentry.observer import SentryObserver
 from taskobs.sentry.pipeline import SentryPipeline
-from tests.support.sentry import SPAN_ID, TRACE_ID, Kept, Settings, address, make_run, user_init
+from tests.support.sentry import (
+    SPAN_ID,
+    TRACE_ID,
+    Kept,
+    Settings,
+    address,
+    clear_isolation_scope,
+    make_run,
+    user_init,
+)
 
 W3C = f"00-{TRACE_ID}-{SPAN_ID}-01"
 
@@ -23,7 +32,7 @@ def kept() -> Iterator[Kept]:
     kept = user_init()
     yield kept
     sentry_sdk.get_global_scope().set_client(None)
-    sentry_sdk.get_isolation_scope().clear()
+    clear_isolation_scope()
 
 
 @pytest.fixture
