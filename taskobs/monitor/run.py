@@ -14,13 +14,14 @@ from celery import Celery
 
 from taskobs.celery.queues.reader import BrokerError, QueueReader
 from taskobs.celery.queues.readings import nothing_known
+from taskobs.metrics.export_variables import export_interval
 from taskobs.metrics.families import Family
 from taskobs.metrics.prometheus.exposition import render, require_extra
 from taskobs.metrics.prometheus.server import Page, PageServer
 from taskobs.monitor.latest import Latest, as_json
 from taskobs.monitor.progress import Progress
 from taskobs.monitor.series import families_of
-from taskobs.otel.export.metrics import OtlpSender, export_interval, unchanging, with_instance
+from taskobs.otel.export.metrics import OtlpSender, unchanging, with_instance
 from taskobs.otel.resource import resource_of
 from taskobs.session.session import current_settings
 

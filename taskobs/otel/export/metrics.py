@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from threading import TIMEOUT_MAX, Event, Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -18,6 +18,7 @@ from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
 from taskobs.metrics.changes import Baseline
 from taskobs.metrics.data_points import metrics_data
+from taskobs.metrics.export_variables import wants_delta
 from taskobs.metrics.families import Family
 from taskobs.metrics.moment import Moment
 from taskobs.observers.own_traffic import suppressed
@@ -27,8 +28,6 @@ _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
 _INSTANCES: Final = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 """The namespace that OpenTelemetry's conventions give for ``service.instance.id``."""
-_TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-_INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"
 
 Groups = list[tuple[int, list[Family]]]
 """Families, with the nanosecond of the epoch since which they were counted."""
@@ -57,7 +56,7 @@ class OtlpSender:
         self._collect = collect
         self._interval = interval
         self._who = who
-        self._baseline = Baseline() if _wants_delta() else None
+        self._baseline = Baseline() if wants_delta() else None
         self._ended = Event()
         self._lock = Lock()
         self._failing = False
@@ -112,22 +111,9 @@ def with_instance(resource: Resource, name: str) -> Resource:
     return resource.merge(Resource({SERVICE_INSTANCE_ID: str(uuid5(_INSTANCES, name))}))
 
 
-def export_interval(default: float) -> float:
-    """Return the seconds between two exports; a variable that is no time is ignored."""
-    try:
-        seconds = float(os.environ.get(_INTERVAL, "")) / 1000
-    except ValueError:
-        return default
-    return seconds if 0 < seconds <= TIMEOUT_MAX else default
-
-
 def unchanging(families: Iterable[Family]) -> Groups:
     """Return families of gauges, which have no beginning."""
     return [(0, [*families])]
-
-
-def _wants_delta() -> bool:
-    return os.environ.get(_TEMPORALITY, "").strip().lower() == "delta"
 
 
 def _exporter(settings: Settings) -> MetricExporter:

@@ -7,19 +7,18 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from threading import TIMEOUT_MAX, Event, Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
-    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE,
-    OTEL_METRIC_EXPORT_INTERVAL,
     OTEL_SDK_DISABLED,
 )
 
 from taskobs.metrics.changes import Baseline
 from taskobs.metrics.data_points import metrics_data
+from taskobs.metrics.export_variables import export_interval, wants_delta
 from taskobs.metrics.moment import Moment
 from taskobs.metrics.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from taskobs.relay.export.otlp import GRPC, make_exporter_adapter
@@ -61,7 +60,7 @@ class MetricsSender:
         self._memory = memory
         self._collect = collect
         self._who = who
-        self._baseline = Baseline() if _wants_delta() else None
+        self._baseline = Baseline() if wants_delta() else None
         if self._baseline is not None and memory is not None:
             _restore(self._baseline, memory)
         self._adapter = make_exporter_adapter("METRICS", exporter)
@@ -104,7 +103,7 @@ class MetricsSender:
             self._memory.note_exported(pack_snapshot(kept))
 
     def _run(self) -> None:
-        interval = _interval()
+        interval = export_interval(INTERVAL)
         while True:
             ended = self._ended.wait(interval)
             try:
@@ -209,17 +208,3 @@ def _metrics_exporter(exporter: Mapping[str, Any]) -> dict[str, Any] | None:
     if endpoint.endswith(_TRACES_PATH):
         return {**exporter, "endpoint": endpoint.removesuffix(_TRACES_PATH) + _METRICS_PATH}
     return None  # an endpoint of spans alone does not say where metrics go
-
-
-def _interval() -> float:
-    """Return the seconds between two exports; a variable that is no time is ignored."""
-    try:
-        seconds = float(os.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "")) / 1000
-    except ValueError:
-        return INTERVAL
-    return seconds if 0 < seconds <= TIMEOUT_MAX else INTERVAL
-
-
-def _wants_delta() -> bool:
-    wanted = os.environ.get(OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, "")
-    return wanted.strip().lower() == "delta"

@@ -9,11 +9,11 @@ import pytest
 
 from taskobs import semconv
 from taskobs.celery.queues.readings import OLDEST_AGE, UNACKED, QueueReading, Reading, nothing_known
+from taskobs.metrics.export_variables import export_interval
 from taskobs.monitor.latest import Latest, as_json
 from taskobs.monitor.progress import EVERY, Progress, summary
 from taskobs.monitor.series import families_of
 from taskobs.monitor.table import duration, table
-from taskobs.otel.export.metrics import export_interval
 
 FULL = QueueReading(name="celery", ready=12, unacked=4, oldest_age=200.0, consumers=1)
 EMPTY = QueueReading(name="mail", ready=0, unacked=0, oldest_age=0.0, consumers=0)
