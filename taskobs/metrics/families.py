@@ -85,3 +85,7 @@ def label_text(value: LabelValue) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
+
+
+Groups = list[tuple[int, list[Family]]]
+"""Families, with the nanosecond of the epoch since which they were counted."""

@@ -21,8 +21,8 @@ from taskobs.metrics.prometheus.server import Page, PageServer
 from taskobs.monitor.latest import Latest, as_json
 from taskobs.monitor.progress import Progress
 from taskobs.monitor.series import families_of
-from taskobs.otel.export.metrics import OtlpSender, unchanging, with_instance
-from taskobs.otel.resource import resource_of
+from taskobs.otel.export.metrics import OtlpSender, unchanging
+from taskobs.otel.resource import resource_of, with_instance
 from taskobs.session.session import current_settings
 
 _log: Final = logging.getLogger("taskobs")

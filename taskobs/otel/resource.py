@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
+from uuid import UUID, uuid5
 
 from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
     SERVICE_NAME,
     SERVICE_VERSION,
     TELEMETRY_SDK_LANGUAGE,
@@ -25,6 +28,9 @@ _OLD_ENVIRONMENT: Final = "deployment.environment"
 _DEFAULT_NAME: Final = "celery"
 _UNNAMED: Final = "unknown_service"
 """Prefix of the SDK's default service name."""
+
+_INSTANCES: Final = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+"""The namespace that OpenTelemetry's conventions give for ``service.instance.id``."""
 
 AppName = Callable[[], "str | None"]
 
@@ -73,6 +79,16 @@ def _of_sentry(settings: Settings, attributes: Mapping[str, object]) -> dict[str
     if settings.environment and not {_ENVIRONMENT, _OLD_ENVIRONMENT} & attributes.keys():
         found[_ENVIRONMENT] = settings.environment
     return found
+
+
+def with_instance(resource: Resource, name: str) -> Resource:
+    """Return a resource with an instance that has this name: the same one after a restart.
+
+    The SDK gives a random id (seen in 1.44), so only the variable counts as the user's choice.
+    """
+    if f"{SERVICE_INSTANCE_ID}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        return resource
+    return resource.merge(Resource({SERVICE_INSTANCE_ID: str(uuid5(_INSTANCES, name))}))
 
 
 class LateResource(Resource):

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Event, Lock, Thread
 from typing import Any, Final
-from uuid import UUID, uuid5
 
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
+from opentelemetry.sdk.resources import Resource
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
 from taskobs.metrics.changes import Baseline
 from taskobs.metrics.data_points import metrics_data
 from taskobs.metrics.export_variables import wants_delta
-from taskobs.metrics.families import Family
+from taskobs.metrics.families import Family, Groups
 from taskobs.metrics.moment import Moment
 from taskobs.observers.own_traffic import suppressed
 
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
-_INSTANCES: Final = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
-"""The namespace that OpenTelemetry's conventions give for ``service.instance.id``."""
-
-Groups = list[tuple[int, list[Family]]]
-"""Families, with the nanosecond of the epoch since which they were counted."""
 
 
 class OtlpSender:
@@ -99,16 +92,6 @@ class OtlpSender:
                 _log.exception("%s: OTLP metrics can't be sent", self._who)
             ended = self._ended.wait(self._interval)
         self._exporter.shutdown()
-
-
-def with_instance(resource: Resource, name: str) -> Resource:
-    """Return a resource with an instance that has this name: the same one after a restart.
-
-    The SDK gives a random id (seen in 1.44), so only the variable counts as the user's choice.
-    """
-    if f"{SERVICE_INSTANCE_ID}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        return resource
-    return resource.merge(Resource({SERVICE_INSTANCE_ID: str(uuid5(_INSTANCES, name))}))
 
 
 def unchanging(families: Iterable[Family]) -> Groups:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from typing import Final, Protocol, cast
 
-from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
-
 from taskobs.internal.instrumentors import Instrumentation
 
 _log: Final = logging.getLogger("taskobs")
@@ -62,6 +60,9 @@ def load(instrumentation: Instrumentation) -> Instrumentor | None:
 
 def _made(name: str, entry_point: EntryPoint) -> list[tuple[str, Instrumentor]]:
     """Return an instrumentor; none, after a line, if it is not for the installed library."""
+    # Imported here: it needs a parser of versions, and most apps ask for no instrumentor.
+    from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
+
     package = entry_point.dist
     conflict = None if package is None else get_dist_dependency_conflicts(package)
     if conflict is not None:

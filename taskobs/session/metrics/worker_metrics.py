@@ -19,7 +19,7 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.metrics.counter_keys import CounterKey, Measured, publish_key, read_key
-from taskobs.metrics.families import Family
+from taskobs.metrics.families import Family, Groups
 from taskobs.metrics.histogram import RUN_TIMES, WAITS
 from taskobs.metrics.measured_families import measured_families
 from taskobs.metrics.snapshot import Snapshot, pack_snapshot
@@ -27,8 +27,7 @@ from taskobs.metrics.worker_families import Gauges, families_of, published
 from taskobs.metrics.worker_table import Buckets, PublishKey, WorkerTable
 from taskobs.observers.base import Observer
 from taskobs.otel.app.meters import TaskMeters
-from taskobs.otel.export.metrics import Groups, with_instance
-from taskobs.otel.resource import resource_of
+from taskobs.otel.resource import resource_of, with_instance
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.protocol.frames import MAX_FRAME
 
