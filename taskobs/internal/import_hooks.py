@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -39,7 +39,10 @@ def _watch(module: str) -> list[Callable[[], object]]:
     if waiting is None:
         waiting = _wanted[module] = []
         if module not in sys.modules:
-            wrapt.register_post_import_hook(partial(_call_waiting, module, waiting), module)
+            # wrapt 1.14 raises KeyError for a module that has been imported, with a hook of
+            # somebody's, and is gone again. There its next import goes unnoticed.
+            with suppress(KeyError):
+                wrapt.register_post_import_hook(partial(_call_waiting, module, waiting), module)
     return waiting
 
 

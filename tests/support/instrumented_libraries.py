@@ -114,3 +114,5 @@ def install_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Libra
             # In a real process a module is imported once.
             import_hooks._wanted.pop(name, None)
             import_hooks._complete.discard(name)
+            importer: Any = sys.modules["wrapt.importer"]
+            importer._post_import_hooks.pop(name, None)  # kept by wrapt 1.14
