@@ -154,7 +154,10 @@ _grpc_fields: Final = attrgetter(
 
 
 def grpc_exporter_fields(exporter: object) -> GrpcExporterFields | None:
-    """Return what an OTLP exporter over gRPC was made with; None if that can't be told."""
+    """Return what an OTLP exporter over gRPC was made with; None if that can't be told.
+
+    It keeps `_insecure` and `_compression` since 1.40, and `_channel_options` since 1.35.
+    """
     with suppress(AttributeError):
         return GrpcExporterFields(*_grpc_fields(exporter))
     return None
