@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
+from taskobs.internal.causes import describe, innermost
 from taskobs.internal.import_lock import import_locked, watch_forks
 from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
@@ -85,8 +86,14 @@ class LoggedExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch; the exporter tries again by itself, within its timeout."""
-        with self._library_log:
-            result = self._exporter.export(spans)
+        try:
+            with self._library_log:
+                result = self._exporter.export(spans)
+        except (
+            OSError
+        ) as error:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+            self._outage.began(describe(innermost(error)))
+            result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:
             self._outage.ended()
         else:

@@ -71,7 +71,7 @@ class OtlpSender:
             taken_at = Moment()
             data = metrics_data(groups, resource, self._baseline)
             with suppressed():  # instrumented libraries make no spans of this
-                accepted = self._exporter.export(data) is MetricExportResult.SUCCESS
+                accepted = self._export(data)
             if accepted and self._baseline is not None:
                 families = [family for _, of in groups for family in of]
                 self._baseline.accepted(families, taken_at)
@@ -82,6 +82,12 @@ class OtlpSender:
             else:
                 _log.warning("%s: OTLP metrics were not accepted, trying again", self._who)
         return accepted
+
+    def _export(self, data: object) -> bool:
+        try:
+            return bool(self._exporter.export(data) is MetricExportResult.SUCCESS)
+        except OSError:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+            return False
 
     def _run(self) -> None:
         ended = False
