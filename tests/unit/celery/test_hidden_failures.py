@@ -203,6 +203,8 @@ def test_a_replacement_that_can_not_be_published_is_a_failure(
     assert [type(error) for error in witness.failures] == [ConnectionError]
 
 
+# Before 5.7 Celery lets the first pass, and warns of it.
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
 @pytest.mark.parametrize("error", [OperationalError("refused"), EncodeError("a lambda")])
 def test_a_callback_that_can_not_be_published_is_a_failure(
     app: Celery, witness: Witness, error: Exception
@@ -283,8 +285,13 @@ CALLBACKS = [
 def header_of(app: Celery, callback: Any) -> dict[str, object]:
     """Give the message of the only task of a chord's header."""
     header: tuple[str, list[Any]] = "group-1", [AsyncResult("id-1", app=app)]
-    app.backend.apply_chord(header, callback.s())
-    return {"group": "group-1", "chord": {**callback.s(), "chord_size": 1}}
+    app.backend.apply_chord(header, body_of(callback))
+    return {"group": "group-1", "chord": {**body_of(callback), "chord_size": 1}}
+
+
+def body_of(callback: Any) -> Any:
+    """Give the callback of a chord, which Celery gives an id when the chord is published."""
+    return callback.s().set(task_id="body-1")
 
 
 @pytest.mark.parametrize(("body", "error", "kind"), CALLBACKS)
@@ -313,7 +320,7 @@ def test_a_callback_that_a_polling_task_can_not_publish_is_reported(
     callback = app.task(name="callback")(body)
     app.backend.store_result("part-1", 1, "SUCCESS")
     polls = app.tasks["celery.chord_unlock"]
-    arguments = "group-1", callback.s(), 1, None, [("part-1", None)]
+    arguments = "group-1", body_of(callback), 1, None, [("part-1", None)]
     with refusing(app, error or AssertionError("not called")):
         run_as_a_worker(app, polls, *arguments)
     assert [run.outcome for run in witness.runs] == [Outcome.SUCCEEDED]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from celery.exceptions import Ignore, Reject
 from kombu import Exchange, Queue
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.metrics import NoOpMeterProvider
+from packaging.version import Version
 
 from tests.docs.pages import first_column, section
 from tests.support.paths import ROOT
@@ -27,6 +29,7 @@ DIFFERENT = {
     "messaging.destination_kind": "left out where it would be the repr of an object",
 }
 """What differs on purpose; the page lists it too."""
+STOCK_RELEASE = Version(version("opentelemetry-instrumentation-celery"))
 Attributes = Mapping[str, object]
 
 
@@ -122,8 +125,8 @@ def stock(recorder: Recorder) -> Generator[None]:
         instrumentor.uninstrument()
 
 
-def compare(theirs: Recorder, ours: Recorder) -> None:
-    """Hold ours to have all that theirs has, value by value."""
+def compare(theirs: Recorder, ours: Recorder, lost: Collection[str] = ()) -> None:
+    """Hold ours to have all that theirs has, value by value, and what theirs has ``lost``."""
     [their_span], [our_span] = theirs.spans[:1], ours.spans[:1]
     expected = dict(their_span.attributes or {})
     found = dict(our_span.attributes or {})
@@ -135,7 +138,7 @@ def compare(theirs: Recorder, ours: Recorder) -> None:
         else:
             assert name in found, name
     ours_alone = {name for name in found if name in STOCK and name not in expected}
-    assert not ours_alone - {"celery.exchange"}
+    assert ours_alone - {"celery.exchange"} == {*lost}
 
 
 STOCK = {
@@ -175,7 +178,9 @@ def test_a_run_has_what_stock_gives_it(shop: Celery, kind: str) -> None:
     for span in ours.spans:
         if span.name.startswith("run "):
             ours_run.on_end(span)
-    compare(theirs_run, ours_run)
+    # Before 0.63b0 it makes a list of a number and a text of these, which is no attribute.
+    loses = kind == "one limit" and Version("0.63b0") > STOCK_RELEASE
+    compare(theirs_run, ours_run, lost={"celery.timelimit"} if loses else ())
 
 
 def test_what_differs_is_on_the_page() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     for module, broker in ((name, "memory://"), (f"{name}_away", f"redis://:pw@{closed_port()}")):
         (tmp_path / f"{module}.py").write_text(APP.format(name=module, broker=broker))
     (tmp_path / f"{name}_broken.py").write_text("raise ValueError('not today')")
+
+
+@pytest.fixture(autouse=True)
+def the_log_s_level() -> Generator[None]:
+    """Leave the log as it was, which the command sets up for a process of its own."""
+    log = logging.getLogger("taskobs")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 def closed_port() -> str:

@@ -6,7 +6,7 @@ import gc
 from types import SimpleNamespace
 
 import pytest
-from celery import Celery
+from celery import VERSION, Celery
 
 from taskobs.celery.adapter import brokers
 from taskobs.model import Broker
@@ -105,6 +105,9 @@ def test_an_app_whose_broker_can_not_be_told_has_none() -> None:
     assert brokers.published_to(app) == Broker()
 
 
+@pytest.mark.skipif(
+    VERSION[:2] < (5, 4), reason="Celery 5.3 keeps each app that has made a connection for ever"
+)
 def test_brokers_of_apps_that_are_gone_are_forgotten() -> None:
     """I make apps as I like, and none is kept."""
     apps = [Celery(f"shop{n}", broker="redis://h", set_as_current=False) for n in range(5)]
