@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from taskobs.celery.patches.celery_stack import is_of_chord_header
+from taskobs.celery.patches.celery_stack import ETA_ERROR_ENDS_RUN, is_of_chord_header
 from taskobs.observers.sentry.reported import exception_of, said_by
 
 _RECORDS: Final = re.compile(
@@ -22,7 +22,6 @@ _RECORDS: Final = re.compile(
     | Task\ \S+\[[^\]]*\]\ (?:on_success|after_return)\ handler\ raised:\ .
     | Chord\ .{1,200}:\ chord_unlock\ could\ not\ be\ retried:\ .  # the polling task fails by it
     | Task\ handler\ raised\ error:\ .                         # celery.worker.request
-    | Couldn't\ convert\ ETA\ .                               # celery.worker.strategy
     | (?:Hard|Soft)\ time\ limit\ \(\S+\)\ exceeded\ for\ \S+\[.
     | Received\ unregistered\ task\ of\ type\ .                # celery.worker.consumer
     | Received\ invalid\ task\ message:\ .
@@ -31,6 +30,7 @@ _RECORDS: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_ETA: Final = re.compile(r"Couldn't convert ETA .")  # celery.worker.strategy
 _CHORD_FAILED: Final = re.compile(r"Chord .{1,200} raised: ")
 _REQUEST: Final = "celery.worker.request"
 _ENDS: Final = frozenset({"on_failure", "on_timeout"})
@@ -42,7 +42,7 @@ def is_duplicate(event: Mapping[str, object], hint: Mapping[str, Any]) -> bool:
     """Tell whether an event repeats a failure that has an event with tags."""
     if hint.get("log_record") is not None:
         said = said_by(event)
-        if _RECORDS.search(said):
+        if _RECORDS.search(said) or (ETA_ERROR_ENDS_RUN and _ETA.search(said)):
             return True
         if _CHORD_FAILED.search(said):
             error = exception_of(hint)

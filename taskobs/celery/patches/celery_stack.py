@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
+from celery import VERSION
 from celery.exceptions import ChordError
 
 from taskobs.model import ExternalOutcome
@@ -21,6 +22,8 @@ _TRACER: Final = "celery.app.trace"
 _RESULTS: Final = "celery.result"
 _THROWS: Final = frozenset({"maybe_throw", "throw"})
 """Methods of results that raise the exception of a task that failed."""
+ETA_ERROR_ENDS_RUN: Final = VERSION[:2] >= (5, 7)
+"""Whether a message whose ETA can't be converted fails; before, Celery rejects it, and runs it."""
 
 
 class EndedRun(NamedTuple):

@@ -30,7 +30,7 @@ from taskobs.celery.adapter.external_outcomes import cancelled, lost, pool_failu
 from taskobs.celery.adapter.untrusted import untrusted_task
 from taskobs.celery.counting.delivery_count import DeliveryCount
 from taskobs.celery.counting.traced import left_by, split, tracer_for
-from taskobs.celery.patches.celery_stack import EndedRun, ending
+from taskobs.celery.patches.celery_stack import ETA_ERROR_ENDS_RUN, EndedRun, ending
 from taskobs.celery.patches.consume import ConsumePatch, current_source, note_source
 from taskobs.internal import span_ids
 from taskobs.internal.guard import Guard
@@ -279,7 +279,7 @@ class _WatchedRequest(_compat.RequestHooks):
     def reject(self, requeue: Any = False) -> Any:  # noqa: FBT002  # as Celery has it
         # A message whose ETA is no time of this machine's is rejected before it runs, with a log
         # record and without a signal, while Celery handles why (seen in 5.3 to 5.7).
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] if ETA_ERROR_ENDS_RUN else None
         if self.time_start is None and not requeue and isinstance(error, _ETA_ERRORS):
             self._taskobs_report(ExternalOutcome(outcome=Outcome.FAILED, error=error))
         following: Any = super()

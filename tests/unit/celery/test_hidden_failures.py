@@ -377,6 +377,7 @@ def received(app: Celery, task: Any, queue: str) -> list[Any]:
     return requests
 
 
+@pytest.mark.skipif(VERSION[:2] < (5, 7), reason="before 5.7 Celery runs it")
 def test_an_eta_that_is_no_time_is_a_failure(app: Celery, witness: Witness) -> None:
     """Somebody writes an ETA that can't be converted: the task never runs, and I hear of that."""
     eta = "9999-12-31T23:59:59-12:00"
@@ -388,6 +389,26 @@ def test_an_eta_that_is_no_time_is_a_failure(app: Celery, witness: Witness) -> N
     [run] = witness.runs
     assert (run.task_id, run.outcome, run.ran, run.eta) == (sent.id, Outcome.FAILED, False, eta)
     assert [type(error) for error in witness.failures] == [OverflowError]
+
+
+@pytest.mark.skipif(VERSION[:2] >= (5, 7), reason="about Celery before 5.7")
+def test_a_run_that_is_not_stopped_by_its_eta_reports_itself(app: Celery) -> None:
+    """My older Celery runs the task all the same: no failure but Celery's own line in the log."""
+    signals, kept = TaskSignals(Guard(strict=True)), user_init()
+    witness, pipeline = Witness(signals), SentryPipeline.start(Settings())
+    signals.attach(witness)
+    task: Any = app.task(name="fine")(takes_nothing)
+    signals.worker_runs(None)
+    task.apply_async(eta="9999-12-31T23:59:59-12:00", queue="eta")
+    [request] = received(app, task, "eta")
+    signals.detach(witness)
+    pipeline.close(1.0)
+    sentry_sdk.get_global_scope().set_client(None)
+    clear_isolation_scope()
+    assert request.task.name == "fine"
+    assert not witness.runs
+    [event] = kept.events
+    assert "Couldn't convert ETA" in event["logentry"]["message"]
 
 
 def breaks(request: object, error: object, traceback: object) -> None:
