@@ -147,6 +147,8 @@ class LiveApp:
         if dsn:
             self.env["SENTRY_DSN"] = dsn
         self.trouble_expected = False
+        self.measured = False
+        """Whether coverage is measured in the processes: it makes a short one take half again."""
         self.launcher: Sequence[str] = (sys.executable,)
         """The interpreter of all processes, after what it is started under: ``ddtrace-run``."""
         self.started: list[tuple[str, str]] = []
@@ -231,7 +233,7 @@ class LiveApp:
 
     def environment(self, broker: Broker, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Give the whole environment of a process of the app."""
-        foreign = ("OTEL_", "SENTRY_", "TASKOBS_")
+        foreign = ("OTEL_", "SENTRY_", "TASKOBS_", *(() if self.measured else ("COVERAGE_",)))
         kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         return {
             **kept,

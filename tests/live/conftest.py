@@ -142,6 +142,7 @@ def shop(redis_server: services.Redis, tmp_path_factory: pytest.TempPathFactory)
     """A prefork worker and a producer over Redis, shared by the tests of a module."""
     url, folder = redis_server.url(), tmp_path_factory.mktemp("shop")
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        app.measured = True
         yield open_shop(app, Broker("redis", url, url), receiver)
 
 
@@ -161,4 +162,5 @@ def each_shop(
         url = rabbitmq.url()
     folder, backend = tmp_path_factory.mktemp(request.param), redis_server.url()
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        app.measured = True
         yield open_audited(app, Broker(kind, url, backend), receiver, pool)

@@ -83,6 +83,7 @@ def pooled(
     pool, url = pool_of(request.param), redis_server.url()
     folder = tmp_path_factory.mktemp(request.param)
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
+        app.measured = True
         yield open_audited(app, Broker("redis", url, url), receiver, pool)
 
 
