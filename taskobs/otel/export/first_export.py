@@ -13,6 +13,7 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from taskobs.internal.causes import describe
 from taskobs.otel.export.otlp_encoder import encode
 from taskobs.otel.export.otlp_post import post
 
@@ -51,7 +52,9 @@ class FirstExport(SpanExporter):
         try:
             return post(self._endpoint, self._headers, encode(spans))
         except (OSError, TypeError, ValueError) as error:
-            _log.debug("taskobs: the first spans go through OpenTelemetry's exporter: %r", error)
+            _log.debug(
+                "taskobs: the first spans go through OpenTelemetry's exporter: %s", describe(error)
+            )
             return False
 
     def shutdown(self) -> None:

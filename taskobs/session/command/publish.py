@@ -24,6 +24,7 @@ from taskobs.celery._types import App
 from taskobs.celery.adapter import brokers, publishes
 from taskobs.celery.command_line import command
 from taskobs.config.settings import Settings
+from taskobs.internal.causes import describe
 from taskobs.internal.guard import Guard
 from taskobs.internal.timeouts import run_with_timeout
 from taskobs.model import Publish
@@ -181,7 +182,9 @@ class CommandPublish:
             headers = self._settings.otlp_headers or {}
             return post(self._settings.traces_endpoint or "", headers, body, timeout)
         except (OSError, TypeError, ValueError) as error:
-            _log.debug("taskobs: the span goes through OpenTelemetry's exporter: %r", error)
+            _log.debug(
+                "taskobs: the span goes through OpenTelemetry's exporter: %s", describe(error)
+            )
             return False
 
     def repeat(self) -> None:

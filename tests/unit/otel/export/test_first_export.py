@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -144,3 +145,15 @@ def test_options_are_left_to_the_exporter(
     assert suits(PLAIN)
     monkeypatch.setenv(variable, "1")
     assert not suits(endpoint)
+
+
+def test_a_header_that_is_not_ascii_is_left_to_the_exporter_and_not_logged(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """My token has an umlaut in it, and nothing of it is in the log of my process at DEBUG."""
+    caplog.set_level(logging.DEBUG, "taskobs")
+    first = FirstExport(lambda: exporter, PLAIN, {"authorization": "Bearer t0kän"})
+    assert first.export(spans("one")) is SpanExportResult.SUCCESS
+    assert exporter.names == ["one"]
+    assert "UnicodeEncodeError" in caplog.text
+    assert "t0k" not in caplog.text

@@ -13,10 +13,11 @@ import pytest
 from celery import Celery, signals
 from celery.bin.celery import celery as command_line
 
+from taskobs.celery.adapter.publishes import publish_of
 from taskobs.config.settings import resolve
 from taskobs.observers.context.values import state as context_values
 from taskobs.otel.export.plain_span import is_known
-from taskobs.session.command.publish import is_possible
+from taskobs.session.command.publish import CommandPublish, is_possible
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
@@ -196,3 +197,19 @@ def test_another_program_takes_the_usual_way(call: Call) -> None:
     with command_line.make_context("celery", ["shell"]) as context:
         context.invoked_subcommand = "shell"
         assert not call.needs_no_sdk()
+
+
+@pytest.mark.skipif(not is_known(), reason="spans are left to this release of the SDK")
+def test_a_span_that_cannot_be_sent_leaves_no_header_in_the_log(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    """My token has an umlaut in it, and nothing of it is in the log of the command at DEBUG."""
+    caplog.set_level(logging.DEBUG, "taskobs")
+    settings = resolve({"otlp_headers": {"authorization": "Bearer t0kän"}}, os.environ)
+    publish = publish_of(call.app, call.task, call.options, None)
+    alone = CommandPublish(settings, lambda: "shop", lambda: None, call.app, publish)
+    with alone:
+        pass
+    assert not alone.send(10.0)
+    assert "UnicodeEncodeError" in caplog.text
+    assert "t0k" not in caplog.text
