@@ -14,6 +14,8 @@ from opentelemetry.sdk.resources import Resource
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
+from taskobs.internal.causes import describe, innermost
+from taskobs.internal.outage import LibraryLog
 from taskobs.metrics.changes import Baseline
 from taskobs.metrics.data_points import metrics_data
 from taskobs.metrics.export_variables import wants_delta
@@ -24,6 +26,8 @@ from taskobs.observers.own_traffic import suppressed
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 _GRPC: Final = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
+_LOGGERS: Final = (_HTTP, "opentelemetry.exporter.otlp.proto.grpc.exporter")
+"""Where the exporters log each attempt that fails, over HTTP with the URL, which may hold a key."""
 
 
 class OtlpSender:
@@ -53,6 +57,8 @@ class OtlpSender:
         self._ended = Event()
         self._lock = Lock()
         self._failing = False
+        self._reason = ""
+        self._library_log = LibraryLog(_LOGGERS, self._note)
         self._thread = Thread(target=self._run, name="taskobs-metrics", daemon=True)
 
     def start(self) -> None:
@@ -80,14 +86,27 @@ class OtlpSender:
             if accepted:
                 _log.info("%s: OTLP metrics are accepted again", self._who)
             else:
-                _log.warning("%s: OTLP metrics were not accepted, trying again", self._who)
+                _log.warning(
+                    "%s: OTLP metrics were not accepted, trying again: %s", self._who, self._reason
+                )
         return accepted
 
     def _export(self, data: object) -> bool:
+        self._reason = ""
         try:
-            return bool(self._exporter.export(data) is MetricExportResult.SUCCESS)
-        except OSError:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+            with self._library_log:
+                accepted = self._exporter.export(data) is MetricExportResult.SUCCESS
+        except (
+            OSError
+        ) as error:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+            self._note(describe(innermost(error)))
             return False
+        self._note("the exporter has failed")  # if its log has not said why
+        return accepted
+
+    def _note(self, reason: str) -> None:
+        """Keep the first reason: what is logged after it only says that the exporter gives up."""
+        self._reason = self._reason or reason
 
     def _run(self) -> None:
         ended = False
@@ -98,6 +117,7 @@ class OtlpSender:
                 _log.exception("%s: OTLP metrics can't be sent", self._who)
             ended = self._ended.wait(self._interval)
         self._exporter.shutdown()
+        self._library_log.close()
 
 
 def unchanging(families: Iterable[Family]) -> Groups:

@@ -28,5 +28,26 @@ def test_a_collector_that_is_away_is_one_line(
         for record in caplog.records
         if record.name == "taskobs" and record.levelno >= logging.WARNING
     ]
-    assert line.getMessage() == "taskobs: OTLP metrics were not accepted, trying again"
+    said, _, why = line.getMessage().partition(", trying again: ")
+    assert said == "taskobs: OTLP metrics were not accepted"
+    assert why
     assert line.exc_info is None
+
+
+def test_the_key_in_an_endpoint_is_not_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My backend takes its key in the URL: the log says why nothing is sent, without the key."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # one retry
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/v1/metrics?key=s3cret"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)
+    settings = resolve({}, {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": address})
+    sender = OtlpSender(settings, lambda: (unchanging([]), Resource({})), interval=60.0)
+    sender.start()
+    sender.stop(60.0)
+    lines = [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]
+    [line] = lines
+    said, _, why = line.partition(", trying again: ")
+    assert said == "taskobs: OTLP metrics were not accepted"
+    assert why == "ConnectionRefusedError: Connection refused"
