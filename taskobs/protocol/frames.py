@@ -39,16 +39,15 @@ class FrameKind(IntEnum):
     """The key of a span whose END was dropped: it has ended, so it is not lost with its process."""
     END = 4
     ENVELOPE = 5
-    RUN_METRIC = 6
-    DROPPED = 7
-    FLUSH = 8
-    CLOSE = 9
-    STATUS = 10
-    WAKE = 11
-    DESTINATIONS = 12
+    DROPPED = 6
+    FLUSH = 7
+    CLOSE = 8
+    STATUS = 9
+    WAKE = 10
+    DESTINATIONS = 11
     """The destinations of a HELLO that was sent already, with a new one."""
-    LOG = 13
-    METRICS = 14
+    LOG = 12
+    METRICS = 13
     """All that the worker's main process has counted, as ``metrics.snapshot`` packs it."""
     # From the relay.
     ACK = 32
@@ -57,7 +56,7 @@ class FrameKind(IntEnum):
     STATUS_REPLY = 35
 
 
-COUNTED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.RUN_METRIC, FrameKind.LOG})
+COUNTED: Final = frozenset({FrameKind.END, FrameKind.ENVELOPE, FrameKind.LOG})
 """The kinds that hold telemetry, and are counted if they are dropped."""
 NUMBERED: Final = COUNTED | {FrameKind.FORGET}
 """The kinds that the relay acknowledges. Both sides count them, from 1 on each connection."""

@@ -28,7 +28,7 @@ Gauge = Callable[[], int | float]
 
 
 class Counters:
-    """Counts by name, by kind ("span", "envelope", "fact", ...) and by reason. Thread-safe."""
+    """Counts by name, by kind ("span", "envelope", "log", ...) and by reason. Thread-safe."""
 
     def __init__(self) -> None:
         self._began = Moment()

@@ -137,7 +137,7 @@ def _as_text(age: float | None) -> str:
 
 
 def _counted(reply: Mapping[str, Any]) -> list[int]:
-    """Sum spans, events and logs; facts become metrics, and are no matter of these columns."""
+    """Sum spans, events and log records."""
     names = ("exported", "pending", "retried", "spooled", "lost", "dropped")
     return [_sum(_of_kinds(reply.get(name))) for name in names]
 

@@ -252,8 +252,8 @@ while data := sys.stdin.buffer.raw.read(65536):
             client.started(payload[:24], payload)
         elif kind is FrameKind.END:
             client.ended(payload[:24], payload)
-        elif kind is FrameKind.RUN_METRIC:
-            client.send(FrameKind.RUN_METRIC, payload)
+        elif kind is FrameKind.LOG:
+            client.send(FrameKind.LOG, payload)
         elif kind is FrameKind.CLOSE:
             client.close_gracefully(60)
         else:

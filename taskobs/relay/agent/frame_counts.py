@@ -13,7 +13,6 @@ from taskobs.relay.tracking.process_state import ProcessState
 COUNTED_AS: Final[Mapping[int, str]] = {
     FrameKind.END: "span",
     FrameKind.ENVELOPE: "envelope",
-    FrameKind.RUN_METRIC: "fact",
     FrameKind.LOG: "log",
 }
 BUFFER_FULL: Final = "a process's buffer was full"

@@ -52,8 +52,8 @@ def _ignore(_: bytes) -> None: ...
 class FrameRouter:
     """Takes frames of all connections and slots; ``commit`` hands their contents to the store.
 
-    ``on_run_metric`` is called with each RUN_METRIC payload, ``on_metrics`` with each METRICS
-    payload of the main process; ``status`` returns the reply to STATUS. Not thread-safe.
+    ``on_metrics`` is called with each METRICS payload of the main process; ``status`` returns the
+    reply to STATUS. Not thread-safe.
     """
 
     def __init__(  # noqa: PLR0913  # what it reads goes to all of these
@@ -63,13 +63,12 @@ class FrameRouter:
         open_spans: OpenSpanRegistry,
         counters: Counters,
         status: Callable[[], object],
-        on_run_metric: Callable[[bytes], object] = _ignore,
         on_metrics: Callable[[bytes], object] = _ignore,
         routes: RouteTable | None = None,
         keep: KeepRules = KEEP_NOTHING,
     ) -> None:
         self._store, self._open_spans, self._counters = store, open_spans, counters
-        self._on_run_metric, self._on_metrics, self._status = on_run_metric, on_metrics, status
+        self._on_metrics, self._status = on_metrics, status
         self._size = 0
         self._event_ids = RecentKeys(EVENT_IDS)
         self._envelope_frames = EnvelopeFrames()
@@ -116,8 +115,6 @@ class FrameRouter:
         """Take a frame of a numbered kind; False if it is of another one."""
         if kind == FrameKind.END:
             self._end(source, process, payload)
-        elif kind == FrameKind.RUN_METRIC:
-            self._run_metric(source, payload)
         elif kind == FrameKind.ENVELOPE:
             self._envelope(source, payload)
         elif kind == FrameKind.LOG:
@@ -194,13 +191,6 @@ class FrameRouter:
             self._note_size(packed)
         else:  # a duplicate is acknowledged, too: the client numbers every frame that it sends
             source.arrived(settled=True)
-
-    def _run_metric(self, source: Source, payload: bytes) -> None:
-        try:
-            self._on_run_metric(small(payload))
-        except ValueError as error:
-            wrong(str(error))
-        source.arrived(settled=True)  # it is counted, and sent again would count twice
 
     def _start(self, source: Source, process: ProcessState, payload: bytes) -> None:
         """Take an open span that had no room in its process's table.

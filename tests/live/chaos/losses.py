@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Reason = tuple[str, str]
 """A kind, such as ``span``, and why it was dropped."""
-OF_TELEMETRY = frozenset({"span", "envelope", "fact", "frame"})
+OF_TELEMETRY = frozenset({"span", "envelope", "log", "frame"})
 """Kinds of which each is, or may be, telemetry; the others are connections and the like."""
 LAST_LINE = re.compile(r"taskobs relay: ending; dropped in all: (.*)")
 ONE_LOSS = re.compile(r"(\d+) (\w+?)s?: ")

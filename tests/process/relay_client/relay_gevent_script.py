@@ -20,7 +20,7 @@ EACH = 300
 
 
 def serve(listener: _socket.socket, expected: int) -> int:
-    """Read as a process of its own does; give how many facts came, each thread's in order."""
+    """Read as a process of its own does; give how many records came, each thread's in order."""
     wire = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
     splitter = Splitter()
     records: list[bytes] = []
@@ -29,13 +29,13 @@ def serve(listener: _socket.socket, expected: int) -> int:
         if not data:
             return 1
         for kind, payload in splitter.feed(data):
-            if kind is FrameKind.RUN_METRIC:
+            if kind is FrameKind.LOG:
                 records.append(payload)
     with suppress(OSError):  # it may have ended by now
         wire.send(encode(FrameKind.ACK, pack(expected)))
     last: dict[bytes, int] = {}
-    for run_metric in records:
-        name, number = run_metric.split()[:2]
+    for record in records:
+        name, number = record.split()[:2]
         if int(number) != last.get(name, -1) + 1:
             return 2
         last[name] = int(number)
@@ -65,9 +65,7 @@ def main() -> None:
 
         def task(name: int) -> None:
             for number in range(EACH):
-                client.send(
-                    FrameKind.RUN_METRIC, b"%d %d " % (name, number) + b"x" * (number % 600)
-                )
+                client.send(FrameKind.LOG, b"%d %d " % (name, number) + b"x" * (number % 600))
                 if number % 10 == 0:
                     gevent.sleep(0)
 
@@ -80,7 +78,7 @@ def main() -> None:
         # More than a socket takes, to a relay that begins to read once this process is idle.
         idle = RelayClient(address, dict)
         for number in range(3_000):
-            idle.send(FrameKind.RUN_METRIC, b"idle %d " % number + b"x" * 600)
+            idle.send(FrameKind.LOG, b"idle %d " % number + b"x" * 600)
         pid = os.fork()
         if pid == 0:
             gevent.sleep(0.5)  # a greenlet of the parent's that goes on here must send nothing
@@ -94,7 +92,7 @@ def main() -> None:
         stuck = RelayClient(address, dict, idle_thread=False)
         began = time.monotonic()
         for number in range(30_000):
-            stuck.send(FrameKind.RUN_METRIC, b"%d" % number + b"x" * 600)
+            stuck.send(FrameKind.LOG, b"%d" % number + b"x" * 600)
         assert time.monotonic() - began < 15
         assert not stuck.close_gracefully(0.1)
         print("stuck")  # noqa: T201
@@ -102,7 +100,7 @@ def main() -> None:
         turn_away(listener)
         pid = os.fork()
         if pid == 0:
-            client.send(FrameKind.RUN_METRIC, b"child 0")
+            client.send(FrameKind.LOG, b"child 0")
             os._exit(0 if not client.unavailable else 1)
         assert serve(listener, 1) == 0
         assert os.waitpid(pid, 0)[1] == 0

@@ -89,10 +89,10 @@ def test_a_child_forked_in_the_midst_of_a_write(peer: Peer, client: RelayClient)
     client.open()
     peer.accept().wait_for(FrameKind.HELLO)
     client._channel._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
-    client.send(FrameKind.RUN_METRIC, b"waits")
+    client.send(FrameKind.LOG, b"waits")
 
     def child() -> None:
-        client.send(FrameKind.RUN_METRIC, b"the child's")
+        client.send(FrameKind.LOG, b"the child's")
         client.close()
 
     assert in_a_fork(child) == 0
@@ -126,9 +126,9 @@ def test_the_relay_sees_the_parent_end_though_its_children_live(peer: Peer) -> N
 def test_a_forked_child_takes_a_slot_of_its_own(shared: SharedMemory, peer: Peer) -> None:
     """Neither writes where the other one does."""
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.send(FrameKind.RUN_METRIC, b"parent")
-    assert in_a_fork(lambda: client.send(FrameKind.RUN_METRIC, b"child")) == 0
-    client.send(FrameKind.RUN_METRIC, b"parent")
+    client.send(FrameKind.LOG, b"parent")
+    assert in_a_fork(lambda: client.send(FrameKind.LOG, b"child")) == 0
+    client.send(FrameKind.LOG, b"parent")
     assert shared.taken() == [0, 1]
     first, second = (shared.read_word(index, shared_memory.PID) for index in (0, 1))
     assert first == os.getpid() != second

@@ -130,10 +130,10 @@ def test_what_is_sampled_out_is_not_sent(
 ) -> None:
     """Not even that it has started."""
     tracing(RelayProcessor(client, Direct()), sampler).get_tracer("shop").start_span("x").end()
-    client.send(FrameKind.RUN_METRIC, b"")
+    client.send(FrameKind.LOG, b"")
     relay = peer.accept()
-    relay.wait_for(FrameKind.RUN_METRIC)
-    assert [frame.kind for frame in relay.frames] == [FrameKind.HELLO, FrameKind.RUN_METRIC]
+    relay.wait_for(FrameKind.LOG)
+    assert [frame.kind for frame in relay.frames] == [FrameKind.HELLO, FrameKind.LOG]
 
 
 def test_the_direct_pipeline_takes_over_when_the_relay_is_unavailable(

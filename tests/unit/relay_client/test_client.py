@@ -67,7 +67,7 @@ def test_nothing_happens_before_the_first_frame(peer: Peer, client: RelayClient)
 def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> None:
     """The first frame says whose the rest is; then all comes in the order in which it was sent."""
     client.started(key(1), b"one")
-    client.send(FrameKind.RUN_METRIC, b"two")
+    client.send(FrameKind.LOG, b"two")
     client.ended(key(1), b"three")
     relay = peer.accept()
     relay.wait_for(FrameKind.END)
@@ -76,7 +76,7 @@ def test_a_connection_begins_with_who_it_is(peer: Peer, client: RelayClient) -> 
     assert len(hello["client"]) == 16
     assert relay.frames[1:] == [
         (FrameKind.START, b"one"),
-        (FrameKind.RUN_METRIC, b"two"),
+        (FrameKind.LOG, b"two"),
         (FrameKind.END, b"three"),
     ]
 
@@ -226,22 +226,22 @@ def test_what_was_not_acknowledged_is_sent_again(peer: Peer, client: RelayClient
     client.started(key(1), b"start 1")
     client.started(key(2), b"start 2")
     for number in range(5):
-        client.send(FrameKind.RUN_METRIC, b"%d" % number)
+        client.send(FrameKind.LOG, b"%d" % number)
     client.ended(key(2), b"end 2")
     first = peer.accept()
     first.wait_for(FrameKind.END)
     first.say(FrameKind.ACK, 3)
     first.close()
-    client.send(FrameKind.RUN_METRIC, b"5")
+    client.send(FrameKind.LOG, b"5")
     second = peer.accept()
-    second.wait_for(FrameKind.RUN_METRIC, 3)
+    second.wait_for(FrameKind.LOG, 3)
     sent = [(frame.kind, frame.payload) for frame in second.frames[1:]]
     assert sent == [
         (FrameKind.START, b"start 1"),
-        (FrameKind.RUN_METRIC, b"3"),
-        (FrameKind.RUN_METRIC, b"4"),
+        (FrameKind.LOG, b"3"),
+        (FrameKind.LOG, b"4"),
         (FrameKind.END, b"end 2"),
-        (FrameKind.RUN_METRIC, b"5"),
+        (FrameKind.LOG, b"5"),
     ]
     hellos = [unpack(one.of(FrameKind.HELLO)[0].payload)["client"] for one in (first, second)]
     assert hellos[0] == hellos[1]
@@ -251,19 +251,19 @@ def test_what_was_not_acknowledged_is_sent_again(peer: Peer, client: RelayClient
 def test_numbers_begin_anew_with_each_connection(peer: Peer, client: RelayClient) -> None:
     """The second relay's 1 is the first frame that it was sent again."""
     for number in range(4):
-        client.send(FrameKind.RUN_METRIC, b"%d" % number)
+        client.send(FrameKind.LOG, b"%d" % number)
     first = peer.accept()
-    first.wait_for(FrameKind.RUN_METRIC, 4)
+    first.wait_for(FrameKind.LOG, 4)
     first.say(FrameKind.ACK, 2)
     first.close()
-    client.send(FrameKind.RUN_METRIC, b"4")
+    client.send(FrameKind.LOG, b"4")
     second = peer.accept()
-    second.wait_for(FrameKind.RUN_METRIC, 3)
+    second.wait_for(FrameKind.LOG, 3)
     second.say(FrameKind.ACK, 1)
     second.close()
-    client.send(FrameKind.RUN_METRIC, b"5")
+    client.send(FrameKind.LOG, b"5")
     third = peer.accept()
-    third.wait_for(FrameKind.RUN_METRIC, 3)
+    third.wait_for(FrameKind.LOG, 3)
     assert third.numbered == [b"3", b"4", b"5"]
 
 
@@ -288,7 +288,7 @@ def test_a_client_does_not_storm_a_relay_that_hangs_up(peer: Peer, client: Relay
     assert peer.listener is not None
     peer.listener.settimeout(0)
     while (took := time.monotonic() - began) < 1 or accepted < 2:
-        client.send(FrameKind.RUN_METRIC, b"")
+        client.send(FrameKind.LOG, b"")
         with contextlib.suppress(BlockingIOError):
             peer.accept().close()
             accepted += 1
@@ -356,9 +356,9 @@ def test_nobody_listens_any_more(peer: Peer) -> None:
 def test_an_address_where_nobody_ever_was(address: str) -> None:
     """As gone as one that has closed."""
     client = RelayClient(address, dict)
-    client.send(FrameKind.RUN_METRIC, b"fact")
+    client.send(FrameKind.LOG, b"record")
     assert client.unavailable
-    assert client.undelivered(FrameKind.RUN_METRIC) == [b"fact"]
+    assert client.undelivered(FrameKind.LOG) == [b"record"]
 
 
 def test_a_lack_of_descriptors_passes(
@@ -371,11 +371,11 @@ def test_a_lack_of_descriptors_passes(
 
     with monkeypatch.context() as patched:
         patched.setattr("_socket.socket", fail)
-        client.send(FrameKind.RUN_METRIC, b"0")
+        client.send(FrameKind.LOG, b"0")
     assert not client.unavailable
     time.sleep(0.1)  # ten tries a second
-    client.send(FrameKind.RUN_METRIC, b"1")
-    assert peer.accept().wait_for(FrameKind.RUN_METRIC, 2)
+    client.send(FrameKind.LOG, b"1")
+    assert peer.accept().wait_for(FrameKind.LOG, 2)
 
 
 # A relay that is none.
@@ -396,30 +396,30 @@ def test_a_lack_of_descriptors_passes(
 )
 def test_nonsense_ends_the_connection_only(peer: Peer, client: RelayClient, reply: bytes) -> None:
     """The frames go to the next relay."""
-    client.send(FrameKind.RUN_METRIC, b"fact")
+    client.send(FrameKind.LOG, b"record")
     first = peer.accept()
-    first.wait_for(FrameKind.RUN_METRIC)
+    first.wait_for(FrameKind.LOG)
     first.wire.sendall(reply)
     end = time.monotonic() + PATIENCE
     while not peer.called() and time.monotonic() < end:
         client.flush(0.05)
     second = peer.accept()
-    second.wait_for(FrameKind.RUN_METRIC)
-    assert second.numbered == [b"fact"]
+    second.wait_for(FrameKind.LOG)
+    assert second.numbered == [b"record"]
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1 << 62, True])
 def test_wrong_numbers_do_no_harm(peer: Peer, client: RelayClient, number: int) -> None:
     """An ACK of what was never sent."""
-    client.send(FrameKind.RUN_METRIC, b"fact")
+    client.send(FrameKind.LOG, b"record")
     relay = peer.accept()
-    relay.wait_for(FrameKind.RUN_METRIC)
+    relay.wait_for(FrameKind.LOG)
     relay.say(FrameKind.ACK, number)
     relay.say(FrameKind.FLUSHED, min(number, 0))
     relay.say(FrameKind.HELLO, number)
     assert not client.flush(0.05)
-    client.send(FrameKind.RUN_METRIC, b"next")
-    relay.wait_for(FrameKind.RUN_METRIC, 2)
+    client.send(FrameKind.LOG, b"next")
+    relay.wait_for(FrameKind.LOG, 2)
 
 
 def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: RelayClient) -> None:
@@ -437,7 +437,7 @@ def test_a_relay_that_never_stops_talking_delays_nothing(peer: Peer, client: Rel
     with Beside(talk):
         began = time.monotonic()
         for _ in range(1_000):
-            client.send(FrameKind.RUN_METRIC, b"")
+            client.send(FrameKind.LOG, b"")
         took = time.monotonic() - began
         stop.set()
     assert took < 60
@@ -449,14 +449,14 @@ def test_an_idle_process_finds_out_that_the_relay_was_restarted(
     """What the first relay may not have saved goes to the second, though nothing is sent."""
     monkeypatch.setattr(connection, "_TRY_EVERY", 0.0)
     client.started(key(1), b"start")
-    client.send(FrameKind.RUN_METRIC, b"fact")
+    client.send(FrameKind.LOG, b"record")
     first = peer.accept()
-    first.wait_for(FrameKind.RUN_METRIC)
+    first.wait_for(FrameKind.LOG)
     first.close()
     client.open()
     second = peer.accept()
-    second.wait_for(FrameKind.RUN_METRIC)
-    assert second.frames[1:] == [(FrameKind.START, b"start"), (FrameKind.RUN_METRIC, b"fact")]
+    second.wait_for(FrameKind.LOG)
+    assert second.frames[1:] == [(FrameKind.START, b"start"), (FrameKind.LOG, b"record")]
 
 
 # Flush and CLOSE.
@@ -518,7 +518,7 @@ def test_a_close_hands_over_all_that_waits(peer: Peer, client: RelayClient) -> N
     assert [int.from_bytes(payload, "big") for payload in relay.numbered] == list(range(5_000))
     assert relay.frames[-1].kind is FrameKind.CLOSE
     assert not relay.receive()
-    client.send(FrameKind.RUN_METRIC, b"after the end")
+    client.send(FrameKind.LOG, b"after the end")
     client.close_gracefully(0.1)
     assert peer.listener is not None
     peer.listener.settimeout(0)
@@ -565,9 +565,9 @@ def test_eight_threads_send_at_once(peer: Peer, client: RelayClient) -> None:
 
     def work(thread: int) -> None:
         for number in range(each):
-            client.send(FrameKind.RUN_METRIC, b"%d %d " % (thread, number) + b"x" * (number % 700))
+            client.send(FrameKind.LOG, b"%d %d " % (thread, number) + b"x" * (number % 700))
 
-    with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 8 * each)):
+    with Beside(lambda: relay.wait_for(FrameKind.LOG, 8 * each)):
         threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
         for thread in threads:
             thread.start()
@@ -595,7 +595,7 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
         def send(self, data: bytes, flags: int) -> int:
             if self.more:
                 self.more -= 1
-                client.send(FrameKind.RUN_METRIC, b"inner %d" % self.more)
+                client.send(FrameKind.LOG, b"inner %d" % self.more)
             assert inner is not None
             return inner.send(data, flags)
 
@@ -603,8 +603,8 @@ def test_a_finalizer_sends_in_the_midst_of_a_send(peer: Peer, client: RelayClien
             return getattr(inner, name)
 
     vars(client._channel.connection)["_socket"] = Socket()  # pyright: ignore[reportPrivateUsage]
-    client.send(FrameKind.RUN_METRIC, b"outer")
-    relay.wait_for(FrameKind.RUN_METRIC, 6)
+    client.send(FrameKind.LOG, b"outer")
+    relay.wait_for(FrameKind.LOG, 6)
     assert relay.numbered == [b"outer", *(b"inner %d" % left for left in (4, 3, 2, 1, 0))]
 
 
@@ -616,17 +616,17 @@ def test_garbage_that_sends_as_it_is_collected(peer: Peer, client: RelayClient) 
             self.me = self
 
         def __del__(self) -> None:
-            client.send(FrameKind.RUN_METRIC, b"garbage")
+            client.send(FrameKind.LOG, b"garbage")
 
     client.open()
     relay = peer.accept()
     before = gc.get_threshold()
     gc.set_threshold(5)
     try:
-        with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 1_000)):
+        with Beside(lambda: relay.wait_for(FrameKind.LOG, 1_000)):
             for _ in range(500):
                 Cycle()
-                client.send(FrameKind.RUN_METRIC, b"x" * 100)
+                client.send(FrameKind.LOG, b"x" * 100)
             gc.collect()
             assert client.settle(60)
     finally:
@@ -695,7 +695,7 @@ def test_an_exception_that_strikes_anywhere_loses_nothing(  # noqa: C901, PLR091
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
-        client.send(FrameKind.RUN_METRIC, b"last")
+        client.send(FrameKind.LOG, b"last")
         assert client.settle(60)
         client.close()
         stop.set()
@@ -715,17 +715,17 @@ def test_a_writer_that_was_struck_dead_is_replaced(
     writer["writer"] = object()
     with monkeypatch.context() as patched:
         patched.setattr("taskobs.relay_client.channel.time.monotonic", lambda: next(clock))
-        client.send(FrameKind.RUN_METRIC, b"0")
-        client.send(FrameKind.RUN_METRIC, b"1")
+        client.send(FrameKind.LOG, b"0")
+        client.send(FrameKind.LOG, b"1")
         client._channel.connection.writes += 1  # pyright: ignore[reportPrivateUsage]
-        client.send(FrameKind.RUN_METRIC, b"2")
-        client.send(FrameKind.RUN_METRIC, b"3")
+        client.send(FrameKind.LOG, b"2")
+        client.send(FrameKind.LOG, b"3")
         assert writer
-        client.send(FrameKind.RUN_METRIC, b"4")
+        client.send(FrameKind.LOG, b"4")
         assert not writer
-    client.send(FrameKind.RUN_METRIC, b"5")
+    client.send(FrameKind.LOG, b"5")
     relay = peer.accept()
-    relay.wait_for(FrameKind.RUN_METRIC, 6)
+    relay.wait_for(FrameKind.LOG, 6)
     assert relay.numbered == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
@@ -739,20 +739,20 @@ def test_a_signal_handler_sends(peer: Peer, client: RelayClient) -> None:
         nonlocal handled
         if within_the_client(frame):
             handled += 1
-            client.send(FrameKind.RUN_METRIC, b"handler")
+            client.send(FrameKind.LOG, b"handler")
 
     previous = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
     try:
-        with Beside(lambda: relay.wait_for(FrameKind.RUN_METRIC, 3_000)):
+        with Beside(lambda: relay.wait_for(FrameKind.LOG, 3_000)):
             for _ in range(3_000):
-                client.send(FrameKind.RUN_METRIC, b"task")
+                client.send(FrameKind.LOG, b"task")
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert client.settle(60)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    relay.wait_for(FrameKind.RUN_METRIC, 3_000 + handled)
+    relay.wait_for(FrameKind.LOG, 3_000 + handled)
     assert relay.numbered.count(b"handler") == handled > 0
 
 

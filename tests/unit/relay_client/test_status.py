@@ -26,7 +26,7 @@ COUNTS = {
     "worker": "celery@host",
     "service": "shop",
     "since": 1.0,
-    "exported": {"span": 40, "envelope": 2, "fact": 9},
+    "exported": {"span": 40, "envelope": 2, "log": 9},
     "pending": {"span": 3, "envelope": 0},
     "dropped": {"span": {"more waits than there is room for": 5}},
     "clients": 4,
@@ -78,7 +78,7 @@ def test_each_worker_is_a_line() -> None:
     assert (found["WORKER"], found["SERVICE"]) == ("celery@host", "shop")
     assert found["PID"] == str(os.getpid())
     assert re.fullmatch(r"(\d+[dhm])?\d+[hms]", found["AGE"])
-    assert (found["SENT"], found["WAITING"], found["DROPPED"]) == ("42", "3", "5")
+    assert (found["SENT"], found["WAITING"], found["DROPPED"]) == ("51", "3", "5")
     assert (found["PROCESSES"], found["OPEN"]) == ("4", "1")
     assert [note.strip() for note in notes] == [
         "dropped 5 span(s): more waits than there is room for"

@@ -43,7 +43,7 @@ class Loop:
             store=self.store,
             open_spans=self.open_spans,
             counters=self.counters,
-            on_run_metric=self.run_metric,
+            on_metrics=self.metrics,
             status=lambda: {"worker": "w"},
         )
         self.event_loop = EventLoop(
@@ -60,7 +60,7 @@ class Loop:
             shutdown=ShutdownPolicy(10.0),
         )
 
-    def run_metric(self, _: bytes) -> None:
+    def metrics(self, _: bytes) -> None:
         if self.failing:
             raise ZeroDivisionError
 
@@ -128,17 +128,17 @@ def test_no_descriptors_left_is_no_end(
 
 def test_trouble_of_ours_with_a_frame_costs_one_connection(loop: Loop, client: Client) -> None:
     """A bug that one client's frame meets is not the end of the relay."""
-    other = Client(loop.address).hello()
+    worker = Client(loop.address).hello(role="worker")
     loop.turn(3)
     loop.failing = True
-    client.say(FrameKind.RUN_METRIC, [])
+    worker.say(FrameKind.METRICS, [])
     loop.turn(4)
-    assert not client.receive()
-    other.raw(FrameKind.STATUS)
+    assert not worker.receive()
+    client.raw(FrameKind.STATUS)
     loop.turn()
-    other.wait_for(FrameKind.STATUS_REPLY)
+    client.wait_for(FrameKind.STATUS_REPLY)
     assert loop.dropped() == {("connection", "not understood"): 1}
-    other.close()
+    worker.close()
 
 
 def dead(_pid: int, _started: int) -> bool:

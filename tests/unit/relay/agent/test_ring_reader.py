@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, Final
 from unittest.mock import Mock
 
 import pytest
@@ -28,15 +28,18 @@ from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_routes import announcement, route_for, with_route
 from taskobs.relay.agent import ring_reader, slot_reader
 from taskobs.relay.agent.connection import settle
+from taskobs.relay.agent.lanes import Lanes
 from taskobs.relay.agent.ring_reader import RingReaders
-from taskobs.relay.agent.route_table import ROUTES
+from taskobs.relay.agent.route_table import ROUTES, RouteTable
 from taskobs.relay.agent.router import FrameRouter
 from taskobs.relay.counters import DROPPED, LOST, Counters
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import Item, ItemKind
 from taskobs.relay.storage.memory import MemoryStore
 from taskobs.relay.storage.spool import store as spool_store
+from taskobs.relay.tracking.acknowledgements import Source
 from taskobs.relay.tracking.open_spans import OpenSpanRegistry
+from taskobs.relay_client import ring_writer
 from taskobs.relay_client.client import RelayClient
 from taskobs.relay_client.ring_writer import RingWriter
 from tests.support.relay_peer import PATIENCE, Peer
@@ -53,7 +56,13 @@ HELLO: dict[str, object] = {
     "client": b"sixteen bytes id",
     "name": "",
 }
-RUN_METRIC = pack(["task", "succeeded", "queue", 0.5])
+RECORD: Final = pack(["INFO", "a line"])
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give log records, which stand for whatever is not a span, the room of other frames."""
+    monkeypatch.setattr(ring_writer, "LOGS", ring.TELEMETRY)
 
 
 @pytest.fixture
@@ -74,7 +83,19 @@ def fill(slot: RingWriter) -> None:
     """Leave no room for telemetry."""
     for size in (60_000, 100):
         for _ in range(ring.TELEMETRY // 60_000 + 1):
-            assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC + bytes(size))
+            assert slot.append(FrameKind.LOG, RECORD + bytes(size))
+
+
+class Routes(RouteTable):
+    """Puts log records into a list, and no lane."""
+
+    def __init__(self, store: Store, counters: Counters, records: list[bytes]) -> None:
+        super().__init__(Lanes(store, counters, lambda _: store), counters)
+        self._records = records
+
+    def put_log(self, payload: bytes, resource_blob: bytes, source: Source) -> None:  # noqa: ARG002  # of the class
+        self._records.append(payload)
+        source.arrived(settled=True)
 
 
 class Side:
@@ -93,8 +114,8 @@ class Side:
             store=self.store,
             open_spans=self.open_spans,
             counters=self.counters,
-            on_run_metric=self.records.append,
             status=dict,
+            routes=Routes(self.store, self.counters, self.records),
         )
         self.router = router
         self.slots = RingReaders(
@@ -145,7 +166,7 @@ class Side:
 def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
     records = [pack(["task", "succeeded", "queue", float(n)]) for n in range(100)]
-    assert all(slot.append(FrameKind.RUN_METRIC, run_metric) for run_metric in records)
+    assert all(slot.append(FrameKind.LOG, record) for record in records)
     side.turn()
     assert side.records == records
 
@@ -153,16 +174,16 @@ def test_what_is_written_arrives_in_order(shared: SharedMemory) -> None:
 def test_a_ring_is_used_again_and_again(shared: SharedMemory) -> None:
     """A process writes many times what the ring holds, at every offset."""
     side, slot = Side(shared), taken(shared)
-    run_metric = RUN_METRIC
+    record = RECORD
     for number in range(1_600):
-        run_metric = RUN_METRIC + bytes(number * 37 % 60_000)
+        record = RECORD + bytes(number * 37 % 60_000)
         if number % 100 == 0:
             side.turn()
-        assert slot.append(FrameKind.RUN_METRIC, run_metric)
+        assert slot.append(FrameKind.LOG, record)
     side.turn()
     assert len(side.records) == 1_600
     assert sum(map(len, side.records)) > 5 * shared_memory.RING
-    assert side.records[-1] == run_metric
+    assert side.records[-1] == record
     side.turn(after=2.0)
     assert side.dropped() == 0
 
@@ -173,18 +194,18 @@ def test_what_finds_a_ring_full_is_counted_by_the_relay(shared: SharedMemory) ->
     That holds also if the process and that relay are killed before the next relay reads.
     """
     first, slot = Side(shared), taken(shared)
-    large = RUN_METRIC + bytes(30_000)
+    large = RECORD + bytes(30_000)
     room = ring.TELEMETRY // (len(large) + RING_HEADER.size)
     for _ in range(room + 5):
-        assert slot.append(FrameKind.RUN_METRIC, large)
+        assert slot.append(FrameKind.LOG, large)
     assert slot.append(FrameKind.END, large)
-    assert slot.append(FrameKind.RUN_METRIC, large)
+    assert slot.append(FrameKind.LOG, large)
     assert slot.append(FrameKind.ENVELOPE, large)
     first.turn()
     assert len(first.records) == room
-    assert first.dropped_by_kind() == {"span": 1, "envelope": 1, "fact": 6}
-    assert slot.append(FrameKind.RUN_METRIC, large)
-    assert slot.append(FrameKind.RUN_METRIC, bytes(shared_memory.RING))
+    assert first.dropped_by_kind() == {"span": 1, "envelope": 1, "log": 6}
+    assert slot.append(FrameKind.LOG, large)
+    assert slot.append(FrameKind.LOG, bytes(shared_memory.RING))
     second = Side(shared)
     second.dead = True
     second.turn(after=2.0)
@@ -223,7 +244,7 @@ def test_long_frames_leave_room_for_short_ones(shared: SharedMemory) -> None:
         assert slot.append(FrameKind.END, key + bytes(1_000_000))
     for number in range(500):
         assert slot.append(FrameKind.END, end(f"short {number}")[1])
-        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+        assert slot.append(FrameKind.LOG, RECORD)
         assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.turn()
     long = ring.LONG_FRAMES // 1_000_000
@@ -236,7 +257,7 @@ def test_a_ring_takes_little_memory(shared: SharedMemory) -> None:
     """What is safe is returned to the system, so that my container's limit holds for the rest."""
     side, slot = Side(shared), taken(shared)
     for _ in range(3 * shared_memory.RING // 30_000):
-        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC + bytes(30_000))
+        assert slot.append(FrameKind.LOG, RECORD + bytes(30_000))
         side.turn()
     used = os.fstat(shared.descriptor).st_blocks * 512
     assert 0 < used < 2 * slot_reader.STEP
@@ -250,7 +271,7 @@ def test_what_a_killed_process_held_in_its_own_memory_is_counted(shared: SharedM
     side, slot = Side(shared), taken(shared)
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
     assert slot.append(FrameKind.END, end()[1])
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.turn(after=2.0)
     assert (side.records, side.waiting(), side.dropped()) == ([], 0, 0)
@@ -258,7 +279,7 @@ def test_what_a_killed_process_held_in_its_own_memory_is_counted(shared: SharedM
     side.turn(after=2.0)
     side.turn(after=2.0)
     assert (side.records, side.waiting()) == ([], 0)
-    assert side.dropped_by_kind() == {"span": 1, "fact": 1, "envelope": 1}
+    assert side.dropped_by_kind() == {"span": 1, "log": 1, "envelope": 1}
 
 
 def test_what_was_written_after_all_is_not_counted(shared: SharedMemory) -> None:
@@ -267,7 +288,7 @@ def test_what_was_written_after_all_is_not_counted(shared: SharedMemory) -> None
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
     for number in range(3):
         assert slot.append(FrameKind.END, end(f"span {number}")[1])
-        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+        assert slot.append(FrameKind.LOG, RECORD)
     slot._writer.clear()  # pyright: ignore[reportPrivateUsage]
     assert slot.append(FrameKind.ENVELOPE, addressed("http://k@host/1", b"{}"))
     side.dead = True
@@ -338,11 +359,11 @@ def test_a_writer_that_makes_no_progress_is_replaced(
     slot._writer["writer"] = object()  # pyright: ignore[reportPrivateUsage]
     records = [pack(["task", "succeeded", "queue", float(n)]) for n in range(4)]
     for record in records[:2]:
-        assert slot.append(FrameKind.RUN_METRIC, record)
+        assert slot.append(FrameKind.LOG, record)
     side.turn()
     assert side.records == []
     for record in records[2:]:
-        assert slot.append(FrameKind.RUN_METRIC, record)
+        assert slot.append(FrameKind.LOG, record)
     side.turn()
     assert sorted(side.records) == sorted(records)
 
@@ -357,17 +378,17 @@ def test_a_writer_that_was_replaced_writes_nothing_over(shared: SharedMemory) ->
         if event == "c_call" and called is len and not done:
             done = True
             slot._writer.clear()  # pyright: ignore[reportPrivateUsage]
-            assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+            assert slot.append(FrameKind.LOG, RECORD)
 
     slow = pack(["slow", "succeeded", "queue", 0.5])
     sys.setprofile(interrupt)
     try:
-        assert slot.append(FrameKind.RUN_METRIC, slow)
+        assert slot.append(FrameKind.LOG, slow)
     finally:
         sys.setprofile(None)
     side.turn()
     assert done
-    assert sorted(side.records) == sorted([RUN_METRIC, slow])
+    assert sorted(side.records) == sorted([RECORD, slow])
     assert side.dropped() == 0
 
 
@@ -533,15 +554,15 @@ def test_a_span_that_is_told_of_again_is_kept_on_disk(shared: SharedMemory, tmp_
 
 def test_a_killed_process_has_said_more_after_what_is_no_frame(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    for payload in (b"short", RUN_METRIC):
-        assert slot.append(FrameKind.RUN_METRIC, payload)
+    for payload in (b"short", RECORD):
+        assert slot.append(FrameKind.LOG, payload)
         assert slot.append(FrameKind.END, b"short")
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.dead = True
     side.turn()
     side.turn(after=2.0)
     side.turn(after=2.0)
-    assert side.records.count(RUN_METRIC) == 2
+    assert side.records.count(RECORD) == 2
 
 
 @pytest.mark.parametrize("event", ["c_call", "c_return"])
@@ -574,7 +595,7 @@ def test_a_slot_that_was_left_is_not_written_to(shared: SharedMemory) -> None:
     slot.close()
     shared.free(0)
     before = shared.read(0, 0, shared_memory.SLOT_BYTES)
-    assert not slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert not slot.append(FrameKind.LOG, RECORD)
     assert not slot.opened(b"l" * 24, b"payload")
     assert not slot.closed(b"k" * 24)
     assert shared.read(0, 0, shared_memory.SLOT_BYTES) == before
@@ -587,7 +608,7 @@ def test_a_slot_whose_process_lives_is_nobody_elses(shared: SharedMemory) -> Non
     side.turn(after=2.0)
     assert side.dropped() == 1
     assert shared.taken() == [0]
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.dead = True
     side.turn(after=2.0)
     assert shared.taken() == []
@@ -650,7 +671,7 @@ def test_more_open_spans_than_there_is_room_for(shared: SharedMemory) -> None:
 
 def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn()
     assert shared.taken() == [0]
     slot.close()
@@ -661,9 +682,9 @@ def test_a_slot_is_free_again_after_its_process(shared: SharedMemory) -> None:
     assert shared.taken() == []
     assert not any(shared.read(0, 0, shared_memory.SLOT_BYTES))
     again = taken(shared)
-    assert again.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert again.append(FrameKind.LOG, RECORD)
     side.turn()
-    assert side.records == [RUN_METRIC, RUN_METRIC]
+    assert side.records == [RECORD, RECORD]
 
 
 def test_a_slot_whose_process_died_before_it_said_who_it_is(shared: SharedMemory) -> None:
@@ -723,9 +744,9 @@ def test_destinations_that_are_none_do_no_harm(shared: SharedMemory) -> None:
     shared.write_word(0, shared_memory.DESTINATIONS, 2**64 - 1)  # two threads wrote at once
     side.turn(after=2.0)
     assert store.announced == []
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn(after=2.0)
-    assert side.records == [RUN_METRIC]
+    assert side.records == [RECORD]
     assert side.dropped() == 4
 
 
@@ -751,33 +772,33 @@ def test_words_that_make_no_sense_do_no_harm(shared: SharedMemory, words: dict[i
     slot, good = taken(shared), taken(shared)
     for word, value in words.items():
         shared.write_word(0, word, value)
-    assert good.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert good.append(FrameKind.LOG, RECORD)
     side = Side(shared)
     for _ in range(3):
         side.turn(after=2.0)
     side.dead = True
     side.turn(after=2.0)
-    assert side.records == [RUN_METRIC]
+    assert side.records == [RECORD]
     assert slot
 
 
 def test_a_frame_that_is_not_whole_is_waited_for_then_passed_over(shared: SharedMemory) -> None:
     side, slot = Side(shared), taken(shared)
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     at = shared_memory.PAGE + shared_memory.RING_AT + RING_HEADER.size
-    os.pwrite(shared.descriptor, bytes([RUN_METRIC[0] ^ 1]), at)
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    os.pwrite(shared.descriptor, bytes([RECORD[0] ^ 1]), at)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn()
     assert not side.records
-    os.pwrite(shared.descriptor, RUN_METRIC[:1], at)
+    os.pwrite(shared.descriptor, RECORD[:1], at)
     side.turn()
     assert len(side.records) == 2
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
-    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(RUN_METRIC) + RING_HEADER.size))
+    assert slot.append(FrameKind.LOG, RECORD)
+    os.pwrite(shared.descriptor, b"\xc1", at + 2 * (len(RECORD) + RING_HEADER.size))
     for _ in range(slot_reader.TORN + 1):
         side.turn()
     assert side.dropped() == 1
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn()
     assert len(side.records) == 3
 
@@ -789,7 +810,7 @@ def test_a_malformed_frame_is_counted_by_its_kind_and_alone(shared: SharedMemory
     assert slot.append(FrameKind.END, payload)
     for number in range(3):
         assert slot.append(FrameKind.END, end(f"span {number}")[1])
-        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+        assert slot.append(FrameKind.LOG, RECORD)
     at = shared_memory.PAGE + shared_memory.RING_AT + RING_HEADER.size
     os.pwrite(shared.descriptor, bytes([payload[0] ^ 1]), at)
     for _ in range(slot_reader.TORN + 2):
@@ -802,12 +823,12 @@ def test_what_follows_a_malformed_header_is_skipped_and_counted(shared: SharedMe
     """Nobody knows how many frames there were: it counts as one, and the next ones arrive."""
     side, slot = Side(shared), taken(shared)
     for _ in range(3):
-        assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+        assert slot.append(FrameKind.LOG, RECORD)
     os.pwrite(shared.descriptor, b"\xff" * 4, shared_memory.PAGE + shared_memory.RING_AT)
     for _ in range(slot_reader.TORN + 2):
         side.turn()
     assert side.dropped_by_kind() == {"frame": 1}
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn()
     assert len(side.records) == 1
 
@@ -820,11 +841,11 @@ def test_what_does_not_belong_in_a_slot_is_counted(
 ) -> None:
     side, slot = Side(shared), taken(shared)
     assert slot.append(kind, payload)
-    assert slot.append(FrameKind.RUN_METRIC, RUN_METRIC)
+    assert slot.append(FrameKind.LOG, RECORD)
     side.turn()
     side.turn()
     assert side.dropped() == 1
-    assert side.records == [RUN_METRIC]
+    assert side.records == [RECORD]
 
 
 # A client that has a slot.
@@ -839,16 +860,16 @@ def test_a_write_within_a_write_follows_it(shared: SharedMemory, peer: Peer) -> 
         nonlocal done
         if event == "call" and "_put" in str(frame) and not done:
             done = True
-            client.send(FrameKind.RUN_METRIC, b"inner")
+            client.send(FrameKind.LOG, b"inner")
 
     sys.setprofile(interrupt)
     try:
-        client.send(FrameKind.RUN_METRIC, b"outer")
+        client.send(FrameKind.LOG, b"outer")
     finally:
         sys.setprofile(None)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
-    told = [(FrameKind.RUN_METRIC, b"outer"), (FrameKind.RUN_METRIC, b"inner")]
+    told = [(FrameKind.LOG, b"outer"), (FrameKind.LOG, b"inner")]
     assert list(slot.unread()) == told
     client.close()
 
@@ -859,7 +880,7 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
     """A soft time limit may strike anywhere; what is told after it arrives."""
     for number in range(1, 60):
         client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-        client.send(FrameKind.RUN_METRIC, b"before")
+        client.send(FrameKind.LOG, b"before")
         calls = 0
 
         def strike(_frame: object, _event: str, called: object, at: int = number) -> None:
@@ -870,12 +891,12 @@ def test_an_exception_that_strikes_a_write_leaves_none_of_it(
 
         sys.setprofile(strike)
         try:
-            client.send(FrameKind.RUN_METRIC, b"struck")
+            client.send(FrameKind.LOG, b"struck")
         except TimeoutError:
             pass
         finally:
             sys.setprofile(None)
-        client.send(FrameKind.RUN_METRIC, b"after")
+        client.send(FrameKind.LOG, b"after")
         slot = client._slot  # pyright: ignore[reportPrivateUsage]
         assert slot is not None
         told = [payload for _, payload in slot.unread()]
@@ -930,10 +951,10 @@ def test_a_span_whose_start_is_struck_is_forgotten(
                 shared_memory.OPEN * shared_memory.WORD,
             )
         )
-    client.send(FrameKind.RUN_METRIC, RUN_METRIC)
+    client.send(FrameKind.LOG, RECORD)
     slot = client._slot  # pyright: ignore[reportPrivateUsage]
     assert slot is not None
-    assert list(slot.unread()) == [(FrameKind.RUN_METRIC, RUN_METRIC)]
+    assert list(slot.unread()) == [(FrameKind.LOG, RECORD)]
     client.close()
 
 
@@ -987,7 +1008,7 @@ def test_a_client_that_is_closed_lets_go_of_the_memory(shared: SharedMemory, pee
 
     before = held()
     client = RelayClient(peer.address, lambda: HELLO, memory=shared)
-    client.send(FrameKind.RUN_METRIC, RUN_METRIC)
+    client.send(FrameKind.LOG, RECORD)
     assert held() == before + 1
     gc.disable()
     try:
