@@ -65,8 +65,8 @@ class Instrumentations:
     def _start(self, instrumentation: Instrumentation) -> None:
         activated = _activated(instrumentation)
         if activated is not None:
-            activated.start()
             self._undo.callback(partial(_stop, instrumentation.name, activated))
+            activated.start()
             self.names.append(instrumentation.name)
 
 

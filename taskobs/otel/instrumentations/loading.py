@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from typing import Final, Protocol, cast
 
+from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.internal.instrumentors import Instrumentation
 
 _log: Final = logging.getLogger("taskobs")
@@ -32,9 +33,14 @@ class Instrumentor(Protocol):
 
 @contextmanager
 def trying(name: str) -> Generator[None]:
-    """Log what the instrumentation of a library raises, as one line: the app runs on."""
+    """Log what the instrumentation of a library raises, as one line: the app runs on.
+
+    Not so for a soft time limit's signal: a task imports the library, and it is for the task.
+    """
     try:
         yield
+    except PASSING:
+        raise
     except Exception as error:  # noqa: BLE001  # whatever the package raises
         first, *_ = str(error).splitlines() or [""]
         _log_failure(name, f"{type(error).__name__}: {first}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
@@ -252,6 +253,25 @@ def test_an_instrumentor_that_fails(
     [line] = lines(warnings)
     assert line.startswith(f"taskobs: failing is not instrumented: {told}")
     assert "\n" not in line
+
+
+def test_a_soft_time_limit_that_strikes_while_a_library_is_instrumented(
+    libraries: Libraries, receiver: Receiver, warnings: pytest.LogCaptureFixture
+) -> None:
+    """My task imports a library and reaches its time limit meanwhile: the task is told."""
+    for name in ("slow", "used"):
+        libraries.library(name)
+    libraries.instrumentor(
+        "slow", problem="import billiard.exceptions as e; raise e.SoftTimeLimitExceeded"
+    )
+    libraries.instrumentor("used")
+    with taskobs.init(otlp_endpoint=receiver.endpoint, instrument=True):
+        trace.get_tracer_provider()
+        with pytest.raises(SoftTimeLimitExceeded):
+            import_module("slow")
+        called("slow", "used")
+    assert names(receiver) == {"used": 1}
+    assert not lines(warnings)
 
 
 def test_a_library_that_is_not_installed(
