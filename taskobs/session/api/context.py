@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from taskobs.celery.active import current_run
+from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.config.context_checks import problem_of
 from taskobs.errors import ContextError
 from taskobs.internal.guard import Guard
@@ -15,7 +16,7 @@ from taskobs.model import ContextValue, ContextValues
 from taskobs.observers.context import values as context_values
 
 _API: Final = "opentelemetry.trace"
-_guard: Final = Guard()
+_guard: Final = Guard(passing=PASSING)
 
 _Given = Mapping[str, ContextValue | None]
 

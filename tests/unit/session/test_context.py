@@ -16,8 +16,10 @@ from typing import Any
 from weakref import ref
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, group, signature
 from celery.app.task import Context
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import taskobs
@@ -203,6 +205,17 @@ def test_the_current_span_gets_what_is_set() -> None:
             pass
         taskobs.set_context(user_id=7)
     assert given(span) == {"user_id": 7}
+
+
+def test_a_time_limit_that_strikes_meanwhile_reaches_the_task() -> None:
+    """My task reaches its soft time limit just as it sets a value: it is told."""
+
+    class Struck(trace.NonRecordingSpan):
+        def set_attributes(self, attributes: object) -> None:  # noqa: ARG002  # as the API has it
+            raise SoftTimeLimitExceeded
+
+    with trace.use_span(Struck(trace.INVALID_SPAN_CONTEXT)), pytest.raises(SoftTimeLimitExceeded):
+        taskobs.set_context(tenant="acme")
 
 
 # Traces
