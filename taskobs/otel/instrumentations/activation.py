@@ -13,7 +13,7 @@ from taskobs.internal.import_lock import importing
 from taskobs.internal.instrumentors import Instrumentation, chosen
 from taskobs.otel.instrumentations.django_site import DjangoInstrumentation
 from taskobs.otel.instrumentations.library import LibraryInstrumentation
-from taskobs.otel.instrumentations.loading import load, trying
+from taskobs.otel.instrumentations.loading import STAYS, load, trying
 from taskobs.otel.instrumentations.statements import SqlalchemyInstrumentation
 from taskobs.otel.instrumentations.web_apps import FRAMEWORKS, WebInstrumentation
 
@@ -71,7 +71,7 @@ class Instrumentations:
 
 
 def _stop(name: str, activated: _Activated) -> None:
-    with trying(name):
+    with trying(name, STAYS):
         activated.stop()
 
 

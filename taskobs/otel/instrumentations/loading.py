@@ -12,6 +12,8 @@ from taskobs.celery.adapter.outcomes import PASSING
 from taskobs.internal.instrumentors import Instrumentation
 
 _log: Final = logging.getLogger("taskobs")
+_IS_NOT: Final = "is not instrumented"
+STAYS: Final = "may still be instrumented"
 
 
 class Instrumentor(Protocol):
@@ -32,7 +34,7 @@ class Instrumentor(Protocol):
 
 
 @contextmanager
-def trying(name: str) -> Generator[None]:
+def trying(name: str, consequence: str = _IS_NOT) -> Generator[None]:
     """Log what the instrumentation of a library raises, as one line: the app runs on.
 
     Not so for a soft time limit's signal: a task imports the library, and it is for the task.
@@ -43,7 +45,7 @@ def trying(name: str) -> Generator[None]:
         raise
     except Exception as error:  # noqa: BLE001  # whatever the package raises
         first, *_ = str(error).splitlines() or [""]
-        _log_failure(name, f"{type(error).__name__}: {first}")
+        _log_failure(name, f"{type(error).__name__}: {first}", consequence)
 
 
 def load(instrumentation: Instrumentation) -> Instrumentor | None:
@@ -77,5 +79,5 @@ def _made(name: str, entry_point: EntryPoint) -> list[tuple[str, Instrumentor]]:
     return [(entry_point.value, cast("Instrumentor", entry_point.load()()))]
 
 
-def _log_failure(name: str, problem: str) -> None:
-    _log.warning("taskobs: %s is not instrumented: %s", name, problem)
+def _log_failure(name: str, problem: str, consequence: str = _IS_NOT) -> None:
+    _log.warning("taskobs: %s %s: %s", name, consequence, problem)

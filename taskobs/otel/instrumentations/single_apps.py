@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from taskobs.errors import MissingExtraError
 from taskobs.internal.instrumentors import installed
-from taskobs.otel.instrumentations.loading import load, trying
+from taskobs.otel.instrumentations.loading import load
 from taskobs.otel.instrumentations.web_apps import FRAMEWORKS, Apps
 
 
@@ -47,9 +47,8 @@ class SingleApps:
     def stop(self) -> None:
         """Undo it for all apps."""
         while self._apps:
-            name, apps = self._apps.popitem()
-            with trying(name):
-                apps.stop()
+            _, apps = self._apps.popitem()
+            apps.stop()
 
 
 single_apps: Final = SingleApps()

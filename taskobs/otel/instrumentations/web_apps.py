@@ -12,7 +12,7 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.wrapping import Patches
 from taskobs.otel._sdk_compat import is_instrumented_app
-from taskobs.otel.instrumentations.loading import Instrumentor, trying
+from taskobs.otel.instrumentations.loading import STAYS, Instrumentor, trying
 
 _MARK: Final = "_taskobs_instrumented"
 """The attribute of an app that says that it was looked at."""
@@ -85,8 +85,10 @@ class Apps:
         forksafe.remove(self)
         for app in list(self._ours):
             app.__dict__.pop(_MARK, None)
-            if is_instrumented_app(app):
-                self._instrumentor.uninstrument_app(app)
+            # That of FastAPI makes the app's middleware anew, which may fail.
+            with trying(self._name, STAYS):
+                if is_instrumented_app(app):
+                    self._instrumentor.uninstrument_app(app)
         self._ours.clear()
 
     def after_fork(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -109,6 +109,34 @@ def test_close_leaves_apps_as_they_were(receiver: Receiver) -> None:
         ask(wsgi)
         ask_asgi(asgi)
     assert servers(receiver) == [GET, "GET /orders/{order}"] * 2
+
+
+def test_close_goes_on_after_an_app_that_can_not_be_restored(
+    receiver: Receiver, warnings: pytest.LogCaptureFixture
+) -> None:
+    """My apps' middleware can't be made a second time: a line each says so, none is left out."""
+
+    class Once:
+        made: ClassVar[set[object]] = set()
+
+        def __init__(self, app: Any, name: str) -> None:
+            if name in self.made:
+                raise ValueError(f"{name} again")
+            self.made.add(name)
+            self.app = app
+
+        async def __call__(self, *request: Any) -> None:
+            await self.app(*request)
+
+    apps = [fastapi_app() for _ in range(2)]
+    with taskobs.init(otlp_endpoint=receiver.endpoint, instrument=True):
+        for number, app in enumerate(apps):
+            app.add_middleware(Once, name=f"app {number}")
+            ask_asgi(app)
+    assert sorted(record.getMessage() for record in warnings.records) == [
+        f"taskobs: fastapi may still be instrumented: ValueError: app {number} again"
+        for number in range(2)
+    ]
 
 
 def test_an_app_that_its_own_code_instruments(
