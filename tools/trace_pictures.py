@@ -18,6 +18,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 EXAMPLES: Final = ("flask_app", "django_app", "fastapi_app")
 COLOURS: Final = {"publish": "#3b6fb6", "run": "#d18f2c", "other": "#7a8b99"}
 FAILED: Final = "#b8433a"
+INDENT: Final = "\N{NO-BREAK SPACE}" * 3
+"""Viewers of SVG drop plain spaces at the beginning of a text."""
 LONGEST: Final = 34
 """Characters of a name that are shown."""
 MILLISECONDS: Final = 1e6
@@ -80,7 +82,7 @@ def bar(axes: Any, line: int, node: Node, began: int, least: float) -> None:  # 
 def label(depth: int, node: Node) -> str:
     """Give a span's name, indented, with no path of the machine that ran it."""
     name = node.span.name.split(" /tmp")[0]
-    return "   " * depth + (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
+    return INDENT * depth + (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
 
 
 if __name__ == "__main__":
