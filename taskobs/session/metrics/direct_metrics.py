@@ -71,8 +71,9 @@ class DirectMetrics:
     def close(self) -> None:
         """Stop sending and serving."""
         forksafe.remove(self)
-        sender, server = self._sender, self._server
-        self.after_fork()
+        sender, self._sender = self._sender, None
+        server, self._server = self._server, None
+        self._started = False
         if sender is not None:
             sender.stop(_STOP)
         if server is not None:
