@@ -83,11 +83,22 @@ def await_ready(name: str, process: Process, port: int) -> None:
     """Wait until a process does its work, or, if it is none that stays, has done it."""
     text = READY.get(name)
     if name == "web":
-        wait(lambda: listens(port))
+        is_ready = comes_up(process, port)
     elif text is None:
-        process.wait(TIMEOUT)
-    elif process.wait_for_line(lambda line: text in line, TIMEOUT) is None:
+        is_ready = process.wait(TIMEOUT) == 0
+    else:
+        is_ready = process.wait_for_line(lambda line: text in line, TIMEOUT) is not None
+    if not is_ready:
         raise SystemExit("\n".join([f"{name} did not start:", *process.lines[-15:]]))
+
+
+def comes_up(process: Process, port: int) -> bool:
+    """Wait until a process serves its port; False if it ends before, or takes too long."""
+    end = time.monotonic() + TIMEOUT
+    while not listens(port):
+        if time.monotonic() > end or process.wait(0.05) is not None:
+            return False
+    return True
 
 
 def free_port() -> int:

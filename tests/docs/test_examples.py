@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -146,3 +148,18 @@ def test_django_logs_with_the_line_in_ready(tmp_path: Path, receiver: Receiver) 
     run_python(source + WORKER.format(last=["shop.tasks.charge_card:0"]), folder, receiver)
     assert "ready trace_id=." in (folder / "log").read_text()
     assert [span.name.split()[0] for span in receiver.spans] == ["publish", "run"]
+
+
+@pytest.mark.parametrize("name", ["release", "web"])
+def test_an_example_that_does_not_start_says_why(name: str, tmp_path: Path) -> None:
+    """I lack a package that an example needs, and read so as soon as its process has ended."""
+    shutil.copy(EXAMPLES / "run.py", tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/Procfile").write_text(f"{name}: no_such_package\n", encoding="utf-8")
+    command = [sys.executable, "run.py", "shop"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert f"{name} did not start:" in done.stderr
+    assert "No module named no_such_package" in done.stderr
