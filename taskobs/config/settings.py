@@ -76,7 +76,7 @@ class Settings:
 
     # fmt: off
     service_name: str | None = setting("OTEL_SERVICE_NAME", None, checks.TEXT, "The name of this service in traces. Without it: the name of the Celery app.")
-    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, checks.ENDPOINT, "Where traces and a worker's metrics go, for example `http://localhost:4318`. Without it, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: no traces.")
+    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, checks.ENDPOINT, "Where traces, metrics and, with `logs`, log records go, for example `http://localhost:4318`. Without it, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: no traces.")
     otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How they go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
     otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
