@@ -97,6 +97,33 @@ def test_the_headers_of_the_settings_are_sent(exporter: Exporter) -> None:
     assert not exporter.names
 
 
+@pytest.mark.parametrize("interim", [100, 103])
+def test_an_export_that_is_accepted_is_made_once(exporter: Exporter, interim: int) -> None:
+    """A proxy in front of my collector sends an interim answer first: my span arrives once."""
+
+    class Collector(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response_only(interim)
+            self.send_header("link", "</style.css>")
+            self.end_headers()
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002  # as the base's
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}/v1/traces"
+        first = FirstExport(lambda: exporter, endpoint, {})
+        assert first.export(spans("one")) is SpanExportResult.SUCCESS
+        thread.join()
+    assert not exporter.names
+
+
 @pytest.mark.parametrize("status", [302, 401, 503])
 def test_a_refused_export_is_made_again(
     receiver: Receiver, exporter: Exporter, status: int
