@@ -23,11 +23,14 @@ _quiet: Final[ContextVar[bool]] = ContextVar("taskobs_no_logs", default=False)
 @contextmanager
 def quiet() -> Generator[None]:
     """Take no records of this thread in a block: those that come from sending records."""
-    token = _quiet.set(True)
+    before = _quiet.get()
     try:
+        # Within `try`: a soft time limit's signal may raise when `set` returns. All later records
+        # of the process would be left out.
+        _quiet.set(True)
         yield
     finally:
-        _quiet.reset(token)
+        _quiet.set(before)
 
 
 class LogCapture:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import sys
 from collections.abc import Generator
+from types import FrameType
+from typing import Any
 
 import loguru
 import pytest
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from taskobs.celery.active import current_run
 from taskobs.internal.guard import Guard
@@ -125,3 +130,27 @@ def test_a_handler_that_raises_is_the_apps(taken: Taken, logger: logging.Logger)
     with pytest.raises(RuntimeError, match="hello"):
         logger.info("hello")
     assert taken.bodies == ["hello"]
+
+
+def test_a_time_limit_that_strikes_meanwhile_costs_no_later_record(
+    taken: Taken, logger: logging.Logger
+) -> None:
+    """My task reaches its soft time limit in a call of its log: the process's next lines are taken.
+
+    Python calls a signal's handler when a call of a C function returns, as a profiler is.
+    """
+
+    def strike(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_return" and frame.f_code is code and function.__name__ == "set":
+            sys.setprofile(None)
+            raise SoftTimeLimitExceeded
+
+    code = inspect.unwrap(quiet).__code__
+    sys.setprofile(strike)
+    try:
+        with pytest.raises(SoftTimeLimitExceeded):
+            logger.info("struck")
+    finally:
+        sys.setprofile(None)
+    logger.info("later")
+    assert taken.bodies == ["later"]
