@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Lock
+from threading import Lock, RLock
 from typing import Final
 
 from taskobs.internal import pids
@@ -53,7 +53,10 @@ Sums = dict[bytes, list[float]]
 
 
 class CounterMemory:
-    """Made by a worker's main process before it forks its pool. Not thread-safe."""
+    """Made by a worker's main process before it forks its pool.
+
+    But for ``own``, not thread-safe.
+    """
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Raises ``OSError`` where there can be no such memory."""
@@ -62,6 +65,13 @@ class CounterMemory:
             os.ftruncate(self._descriptor, PAGE + REGIONS * REGION)
         self._dead: Sums = {}
         self._counted_apart: set[bytes] = set()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a forked child: take a region of its own."""
+        self._own: CounterRegion | None = None
+        self._own_lock = RLock()
+        self._is_taking = False
 
     @classmethod
     def of(cls, address: str) -> CounterMemory | None:
@@ -78,6 +88,24 @@ class CounterMemory:
     def address(self) -> str:
         """What a spawned child finds it by."""
         return f"{os.getpid()}:{self._descriptor}"
+
+    def own(self) -> CounterRegion | None:
+        """Return the region of this process, which the first call takes; None if none is free.
+
+        Raises:
+            OSError: there is something wrong with the memory.
+        """
+        # The lock of ``take`` keeps other processes out, and not this one's threads: those that
+        # count first at the same time would take one region twice.
+        with self._own_lock:
+            # In the middle of it, a signal's handler that counts goes without one.
+            if self._own is None and not self._is_taking:
+                self._is_taking = True
+                try:
+                    self._own = self.take()
+                finally:
+                    self._is_taking = False
+            return self._own
 
     def take(self) -> CounterRegion | None:
         """Take a region, in a pool child; None if none is free.

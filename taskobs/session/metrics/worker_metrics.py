@@ -170,6 +170,8 @@ class WorkerMetrics:
         """In a forked child: count what it publishes where the main process reads it."""
         self.table = self._gauges = self._region = None
         self._lock = Lock()  # another thread of the parent may have held it
+        if self._memory is not None:
+            self._memory.after_fork()
         self._publishes.restart()
         self._meters.measurements.after_fork()
         self._instance, self._own = "", None  # another instance
@@ -184,7 +186,7 @@ class WorkerMetrics:
         """Return this process's part of the memory, which the first call takes."""
         if self._region is None and self._memory is not None:
             with suppress(OSError):
-                self._region = self._memory.take()
+                self._region = self._memory.own()
         return self._region
 
     # In the main process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ class Shop:
     def __init__(self) -> None:
         self.memory = CounterMemory()
         self.meters = TaskMeters()
-        self.meters.measurements.begin(self.memory.take)
+        self.meters.measurements.begin(self.memory.own)
         self.meter = self.meters.get_meter("shop", "2")
 
     def families(self) -> list[Family]:
@@ -191,6 +191,28 @@ def test_threads_measure_together(shop: Shop) -> None:
     found = {family.name: family for family in shop.families()}
     assert sum(one.value for one in found["orders"].samples) == 4 * 5_001
     assert [sum(one.counts) for one in found["time"].distributions] == [20_000]
+
+
+def test_threads_that_measure_first_have_one_place() -> None:
+    """Tasks of a thread pool begin at the same time: each count goes to its own counter."""
+    names = [f"of thread {number}" for number in range(4)]
+    for _ in range(30):
+        shop, begin = Shop(), Barrier(len(names))
+        threads = [Thread(target=measure_with_others, args=(shop, begin, name)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = {family.name: [one.value for one in family.samples] for family in shop.families()}
+        shop.memory.close()
+        assert found == {name: [50] for name in names}
+
+
+def measure_with_others(shop: Shop, begin: Barrier, name: str) -> None:
+    counter = shop.meter.create_counter(name)
+    begin.wait()
+    for _ in range(50):
+        counter.add(1)
 
 
 def test_nothing_is_kept_before_and_after(shop: Shop) -> None:
