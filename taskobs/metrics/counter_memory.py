@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Lock, RLock
+from threading import RLock
 from typing import Final
 
 from taskobs.internal import pids
@@ -44,7 +44,6 @@ _KEYS_USED: Final = 2
 _HEAD: Final = 4
 _LONGEST: Final = 16_384
 """Bytes of a key."""
-_PATIENCE: Final = 0.5
 _LENGTHS: Final = 4
 """Bytes before a key: its length, and the number of its words."""
 
@@ -115,8 +114,9 @@ class CounterMemory:
         Raises:
             OSError: there is something wrong with the memory.
         """
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1)
         try:
+            # Within: a time limit's signal may raise between the call and what follows it.
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1)
             index = os.pread(self._descriptor, REGIONS, 0).find(b"\0")
             if index < 0:
                 return None
@@ -190,7 +190,8 @@ class CounterRegion:
         """Add with ``+=``, which is one step: see `Histogram`."""
         self._index: dict[Key, int] = {}
         self._used, self._free = 0, _HEAD
-        self._lock = Lock()
+        self._lock = RLock()
+        self._allocating = False
         self._head[_STARTED] = pids.start_time(os.getpid())
         self._head[_PID] = os.getpid()
 
@@ -206,14 +207,16 @@ class CounterRegion:
 
         ``last``: also if what is left is needed for that.
         """
-        # Bounded: a signal's handler that measures would wait for the code that it interrupts.
-        if not self._lock.acquire(timeout=_PATIENCE):
-            return 0
-        try:
-            found = self._index.get(key)
-            return self._allocate(key, words, last=last) if found is None else found
-        finally:
-            self._lock.release()
+        # Not `acquire` and `try`: a time limit's signal may raise between the two.
+        with self._lock:
+            if self._allocating:  # a signal's handler measures, and what it interrupts is here
+                return 0
+            self._allocating = True
+            try:
+                found = self._index.get(key)
+                return self._allocate(key, words, last=last) if found is None else found
+            finally:
+                self._allocating = False
 
     def _allocate(self, key: Key, words: int, *, last: bool) -> int:
         text = packed(key)

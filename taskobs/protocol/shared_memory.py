@@ -308,8 +308,8 @@ class SharedMemory:
         Raises:
             OSError: there is something wrong with the memory.
         """
-        fcntl.lockf(self.descriptor, fcntl.LOCK_EX, 1)
-        try:
+        try:  # of the lock, too: a signal may raise between that call and the next
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX, 1)
             index = os.pread(self.descriptor, SLOTS, 0).find(_FREE)
             if index >= 0:
                 # In this order: a slot in use has a taker, and the relay frees it if that one dies.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from threading import Thread
+from types import CodeType, FrameType
 
 import pytest
 
 from taskobs.metrics import counter_memory
 from taskobs.metrics.counter_keys import CounterKey, packed, publish_key, read_key
-from taskobs.metrics.counter_memory import CounterMemory
+from taskobs.metrics.counter_memory import CounterMemory, CounterRegion
 from taskobs.metrics.histogram import OTHER
 
 KEY = publish_key("shop.pay", "celery", "")
@@ -78,6 +82,94 @@ def test_threads_count_together(memory: CounterMemory) -> None:
     for thread in threads:
         thread.join()
     assert memory.sums() == {WRITTEN: [200_000]}
+
+
+class StruckError(BaseException):
+    """A time limit's signal, for one."""
+
+
+def struck_after(calls: int, code: CodeType, act: Callable[[], object]) -> bool:
+    """Have a signal raise in a function of ours, once so many calls of C have returned there."""
+    left = calls
+
+    def strike(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if event == "c_return" and frame.f_code is code:
+            left -= 1
+            if left < 0:
+                raise StruckError
+
+    before = sys.getprofile()
+    sys.setprofile(strike)
+    try:
+        with suppress(StruckError):
+            act()
+    finally:
+        sys.setprofile(before)
+    return left < 0
+
+
+def free_for_others(descriptor: int) -> bool:
+    """Tell whether another process gets the memory's lock."""
+    pid = os.fork()
+    if not pid:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_time_limit_that_strikes_leaves_no_lock(memory: CounterMemory) -> None:
+    """My task's time limit passes while it counts first: no other child waits for it."""
+    calls = 0
+    _, _, descriptor = memory.address.partition(":")
+    while struck_after(calls, CounterMemory.take.__code__, memory.take):
+        assert free_for_others(int(descriptor))
+        calls += 1
+    assert calls >= 4
+
+
+def test_a_time_limit_that_strikes_stops_no_later_count(memory: CounterMemory) -> None:
+    """It passes while it counts something new: what it counts later is counted."""
+    region = memory.take()
+    assert region is not None
+    calls = 0
+
+    def add() -> None:
+        region.add(publish_key("shop.pay", str(calls), ""))
+
+    while struck_after(calls, CounterRegion.allocate.__code__, add):
+        calls += 1
+    assert calls >= 1
+    calls += 1
+    thread = Thread(target=add)
+    thread.start()
+    thread.join()
+    assert memory.sums()[packed(publish_key("shop.pay", str(calls), ""))] == [1]
+
+
+def test_a_signal_handler_that_counts_takes_no_place_of_others(memory: CounterMemory) -> None:
+    """My signal's handler counts in the middle of a count: neither goes to another's name."""
+    region = memory.take()
+    assert region is not None
+    inner, outer = publish_key("handler", "", ""), publish_key("task", "", "")
+    code = CounterRegion._allocate.__code__  # pyright: ignore[reportPrivateUsage]
+
+    def handle(frame: FrameType, event: str, _: object) -> None:
+        if event == "c_return" and frame.f_code is code:
+            sys.setprofile(None)
+            region.add(inner)
+
+    before = sys.getprofile()
+    sys.setprofile(handle)
+    try:
+        region.add(outer)
+    finally:
+        sys.setprofile(before)
+    region.add(inner)
+    assert memory.sums() == {packed(outer): [1], packed(inner): [1]}
 
 
 def test_what_has_no_room_is_counted_as_other(memory: CounterMemory) -> None:
