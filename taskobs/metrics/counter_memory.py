@@ -202,6 +202,10 @@ class CounterRegion:
         if index:
             self.words[index] += number
 
+    def find(self, key: Key) -> int:
+        """Return the index of the first word of a key; 0 if there is none yet."""
+        return self._index.get(key, 0)
+
     def allocate(self, key: Key, words: int = 1, *, last: bool = False) -> int:
         """Return the index of the first word of a key; 0 if there is no room.
 

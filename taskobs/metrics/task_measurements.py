@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from taskobs.metrics.counter_keys import Measured, measured_key, overflow_of
+from taskobs.metrics.counter_keys import Key, Measured, measured_key, overflow_of
 from taskobs.metrics.families import Kind, LabelValue
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 
@@ -143,14 +143,19 @@ class Instrument:
             return 0
         width = self._sum_at + 1 if self._series.kind == "histogram" else 1
         whole = measured_key(self._series._replace(labels=_labels(attributes)))
-        number = process.series.get(self._number, 0)
-        index = region.allocate(whole, width) if number < MAX_SERIES else 0
-        if index:
-            process.series[self._number] = number + 1
-        else:
+        # It may be there: beyond a number of them, indexes are not kept here.
+        index = region.find(whole) or self._allocate_new(process, region, whole, width)
+        if not index:
             index = region.allocate(overflow_of(whole), width, last=True)
         if len(process.indexes) < 2 * MAX_SERIES:
             process.indexes[key] = index
+        return index
+
+    def _allocate_new(self, process: _Process, region: CounterRegion, key: Key, width: int) -> int:
+        number = process.series.get(self._number, 0)
+        index = region.allocate(key, width) if number < MAX_SERIES else 0
+        if index:
+            process.series[self._number] = number + 1
         return index
 
 

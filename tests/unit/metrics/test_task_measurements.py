@@ -149,6 +149,21 @@ def test_sets_of_attributes_are_bounded(shop: Shop, monkeypatch: pytest.MonkeyPa
     assert found[-1][0] == OVERFLOW
 
 
+def test_one_counter_without_bounds_spoils_no_other(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One counter of mine has the ids of customers: those of another have their own attributes."""
+    monkeypatch.setattr(task_measurements, "MAX_SERIES", 3)
+    visits, orders = shop.meter.create_counter("visits"), shop.meter.create_counter("orders")
+    for number in range(20):
+        visits.add(1, {"customer": number})
+    for _ in range(20):
+        orders.add(1, {"kind": "gift"})
+    found = {family.name: family.samples for family in shop.families()}
+    assert [(dict(one.labels), one.value) for one in found["orders"]] == [({"kind": "gift"}, 20)]
+    assert sum(one.value for one in found["visits"]) == 20
+
+
 def test_a_full_memory_loses_no_count(shop: Shop) -> None:
     """Histograms of many attributes fill a process's memory: the rest has a place of its own."""
     times, orders = shop.meter.create_histogram("time"), shop.meter.create_counter("orders")
