@@ -80,10 +80,11 @@ class MetricsSender:
 
     def send(self) -> None:
         """Send once, now."""
-        found = self._collect()
-        if found.resource is None or self._refused:
-            return
+        # Collected within the lock too: sums that arrive after larger ones look like a restart.
         with self._lock:
+            found = self._collect()
+            if found.resource is None or self._refused:
+                return
             taken_at = Moment()
             data = metrics_data(found.groups, found.resource, self._baseline)
             with _quiet(), self._around():

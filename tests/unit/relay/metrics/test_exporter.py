@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from taskobs.protocol import frames
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.relay.counters import Counters
 from taskobs.relay.metrics import exporter as metrics_exporter
-from taskobs.relay.metrics.collected import WorkerMetrics
+from taskobs.relay.metrics.collected import Collected, WorkerMetrics
 from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
 from tests.support.export import (
     PATIENCE,
@@ -123,6 +124,31 @@ def test_counts_add_up_from_one_export_to_the_next() -> None:
             metrics.take(snapshot(2))
         values = [points(one.body)[RECEIVED][0][1] for one in there.requests]
     assert values == [1, 2]
+
+
+def test_counts_never_fall_where_two_send_at_the_same_time() -> None:
+    """A flush strikes while metrics are sent: no backend takes a smaller sum for a restart."""
+    metrics = of_relay()
+    flushes: list[Thread] = []
+
+    def collect() -> Collected:
+        found = metrics.collect()
+        if not flushes:
+            metrics.take(snapshot(2))
+            flushes.append(Thread(target=sender.send))
+            flushes[0].start()
+            flushes[0].join(0.2)  # it may wait for this one
+        return found
+
+    metrics.take(snapshot(1))
+    with backend() as there:
+        sender = MetricsSender(collect, exporter(there))
+        sender.start()
+        sender.send()
+        flushes[0].join(PATIENCE)
+        sender.stop(PATIENCE)
+        values = [points(one.body)[RECEIVED][0][1] for one in there.requests]
+    assert values == [1, 2, 2]
 
 
 def test_deltas_where_they_are_asked_for_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
