@@ -37,7 +37,7 @@ _CLOSE_TIMEOUT: Final = 0.2
 
 
 class RelayPipeline:
-    """Hands the spans, errors and run metrics of this process to the relay of its worker.
+    """Hands the spans, errors, log records and counts of this process to the relay of its worker.
 
     Made by ``launch`` in the worker, by ``join`` in a child that was spawned; forked children
     inherit it. ``close`` puts the direct pipeline back.
