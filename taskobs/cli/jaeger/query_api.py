@@ -10,6 +10,8 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import urllib3
 
+from taskobs.demo.tree import printable
+
 _CONNECT: Final = 3.0
 _READ: Final = 30.0
 """Seconds for an answer: a search may read much of Jaeger's storage."""
@@ -118,7 +120,7 @@ def _said(found: Mapping[str, Any]) -> str:
     errors = _list(found.get("errors"))
     first = errors[0] if errors else None
     message = cast("Mapping[str, object]", first).get("msg") if isinstance(first, dict) else None
-    return f": {message}" if message else ""
+    return f": {printable(message)}" if message else ""
 
 
 def _list(value: object) -> list[object]:

@@ -140,6 +140,11 @@ def test_a_jaeger_that_does_not_answer_is_named(url: str) -> None:
         (404, b"nginx", "HTTP 404"),
         (401, b"", "HTTP 401"),
         (500, b'{"errors": [{"code": 500, "msg": "storage is away"}]}', "500: storage is away"),
+        (
+            500,
+            b'{"errors": [{"msg": "no\\u001b[2J\\ntrace"}]}',
+            "500: no\N{REPLACEMENT CHARACTER}[2J",
+        ),
     ],
 )
 def test_another_answer_is_named(status: int, body: bytes, said: str) -> None:
