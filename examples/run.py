@@ -19,10 +19,11 @@ from pathlib import Path
 
 import click
 
-from taskobs.demo import report, tree
-from taskobs.demo.process import Process
-from taskobs.demo.traces import assemble, issue
 from taskobs.testing.receiver import Receiver
+from taskobs.view import tree
+from taskobs.view.demo import report
+from taskobs.view.demo.process import Process
+from taskobs.view.traces import assemble, issue
 
 ORDERS = (1001, 1002)
 """The bank declines the card of the second."""

@@ -11,8 +11,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Final
 
-from taskobs.demo.traces import Node, Trace, assemble
 from taskobs.testing.receiver import Receiver
+from taskobs.view.traces import Node, Trace, assemble
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 EXAMPLES: Final = ("flask_app", "django_app", "fastapi_app")

@@ -39,7 +39,7 @@ def demo(
     Needs no server. With OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN set, traces or errors go
     there instead, and the demo prints where to look.
     """
-    from taskobs.demo.run import Options, run
+    from taskobs.view.demo.run import Options, run
 
     if no_color or "NO_COLOR" in os.environ:
         context.color = False

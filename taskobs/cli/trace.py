@@ -50,8 +50,8 @@ def trace(  # noqa: PLR0913  # one argument an option, and the context
     """
     from taskobs.cli.jaeger.finding import find
     from taskobs.cli.jaeger.query_api import QueryApi, QueryError
-    from taskobs.demo import tree
-    from taskobs.demo.traces import assemble
+    from taskobs.view import tree
+    from taskobs.view.traces import assemble
 
     if no_color or "NO_COLOR" in os.environ:
         context.color = False
@@ -68,7 +68,7 @@ def trace(  # noqa: PLR0913  # one argument an option, and the context
 
 
 def _nothing(address: str, wanted: str, services: tuple[str, ...], days: float) -> str:
-    from taskobs.demo.tree import printable
+    from taskobs.view.tree import printable
 
     where = f"{address} ({', '.join(map(printable, services))})" if services else address
     return (

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taskobs.demo import folder as folders
+from taskobs.view.demo import folder as folders
 from tests.live.process import LIMIT, Program, ProgramError, wait_until
 
 if TYPE_CHECKING:

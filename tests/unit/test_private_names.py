@@ -44,8 +44,8 @@ STRUCTLOGS: Final = {"_record": "a documented key of structlog's ProcessorFormat
 PROGRAMS: Final = {
     "taskobs.__main__",
     "taskobs.relay.__main__",
-    "taskobs.demo.shop",
-    "taskobs.demo.checkout",
+    "taskobs.view.demo.shop",
+    "taskobs.view.demo.checkout",
 }
 """Modules that do something when they are imported."""
 OURS_ON_OTHERS: Final = "_taskobs_"

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import urllib3
 
-from taskobs.demo.tree import printable
+from taskobs.view.tree import printable
 
 _CONNECT: Final = 3.0
 _READ: Final = 30.0

@@ -13,7 +13,7 @@ from celery.signals import setup_logging
 from celery.utils.log import get_task_logger
 
 import taskobs
-from taskobs.demo import folder
+from taskobs.view.demo import folder
 
 plain = logging.getLogger("logs.plain")
 logger = get_task_logger(__name__)

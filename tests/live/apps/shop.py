@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from opentelemetry import baggage, trace
 
 import taskobs
-from taskobs.demo import folder
+from taskobs.view.demo import folder
 
 if TYPE_CHECKING:
     from celery import Task

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import taskobs
 from taskobs.cli.main import main
-from taskobs.demo import run as demo_run
+from taskobs.view.demo import run as demo_run
 
 
 def test_the_version_is_the_packages() -> None:

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskobs.cli.main import main
-from taskobs.demo.traces import assemble
-from taskobs.demo.tree import lines
 from taskobs.testing.wire import ReceivedSpan
+from taskobs.view.traces import assemble
+from taskobs.view.tree import lines
 from tests.support import demo
 from tests.support.jaeger import query_api, trace_of
 

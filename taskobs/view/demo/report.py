@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskobs.demo import page, tree
-from taskobs.demo.target import address_in
-from taskobs.demo.traces import Issue, Trace, assemble, issue
+from taskobs.view import tree
+from taskobs.view.demo import page
+from taskobs.view.demo.target import address_in
+from taskobs.view.traces import Issue, Trace, assemble, issue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from taskobs.demo.target import Target
     from taskobs.testing.receiver import Receiver
+    from taskobs.view.demo.target import Target
 
 DELIVERED = "delivered"
 JAEGER_PORT = 16686

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from taskobs.demo.traces import Issue, Node, Trace
+    from taskobs.view.traces import Issue, Node, Trace
 
 MARKS = {
     "succeeded": ("✓", "green"),

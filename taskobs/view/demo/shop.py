@@ -14,7 +14,7 @@ from celery import Celery, chain, chord
 from celery.utils.log import get_task_logger
 
 import taskobs
-from taskobs.demo import folder
+from taskobs.view.demo import folder
 
 if TYPE_CHECKING:
     from celery.app.task import Task

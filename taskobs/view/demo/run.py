@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskobs.demo import report, tree
-from taskobs.demo.process import Process
-from taskobs.demo.report import Order
-from taskobs.demo.target import Target, warn_of_silence
 from taskobs.testing.receiver import Receiver
+from taskobs.view import tree
+from taskobs.view.demo import report
+from taskobs.view.demo.process import Process
+from taskobs.view.demo.report import Order
+from taskobs.view.demo.target import Target, warn_of_silence
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT = 90.0
 ORDERS_TIMEOUT = 120.0
-SHOP = "taskobs.demo.shop"
+SHOP = "taskobs.view.demo.shop"
 DISABLING = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "TASKOBS_ENABLED", "TASKOBS_LOG_IDS")
 
 
@@ -86,7 +87,7 @@ def _serve(variables: dict[str, str]) -> tuple[list[Order], Sequence[str]]:
 
 
 def _orders(variables: dict[str, str], worker: Process) -> list[Order]:
-    command = [sys.executable, "-m", "taskobs.demo.checkout"]
+    command = [sys.executable, "-m", "taskobs.view.demo.checkout"]
     with Process(command, environment=variables) as producer:
         code = producer.wait(ORDERS_TIMEOUT)
         if code is None:

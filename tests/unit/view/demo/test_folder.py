@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from taskobs.demo import folder
+from taskobs.view.demo import folder
 
 
 def test_a_message_is_found_only_when_it_is_whole(

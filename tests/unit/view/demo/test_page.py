@@ -9,8 +9,8 @@ import re
 from html.parser import HTMLParser
 from typing import cast
 
-from taskobs.demo import page
-from taskobs.demo.traces import assemble, issue
+from taskobs.view.demo import page
+from taskobs.view.traces import assemble, issue
 from tests.support import demo
 
 

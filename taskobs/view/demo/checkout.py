@@ -10,7 +10,7 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from celery.result import AsyncResult, result_from_tuple
 from opentelemetry import trace
 
-from taskobs.demo import shop
+from taskobs.view.demo import shop
 
 WAIT = 60.0
 INTERVAL = 0.02

@@ -9,12 +9,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from taskobs import semconv
-from taskobs.demo.traces import NS_PER_SECOND
+from taskobs.view.traces import NS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from taskobs.demo.traces import Issue, Node, Trace
+    from taskobs.view.traces import Issue, Node, Trace
 
 
 def render(
@@ -29,7 +29,7 @@ def render(
         "issues": [_issue(found) for found in issues],
         "log": list(log),
     }
-    package = files("taskobs.demo")
+    package = files("taskobs.view.demo")
     script = package.joinpath("page.js").read_text(encoding="utf-8")
     parts = {
         "@SCRIPT_HASH@": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

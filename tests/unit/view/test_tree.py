@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import pytest
 
-from taskobs.demo.traces import assemble, issue
-from taskobs.demo.tree import duration, issue_lines, lines
 from taskobs.testing.wire import ReceivedEvent
+from taskobs.view.traces import assemble, issue
+from taskobs.view.tree import duration, issue_lines, lines
 from tests.support import demo
 
 
