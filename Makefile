@@ -9,7 +9,7 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flask-app django-app fastapi-app test test-unit lint lint-style lint-types lint-layers coverage check build \
-  matrix outcomes soak worker-soak celery-suite bench chaos docs clean
+  matrix outcomes soak worker-soak celery-suite bench chaos docs docs-site clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,9 +114,14 @@ chaos: $(VENV)/dev.stamp  ## inject faults into a worker, its relay and its back
 bench: $(BENCH)/bench.stamp  ## compare the cost of taskobs with no observing and with the stock stack
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
-docs: $(VENV)/dev.stamp  ## write the generated parts of README and docs anew
+docs: $(VENV)/dev.stamp  ## write the generated parts of the pages anew
 	$(BIN)/python tools/settings_table.py
+	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/names_reference.py
 	$(BIN)/python tools/package_graph.py --write
+
+docs-site: $(VENV)/dev.stamp  ## make a site of the pages in build/site, and check all links in it
+	@$(BIN)/python tools/docs_site.py
 
 clean:  ## take away everything that make made
 	rm -rf $(VENV) $(BENCH) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \

@@ -1,4 +1,4 @@
-"""Write the table of settings into the README; with ``--check``, only say whether it is stale."""
+"""Write the table of settings into its page; with ``--check``, only say whether it is stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taskobs.config.settings import settings_table
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs/reference/settings.md"
 BEGIN = "<!-- settings -->"
 END = "<!-- /settings -->"
 
@@ -31,15 +31,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when stale")
     check: bool = parser.parse_args().check
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     fresh = with_table(text)
     if text == fresh:
         return 0
     if check:
-        print(f"{README.name}: the table of settings is stale; run `make docs`", file=sys.stderr)
+        print(f"{PAGE.name}: the table of settings is stale; run `make docs`", file=sys.stderr)
         return 1
-    README.write_text(fresh, encoding="utf-8")
-    print(f"{README.name}: wrote the table of settings")
+    PAGE.write_text(fresh, encoding="utf-8")
+    print(f"{PAGE.name}: wrote the table of settings")
     return 0
 
 

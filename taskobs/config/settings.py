@@ -86,7 +86,7 @@ class Settings:
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`; in traces `deployment.environment.name`.")
     release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under; in traces `service.version`.")
     send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, value_check=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
-    tasks: Mapping[str, TaskRule] | None = setting("TASKOBS_TASKS", None, rule_checks.TASKS, "Rules for single tasks, by patterns of their names, of which the first that matches decides: `sample_rate`, `errors`, `link`, `send_arguments` ([docs/rules.md](docs/rules.md)); in the variable as JSON.")
+    tasks: Mapping[str, TaskRule] | None = setting("TASKOBS_TASKS", None, rule_checks.TASKS, "Rules for single tasks, by patterns of their names, of which the first that matches decides: `sample_rate`, `errors`, `link`, `send_arguments` ([rules](../rules.md)); in the variable as JSON.")
     crons: bool = setting("TASKOBS_CRONS", default=False, value_check=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
     crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
     crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
@@ -285,7 +285,7 @@ _OTHERS = re.compile(
 
 
 def settings_table() -> str:
-    """Return the settings as a Markdown table, for the README."""
+    """Return the settings as a Markdown table, for docs/reference/settings.md."""
     rows = [
         f"| `{name}` | {f'`{one.variable}`' if one.variable else ''} | {_default(one.default)} | {one.meaning} |"
         for name, one in declared()

@@ -291,7 +291,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     """Make Celery observable in this process and in those forked from it.
 
     Call it next to ``Celery(...)``, where the web process, the worker, beat and the shell all
-    import it. Each argument has a variable; the README's table has them all. A second call
+    import it. Each argument has a variable; docs/reference/settings.md has them all. A second call
     returns the session of the first. With nothing configured it says so once, at INFO, and
     nothing is installed.
 

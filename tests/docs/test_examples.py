@@ -134,7 +134,7 @@ LOGGING = {
 
 
 def test_django_logs_with_the_line_in_ready(tmp_path: Path, receiver: Receiver) -> None:
-    """I name a field in Django's own log format, and move the line as the README says."""
+    """I name a field in Django's own log format, and move the line as docs/logs.md says."""
     folder = tmp_path / "site"
     shutil.copytree(EXAMPLES / "django_app", folder)
     app, settings = folder / "shop/celery.py", folder / "shop/settings.py"

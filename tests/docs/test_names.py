@@ -67,7 +67,7 @@ def test_no_name_was_forgotten() -> None:
 
 
 def test_outcomes_are_on_the_page() -> None:
-    """I filter by outcome, and the page and the README have all that there are."""
+    """I filter by outcome, and both pages and the README have all that there are."""
     row = next(
         line
         for line in section(PAGE, "Span attributes").splitlines()
@@ -77,6 +77,8 @@ def test_outcomes_are_on_the_page() -> None:
     assert set(re.findall(r"`(\w+)`", row)) == every
     readme = section(ROOT / "README.md", "What is recorded")
     assert every <= set(re.findall(r"`(\w+)`", readme))
+    situations = (ROOT / "docs/reference/situations.md").read_text(encoding="utf-8")
+    assert every <= set(re.findall(r"`(\w+)`", situations))
 
 
 def test_the_sentry_context_is_as_on_the_page() -> None:

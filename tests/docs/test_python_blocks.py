@@ -70,7 +70,7 @@ assert app.test_client().post("/orders/1").status_code == 202
     assert [span.name for span in receiver.spans] == ["publish shop_flask.charge_card"]
 
 
-def test_log_format_of_the_readme_gives_a_line_with_ids(tmp_path: Path, receiver: Receiver) -> None:
+def test_log_format_of_the_page_gives_a_line_with_ids(tmp_path: Path, receiver: Receiver) -> None:
     """I name the fields in my format, and a worker's line has them."""
     block = next(block for block in BLOCKS if block.module == "logged_tasks")
     write_all(block, tmp_path)

@@ -19,6 +19,7 @@ from taskobs.config.settings import declared
 from taskobs.testing.receiver import Receiver
 from tests.docs.pages import all_blocks, blocks, pages
 from tests.docs.running import run, run_python
+from tests.docs.test_configuration_blocks import READERS as CONFIGURATION
 from tests.support.paths import ROOT
 
 BLOCKS: Final = all_blocks("bash")
@@ -155,12 +156,17 @@ def test_blocks_that_are_not_run_say_why() -> None:
     assert [str(block) for block in unchecked] == []
 
 
+OF_THE_SITE: Final = ("{toctree}", "{eval-rst}")
+"""Directives that make a page of the site: tests/docs/test_site.py builds it."""
+
+
 def test_every_block_is_of_a_known_language() -> None:
     """I find no block that is passed over because its language is misspelt or missing."""
+    expected = ("python", "bash", "text", *CONFIGURATION, *OF_THE_SITE)
     unexpected = [
         block
         for page in pages()
         for block in blocks(page)
-        if block.language not in ("python", "bash", "text") and page.name != "architecture.md"
+        if block.language not in expected and page.name != "architecture.md"
     ]
     assert [str(block) for block in unexpected] == []

@@ -29,7 +29,7 @@ def sessions() -> None:
 
 
 def settings() -> None:
-    """Each setting, as the README shows it."""
+    """Each setting, as the reference shows it."""
     taskobs.init(
         service_name="shop",
         otlp_endpoint="http://localhost:4318",

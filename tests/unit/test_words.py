@@ -97,7 +97,7 @@ def test_texts_have_no_metaphor_that_must_be_learnt() -> None:
     assert not found, "\n".join(sorted(found))
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=str)
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=str)
 def test_pages_have_no_metaphor_that_must_be_learnt(page: Path) -> None:
     """I read a page of the documentation, and it uses the words that I know."""
     found = [word[0] for word in METAPHORS.finditer(page.read_text(encoding="utf-8"))]

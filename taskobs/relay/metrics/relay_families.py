@@ -29,19 +29,31 @@ _GAUGES: Final = {
 }
 
 
+def possible_families() -> Iterator[Family]:
+    """Give all metrics of the relay, without series."""
+    for name, (metric, meaning) in _COUNTED.items():
+        yield Family(name=metric, kind="counter", meaning=meaning, unit=_unit(name))
+    for metric, meaning in _GAUGES.values():
+        yield Family(name=metric, kind="gauge", meaning=meaning, unit="1")
+
+
 def relay_families(counters: Counters) -> Iterator[Family]:
     """Give the metrics of the relay, but for those that have no series yet."""
     counts = counters.counts()
     for name, (metric, meaning) in _COUNTED.items():
         samples = [Sample(_labels(*of), number) for of, number in counts[name].items()]
-        unit = "By" if name == counted.BYTES else f"{{{name}}}"
         if samples:
+            unit = _unit(name)
             yield Family(name=metric, kind="counter", meaning=meaning, unit=unit, samples=samples)
     gauges = counters.gauges()
     for name, (metric, meaning) in _GAUGES.items():
         samples = [Sample(_labels(kind, ""), n) for (of, kind), n in gauges.items() if of == name]
         if samples:
             yield Family(name=metric, kind="gauge", meaning=meaning, unit="1", samples=samples)
+
+
+def _unit(name: str) -> str:
+    return "By" if name == counted.BYTES else f"{{{name}}}"
 
 
 def _labels(kind: str, reason: str) -> dict[str, str]:

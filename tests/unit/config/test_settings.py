@@ -13,7 +13,6 @@ from sentry_sdk.utils import Dsn
 from taskobs.config import settings
 from taskobs.config.settings import Settings, misspelt, resolve
 from taskobs.errors import MissingExtraError, SettingError, TaskobsError
-from tests.support.paths import ROOT
 
 DSN = "https://publickey@sentry.example/42"
 ENDPOINT = "http://collector.example:4318"
@@ -498,15 +497,6 @@ def test_no_warning_for_the_right_variables_of_others() -> None:
 
 
 # The table, and the weight
-
-
-def test_the_readme_has_todays_table() -> None:
-    """`make docs` writes it."""
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("no README.md yet")
-    _, _, rest = readme.read_text(encoding="utf-8").partition("<!-- settings -->\n")
-    assert rest.partition("\n<!-- /settings -->")[0] == settings.settings_table()
 
 
 def test_the_table_has_a_row_for_every_setting() -> None:
