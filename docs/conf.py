@@ -44,6 +44,7 @@ myst_heading_anchors = 4
 nitpick_ignore_regex = [("py:.*", r"(?!taskobs\.[A-Za-z_]+$).*")]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 
 html_theme = "furo"

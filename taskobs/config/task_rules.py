@@ -21,9 +21,9 @@ class TaskRule(TypedDict, total=False):
     sample_rate: float
     """The share of traces, 0 to 1, of those that begin with such a task's publish or run."""
     errors: bool
-    """False: no Sentry events of its failures."""
+    """Whether its failures are Sentry events; they are by default."""
     link: bool
-    """True: each run has a trace of its own, linked to its publish."""
+    """Whether each run has a trace of its own, linked to its publish."""
     send_arguments: bool
     """Whether the events of its failures have its arguments, whatever ``init()`` was told."""
 

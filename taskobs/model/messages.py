@@ -36,7 +36,7 @@ class TaskMessage:
 
     task: str
     name: str = ""
-    """What to call the task: the inner one for ``celery.map`` and ``celery.starmap``."""
+    """The name in spans and events: as ``task``, or that of the inner task of a map."""
     task_id: str = ""
     root_id: str | None = None
     parent_id: str | None = None
