@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+# Where PYTHONDONTWRITEBYTECODE is set, each of the processes that tests start would compile anew.
+COMPILE := $(BIN)/python -m compileall -q taskobs tests
 # Test processes: two for each core, as tests mostly wait for workers and sockets.
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
@@ -63,10 +65,12 @@ endef
 
 test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what was skipped and why
 	@rm -f .coverage .coverage.*
+	@$(COMPILE)
 	@$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
 	@$(BIN)/coverage combine -q
 
 test-unit: $(VENV)/dev.stamp  ## run the unit tests alone, in under a minute
+	@$(COMPILE)
 	@$(BIN)/pytest -n $(JOBS) -q tests/unit $(ARGS)
 
 lint: lint-style lint-types lint-layers  ## formatting, lint, types, the rules between modules

@@ -27,8 +27,11 @@ with Receiver() as receiver:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give an environment in which nothing is configured but ``extra``."""
-    foreign = ("OTEL_", "SENTRY_", "TASKOBS_")
+    """Give an environment in which nothing is configured but ``extra``.
+
+    Modules are compiled once, as those of an installed package are.
+    """
+    foreign = ("OTEL_", "SENTRY_", "TASKOBS_", "PYTHONDONTWRITEBYTECODE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
 
