@@ -1,0 +1,32 @@
+"""Each how-to guide ends with how to verify it, and what to do if it doesn't work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "docs/how-to"
+INDEX = FOLDER / "index.md"
+
+
+def guides() -> list[Path]:
+    """Find the guides: those of the folder, and those of docs/ that its index names."""
+    named = re.findall(r"^\.\./([\w-]+)$", INDEX.read_text(encoding="utf-8"), re.MULTILINE)
+    own = [path for path in FOLDER.glob("*.md") if path != INDEX]
+    return sorted([*own, *(ROOT / "docs" / f"{name}.md" for name in named)])
+
+
+@pytest.mark.parametrize("guide", guides(), ids=lambda path: path.name)
+def test_a_guide_ends_with_verify_and_troubleshooting(guide: Path) -> None:
+    """I have followed a guide, and read how to see that it works, and what to do if not."""
+    headings = re.findall(r"^## (.+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[-2:] == ["Verify", "Troubleshooting"]
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    """I read the README from top to bottom, and it is what a newcomer needs."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
