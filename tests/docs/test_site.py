@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+import taskobs
 from tests.support.paths import ROOT
 
 pytest.importorskip("sphinx")  # the dependency group `docs`
@@ -25,6 +27,13 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def described(site: Path) -> set[str]:
+    """Name what the inventory of a site has: a header of four lines, and compressed lines."""
+    compressed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    lines = zlib.decompress(compressed).decode().splitlines()
+    return {line.partition(" ")[0] for line in lines if " py:" in line}
+
+
 def small_tree(folder: Path, text: str) -> Path:
     """Make a tree with the project's configuration, an index with a text, and a README."""
     (folder / "docs").mkdir(parents=True)
@@ -38,14 +47,14 @@ def small_tree(folder: Path, text: str) -> Path:
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """I open the site, and each page is in it, and each link leads to what it speaks of."""
+    """I open the site, and each page and public name is in it, and each link leads somewhere."""
     done = build(ROOT, tmp_path / "site")
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "docs").rglob("*.md")}
     built = {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.html")}
     assert {page.with_suffix(".html") for page in pages} <= built
-    assert Path("README.html") in built
-    assert Path("index.html") in built
+    assert {Path("README.html"), Path("index.html")} <= built
+    assert {f"taskobs.{name}" for name in taskobs.__all__} <= described(tmp_path / "site")
 
 
 GOOD: Final = (
