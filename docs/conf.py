@@ -49,6 +49,8 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = f"taskobs {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["site"]
 html_copy_source = False
 html_show_sphinx = False

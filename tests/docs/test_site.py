@@ -38,7 +38,8 @@ def small_tree(folder: Path, text: str) -> Path:
     """Make a tree with the project's configuration, an index with a text, and a README."""
     (folder / "docs").mkdir(parents=True)
     shutil.copy(ROOT / "docs/conf.py", folder / "docs")
-    shutil.copytree(ROOT / "docs/site", folder / "docs/site")
+    for name in ("site", "_static"):
+        shutil.copytree(ROOT / "docs" / name, folder / "docs" / name)
     (folder / "docs/index.md").write_text(INDEX.format(text=text), encoding="utf-8")
     (folder / "README.md").write_text(
         "# Read me\n\n## The `first` step\n\nText.\n", encoding="utf-8"
