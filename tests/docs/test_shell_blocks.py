@@ -116,6 +116,10 @@ def _python(shell: Shell, words: list[str]) -> None:
         run([sys.executable, "manage.py", "check"], shell.folder, shell.receiver)
 
 
+def _python3(_: Shell, words: list[str]) -> None:
+    assert words == ["-m", "venv", ".venv"]
+
+
 def _pre_commit(_: Shell, words: list[str]) -> None:
     assert words == ["install"]
     assert (ROOT / ".pre-commit-config.yaml").is_file()
@@ -134,6 +138,8 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
     "flask": _flask,
     "uvicorn": _uvicorn,
     "python": _python,
+    "python3": _python3,
+    "mkdir": _nothing,
     ".venv/bin/pre-commit": _pre_commit,
 }
 
