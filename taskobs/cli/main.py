@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from taskobs.cli.dashboards import dashboards
+from taskobs.cli.doctor.command import doctor
 from taskobs.cli.monitor import monitor
 from taskobs.cli.trace import trace
 
@@ -68,3 +69,4 @@ def status(*, as_json: bool) -> None:
 main.add_command(monitor)
 main.add_command(dashboards)
 main.add_command(trace)
+main.add_command(doctor)

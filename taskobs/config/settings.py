@@ -41,6 +41,8 @@ RELAY_ADDRESS: Final = "TASKOBS_RELAY_ADDRESS"
 """Not a setting: a worker sets it, so that spawned children find its relay's socket."""
 COUNTER_MEMORY: Final = "TASKOBS_COUNTER_MEMORY"
 """The same, so that they find the memory in which they count."""
+DOCTOR: Final = "TASKOBS_DOCTOR"
+"""The same: ``taskobs doctor`` sets it for the worker that it starts."""
 OF_COMMANDS: Final = frozenset({"TASKOBS_BROKER_API", "TASKOBS_JAEGER_API"})
 """Not settings: options of ``taskobs monitor`` and ``taskobs trace`` alone."""
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
@@ -250,7 +252,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     theirs = [name for name in read if name not in ours and not environ.get(name)]
     warnings: list[str] = []
     for name in sorted(environ):
-        if name in read or name in {RELAY_ADDRESS, COUNTER_MEMORY, *OF_COMMANDS}:
+        if name in read or name in {RELAY_ADDRESS, COUNTER_MEMORY, DOCTOR, *OF_COMMANDS}:
             continue
         nearest = _nearest(name, ours, theirs)
         if nearest:

@@ -318,6 +318,11 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     return session
 
 
+def current_session() -> Session | None:
+    """Return this process's session; None before ``init()`` and after its ``close()``."""
+    return _session
+
+
 def is_disabled() -> bool:
     """Tell whether this process's session is one that changes nothing; False without one."""
     return _session is not None and not _session.settings.enabled

@@ -1,0 +1,1 @@
+"""The checks of ``taskobs doctor``: functions from the evidence to one finding."""

@@ -1,0 +1,117 @@
+"""A worker of the app for one task, and what it and its relay say."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from taskobs.cli.doctor.evidence import Counted, Probe
+from taskobs.cli.doctor.probe.message import EVENT, READY, RUN, VARIABLE, Order, read
+from taskobs.relay_client import socket_directory, status
+from taskobs.view.demo.process import Process
+
+_APP: Final = "taskobs.cli.doctor.probe.worker_app"
+_STOP: Final = 15.0
+"""Seconds that the worker may take to stop."""
+_SENT_WITHIN: Final = 6.0
+_TICK: Final = 0.05
+_LAST_LINES: Final = 3
+_TROUBLE: Final = re.compile(
+    r"taskobs.*(fail|refused|dropped|unsent|no relay|can't|died)|Failed to export"
+)
+_OPTIONS: Final = (
+    *("--concurrency", "1", "--loglevel", "INFO"),
+    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+)
+
+
+class ProbeWorker:
+    """The worker, while it runs."""
+
+    def __init__(self, process: Process, order: Order) -> None:
+        self.order = order
+        self._process = process
+        self._folder = Path(order.folder)
+
+    def wait(self, found: Probe, timeout: float, *, event: bool) -> None:
+        """Wait until the task has run, and until its span and event are sent; note that."""
+        began = time.monotonic()
+        self._until((self._folder / RUN).exists, timeout)
+        found.seconds = time.monotonic() - began
+        found.run = read(self._folder / RUN)
+        ready = read(self._folder / READY)
+        found.ready = ready is not None
+        if found.run is None:
+            found.exit_code = self._process.wait(0)
+            return
+        if event:
+            self._until((self._folder / EVENT).exists, _SENT_WITHIN)
+            found.event = read(self._folder / EVENT)
+        if ready is not None:
+            self._ask_relay(found, int(ready["pid"]))
+
+    def _ask_relay(self, found: Probe, pid: int) -> None:
+        """Ask the relay until it has sent what there is, or has said why not."""
+
+        def is_sent() -> bool:
+            found.relay = _relay_of(pid)
+            return found.relay is None or _is_settled(found.relay, event=found.event is not None)
+
+        if socket_directory.SUPPORTED:
+            self._until(is_sent, _SENT_WITHIN)
+
+    def _until(self, condition: Callable[[], bool], timeout: float) -> None:
+        end = time.monotonic() + timeout
+        while not condition() and self._process.wait(0) is None and time.monotonic() < end:
+            time.sleep(_TICK)
+
+    def stop(self, found: Probe) -> None:
+        """Stop the worker, which sends what it has, and note what it said."""
+        self._process.stop(_STOP)
+        lines = self._process.lines
+        found.log = _trouble(lines, ran=found.run is not None)
+
+
+@contextmanager
+def probe_worker(app: str, queue: str, pool: str | None) -> Generator[ProbeWorker]:
+    """Start a worker, as ``celery worker`` does; it is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="taskobs-doctor-", ignore_cleanup_errors=True) as name:
+        order = Order(app=app, queue=queue, folder=name)
+        command = [sys.executable, "-m", "celery", "-A", _APP, "worker", *_OPTIONS]
+        command += ["--queues", queue, "--hostname", f"{queue}@%h"]
+        command += ["--pool", pool] if pool else []
+        environment = {**os.environ, VARIABLE: order.as_text(), "PYTHONUNBUFFERED": "1"}
+        with Process(command, environment=environment) as process:
+            try:
+                yield ProbeWorker(process, order)
+            finally:
+                process.stop(_STOP)
+
+
+def _relay_of(pid: int) -> dict[str, Any] | None:
+    """Return what the relay of a worker counts; None if it has none."""
+    for one in status.every(os.environ):
+        if one.worker_pid == pid and not one.problem:
+            return dict(one.reply)
+    return None
+
+
+def _is_settled(relay: dict[str, Any], *, event: bool) -> bool:
+    counts = [Counted.read(relay, kind) for kind in ("span", "envelope") if event or kind == "span"]
+    failed = any(count.dropped or count.failing for count in counts)
+    return failed or all(count.exported for count in counts)
+
+
+def _trouble(lines: Sequence[str], *, ran: bool) -> list[str]:
+    """Return the lines that say that something is wrong; if the task did not run, the last ones."""
+    found = [line.strip() for line in lines if _TROUBLE.search(line)]
+    if not ran:
+        found += [" / ".join([line.strip() for line in lines if line.strip()][-_LAST_LINES:])]
+    return [line for line in found if line]
