@@ -41,7 +41,7 @@ class OwnProvider(FastSpanProvider):
         else:
             _add_processor(self._successor, span_processor)
 
-    def replace_by(self, successor: TracerProvider) -> None:
+    def replace_by(self, successor: TracerProvider, *, with_processors: bool = True) -> None:
         """Have all tracers go on with another provider's, also those that were given out.
 
         It also gets the processors that the app has added to this one.
@@ -53,8 +53,15 @@ class OwnProvider(FastSpanProvider):
             # Of the object, so that they are found before the methods of whichever class it is.
             given.start_span = following.start_span
             given.start_as_current_span = following.start_as_current_span
-        for one in self.added:
+        for one in self.added if with_processors else ():
             _add_processor(successor, one)
+
+    def take_back(self) -> None:
+        """Be used again, also by the tracers that were given out, after ``replace_by``."""
+        self._successor = None
+        for tracer in list(self._given_out):
+            vars(tracer).pop("start_span", None)
+            vars(tracer).pop("start_as_current_span", None)
 
 
 def _add_processor(provider: TracerProvider, processor: SpanProcessor) -> None:

@@ -6,10 +6,9 @@ Each function raises ``MalformedError``, or what Python does for a value of anot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
-if TYPE_CHECKING:  # a command's publish is encoded without OpenTelemetry
-    from opentelemetry.util.types import AttributeValue
+from opentelemetry.util.types import AttributeValue
 
 _PLAIN: Final = frozenset({str, bool, float, bytes})
 _DEPTH: Final = 8

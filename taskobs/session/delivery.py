@@ -71,6 +71,10 @@ class Delivery:
         """Count time that this process, which is about to end, has spent on sending already."""
         self._deadline = time.monotonic() + max(0.0, self._shutdown_timeout - seconds)
 
+    def give_up(self) -> None:
+        """Wait for nothing any more: what is pending is sent by its own threads, or not at all."""
+        self._deadline = 0.0
+
     def restart(self) -> None:
         """Reset the time limit: the process continues after all, or is a new child."""
         self._deadline = None

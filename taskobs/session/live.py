@@ -74,12 +74,12 @@ class LiveSession:
         self._relay = WorkerRelay(settings)
         self._running = RunningWorker(self._tick)
         self._metrics = Metrics(self, app_name, self._spans, self._relay, self._running)
+        self.metric_families = self._metrics.families
         self.delivery = Delivery(self._flushes, self._relay, settings.shutdown_timeout)
         self._instrumentations = Instrumentations(settings.instrument)
         self._announcement = Announcement(settings, self._where, self._remarks)
-        self._observing = False
+        self._observing = self._look_again = False
         self._looking = Lock()
-        self._look_again = False
         self._undo = ExitStack()
 
     def describe(self) -> str:

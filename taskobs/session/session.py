@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from taskobs.celery.active import current_run
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskobs.celery.patches.logging_setup import LoggingSetup
+    from taskobs.metrics.families import Family
     from taskobs.observers.hooks.protocols import PublishHook, RunHook
     from taskobs.session.live import LiveSession
 
@@ -46,8 +46,9 @@ class Session:
 
     def __init__(self, settings: Settings, arguments: Mapping[str, object] | None = None) -> None:
         self.settings = settings
+        self.arguments = arguments or {}
         self._app_name = AppName()
-        self._embedded = EmbeddedBeat(init, arguments or {})
+        self._embedded = EmbeddedBeat(init, self.arguments)
         self._process = ProcessSignals(self)
         self._first_use = FirstUse(self, settings, self._app_name)
         self._guard = Guard(strict=settings.strict)
@@ -72,12 +73,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def describe(self) -> str:
@@ -105,7 +101,16 @@ class Session:
         self.process_ending()
         self._undo.close()
 
-    # Set-up.
+    def suspend(self) -> None:
+        """Undo what ``init()`` did, and wait for nothing that is pending; for tests."""
+        if self._live is not None:
+            self._live.delivery.give_up()
+        self._closed = True
+        self._undo.close()
+
+    def metric_families(self) -> list[Family]:
+        """Return what was counted in this process, where its metrics have somewhere to go."""
+        return [] if self._live is None else self._live.metric_families()
 
     def start(self) -> None:
         """Set up what is configured; called by ``init()``, so that a constructor has no effects.
@@ -321,6 +326,13 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
 def current_session() -> Session | None:
     """Return this process's session; None before ``init()`` and after its ``close()``."""
     return _session
+
+
+def replace_session(session: Session | None) -> Session | None:
+    """Make this the process's session, and return the one before; neither starts nor ends."""
+    global _session  # the one that init() would return
+    before, _session = _session, session
+    return before
 
 
 def is_disabled() -> bool:

@@ -10,7 +10,11 @@ from taskobs.testing.receiver import Receiver
 from tests.docs.pages import Block, all_blocks
 from tests.docs.running import run_python
 
-BLOCKS = all_blocks("python")
+BLOCKS = [
+    block
+    for block in all_blocks("python")
+    if not (block.module or "").startswith("tests.")  # parts of a suite: see test_testing.py
+]
 DJANGO_SETTINGS = 'SECRET_KEY = "none"\nINSTALLED_APPS = ["shop"]\n'
 
 # The apps that a block makes publish one message each, and the process ends as a user's would.

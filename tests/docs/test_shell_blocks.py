@@ -120,6 +120,11 @@ def _python3(_: Shell, words: list[str]) -> None:
     assert words == ["-m", "venv", ".venv"]
 
 
+def _pytest(shell: Shell, words: list[str]) -> None:
+    assert words == []  # tests/docs/test_testing.py runs it
+    assert list((shell.folder / "tests").glob("test_*.py"))
+
+
 def _pre_commit(_: Shell, words: list[str]) -> None:
     assert words == ["install"]
     assert (ROOT / ".pre-commit-config.yaml").is_file()
@@ -140,6 +145,7 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
     "python": _python,
     "python3": _python3,
     "mkdir": _nothing,
+    "pytest": _pytest,
     ".venv/bin/pre-commit": _pre_commit,
 }
 

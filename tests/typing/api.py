@@ -8,12 +8,28 @@ from types import ModuleType
 import flask
 import loguru
 import structlog
+from celery import Celery
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span
 from typing_extensions import assert_type
 
 import taskobs
+from taskobs.testing import (
+    AmbiguousError,
+    Event,
+    Log,
+    Metric,
+    NotRecordedError,
+    NotSettledError,
+    Raised,
+    ReceivedSpan,
+    TaskPublish,
+    TaskRun,
+    Telemetry,
+    Trace,
+    UnexpectedTelemetryError,
+)
 
 
 def sessions() -> None:
@@ -181,3 +197,37 @@ def package() -> None:
     assert_type(taskobs.__version__, str)
     module: ModuleType = taskobs
     del module
+
+
+def tests_of_an_app(taskobs_telemetry: Telemetry) -> None:
+    """What a test asks for, and what it gets."""
+    run = taskobs_telemetry.run("shop.charge", outcome="failed", attempt=1, task_id="id-1")
+    assert_type(run, TaskRun)
+    if run.outcome == "failed" and run.exception is not None:
+        assert_type(run.exception, Raised)
+        assert_type(run.exception.message, str)
+    assert_type(taskobs_telemetry.runs("shop.charge", outcome="lost"), tuple[TaskRun, ...])
+    assert_type(taskobs_telemetry.publish("shop.charge"), TaskPublish)
+    assert_type(taskobs_telemetry.publishes(), tuple[TaskPublish, ...])
+    assert_type(taskobs_telemetry.event("shop.charge", exception="ValueError"), Event)
+    assert_type(taskobs_telemetry.events, tuple[Event, ...])
+    assert_type(taskobs_telemetry.log("charging", level="INFO"), Log)
+    assert_type(taskobs_telemetry.logs, tuple[Log, ...])
+    assert_type(taskobs_telemetry.metric("shop.orders", {"kind": "card"}), Metric)
+    assert_type(taskobs_telemetry.metrics, tuple[Metric, ...])
+    assert_type(taskobs_telemetry.span("bank"), ReceivedSpan)
+    assert_type(taskobs_telemetry.spans, tuple[ReceivedSpan, ...])
+    assert_type(taskobs_telemetry.trace_of(run), Trace)
+    result = Celery("shop").send_task("shop.charge")
+    assert_type(taskobs_telemetry.trace_of(result).tree, str)
+    assert_type(taskobs_telemetry.worker_environment(), dict[str, str])
+    taskobs_telemetry.wait(1.5)
+    taskobs_telemetry.clear()
+    assert_type(taskobs_telemetry.report(), str)
+    failures: tuple[type[AssertionError], ...] = (
+        AmbiguousError,
+        NotRecordedError,
+        NotSettledError,
+        UnexpectedTelemetryError,
+    )
+    del failures

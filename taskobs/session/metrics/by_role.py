@@ -14,6 +14,7 @@ from taskobs.session.worker_relay import WorkerRelay
 
 if TYPE_CHECKING:
     from taskobs.celery.worker_timer import RunningWorker
+    from taskobs.metrics.families import Family
     from taskobs.session.spans import Spans
 
 
@@ -89,6 +90,10 @@ class Metrics:
         self._counts.measure(self._relay.pid, self._running.connections)
         if self.of_worker and not self._relay.carries:
             self._direct.start(serving=True, memory=self._relay.memory)
+
+    def families(self) -> list[Family]:
+        """Return all that was counted."""
+        return self._counts.families()
 
     def flushes(self) -> list[Callable[[], object]]:
         """Return the calls that send what this process has counted; each may block."""

@@ -1,1 +1,0 @@
-"""Packed spans as OTLP requests, without the packages of protobuf."""

@@ -1,0 +1,128 @@
+"""What is measured in this process: by tasks, with OpenTelemetry's API, and by taskobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableUpDownCounter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    InMemoryMetricReader,
+    MetricsData,
+)
+from opentelemetry.sdk.metrics.export import Gauge as GaugeData
+from opentelemetry.sdk.metrics.export import Sum as SumData
+
+from taskobs import semconv
+from taskobs.metrics.families import Family, Labels
+from taskobs.otel._sdk_compat import measure_with
+from taskobs.testing.records import Metric, MetricKind
+
+_DELTA: Final[dict[type, AggregationTemporality]] = dict.fromkeys(
+    (Counter, Histogram, ObservableCounter, ObservableUpDownCounter, UpDownCounter),
+    AggregationTemporality.DELTA,
+)
+_OF_TASKS: Final = "celery.task."
+"""How the names of what taskobs counts of tasks begin; the rest is about the worker."""
+
+
+class TestMeters:
+    """A MeterProvider for all tests of a process, as instruments keep theirs from test to test.
+
+    It measures what the app's instruments are given, unless the app has set a provider.
+    """
+
+    __test__ = False  # pytest: no class of tests
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader(preferred_temporality=_DELTA)
+        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self._found: dict[tuple[str, str], Metric] = {}
+
+    def begin(self) -> None:
+        """Forget what earlier tests have measured, and measure from now on."""
+        self._reader.get_metrics_data()
+        self._found.clear()
+        measure_with(self._provider)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return what was measured since ``begin``."""
+        for one in _metrics_of(self._reader.get_metrics_data()):
+            key = one.name, repr(sorted(one.attributes.items()))
+            self._found[key] = _added(self._found.get(key), one)
+        return tuple(self._found.values())
+
+
+def _added(before: Metric | None, now: Metric) -> Metric:
+    """Return the sum of two periods; a gauge is what it was last."""
+    if before is None or now.kind == "gauge":
+        return now
+    count = before.count + now.count if now.kind == "histogram" else now.count
+    return Metric(
+        name=now.name,
+        kind=now.kind,
+        value=before.value + now.value,
+        count=count,
+        unit=now.unit,
+        attributes=now.attributes,
+    )
+
+
+def _metrics_of(data: MetricsData | None) -> Iterator[Metric]:
+    for resource in data.resource_metrics if data is not None else ():
+        for scope in resource.scope_metrics:
+            # The stock instrumentation's histogram is left out: no task has asked for it.
+            for metric in (one for one in scope.metrics if one.name != semconv.STOCK_HISTOGRAM):
+                kind = _kind(metric.data)
+                for point in metric.data.data_points:
+                    yield _metric(metric.name, metric.unit or "", kind, point)
+
+
+def _kind(data: object) -> MetricKind:
+    if isinstance(data, SumData):
+        return "counter" if data.is_monotonic else "updown"
+    return "gauge" if isinstance(data, GaugeData) else "histogram"
+
+
+def _metric(name: str, unit: str, kind: MetricKind, point: Any) -> Metric:  # noqa: ANN401  # of three classes
+    histogram = kind == "histogram"
+    return Metric(
+        name=name,
+        kind=kind,
+        value=point.sum if histogram else point.value,
+        count=point.count if histogram else 1,
+        unit=unit,
+        attributes=dict(point.attributes or {}),
+    )
+
+
+def metrics_of_families(families: Iterable[Family]) -> tuple[Metric, ...]:
+    """Return what taskobs has counted of tasks, as records."""
+    of_tasks = (family for family in families if family.name.startswith(_OF_TASKS))
+    return tuple(one for family in of_tasks for one in _of_family(family))
+
+
+def _of_family(family: Family) -> Iterator[Metric]:
+    for sample in family.samples:
+        yield _of(family, sample.labels, sample.value, 1)
+    for one in family.distributions:
+        yield _of(family, one.labels, one.total, sum(one.counts))
+
+
+def _of(family: Family, labels: Labels, value: float, count: int) -> Metric:
+    return Metric(
+        name=family.name,
+        kind=family.kind,
+        value=value,
+        count=count,
+        unit=family.unit,
+        attributes=dict(labels),
+    )

@@ -1,0 +1,61 @@
+"""Observers that tell a recording what begins and ends in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
+
+from taskobs.model import Publish, Run
+from taskobs.observers.base import Observer
+from taskobs.testing.recording import Recording
+
+
+class Begins(Observer):
+    """Tells of runs that have begun, once their span has, and of messages about to be sent."""
+
+    opens_last: ClassVar[bool] = True
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def sending(self, publish: Publish) -> None:
+        """Tell of a message whose id is known now."""
+        self._recording.sending(publish)
+
+    def run(self, run: Run) -> AbstractContextManager[object]:
+        """Tell of a run."""
+        return self._noted(run)
+
+    @contextmanager
+    def _noted(self, run: Run) -> Generator[None]:
+        self._recording.began(run)
+        yield
+
+
+class Ends(Observer):
+    """Tells of runs and publishes whose span has ended; attach it as the first observer."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def publish(self, publish: Publish) -> AbstractContextManager[object]:
+        """Tell of a message that was sent, or refused."""
+        return self._published(publish)
+
+    @contextmanager
+    def _published(self, publish: Publish) -> Generator[None]:
+        yield
+        if publish.error is None:
+            self._recording.published(publish)
+        else:
+            self._recording.refused(publish)
+
+    def run(self, run: Run) -> AbstractContextManager[object]:
+        """Tell of a run's end."""
+        return self._ended(run)
+
+    @contextmanager
+    def _ended(self, run: Run) -> Generator[None]:
+        yield
+        self._recording.ended(run)
