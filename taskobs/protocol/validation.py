@@ -6,9 +6,10 @@ Each function raises ``MalformedError``, or what Python does for a value of anot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from opentelemetry.util.types import AttributeValue
+if TYPE_CHECKING:  # a command's publish is encoded without OpenTelemetry
+    from opentelemetry.util.types import AttributeValue
 
 _PLAIN: Final = frozenset({str, bool, float, bytes})
 _DEPTH: Final = 8

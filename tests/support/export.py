@@ -6,8 +6,9 @@ import gzip
 import ssl
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,10 @@ from taskobs.testing import wire
 PATIENCE = 60.0
 _PORT = 0
 """Where a backend listens: on any free port, unless a test says otherwise."""
+_DECOMPRESS: Mapping[str | None, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+}
 RESOURCE_BLOB = frames.pack([{"service.name": "shop", "process.pid": 7}, ""])
 
 
@@ -156,8 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         backend = cast("_Server", self.server).backend
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
+        body = _DECOMPRESS.get(self.headers.get("Content-Encoding"), bytes)(body)
         reply = backend.take(Request(self.path, dict(self.headers), body, time.monotonic()))
         backend.closing.wait(None if reply.hang else reply.delay)
         backend.replied()

@@ -14,8 +14,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from taskobs.internal.causes import describe
-from taskobs.otel.export.otlp_encoder import encode
 from taskobs.otel.export.otlp_post import post
+from taskobs.protocol.frames import pack
+from taskobs.protocol.otlp.packed_spans import SpanMessages
+from taskobs.protocol.otlp.spans import encode_request
+from taskobs.protocol.sanitize import sanitize
+from taskobs.protocol.span_encoder import pack_end, split
 
 _log: Final = logging.getLogger("taskobs")
 _MOST: Final = 64
@@ -50,8 +54,8 @@ class FirstExport(SpanExporter):
 
     def _is_sent(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
-            return post(self._endpoint, self._headers, encode(spans))
-        except (OSError, TypeError, ValueError) as error:
+            return post(self._endpoint, self._headers, _encode(spans))
+        except (OSError, ValueError) as error:
             _log.debug(
                 "taskobs: the first spans go through OpenTelemetry's exporter: %s", describe(error)
             )
@@ -66,3 +70,14 @@ class FirstExport(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Do nothing: no span is kept here."""
         return self._exporter is None or self._exporter.force_flush(timeout_millis)
+
+
+def _encode(spans: Sequence[ReadableSpan]) -> bytes:
+    messages = SpanMessages()
+    return encode_request(
+        messages.encode(
+            split(pack_end(span))[1],
+            pack([sanitize(span.resource.attributes), span.resource.schema_url]),
+        )
+        for span in spans
+    )

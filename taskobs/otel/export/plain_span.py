@@ -24,15 +24,9 @@ _KNOWN_SDKS: Final = ("1.45.",)
 """Releases whose resource and flags are written here; those of others may differ."""
 _FLAGS: Final = 3  # sampled, and the trace id is random
 _PRODUCER: Final = 3  # `SpanKind`
+_UNSET: Final = 0  # `StatusCode`
 _UNNAMED: Final = "unknown_service"  # what the SDK calls a service that has no name
 _DEFAULT_NAME: Final = "celery"
-
-
-class _Fields:
-    """Fields under the names that the SDK's classes have."""
-
-    def __init__(self, **fields: Any) -> None:  # noqa: ANN401  # of each type
-        vars(self).update(fields)
 
 
 class PlainSpan:
@@ -67,33 +61,23 @@ class PlainSpan:
 
     def encode(self, settings: Settings, app_name: str | None) -> bytes:
         """Return it as an OTLP request, with the resource and scope that the SDK would give it."""
-        from taskobs.otel.export.otlp_encoder import encode
+        from taskobs.protocol.otlp.spans import (
+            EncodedSpan,
+            encode_request,
+            encode_span,
+            resource_frame,
+            scope_frame,
+        )
 
-        resource = _Fields(attributes=_resource(settings, app_name), schema_url="")
-        scope = _Fields(
-            name=semconv.STOCK_SCOPE,
-            version=version(_STOCK),
-            attributes={},
-            schema_url=semconv.STOCK_SCHEMA_URL,
+        row = (
+            *(self.name, bytes.fromhex(self.trace_id), bytes.fromhex(self.span_id)),
+            *(None, False, _FLAGS, "", _PRODUCER, self.start_time, self.end_time),
+            *(self.attributes, (), (), _UNSET, None, None),
+            *(0, 0, 0),
         )
-        context = _Fields(
-            trace_id=int(self.trace_id, 16),
-            span_id=int(self.span_id, 16),
-            trace_state=_Fields(to_header=str),
-        )
-        span: Any = _Fields(
-            **vars(self),
-            **dict.fromkeys(("dropped_attributes", "dropped_events", "dropped_links"), 0),
-            get_span_context=lambda: context,
-            parent=None,
-            kind=_Fields(value=_PRODUCER),
-            events=(),
-            links=(),
-            status=_Fields(description=None, status_code=_Fields(value=0)),
-            resource=resource,
-            instrumentation_scope=scope,
-        )
-        return encode([span])
+        resource = resource_frame(_resource(settings, app_name), "")
+        scope = scope_frame(semconv.STOCK_SCOPE, version(_STOCK), semconv.STOCK_SCHEMA_URL, {})
+        return encode_request([EncodedSpan(resource, scope, encode_span(row))])
 
     def repeat(self, error: BaseException | None) -> None:
         """Make it again, with the process's tracer; ``error`` is why it was refused."""

@@ -7,11 +7,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Final, Protocol
-
-from opentelemetry.sdk.trace import ReadableSpan
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from taskobs.protocol.log_decoder import LogDecoder
+from taskobs.protocol.otlp.packed_spans import SpanMessages
+from taskobs.protocol.otlp.spans import encode_request
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 from taskobs.relay.counters import Counters
@@ -46,6 +46,15 @@ class ExporterAdapter(Protocol):
 
     def close(self) -> None:
         """Close its connections."""
+        ...
+
+
+@runtime_checkable
+class EncodedAdapter(ExporterAdapter, Protocol):
+    """Sends OTLP requests, too, without OpenTelemetry's encoder."""
+
+    def send_encoded(self, request: bytes) -> ExportResult | None:
+        """Send a request once; None if it was not, for a reason that the exporter has logged."""
         ...
 
 
@@ -124,6 +133,10 @@ class OtlpSender(BatchSender):
             MalformedError: it can't be read.
         """
 
+    def _export(self, decoded: Sequence[Any]) -> ExportResult | None:
+        """Send once; None if nothing was sent."""
+        return self._adapter.send(decoded)
+
     def _unsent(self, decoded: Sequence[Any], error: Exception | None) -> ExportResult:
         """Say why nothing was sent; ``error`` is what the exporter raised, if it did."""
         del decoded
@@ -143,7 +156,7 @@ class OtlpSender(BatchSender):
     def _send(self, batch: Sequence[Stored]) -> ExportResult:
         decoded = [self._decoded[one.id] for one in batch]
         try:
-            result = self._adapter.send(decoded)
+            result = self._export(decoded)
         except Exception as error:  # noqa: BLE001  # whatever an exporter may raise
             return self._unsent(decoded, error)
         return result or self._unsent(decoded, None)
@@ -162,11 +175,27 @@ class SpanSender(OtlpSender):
     signal: ClassVar[str] = "TRACES"
     limits: ClassVar[Limits] = Limits(items=256, bytes=1024 * 1024, max_delay=1.0)
 
+    def __init__(
+        self, store: Store, counters: Counters, exporter: Mapping[str, Any], address: str = ""
+    ) -> None:
+        """Raises what ``make_exporter_adapter`` does; ``address`` is for the log."""
+        super().__init__(store, counters, exporter, address)
+        self._messages = SpanMessages() if isinstance(self._adapter, EncodedAdapter) else None
+
     def _decode_one(self, one: Stored) -> object:
+        if self._messages is not None:
+            return self._messages.encode(one.item.payload, one.item.resource_blob)
         return self._decoder.span(one.item.payload, one.item.resource_blob)
 
-    def _unsent(self, decoded: Sequence[ReadableSpan], error: Exception | None) -> ExportResult:
-        """Find out whether a span can't be encoded."""
+    def _export(self, decoded: Sequence[Any]) -> ExportResult | None:
+        if isinstance(self._adapter, EncodedAdapter):
+            return self._adapter.send_encoded(encode_request(decoded))
+        return super()._export(decoded)
+
+    def _unsent(self, decoded: Sequence[Any], error: Exception | None) -> ExportResult:
+        """Find out whether a span can't be encoded by OpenTelemetry's encoder."""
+        if self._messages is not None:
+            return super()._unsent(decoded, error)
         from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
         try:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent import futures
 from contextlib import closing, contextmanager
 from typing import Any
@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as log_s
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.protocol.log_entries import LogEntry, pack_entry
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
@@ -278,3 +279,28 @@ def test_log_records_go_over_grpc_too() -> None:
         server.stop(0).wait()
     assert made.bodies == ["a", "b"]
     assert (counters.total(EXPORTED, "log"), counters.total(DROPPED, "log")) == (1, 1)
+
+
+def test_a_span_that_cannot_be_encoded_does_not_harm_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exporter's encoder fails for one span: the others go out."""
+    from opentelemetry.exporter.otlp.proto.common import trace_encoder
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter
+
+    real = trace_encoder.encode_spans
+
+    def encode(spans: Sequence[ReadableSpan]) -> object:
+        if any(span.name == "odd" for span in spans):
+            raise ValueError("odd")
+        return real(spans)
+
+    monkeypatch.setattr(trace_encoder, "encode_spans", encode)
+    monkeypatch.setattr(trace_exporter, "encode_spans", encode)
+    with backend() as there:
+        store, counters, spans = sent(there.port)
+        store.append(items("a", "odd", "b"))
+        with running(spans, store):
+            wait_out(store)
+        assert sorted(name for call in there.calls for name in call) == ["a", "b"]
+        assert counters.counts()[DROPPED] == {("span", "cannot be encoded"): 1}

@@ -1,0 +1,1 @@
+"""Packed spans as OTLP requests, without the packages of protobuf."""

@@ -1,0 +1,186 @@
+"""Spans as an OTLP ``ExportTraceServiceRequest``, from rows as ``span_encoder`` packs them.
+
+It has what OpenTelemetry's exporter sends for the same spans, in a tenth of the time: no objects of
+the SDK or of protobuf are made.
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from taskobs.protocol import validation
+from taskobs.protocol.otlp.attributes import encode_attributes
+from taskobs.protocol.otlp.wire_format import FIXED32, FIXED64, fixed64, message, number, tag, text
+
+_FLAGS: Final = {
+    remote: (0x300 if remote else 0x100).to_bytes(4, "little") for remote in (True, False)
+}
+"""``SpanFlags``: it is known whether the parent is remote, and whether it is."""
+_SPAN_FLAGS: Final = {remote: tag(16, FIXED32) + flags for remote, flags in _FLAGS.items()}
+_LINK_FLAGS: Final = {remote: tag(6, FIXED32) + flags for remote, flags in _FLAGS.items()}
+_TRACE_ID, _SPAN_ID = message(1, bytes(16))[:2], message(2, bytes(8))[:2]
+_PARENT_ID: Final = message(4, bytes(8))[:2]
+"""What comes before ids, whose lengths are known."""
+_KINDS: Final = {kind: number(6, kind + 1) for kind in range(5)}  # 0 is "unspecified" there
+_START, _END = 7 << 3 | FIXED64, 8 << 3 | FIXED64
+_pack_times: Final = struct.Struct("<BQBQ").pack
+_UNSET: Final = message(15, b"")
+_STATUS: Final = {code: message(15, number(3, code)) for code in range(3)}
+_ERROR: Final = 2
+_TRACE_FLAGS: Final = range(256)
+_REST: Final = (3, 4, 5)
+"""Fields after the scope: three counts of what was dropped, then perhaps a route or a mark."""
+
+
+class Frame(NamedTuple):
+    """What OTLP writes before and after the spans of a resource or scope."""
+
+    before: bytes
+    after: bytes
+
+
+NO_SCOPE: Final = Frame(message(1, b""), b"")
+
+
+class EncodedSpan(NamedTuple):
+    """A ``Span`` message, with the resource and scope that it is of."""
+
+    resource: Frame
+    scope: Frame
+    message: bytes
+
+
+def resource_frame(attributes: Mapping[str, Any], schema_url: str) -> Frame:
+    """Return what ``ResourceSpans`` has beside its scopes."""
+    return Frame(message(1, encode_attributes(1, attributes)), text(3, schema_url))
+
+
+def scope_frame(
+    name: str, version: str | None, schema_url: str | None, attributes: Mapping[str, Any]
+) -> Frame:
+    """Return what ``ScopeSpans`` has beside its spans."""
+    named = text(1, name) + text(2, version) + encode_attributes(3, attributes)
+    return Frame(message(1, named), text(3, schema_url))
+
+
+def encode_request(spans: Iterable[EncodedSpan]) -> bytes:
+    """Return a request that has these spans, by resource and scope."""
+    groups: dict[Frame, dict[Frame, list[bytes]]] = {}
+    for resource, scope, span in spans:
+        groups.setdefault(resource, {}).setdefault(scope, []).append(message(2, span))
+    found: list[bytes] = []
+    for (before, after), scopes in groups.items():
+        inner = [message(2, b"".join((head, *of, tail))) for (head, tail), of in scopes.items()]
+        found.append(message(1, b"".join((before, *inner, after))))
+    return b"".join(found)
+
+
+def encode_span(row: Sequence[Any]) -> bytes:
+    """Return the ``Span`` message of a row with the fields that ``span_encoder`` names.
+
+    Raises:
+        MalformedError: a field is not what it should be; or what Python raises for it.
+    """
+    name, trace_id, span_id, parent_id, parent_is_remote, flags, state, kind, start, end = row[:10]
+    attributes, events, links, code, description, _, *rest = row[10:]
+    if len(rest) not in _REST or flags not in _TRACE_FLAGS:
+        validation.wrong(f"{len(row)} fields, flags {flags}")
+    return b"".join(
+        (
+            _ids(trace_id, span_id),
+            _state(state) if state else b"",
+            b"" if parent_id is None else _PARENT_ID + _span_id(parent_id),
+            text(5, validation.text(name)),
+            _KINDS[kind],
+            _times(start, end),
+            encode_attributes(9, validation.attributes(attributes)),
+            *([_event(*event) for event in events] if events else ()),
+            *([_link(*link) for link in links] if links else ()),
+            _dropped(*rest[:3]),
+            _status(code, description) if code else _UNSET,
+            _SPAN_FLAGS[parent_id is not None and bool(parent_is_remote)],
+        )
+    )
+
+
+def _times(start: int, end: int) -> bytes:
+    try:
+        return _pack_times(_START, start, _END, end)
+    except struct.error:
+        validation.wrong("no time")
+
+
+def _dropped(attributes: int, events: int, links: int) -> bytes:
+    """Return how many of each did not fit."""
+    if attributes or events or links:
+        counts = ((10, attributes), (12, events), (14, links))
+        return b"".join([number(field, validation.count(count)) for field, count in counts])
+    return b""
+
+
+def _ids(trace_id: bytes, span_id: bytes) -> bytes:
+    if len(trace_id) != 16:  # noqa: PLR2004  # the standard's size
+        validation.wrong("a trace id of another length")
+    return b"".join((_TRACE_ID, trace_id, _SPAN_ID, _span_id(span_id)))
+
+
+def _span_id(span_id: bytes) -> bytes:
+    if len(span_id) != 8:  # noqa: PLR2004  # the standard's size
+        validation.wrong("a span id of another length")
+    return span_id
+
+
+def _state(state: str) -> bytes:
+    """Return a trace state without what is no member of one."""
+    from opentelemetry.trace import TraceState  # few spans have one, and a command has no API
+
+    return text(3, TraceState.from_header([state]).to_header())
+
+
+def _event(name: Any, timestamp: Any, attributes: Any, dropped: Any) -> bytes:  # noqa: ANN401  # as unpacked
+    return message(
+        11,
+        b"".join(
+            (
+                fixed64(1, validation.number(timestamp)),
+                text(2, validation.text(name)),
+                encode_attributes(3, validation.attributes(attributes)),
+                number(4, validation.count(dropped)),
+            )
+        ),
+    )
+
+
+def _link(  # noqa: PLR0913, PLR0917  # the fields of its row
+    trace_id: Any,  # noqa: ANN401  # as unpacked
+    span_id: Any,  # noqa: ANN401  # same
+    flags: Any,  # noqa: ANN401  # same
+    state: Any,  # noqa: ANN401  # same
+    attributes: Any,  # noqa: ANN401  # same
+    dropped: Any,  # noqa: ANN401  # same
+    is_remote: Any,  # noqa: ANN401  # same
+) -> bytes:
+    if flags not in _TRACE_FLAGS:
+        validation.wrong(f"flags {flags}")
+    validation.text(state)  # the exporter leaves it out
+    return message(
+        13,
+        b"".join(
+            (
+                _ids(trace_id, span_id),
+                encode_attributes(4, validation.attributes(attributes)),
+                number(5, validation.count(dropped)),
+                _LINK_FLAGS[bool(is_remote)],
+            )
+        ),
+    )
+
+
+def _status(code: int, description: str | None) -> bytes:
+    """Return a status; only an error may have a description."""
+    if code != _ERROR or description is None:
+        return _STATUS[code]
+    return message(15, text(2, validation.text(description)) + number(3, code))
