@@ -13,6 +13,12 @@ from tests.support.paths import ROOT
 
 _NOT_RUN: Final = re.compile(r"<!-- not run: (.+?) -->")
 _NAME: Final = re.compile(r"# ([\w/]+)\.py\n")
+_FILE: Final = re.compile(r"# ([\w/-]+\.\w+)\n")
+RUN_WHOLE: Final = frozenset(
+    f"docs/how-to/{name}.md"
+    for name in ("collector", "from-stock", "gevent", "jaeger", "prometheus-grafana", "sentry")
+)
+"""Pages whose commands tests/live/test_how_to.py runs, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,14 @@ class Block:
     text: str
     not_run: str | None
     """The reason that the page gives in a comment before the block."""
+    section: str = ""
+    """The heading of the second level that it stands below."""
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that it shows, if its first line gives one."""
+        found = _FILE.match(self.text)
+        return found[1] if found else None
 
     @property
     def module(self) -> str | None:
@@ -52,8 +66,11 @@ def pages() -> list[Path]:
 def blocks(page: Path) -> list[Block]:
     """Read the fenced blocks of a page."""
     found: list[Block] = []
-    comment = ""
-    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+    comment = heading = ""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    for position, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h2":
+            heading = tokens[position + 1].content
         if token.type == "fence" and token.map:
             reason = _NOT_RUN.search(comment)
             found.append(
@@ -63,6 +80,7 @@ def blocks(page: Path) -> list[Block]:
                     language=token.info.strip(),
                     text=token.content,
                     not_run=reason[1] if reason else None,
+                    section=heading,
                 )
             )
         if token.level == 0 and token.nesting >= 0:

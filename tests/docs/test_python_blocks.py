@@ -51,9 +51,15 @@ def write_all(block: Block, folder: Path) -> None:
 
 
 def shown(block: Block) -> str:
-    """Give the block, and what it imports from its own package."""
+    """Give the block, and what it imports from its own package or its own page."""
     package = [other.text for other in BLOCKS if block.module and other.module == "shop.celery"]
-    return block.text + ("".join(package) if block.path.endswith("__init__.py") else "")
+    from_page = [
+        other.text
+        for other in BLOCKS
+        if other.page == block.page and f"from {other.module} import" in block.text
+    ]
+    whole = [block.text, *from_page, *(package if block.path.endswith("__init__.py") else [])]
+    return "".join(whole)
 
 
 def test_every_python_block_names_its_file() -> None:

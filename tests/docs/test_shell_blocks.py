@@ -17,7 +17,7 @@ import yaml
 from taskobs.cli.main import main
 from taskobs.config.settings import declared
 from taskobs.testing.receiver import Receiver
-from tests.docs.pages import all_blocks, blocks, pages
+from tests.docs.pages import RUN_WHOLE, all_blocks, blocks, pages
 from tests.docs.running import run, run_python
 from tests.docs.test_configuration_blocks import READERS as CONFIGURATION
 from tests.support.paths import ROOT
@@ -26,6 +26,8 @@ BLOCKS: Final = all_blocks("bash")
 SETTINGS: Final = {setting.variable for _, setting in declared()}
 ELSEWHERE: Final = ("curl",)
 """Programs that are no part of this project, whose arguments are nothing of ours."""
+NOT_RUN_THERE: Final = ("docker", "pip")
+"""Commands that tests/live/test_how_to.py leaves out."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Shell:
 
     folder: Path
     receiver: Receiver
+    files: Path
+    """Where the files are that the page shows."""
 
     def check(self, line: str) -> None:
         """Fail for a command that would fail for a user."""
@@ -81,22 +85,45 @@ def _source(shell: Shell, words: list[str]) -> None:
     assert (shell.folder / words[0]).is_file()
 
 
+IMAGES: Final = {
+    service["image"]
+    for service in yaml.safe_load(
+        (ROOT / "examples/quickstart/compose.yaml").read_text(encoding="utf-8")
+    )["services"].values()
+}
+WRITTEN: Final = {"observability/compose.yaml": "taskobs/dashboards/files/compose.yaml"}
+"""Compose files that a command of ours writes, and where it has them from."""
+
+
 def _docker(shell: Shell, words: list[str]) -> None:
+    if words[0] == "run":
+        assert words[-1] in IMAGES
+        ports = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
+        assert ports
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+        return
     assert words.pop(0) == "compose"
-    compose = yaml.safe_load((shell.folder / "compose.yaml").read_text())
+    path = "compose.yaml"
+    if words[0] == "--file":
+        path = WRITTEN.get(words[1], words[1])
+        del words[:2]
+    compose = yaml.safe_load((shell.folder / path).read_text())
     if words[0] == "--profile":
         services = compose["services"].values()
         assert [words[1]] in [service.get("profiles") for service in services]
     if words[0] == "exec":
         assert words[2] in compose["services"]
         assert (shell.folder / words[-1]).is_file()
+    if words[0] == "up":
+        assert {*words[1:]} - {"--detach", "--wait"} <= compose["services"].keys()
 
 
 def _celery(shell: Shell, words: list[str]) -> None:
     assert words[0] == "-A"
     assert words[2] in ("worker", "beat")
     report = [sys.executable, "-m", "celery", "-A", words[1], "report"]
-    assert "memory" in run(report, shell.folder, shell.receiver)
+    shown = (shell.files / f"{words[1]}.py").exists()
+    assert "memory" in run(report, shell.files if shown else shell.folder, shell.receiver)
 
 
 def _flask(shell: Shell, words: list[str]) -> None:
@@ -151,15 +178,19 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
 
 
 @pytest.mark.parametrize("name", sorted({str(block.page.relative_to(ROOT)) for block in BLOCKS}))
-def test_commands_exist(name: str, receiver: Receiver) -> None:
+def test_commands_exist(name: str, receiver: Receiver, tmp_path: Path) -> None:
     """I type what a page says, line after line, and every line is one that works."""
     page = ROOT / name
-    shell = Shell(ROOT, receiver)
-    for block in BLOCKS:
-        if block.page == page and block.not_run is None:
+    shell = Shell(ROOT, receiver, tmp_path)
+    for block in blocks(page):
+        if block.file is not None:
+            (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "bash" and block.not_run is None:
             for line in block.text.splitlines():
                 for command in line.split("; "):
-                    shell.check(command)
+                    if name not in RUN_WHOLE or command.split()[0] in NOT_RUN_THERE:
+                        shell.check(command)
 
 
 def test_blocks_that_are_not_run_say_why() -> None:

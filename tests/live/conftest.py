@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything here: ``live``; with a server, ``services`` too."""
-    servers = {"redis_server", "rabbitmq_server", "jaeger", "bugsink", "neighbours"}
+    servers = {"redis_server", "rabbitmq_server", "jaeger", "bugsink", "neighbours", "collector"}
     for item in items:
         if "tests/live/" in item.path.as_posix():
             item.add_marker(pytest.mark.live)

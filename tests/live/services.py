@@ -458,6 +458,16 @@ def jaeger(folder: Path) -> Generator[Jaeger]:
         yield Jaeger(f"http://{HOST}:{ports['HTTP']}", f"http://{HOST}:{ports['GRPC']}", query)
 
 
+def collector() -> str:
+    """Find the OpenTelemetry Collector of docs/how-to/collector.md; raises `Missing`."""
+    return find_program(
+        "otelcol",
+        variable="TASKOBS_COLLECTOR",
+        paths=(CACHE / "otelcol",),
+        install="run .ci/services collector",
+    )
+
+
 @dataclass(frozen=True)
 class BugsinkProject:
     """One project of a running Bugsink."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 
 from taskobs import semconv
 from taskobs.testing.receiver import Receiver
+from tests.docs.pages import section
 from tests.live.celery_process import Broker, LiveApp
 from tests.live.others import (
     APP,
@@ -29,6 +31,7 @@ from tests.live.process import LIMIT, wait_until
 from tests.live.services import HOST
 from tests.live.shop import tags
 from tests.live.test_web import serving
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -90,6 +93,15 @@ DATADOG = {
 }
 
 
+def tags_on_page() -> set[str]:
+    """Read which tags of ddtrace a page translates, but for those of retries and of beat."""
+    page = section(ROOT / "docs/how-to/from-ddtrace.md", "What changes in names")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    found = {tag for row in rows if "resource" not in row for tag in re.findall(r"`([^`]+)`", row)}
+    assert len(found) > 10
+    return found - {"celery.beat.apply_entry", "celery.retries", "celery.retry.reason"}
+
+
 @pytest.mark.neighbour("Datadog")
 def test_ddtrace(beside: Beside, receiver: Receiver) -> None:
     """I start my worker with `ddtrace-run`: a run is one span in Datadog, and one in Jaeger."""
@@ -102,6 +114,9 @@ def test_ddtrace(beside: Beside, receiver: Receiver) -> None:
     assert_told_once(receiver, failed)
     published = {span["span_id"]: span for span in agent.spans if span["name"] == "celery.apply"}
     theirs = [span for span in agent.spans if span["name"] == "celery.run"]
+    assert not tags_on_page() - {
+        tag for span in agent.spans for tag in span["meta"] | span["metrics"]
+    }
     assert Counter(span["resource"].removeprefix(TASKS) for span in theirs) == RUNS
     assert [published.pop(run["parent_id"])["resource"] for run in theirs] == [
         run["resource"] for run in theirs
