@@ -43,6 +43,8 @@ class Recording:
         self._earlier_runs: list[str] = []
         self._earlier_traces = set(earlier_traces)
         self._unsampled_runs: list[str] = []
+        self.ended_in_worker = 0
+        """How many runs have ended that a worker has begun."""
 
     # What is recorded.
 
@@ -130,6 +132,7 @@ class Recording:
         """Note that all was recorded of a run in this process."""
         with self.changed:
             self._open = [one for one in self._open if one[0] is not run]
+            self.ended_in_worker += run.ran and not run.eager
             if run.span is not None and not run.span.sampled:
                 self._unsampled_runs.append(_named(run))
             self.changed.notify_all()
@@ -169,16 +172,19 @@ class Recording:
             spans = [run.span for run, _ in self._open]
             return self._earlier_traces | {one.trace_id for one in spans if one is not None}
 
-    def wait(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Wait until ``done()``, at most ``timeout`` seconds; tell whether it is."""
+    def wait(self, done: Callable[[], bool], timeout: float, tick: float = _SECOND) -> bool:
+        """Wait until ``done()``, at most ``timeout`` seconds; tell whether it is.
+
+        It is asked each time that something is recorded, and every ``tick`` seconds.
+        """
         deadline = time.monotonic() + timeout
         with self.changed:
             while not done():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                # A second at most: the thread of a worker may end, which notifies nobody.
-                self.changed.wait(min(left, _SECOND))
+                # Not for longer than a tick: the thread of a worker may end, which notifies nobody.
+                self.changed.wait(min(left, tick))
         return True
 
     # What the test reads.

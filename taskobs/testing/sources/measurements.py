@@ -45,20 +45,33 @@ class TestMeters:
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader(preferred_temporality=_DELTA)
         self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
-        self._found: dict[tuple[str, str], Metric] = {}
+        self._found: tuple[Metric, ...] = ()
 
     def begin(self) -> None:
-        """Forget what earlier tests have measured, and measure from now on."""
+        """Forget what earlier tests have measured."""
         self._reader.get_metrics_data()
-        self._found.clear()
+        self._found = ()
+
+    def use(self) -> None:
+        """Measure from now on."""
         measure_with(self._provider)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return what was measured since ``begin``."""
-        for one in _metrics_of(self._reader.get_metrics_data()):
-            key = one.name, repr(sorted(one.attributes.items()))
-            self._found[key] = _added(self._found.get(key), one)
-        return tuple(self._found.values())
+        self._found = added(self._found, _metrics_of(self._reader.get_metrics_data()))
+        return self._found
+
+
+def added(before: tuple[Metric, ...], now: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return series of two periods as one, each once."""
+    found = {_key(one): one for one in before}
+    for one in now:
+        found[_key(one)] = _added(found.get(_key(one)), one)
+    return tuple(found.values())
+
+
+def _key(metric: Metric) -> tuple[str, str]:
+    return metric.name, repr(sorted(metric.attributes.items()))
 
 
 def _added(before: Metric | None, now: Metric) -> Metric:

@@ -8,7 +8,26 @@ from typing import ClassVar
 
 from taskobs.model import Publish, Run
 from taskobs.observers.base import Observer
+from taskobs.otel.task_spans import shared_task_signals
 from taskobs.testing.recording import Recording
+
+
+class Observing:
+    """Attaches both observers, around those of a session that has started."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._begins, self._ends = Begins(recording), Ends(recording)
+
+    def attach(self) -> None:
+        """Attach them, or attach them again: the observers of a session also want to be first."""
+        self.detach()
+        shared_task_signals().attach(self._begins)
+        shared_task_signals().attach(self._ends, first=True)
+
+    def detach(self) -> None:
+        """Detach them."""
+        shared_task_signals().detach(self._begins)
+        shared_task_signals().detach(self._ends)
 
 
 class Begins(Observer):

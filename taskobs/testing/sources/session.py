@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskobs.celery.roles import Role
-from taskobs.config.settings import SDK_DISABLED, Settings
-from taskobs.session.session import Session, current_settings, replace_session
+from taskobs.config.settings import SDK_DISABLED, Settings, resolve
+from taskobs.internal.wrapping import Patches
+from taskobs.session import session as session_module
+from taskobs.session.session import Session, current_session, current_settings, replace_session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DSN: Final = "https://test@sentry.invalid/1"
 """Of a client whose envelopes the test gets. The domain can't exist (RFC 2606)."""
 
 
-def settings_of_test() -> Settings:
-    """Return the settings of the app's session, or else of the variables, as a test uses them.
+def settings_of_test(app: Settings) -> Settings:
+    """Return the settings of the app's session as a test uses them.
 
     Nothing is exported, each trace is sampled, and there is no relay.
     """
     return replace(
-        current_settings(),
+        app,
         enabled=True,
         otlp_endpoint=None,
         traces_endpoint=None,
@@ -60,20 +65,63 @@ def sdk_enabled() -> Generator[None]:
             os.environ[SDK_DISABLED] = given
 
 
-@contextmanager
-def session_of_test(settings: Settings) -> Generator[Session]:
-    """Have a session of a test's in a block, in the place of the app's, which was suspended."""
-    session = Session(settings)
-    try:
-        session.start()
-        replace_session(session)
-        session.begin(errors=True)
+class SessionOfTest:
+    """A session of a test's in the place of the app's, which is suspended until the exit.
+
+    Where the app has none and calls ``init()`` in the test, its settings are used from then on, and
+    it gets its session after the test. ``started`` is called after each start of the session.
+    """
+
+    def __init__(self, started: Callable[[], object]) -> None:
+        self._started = started
+        self._app = current_session()
+        self._init = Patches()
+        self.session = Session(settings_of_test(current_settings()))
+
+    def __enter__(self) -> Self:
+        replace_session(None)
+        if self._app is not None and self._app.settings.enabled:
+            self._app.suspend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        app = self._app
+        replace_session(app)
+        if app is not None and app.settings.enabled:
+            Session.__init__(app, app.settings, app.arguments)  # as if it had not been used yet
+            app.start()
+
+    def start(self) -> None:
+        """Start the session of the test, once providers and clients lead to it."""
+        self._init.wrap(session_module, "init", self._called)
+        self._start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._init.remove()
+        self.session.close()
+
+    def _start(self) -> None:
+        self.session.start()
+        replace_session(self.session)
+        self.session.begin(errors=True)
         for worker in embedded_workers():
-            session.became(Role.WORKER, worker)
+            self.session.became(Role.WORKER, worker)
             _count_anew(worker)
-        yield session
-    finally:
-        session.close()
+        self._started()
+
+    def _called(
+        self, init: Callable[..., Session], _: object, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> Session:
+        if self._app is not None or args:
+            return init(*args, **named)
+        given = {name: value for name, value in named.items() if value is not None}
+        settings = resolve(given, os.environ)
+        self._app = Session(settings, given)
+        self.session.suspend()
+        Session.__init__(self.session, settings_of_test(settings))
+        self._start()
+        return self.session
 
 
 def _count_anew(worker: Any) -> None:  # noqa: ANN401  # Celery's object
@@ -82,21 +130,6 @@ def _count_anew(worker: Any) -> None:  # noqa: ANN401  # Celery's object
     if getattr(consumer, "strategies", None):
         # They keep the counters that they were made with.
         consumer.update_strategies()
-
-
-@contextmanager
-def app_session_suspended() -> Generator[None]:
-    """Suspend the session that the app has made, if it has; it is set up again after the block."""
-    app = replace_session(None)
-    if app is not None and app.settings.enabled:
-        app.suspend()
-    try:
-        yield
-    finally:
-        replace_session(app)
-        if app is not None and app.settings.enabled:
-            Session.__init__(app, app.settings, app.arguments)  # as if it had not been used yet
-            app.start()
 
 
 def embedded_workers() -> list[Any]:

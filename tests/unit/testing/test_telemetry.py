@@ -77,6 +77,17 @@ def charge(app: Celery) -> Task[Any, Any]:
     return charge
 
 
+@pytest.fixture
+def add(app: Celery) -> Task[Any, Any]:
+    """Give a task that leaves the module's tracer alone: that keeps to the first real provider."""
+
+    @app.task(name="shop.add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    return add
+
+
 def test_a_run_is_a_plain_record(telemetry: Telemetry, charge: Task[Any, Any]) -> None:
     """I apply a task, and read how its run ended."""
     result = charge.apply(args=(-1,))
@@ -430,6 +441,29 @@ def test_the_tracers_of_the_app_record_again_after_a_test(
     assert [span.name for span in receiver.spans] == ["outside"]
 
 
+def test_an_app_that_is_imported_in_the_test_has_its_settings(
+    recorded: Recorded, charge: Task[Any, Any], receiver: Receiver
+) -> None:
+    """My app calls init() for the first time in a test: its rules hold at once, and afterwards."""
+    with recorded() as telemetry:
+        charge.apply(args=(-1,))
+        taskobs.init(
+            otlp_endpoint=receiver.endpoint,
+            tasks={"shop.charge": {"errors": False}},
+        )
+        taskobs.init()
+        charge.apply(args=(-2,))
+        assert len(telemetry.runs("shop.charge")) == 2
+        assert len(telemetry.events) == 1
+        assert telemetry.trace_of(telemetry.runs()[1]).tree == "run shop.charge\n  bank"
+        session = taskobs.init()
+    with taskobs.init() as apps:
+        assert apps is not session
+        charge.apply(args=(1,))
+        assert apps.flush(30)
+    assert [span.name for span in receiver.spans] == ["bank", "run shop.charge"]
+
+
 @pytest.mark.parametrize("variable", ["TASKOBS_ENABLED=0", "OTEL_SDK_DISABLED=true"])
 def test_what_is_switched_off_for_tests_is_recorded(
     charge: Task[Any, Any], monkeypatch: pytest.MonkeyPatch, variable: str
@@ -438,11 +472,11 @@ def test_what_is_switched_off_for_tests_is_recorded(
     monkeypatch.setenv(*variable.split("="))
     with taskobs.init(), TestProcess().recorded() as telemetry:
         charge.apply(args=(-1,))
-        assert telemetry.trace_of(telemetry.event()).tree == "run shop.charge\n  bank"
+        assert telemetry.trace_of(telemetry.event()).names[0] == "run shop.charge"
 
 
 def test_the_provider_of_the_app_keeps_its_exporters(
-    recorded: Recorded, charge: Task[Any, Any]
+    recorded: Recorded, add: Task[Any, Any]
 ) -> None:
     """My app has a TracerProvider: its spans are in the test, and not in its exporters."""
     exported = InMemorySpanExporter()
@@ -451,13 +485,29 @@ def test_the_provider_of_the_app_keeps_its_exporters(
     with global_provider(provider):
         for _ in range(2):
             with recorded() as telemetry:
-                charge.apply(args=(1,))
+                add.apply(args=(1, 2))
                 run = telemetry.run()
                 assert run.span.resource["service.name"] == "mine"
         assert exported.get_finished_spans() == ()
         with provider.get_tracer("shop").start_as_current_span("after"):
             pass
         assert [span.name for span in exported.get_finished_spans()] == ["after"]
+
+
+@pytest.mark.parametrize("provider", [TracerProvider(), trace.NoOpTracerProvider()])
+def test_a_provider_that_exports_nothing_is_no_obstacle(
+    recorded: Recorded, add: Task[Any, Any], provider: trace.TracerProvider
+) -> None:
+    """My app sets a provider that has no exporter in tests, or one that makes no spans."""
+    trace.set_tracer_provider(provider)
+    with global_provider():
+        for _ in range(2):
+            with recorded() as telemetry:
+                add.apply(args=(1, 2))
+                assert telemetry.run().outcome == "succeeded"
+            assert trace.get_tracer_provider() is provider
+            with provider.get_tracer("shop").start_as_current_span("after"):
+                assert len(telemetry.spans) == 1
 
 
 @pytest.mark.parametrize("when", ["before", "in the test"])
