@@ -23,12 +23,19 @@ def positions(pattern: str, folder: Path = PACKAGE) -> set[str]:
 @pytest.mark.parametrize(
     ("pattern", "home"),
     [
-        (r"meta_path|sys\.modules\[\w+\] = ", "internal/hidden_modules.py"),
+        (r"meta_path\.remove|sys\.modules\[\w+\] = ", "internal/hidden_modules.py"),
+        (r"not in sys\.meta_path", "internal/import_hooks.py"),
         (r"register_at_fork", "internal/forksafe.py"),
         (r"ArithmeticError|OverflowError, ", "protocol/sanitize.py"),
         (r"256 \* 1024 \* 1024", "protocol/spool_defaults.py"),
     ],
-    ids=["hide a module", "hear of a fork", "errors of packing", "defaults of the spool"],
+    ids=[
+        "hide a module",
+        "hear of an import",
+        "hear of a fork",
+        "errors of packing",
+        "defaults of the spool",
+    ],
 )
 def test_there_is_one_place(pattern: str, home: str) -> None:
     assert positions(pattern) == {home}
