@@ -135,11 +135,13 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_context_values() -> Generator[None]:
     """Take away the context values that a test leaves, and the keys that it accepts."""
     yield
-    module = sys.modules.get("taskobs.observers.context.values")
-    if module is not None:
-        module.accept(frozenset())
-        module.put(None, {})
-        module.state.in_use = False
+    from taskobs.observers.context import accept, state
+
+    accept(frozenset())
+    values = sys.modules.get("taskobs.observers.context.values")
+    if values is not None:
+        values.put(None, {})
+    state.in_use = False
 
 
 @pytest.fixture(autouse=True)

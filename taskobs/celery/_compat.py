@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from taskobs.celery._types import App, WorkerRequest
 from taskobs.internal.private_names import PrivateName
+
+if TYPE_CHECKING:  # `init()` imports this module in each process
+    from taskobs.celery._types import App, WorkerRequest
 
 _REQUEST: Final = "celery.worker.request"
 _FALLBACK: Final = "default"

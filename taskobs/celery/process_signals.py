@@ -6,15 +6,17 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from billiard.util import Finalize
 from celery import signals
 from celery.concurrency import get_implementation
 
 from taskobs.celery.connect import connect
-from taskobs.celery.roles import Role
 from taskobs.internal.termination import TerminationHook
+
+if TYPE_CHECKING:
+    from taskobs.celery.roles import Role
 
 _UID: Final = "taskobs.process."
 
@@ -92,13 +94,18 @@ class ProcessSignals:
         self._is_celerys = True
         self._termination.remove()
 
+    def _became(self, name: Literal["WORKER", "POOL_CHILD", "BEAT"], worker: Any = None) -> None:
+        from taskobs.celery.roles import Role  # for which a producer has no use
+
+        self._listener.became(Role[name], worker)
+
     def _worker_started(self, *, sender: Any = None, **_: Any) -> None:
         self._celery_handles_signals()
         self._worker_pid = os.getpid()
-        self._listener.became(Role.WORKER, sender)
+        self._became("WORKER", sender)
 
     def _worker_set_up(self, *, instance: Any = None, **_: Any) -> None:
-        self._listener.became(Role.WORKER, instance)
+        self._became("WORKER", instance)
 
     def _worker_ready(self, **_: Any) -> None:
         self._listener.ready()
@@ -109,14 +116,14 @@ class ProcessSignals:
     def _child_started(self, **_: Any) -> None:
         self._celery_handles_signals()  # a spawned child did not inherit the worker's state
         if os.getpid() != self._worker_pid:  # the solo pool sends this in the worker itself
-            self._listener.became(Role.POOL_CHILD)
+            self._became("POOL_CHILD")
 
     def _child_ending(self, **_: Any) -> None:
         self._listener.process_ending()
 
     def _beat_started(self, *, sender: Any = None, **_: Any) -> None:
         self._celery_handles_signals()
-        self._listener.became(Role.BEAT)
+        self._became("BEAT")
         _at_first_tick(sender, self._listener.ready)
 
     def _embedded_beat_started(self, **_: Any) -> None:

@@ -26,6 +26,7 @@ from taskobs.celery.patches.own_traffic import BeatTraffic
 from taskobs.celery.patches.send import SendPatch
 from taskobs.internal.guard import Guard
 from taskobs.model import Canvas, ContextValues, Publish, Schedule
+from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 
 _active_publish: ContextVar[ActivePublish | None] = ContextVar("taskobs_publish", default=None)
@@ -107,7 +108,7 @@ class PublishSignals:
         try:
             publish = publishes.publish_of(app, task, options, current_run())
             publish.schedule = self._beat_patch.take()
-            if context_values.state.in_use:
+            if context_state.in_use:
                 publish.context = _context_of(publish)
             sending.publish = publish
             # What sends, if it may not be a connection to the app's first broker.
@@ -152,7 +153,7 @@ class PublishSignals:
         sending = ActivePublish(self._guard)
         with self._guard:
             sending.canvas = Canvas(kind, publishes.given_headers(options))
-            if context_values.state.in_use:
+            if context_state.in_use:
                 sending.canvas.context = context_values.values_of(current_run())
             sending.open(self._calls.canvas, sending.canvas)
         return sending

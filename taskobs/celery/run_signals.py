@@ -35,6 +35,7 @@ from taskobs.celery.patches.retry import RetryPatch
 from taskobs.celery.worker_requests import WorkerRequests
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome
+from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class RunSignals:
                 # A worker begins no run inside another: the end of this one never came.
                 self._close_unended(outer)
             run = run_of(task, request, args, kwargs, self._clock())
-            if run.eager and context_values.state.in_use:
+            if run.eager and context_state.in_use:
                 run.context = context_values.values_of(None if outer is None else outer.run)
             if request.id == task_id:
                 begin_run(self._guard, self._calls, task, run)

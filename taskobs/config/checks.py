@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, cast
+from importlib import import_module
+from typing import Final, Literal, cast
 from urllib.parse import SplitResult, unquote, urlsplit
-
-from taskobs.errors import SettingError
 
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _ON = ("1", "true", "yes", "on")
 _OFF = ("0", "false", "no", "off")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _LONGEST_SHOWN = 200
 _EXAMPLE_DSN = "https://<key>@<host>/<project>"
 _EXAMPLE_HEADERS = "name=value,other-name=value"
@@ -38,11 +37,33 @@ class Refused(Exception):  # noqa: N818  # never leaves taskobs: it becomes a Se
         self.example = example
 
 
-class ValueCheck(NamedTuple):
+class ValueCheck:
     """How a setting's values are checked, and how they are shown without secrets."""
 
-    check: Callable[[object], object]
-    show: Callable[[object], str]
+    def __init__(self, check: Callable[[object], object], show: Callable[[object], str]) -> None:
+        self.check: Final = check
+        self.show: Final = show
+
+
+def check_in(path: str) -> ValueCheck:
+    """Return the check ``module.NAME`` of this package, which is imported when it is used.
+
+    The modules of all checks take several times as long to import as ``init()`` takes to run.
+    """
+
+    def check(value: object) -> object:
+        return _find(path).check(value)
+
+    def show(value: object) -> str:
+        return _find(path).show(value)
+
+    return ValueCheck(check, show)
+
+
+def _find(path: str) -> ValueCheck:
+    module, _, name = path.partition(".")
+    found: ValueCheck = getattr(import_module(f"taskobs.config.{module}"), name)
+    return found
 
 
 def checked(name: str, variable: str, value_check: ValueCheck, value: object, fix: str) -> object:
@@ -55,6 +76,8 @@ def checked(name: str, variable: str, value_check: ValueCheck, value: object, fi
         return value_check.check(value)
     except Refused as refused:
         problem, line = refused.problem, fix.format(refused.example)
+    from taskobs.errors import SettingError  # for a value that is refused
+
     # Outside of the except block: a chained exception could show what is masked here.
     raise SettingError(name, variable, value_check.show(value), problem, line)
 
@@ -269,7 +292,7 @@ def _headers(value: object) -> Mapping[str, str]:
 def _header(name: object, value: object, *, position: int) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
         raise Refused(f"not text to text in entry {position}", _EXAMPLE_HEADERS)
-    if not _HEADER_NAME.fullmatch(name):
+    if not re.fullmatch(_HEADER_NAME, name):
         raise Refused(f"not named as a header can be in entry {position}", _EXAMPLE_HEADERS)
     if any(ord(character) < ord(" ") or character == "\x7f" for character in value):
         raise Refused(f"with a line break or the like in entry {position}", _EXAMPLE_HEADERS)

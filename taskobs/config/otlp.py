@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from taskobs.config import checks
 from taskobs.config.checks import OtlpProtocol
-from taskobs.errors import SettingError
 
 Source = Literal["argument", "variable", "default"]
 
@@ -135,6 +134,8 @@ def _logs(
     if base is None:
         problem = f"without an endpoint: set {_ENDPOINT} or {_LOGS_ENDPOINT} too"
         fix = "taskobs.init(logs='otlp', otlp_endpoint='http://localhost:4318')"
+        from taskobs.errors import SettingError
+
         raise SettingError("logs", "TASKOBS_LOGS", repr(values["logs"]), problem, fix)
     fix = "taskobs.init(otlp_endpoint={{!r}})" if argument else "{}={{}}"
     found = _checked(_ENDPOINT, value_check, base, fix)

@@ -1,35 +1,28 @@
-# ruff: noqa: E501, RUF009  # a setting is declared on one line, by a function that returns a field
+# ruff: noqa: E501  # a setting is declared on one line
 """Settings: an argument of ``init()``, then a variable, then a default.
 
 OpenTelemetry's and Sentry's own variables keep their names and their meaning; those of taskobs
 begin with ``TASKOBS_``. An empty variable counts as unset, as in OpenTelemetry.
+
+``init()`` imports this in each process, also in one that only publishes. So what few processes
+need is imported where it is used, and no code is generated, as dataclasses and named tuples do.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from taskobs.config import (
-    checks,
-    context_checks,
-    cron_checks,
-    hook_checks,
-    instrument_checks,
-    keep_checks,
-    metric_checks,
-    otlp,
-    rule_checks,
-)
+from taskobs.config import checks, otlp
 from taskobs.config.otlp import Source
-from taskobs.config.task_rules import TaskRule
 from taskobs.protocol import spool_defaults
 
-if TYPE_CHECKING:  # they import OpenTelemetry
-    from taskobs.observers.hooks.protocols import PublishHook, RunHook
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from taskobs.config.task_rules import TaskRule
+    from taskobs.observers.hooks.protocols import PublishHook, RunHook  # import OpenTelemetry
 
 T = TypeVar("T")
 
@@ -48,15 +41,23 @@ OF_COMMANDS: Final = frozenset({"TASKOBS_BROKER_API", "TASKOBS_JAEGER_API"})
 _RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
 
 
-class Setting(NamedTuple):
+class Setting:
     """The declaration of a setting."""
 
-    variable: str
-    default: object
-    value_check: checks.ValueCheck
-    meaning: str
-    traces_variable: str
-    """OpenTelemetry's variable for traces alone, which takes precedence over the general one."""
+    def __init__(
+        self,
+        variable: str,
+        default: object,
+        value_check: checks.ValueCheck,
+        meaning: str,
+        traces_variable: str,
+    ) -> None:
+        self.variable = variable
+        self.default = default
+        self.value_check = value_check
+        self.meaning = meaning
+        self.traces_variable = traces_variable
+        """OpenTelemetry's variable for traces alone, which takes precedence over the general one."""
 
 
 def setting(
@@ -67,13 +68,37 @@ def setting(
     *,
     traces_variable: str = "",
 ) -> T:
-    """Declare a setting as a field of ``Settings``."""
-    declared = Setting(variable, default, value_check, meaning, traces_variable)
-    return field(default=default, metadata={"setting": declared})
+    """Declare a setting of ``Settings``, whose default is that of the field."""
+    return cast("T", Setting(variable, default, value_check, meaning, traces_variable))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
+class _Record:  # noqa: PLW1641  # of its fields, mappings have no hash
+    """Has the fields that its class declares, from keyword arguments; they can't be set later."""
+
+    def __init__(self, **values: object) -> None:
+        fields = {name: getattr(type(self), name) for name in type(self).__annotations__}
+        unknown = values.keys() - fields
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {min(unknown)!r}")
+        vars(self).update((name, _default_of(field)) for name, field in fields.items())
+        vars(self).update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} can't be changed")
+
+    def replace(self, **values: object) -> Self:
+        """Return a copy with other values of some fields."""
+        return type(self)(**{**vars(self), **values})
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+
+def _default_of(field: object) -> object:
+    return field.default if isinstance(field, Setting) else field
+
+
+class Settings(_Record):
     """The settings of a session, checked. ``repr()`` shows no secret."""
 
     # fmt: off
@@ -82,24 +107,24 @@ class Settings:
     otlp_protocol: checks.OtlpProtocol = setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", checks.PROTOCOL, "How they go: `http/protobuf`, or `grpc` (needs `taskobs[grpc]`).", traces_variable="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
     otlp_headers: Mapping[str, str] | None = setting("OTEL_EXPORTER_OTLP_HEADERS", None, checks.HEADERS, "Headers sent with them: a mapping, or `name=value,name=value`.", traces_variable="OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     sample_rate: float | None = setting("OTEL_TRACES_SAMPLER_ARG", None, checks.SHARE, "The share of new traces that is kept, 0 to 1. Without it, as `OTEL_TRACES_SAMPLER` says: all.")
-    keep: Sequence[str] | None = setting("TASKOBS_KEEP", None, keep_checks.KEEP, "Runs that a worker records though their trace is not sampled, with all that is inside them: `failed`, `lost`, `retried`, `slower than 5s`; in the variable separated by commas.")
+    keep: Sequence[str] | None = setting("TASKOBS_KEEP", None, checks.check_in("keep_checks.KEEP"), "Runs that a worker records though their trace is not sampled, with all that is inside them: `failed`, `lost`, `retried`, `slower than 5s`; in the variable separated by commas.")
     sentry_dsn: str | None = setting("SENTRY_DSN", None, checks.DSN, "Where errors go. Without it: no errors are sent, unless the app called `sentry_sdk.init()`.")
     resource: Mapping[str, object] | None = setting("OTEL_RESOURCE_ATTRIBUTES", None, checks.RESOURCE, "More attributes of this service in traces: a mapping, or `name=value,name=value`. `release` and `environment` are there already, as `service.version` and `deployment.environment.name`.")
     environment: str | None = setting("SENTRY_ENVIRONMENT", None, checks.TEXT, "The environment that errors are filed under, for example `production`; in traces `deployment.environment.name`.")
     release: str | None = setting("SENTRY_RELEASE", None, checks.TEXT, "The version of your code that errors are filed under; in traces `service.version`.")
     send_arguments: bool = setting("TASKOBS_SEND_ARGUMENTS", default=False, value_check=checks.SWITCH, meaning="Send the arguments of a failed task to Sentry, scrubbed and cut short.")
-    tasks: Mapping[str, TaskRule] | None = setting("TASKOBS_TASKS", None, rule_checks.TASKS, "Rules for single tasks, by patterns of their names, of which the first that matches decides: `sample_rate`, `errors`, `link`, `send_arguments` ([rules](../rules.md)); in the variable as JSON.")
+    tasks: Mapping[str, TaskRule] | None = setting("TASKOBS_TASKS", None, checks.check_in("rule_checks.TASKS"), "Rules for single tasks, by patterns of their names, of which the first that matches decides: `sample_rate`, `errors`, `link`, `send_arguments` ([rules](../rules.md)); in the variable as JSON.")
     crons: bool = setting("TASKOBS_CRONS", default=False, value_check=checks.SWITCH, meaning="Send check-ins for the entries of beat's schedule to Sentry Crons.")
-    crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, cron_checks.CRONS_EXCLUDE, "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
-    crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, cron_checks.CRONS_OPTIONS, "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
-    on_publish: PublishHook | None = setting("", None, hook_checks.PUBLISH_HOOK, "A function that is called with each publish and its span, before the message is sent.")
-    on_run: RunHook | None = setting("", None, hook_checks.RUN_HOOK, "A function that is called with each run and its span, when the run begins.")
-    on_run_end: RunHook | None = setting("", None, hook_checks.RUN_HOOK, "A function that is called with each run and its span, when the run has ended.")
-    context_keys: Collection[str] | None = setting("TASKOBS_CONTEXT_KEYS", None, context_checks.CONTEXT_KEYS, "The keys of `taskobs.context()` that a run takes from its message; in the variable separated by commas. Without it: none.")
-    instrument: bool | Sequence[str] = setting("TASKOBS_INSTRUMENT", default=False, value_check=instrument_checks.INSTRUMENT, meaning="Activate OpenTelemetry's instrumentations of other libraries, where they are installed: `True` for all, or a list of names, such as `flask,redis` in the variable.")
-    metrics_port: int | None = setting("TASKOBS_METRICS_PORT", None, metric_checks.PORT, "Serve a worker's metrics to Prometheus at this port, at `/metrics`; 0 is any free one, which the log says. Needs `taskobs[prometheus]`. Without it: metrics go over OTLP alone.")
+    crons_exclude: Sequence[str] | None = setting("TASKOBS_CRONS_EXCLUDE", None, checks.check_in("cron_checks.CRONS_EXCLUDE"), "Entries without check-ins: names, or regular expressions that match whole names; in the variable separated by commas.")
+    crons_options: Mapping[str, Mapping[str, object]] | None = setting("TASKOBS_CRONS_OPTIONS", None, checks.check_in("cron_checks.CRONS_OPTIONS"), "By the name of an entry: `checkin_margin` and `max_runtime` in minutes, `timezone`, `failure_issue_threshold`, `recovery_threshold`; in the variable as JSON.")
+    on_publish: PublishHook | None = setting("", None, checks.check_in("hook_checks.PUBLISH_HOOK"), "A function that is called with each publish and its span, before the message is sent.")
+    on_run: RunHook | None = setting("", None, checks.check_in("hook_checks.RUN_HOOK"), "A function that is called with each run and its span, when the run begins.")
+    on_run_end: RunHook | None = setting("", None, checks.check_in("hook_checks.RUN_HOOK"), "A function that is called with each run and its span, when the run has ended.")
+    context_keys: Collection[str] | None = setting("TASKOBS_CONTEXT_KEYS", None, checks.check_in("context_checks.CONTEXT_KEYS"), "The keys of `taskobs.context()` that a run takes from its message; in the variable separated by commas. Without it: none.")
+    instrument: bool | Sequence[str] = setting("TASKOBS_INSTRUMENT", default=False, value_check=checks.check_in("instrument_checks.INSTRUMENT"), meaning="Activate OpenTelemetry's instrumentations of other libraries, where they are installed: `True` for all, or a list of names, such as `flask,redis` in the variable.")
+    metrics_port: int | None = setting("TASKOBS_METRICS_PORT", None, checks.check_in("metric_checks.PORT"), "Serve a worker's metrics to Prometheus at this port, at `/metrics`; 0 is any free one, which the log says. Needs `taskobs[prometheus]`. Without it: metrics go over OTLP alone.")
     metrics_address: str = setting("TASKOBS_METRICS_ADDRESS", "127.0.0.1", checks.TEXT, "The address to serve them at. There is no login: who reaches it may read it.")
-    metric_buckets: Mapping[str, Sequence[float]] | None = setting("TASKOBS_METRIC_BUCKETS", None, metric_checks.BUCKETS, "By the name of a histogram (`celery.task.duration`, `celery.task.queue.wait`, `celery.task.prefetch.wait`), the upper bounds of its buckets in seconds; in the variable as JSON.")
+    metric_buckets: Mapping[str, Sequence[float]] | None = setting("TASKOBS_METRIC_BUCKETS", None, checks.check_in("metric_checks.BUCKETS"), "By the name of a histogram (`celery.task.duration`, `celery.task.queue.wait`, `celery.task.prefetch.wait`), the upper bounds of its buckets in seconds; in the variable as JSON.")
     stock_attributes: bool = setting("TASKOBS_STOCK_ATTRIBUTES", default=True, value_check=checks.SWITCH, meaning="Keep the span attributes of OpenTelemetry's own Celery instrumentation.")
     log_ids: bool = setting("TASKOBS_LOG_IDS", default=True, value_check=checks.SWITCH, meaning="Put the ids of the task and of the trace on every log record.")
     logs: str | None = setting("TASKOBS_LOGS", None, checks.LOGS, "`otlp`: send log records over OTLP, too, with the ids of the task and of the trace. Without it: they go nowhere but to the app's own handlers.")
@@ -133,7 +158,7 @@ class Settings:
     """Spans have somewhere to go and are not turned off."""
     errors: bool = False
     """Errors have somewhere to go and are not turned off."""
-    given: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    given: Mapping[str, Source] = {}
     """Where each setting's value came from."""
 
     def __repr__(self) -> str:
@@ -172,9 +197,9 @@ class Settings:
 
 def declared() -> Iterator[tuple[str, Setting]]:
     """Every setting by its argument's name, in the order of the table."""
-    for one in fields(Settings):
-        if "setting" in one.metadata:
-            yield one.name, cast("Setting", one.metadata["setting"])
+    for name, one in vars(Settings).items():
+        if isinstance(one, Setting):
+            yield name, one
 
 
 def resolve(arguments: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
@@ -271,18 +296,18 @@ def _variables_read() -> frozenset[str]:
 
 
 def _nearest(name: str, ours: list[str], theirs: list[str]) -> str | None:
+    import difflib  # for a name that may be a slip, which few processes have
+
     if name.startswith("TASKOBS_"):
         return difflib.get_close_matches(name, ours, n=1, cutoff=0)[0]
-    if not name.startswith(("OTEL_", "SENTRY_")) or _OTHERS.fullmatch(name):
+    if not name.startswith(("OTEL_", "SENTRY_")) or re.fullmatch(_OTHERS, name):
         return None
     near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.9)
     # SENTRY_DSN_2 and SENTRY_DSN2 are somebody's own variables, not slips.
     return near[0] if near and not re.match(rf"{near[0]}[_\d]", name) else None
 
 
-_OTHERS = re.compile(
-    r"OTEL_EXPORTER_OTLP_(SPAN|METRIC|METRICS|LOGS|PROFILES)_.+|OTEL_(METRICS|LOGS|PROFILES)_EXPORTER"
-)
+_OTHERS: Final = r"OTEL_EXPORTER_OTLP_(SPAN|METRIC|METRICS|LOGS|PROFILES)_.+|OTEL_(METRICS|LOGS|PROFILES)_EXPORTER"
 """Valid names of other libraries that are as similar to ours as a typo would be."""
 
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import IntEnum
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, cast
 
 
 class ForkStep(IntEnum):
@@ -33,8 +33,7 @@ class ForkAware(Protocol):
         """Start anew. Another thread may have held any lock, so none is taken that isn't new."""
 
 
-@runtime_checkable
-class ForkBlocking(Protocol):
+class ForkBlocking(ForkAware, Protocol):
     """Also lets a fork wait, for a bounded time."""
 
     def before_fork(self) -> None:
@@ -74,12 +73,16 @@ class _Registry:
         entries = sorted(self._entries.copy().values(), key=lambda entry: entry[0])
         return [instance for _, ref in entries if (instance := ref()) is not None]
 
+    def _all_blocking(self) -> list[ForkBlocking]:
+        # Not by `isinstance`: protocols that allow it take long to make, in each process.
+        return [cast("ForkBlocking", one) for one in self._all() if hasattr(one, "before_fork")]
+
     def _before(self) -> None:
         # The last first, as with locks: what is taken first is released last.
-        _run([one.before_fork for one in reversed(self._all()) if isinstance(one, ForkBlocking)])
+        _run([one.before_fork for one in reversed(self._all_blocking())])
 
     def _in_parent(self) -> None:
-        _run([one.after_fork_in_parent for one in self._all() if isinstance(one, ForkBlocking)])
+        _run([one.after_fork_in_parent for one in self._all_blocking()])
 
     def _in_child(self) -> None:
         _run([one.after_fork for one in self._all()])

@@ -10,17 +10,14 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 _log: Final = logging.getLogger("taskobs")
 _MISSING: Final = object()
-_NUMBERS: Final = re.compile(r"\d+")
 _warned: Final[set[str]] = set()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateName:
     """A private attribute of a module, or of a class in it.
 
@@ -28,16 +25,27 @@ class PrivateName:
     can't be looked up on the class, so whoever reads it does so through ``read``.
     """
 
-    package: str
-    """The distribution that the name is from, such as ``opentelemetry-sdk``."""
-    module: str
-    path: str
-    """The name in the module: ``_NAME``, ``Class._name``."""
-    use: str
-    """What it is used for, and what is done without it: one clause for the log."""
-    of_instances: bool = False
-    since: str = ""
-    """The first release that has it, if it is no older than what is supported."""
+    # No dataclass, which generates code: `init()` imports this in each process.
+    def __init__(  # noqa: PLR0913  # one argument a fact, all keywords
+        self,
+        *,
+        package: str,
+        module: str,
+        path: str,
+        use: str,
+        of_instances: bool = False,
+        since: str = "",
+    ) -> None:
+        self.package: Final = package
+        """The distribution that the name is from, such as ``opentelemetry-sdk``."""
+        self.module: Final = module
+        self.path: Final = path
+        """The name in the module: ``_NAME``, ``Class._name``."""
+        self.use: Final = use
+        """What it is used for, and what is done without it: one clause for the log."""
+        self.of_instances: Final = of_instances
+        self.since: Final = since
+        """The first release that has it, if it is no older than what is supported."""
 
     def find(self) -> Any:  # noqa: ANN401  # whatever the library has there
         """Return what the name stands for; None if its module isn't imported, or lacks it."""
@@ -65,7 +73,7 @@ class PrivateName:
         """Whether the installed release is older than the name."""
         if not self.since:
             return False
-        installed = _NUMBERS.findall(_version(self.package))
+        installed = re.findall(r"\d+", _version(self.package))
         return [*map(int, installed)] < [*map(int, self.since.split("."))]
 
 

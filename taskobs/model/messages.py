@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from taskobs.model.runs import ChordLinkStore, Run
@@ -18,8 +18,7 @@ ContextValues = Mapping[str, ContextValue]
 """What ``taskobs.context()`` gives to what follows, by their keys."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
+class Broker(NamedTuple):
     """Where an app publishes: never a user name, never a password."""
 
     system: str = ""
@@ -30,7 +29,10 @@ class Broker:
 NOWHERE: Final = Broker()
 
 
-@dataclass(slots=True, kw_only=True)
+# No method is generated but `__init__`, and that not where nobody calls it: each takes as long to
+# generate as a module to import, and a command that publishes does without them. Records are
+# compared by identity.
+@dataclass(slots=True, kw_only=True, init=False, eq=False, repr=False, match_args=False)
 class TaskMessage:
     """What a publish and a run have in common: a task, and the message that asks for it."""
 
@@ -54,8 +56,11 @@ class TaskMessage:
     context: ContextValues | None = None
     """The values that a publish is made with, or that a run's message carries."""
 
+    def __repr__(self) -> str:
+        return f"<taskobs.{type(self).__name__} of {self.task} ({self.task_id or 'no id yet'})>"
 
-@dataclass(slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True, eq=False, repr=False, match_args=False)
 class Publish(TaskMessage):
     """One message handed to the broker.
 

@@ -73,7 +73,7 @@ class DeadLetter(NamedTuple):
     times: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Run(TaskMessage):
     """One attempt to execute a task."""
 

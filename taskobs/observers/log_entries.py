@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
-from taskobs.observers.context import values as context_values
+from taskobs.observers.context import state as context_state
 from taskobs.observers.logs import fields_of, is_complete
 from taskobs.observers.sentry.celery_texts import is_celery_logger, safe_message, without_arguments
 from taskobs.observers.sentry.redact import MAX_ITEMS, brief
@@ -117,7 +117,7 @@ def _extra(
 ) -> tuple[dict[str, object], int]:
     """Return what the caller gave beside the text, and how much of it is left out."""
     left_out = _LEFT_OUT_OF_CELERYS if is_celery_logger(record.name) else _LEFT_OUT
-    empty = context_values.state.keys  # empty on lines of what has no such value
+    empty = context_state.keys  # empty on lines of what has no such value
     # `extra` may have keys of any type.
     given = dict[object, object]([*fields.items(), *event.items()])
     found = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskobs import semconv
 from taskobs.internal.wrapping import Patches
-from taskobs.observers.context import values as context_values
+from taskobs.observers.context import state as context_state
 from taskobs.observers.thread_runs import ThreadRuns, run_of_thread
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
@@ -42,18 +42,20 @@ def fields_of(run: Run | None) -> dict[str, str]:
         semconv.LOG_SPAN_ID: ids[1],
         semconv.LOG_TRACE_FLAGS: ids[2],
     }
-    if context_values.state.in_use:
+    if context_state.in_use:
         found.update(_context_fields(here, run))
     return found
 
 
 def _context_fields(here: Run | None, run: Run | None) -> dict[str, str]:
     """Return the context values; a key that messages may carry is there in any case."""
+    from taskobs.observers.context import values as context_values  # few apps give any
+
     values = context_values.values_of(here)
     if not values and run is not None and run is not here:  # in a thread of the run
         values = context_values.last_values_of(run)
     texts = {name: context_values.text_of(value) for name, value in values.items()}
-    return {**dict.fromkeys(context_values.state.keys, ""), **texts}
+    return {**dict.fromkeys(context_state.keys, ""), **texts}
 
 
 class LogFields:
@@ -98,7 +100,7 @@ class LogFields:
 
 def is_complete(fields: Mapping[str, object]) -> bool:
     """Tell whether a record has all that it gets here."""
-    present, keys = fields.keys(), context_values.state.keys
+    present, keys = fields.keys(), context_state.keys
     return present >= _NAMES and (not keys or present >= keys)
 
 

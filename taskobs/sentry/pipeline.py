@@ -23,6 +23,7 @@ from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
 from taskobs.observers import outer_trace
+from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 from taskobs.observers.sentry import redact
 from taskobs.observers.sentry.context_tags import add_context
@@ -287,7 +288,7 @@ class SentryPipeline:
         if not self._send_arguments:
             redact.drop_variables(fields, everywhere=False)
             redact.drop_arguments(fields)
-        if context_values.state.in_use and fields.get("type") in _HAVE_CONTEXT:
+        if context_state.in_use and fields.get("type") in _HAVE_CONTEXT:
             values = context_values.values_at(exception_of(hint), current_run())
             add_context(fields, values)
         trace_ids.link(fields, exception_of(hint))

@@ -1,22 +1,25 @@
-"""Finds what a process already has: a Sentry client, Celery apps."""
+"""Finds what a process already has: a Sentry client, Celery apps, a run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from taskobs.celery import _compat
-from taskobs.celery._types import App
 from taskobs.config.settings import Settings
 
 if TYPE_CHECKING:
     from sentry_sdk.client import BaseClient
 
+    from taskobs.celery._types import App
+    from taskobs.model import Run
+
 SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
 ENVIRONMENT: Final = "deployment.environment.name"
+_ACTIVE: Final = "taskobs.celery.active"
 
 
 def active_client() -> BaseClient | None:
@@ -26,6 +29,14 @@ def active_client() -> BaseClient | None:
     get_client = getattr(sdk, "get_client", None)
     client: BaseClient | None = get_client() if get_client is not None else None
     return client if client is not None and client.is_active() else None
+
+
+def current_run() -> Run | None:
+    """Return the run that this thread or greenlet is in; never imports what runs tasks."""
+    # While another thread imports the module, it exists without its functions.
+    current: Any = getattr(sys.modules.get(_ACTIVE), "current_run", None)
+    run: Run | None = None if current is None else current()
+    return run
 
 
 class AppName:

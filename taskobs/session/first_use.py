@@ -23,19 +23,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from celery import signals
 
 from taskobs import semconv
-from taskobs.celery._types import App
 from taskobs.celery.command_line import at_command_end, in_command, in_worker_command
 from taskobs.celery.patches.send import SendPatch
 from taskobs.celery.places import release_places, reserve_places
 from taskobs.config.settings import Settings
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_hooks import ImportWatch, when_imported
-from taskobs.internal.instrumentors import chosen
 from taskobs.internal.wrapping import Patches
 from taskobs.session.environment import AppName
 from taskobs.session.first_error import FirstError
 
 if TYPE_CHECKING:
+    from taskobs.celery._types import App
     from taskobs.session.command.publish import CommandPublish
 
 _API: Final = "opentelemetry.trace"
@@ -124,6 +123,10 @@ class FirstUse:
             self._wait_for_libraries()
 
     def _wait_for_libraries(self) -> None:
+        if not self._settings.instrument:
+            return
+        from taskobs.internal.instrumentors import chosen  # reads what is installed
+
         instrumentations = chosen(self._settings.instrument)
         modules = [module for one in instrumentations for module in one.modules()]
         watch = ImportWatch(modules, partial(self._listener.begin, wait=False))

@@ -9,23 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from taskobs.celery.active import current_run
-from taskobs.celery.patches.embedded_beat import EmbeddedBeat
 from taskobs.celery.process_signals import ProcessSignals
-from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings, misspelt, resolve
-from taskobs.config.task_rules import TaskRule
 from taskobs.internal.guard import Guard
 from taskobs.internal.import_lock import importing, watch_forks
-from taskobs.observers.context import values as context_values
+from taskobs.observers.context import accept as accept_context_keys
 from taskobs.observers.logs import LogFields
-from taskobs.session.environment import AppName, service_attributes
+from taskobs.session.environment import AppName, current_run, service_attributes
 from taskobs.session.first_use import FirstUse, needed_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskobs.celery.patches.logging_setup import LoggingSetup
+    from taskobs.celery.roles import Role
+    from taskobs.config.task_rules import TaskRule
     from taskobs.metrics.families import Family
     from taskobs.observers.hooks.protocols import PublishHook, RunHook
     from taskobs.session.live import LiveSession
@@ -48,7 +46,6 @@ class Session:
         self.settings = settings
         self.arguments = arguments or {}
         self._app_name = AppName()
-        self._embedded = EmbeddedBeat(init, self.arguments)
         self._process = ProcessSignals(self)
         self._first_use = FirstUse(self, settings, self._app_name)
         self._guard = Guard(strict=settings.strict)
@@ -65,6 +62,8 @@ class Session:
     @property
     def role(self) -> Role:
         """What this process is; a producer until Celery says otherwise."""
+        from taskobs.celery.roles import Role  # an enumeration, for which few processes have a use
+
         return Role.PRODUCER if self._live is None else self._live.role
 
     def __repr__(self) -> str:
@@ -128,8 +127,8 @@ class Session:
             if self.settings.log_format == "json":
                 self._format_logs()
             if self.settings.context_keys:
-                undo.callback(context_values.accept, frozenset())
-                context_values.accept(frozenset(self.settings.context_keys))
+                undo.callback(accept_context_keys, frozenset())
+                accept_context_keys(frozenset(self.settings.context_keys))
             if needed_now(self.settings):
                 self._begin(errors=True)
             else:
@@ -167,10 +166,11 @@ class Session:
             logs.install()
 
     def _begin(self, *, errors: bool) -> None:
+        from taskobs.celery.patches.embedded_beat import EmbeddedBeat
         from taskobs.session.api.hooks import Hooks
         from taskobs.session.live import LiveSession
 
-        live = LiveSession(self.settings, self._app_name, self._embedded, self)
+        live = LiveSession(self.settings, self._app_name, EmbeddedBeat(init, self.arguments), self)
         self._first_use.traces_begin()  # before there are patches of the same methods
         if errors:
             self._first_use.errors_begin()

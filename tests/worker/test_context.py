@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, chain, chord, group
 
 import taskobs
-from taskobs.observers.context import values as context_values
+from taskobs.observers.context import accept as accept_context_keys
 from tests.support.recording import Recorder, attribute
 
 ResultOf = Callable[[Any], Any]
@@ -19,7 +19,7 @@ KEYS = ("tenant", "order")
 @pytest.fixture(autouse=True)
 def accepted() -> None:
     """Accept two keys from messages."""
-    context_values.accept(frozenset(KEYS))
+    accept_context_keys(frozenset(KEYS))
 
 
 def values(spans: Recorder, *names: str) -> dict[str, set[tuple[object, ...]]]:

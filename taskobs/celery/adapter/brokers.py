@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from weakref import ref
 
-from taskobs.celery._types import App
-from taskobs.model import NOWHERE, Broker
+from taskobs.model.messages import NOWHERE, Broker
+
+if TYPE_CHECKING:
+    from taskobs.celery._types import App
 
 # As OpenTelemetry's messaging conventions name them; others are called what kombu calls them.
 # https://opentelemetry.io/docs/specs/semconv/registry/attributes/messaging/
@@ -37,11 +39,13 @@ _ADDRESS_CHARS: Final = 255
 _of_connections: Final[dict[tuple[object, ...], Broker]] = {}
 
 
-class _AppBrokers(NamedTuple):
-    app: ref[Any]
-    write: Broker
-    read: Broker
-    varies: bool
+class _AppBrokers:
+    def __init__(self, app: ref[Any], write: Broker, *, varies: bool) -> None:
+        self.app = app
+        self.write = write
+        self.read: Broker | None = None
+        """Looked up in workers alone."""
+        self.varies = varies
 
 
 _of_apps: Final[dict[int, _AppBrokers]] = {}
@@ -59,7 +63,10 @@ def varies(app: App) -> bool:
 
 def consumed_from(app: App) -> Broker:
     """Return where workers of an app consume from by default; no connection is opened."""
-    return _of_app(app).read
+    brokers = _of_app(app)
+    if brokers.read is None:
+        brokers.read, _ = _first(app, "connection_for_read")
+    return brokers.read
 
 
 def of_connection(connection: Any) -> Broker:
@@ -136,12 +143,11 @@ def from_text(text: str) -> Broker:
 
 
 def _of_app(app: App) -> _AppBrokers:
-    """Look up an app's two brokers once: it takes longer than a publish."""
+    """Look up where an app publishes once: it takes longer than a publish."""
     found = _of_apps.get(id(app))
     if found is None or found.app() is not app:
         write, may_vary = _first(app, "connection_for_write")
-        read, _ = _first(app, "connection_for_read")
-        found = _AppBrokers(ref(app, partial(_forget, id(app))), write, read, may_vary)
+        found = _AppBrokers(ref(app, partial(_forget, id(app))), write, varies=may_vary)
         _of_apps[id(app)] = found
     return found
 

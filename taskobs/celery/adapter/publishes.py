@@ -8,14 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
-from taskobs.celery._types import App, Routed
 from taskobs.celery.adapter import brokers, stock_attributes
 from taskobs.celery.adapter.names import attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
-from taskobs.model import Publish
-from taskobs.observers.context import header as context_header
+from taskobs.model.messages import Publish
 
 if TYPE_CHECKING:  # a command that publishes has no use for the record of a run
+    from taskobs.celery._types import App, Routed
     from taskobs.model import Run
 
 _RABBITMQ: Final = "rabbitmq"
@@ -74,6 +73,8 @@ def complete(publish: Publish, app: App, message: Routed) -> None:
     publish.headers = headers
     _note_schedule(publish)
     if publish.context or semconv.HEADER_CONTEXT in headers:
+        from taskobs.observers.context import header as context_header  # few publishes have any
+
         context_header.write(headers, publish.context)
     chord_links = publish.within.chord_links if publish.within else None
     publish.header_runs = (

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from taskobs.celery._types import App
+if TYPE_CHECKING:
+    from taskobs.celery._types import App
 
 CHARS: Final = 255
 """AMQP's limit for the name of a queue, and for a routing key."""
 _MOST: Final = 500
-_DELAYED: Final = re.compile(r"(?:.+_)?celery_delayed_(?:\d+|delivery)")
+_DELAYED: Final = r"(?:.+_)?celery_delayed_(?:\d+|delivery)"
 # kombu writes the seconds of a delay as 28 bits before the routing key (seen in 5.5 to 5.7).
-_DELAY: Final = re.compile(r"(?:[01]\.){28}")
+_DELAY: Final = r"(?:[01]\.){28}"
 _DELAYED_NAME: Final = "celery_delayed"
 
 _by_route: Final[WeakKeyDictionary[Any, dict[object, str]]] = WeakKeyDictionary()
@@ -45,13 +46,13 @@ def queue_of(app: App, exchange: str, key: object, declared: Iterable[Any] = ())
 
 def is_delay_queue(name: str) -> bool:
     """Whether a queue or exchange is one of those in which RabbitMQ delays messages for Celery."""
-    return _DELAYED.fullmatch(name) is not None
+    return re.fullmatch(_DELAYED, name) is not None
 
 
 def _find(app: App, exchange: str, key: str, declared: tuple[str, ...]) -> str:
-    delayed = is_delay_queue(exchange) and _DELAY.match(key) is not None
+    delayed = is_delay_queue(exchange) and re.match(_DELAY, key) is not None
     if delayed:
-        key = _DELAY.sub("", key, count=1)
+        key = re.sub(_DELAY, "", key, count=1)
     try:
         queues: list[Any] = [*app.amqp.queues.values()]
         found = {

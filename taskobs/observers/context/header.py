@@ -8,7 +8,8 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
-from taskobs.observers.context.values import plain, state
+from taskobs.observers.context import state
+from taskobs.observers.context.values import plain
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
     from taskobs.model import ContextValues

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from taskobs.internal.exceptions import weak
+from taskobs.observers.context import state
 
 if TYPE_CHECKING:  # the records take a third of what init() imports
+    from taskobs.internal.exceptions.weak import Reference
     from taskobs.model import ContextValue, ContextValues, Run
 
 _API: Final = "opentelemetry.trace"
@@ -30,42 +31,34 @@ _CAUSES: Final = 10
 """How deep an exception's causes are followed: they may form a circle."""
 
 
-class _State:
-    """What is the same in all threads of the process."""
+class _Entry:
+    """What was set here, in a run or outside of runs; never changed."""
 
-    in_use = False
-    """Whether any value was ever set, or may come with a message: looked at before any call."""
-    keys: frozenset[str] = frozenset()
-    """What is taken from messages."""
+    __slots__ = ("outer", "run", "trace", "values")
 
-
-class _Entry(NamedTuple):
-    """What was set here, in a run or outside of runs."""
-
-    run: Run | None
-    values: ContextValues
-    trace: int
-    """The trace in which alone it holds; 0 if it ends otherwise, or was set outside of traces."""
-    outer: _Entry | None
-    """What holds again after the run, if that is an eager one, or after the trace."""
+    def __init__(
+        self, run: Run | None, values: ContextValues, trace: int, outer: _Entry | None
+    ) -> None:
+        self.run = run
+        self.values = values
+        self.trace = trace
+        """The trace in which alone it holds; 0 if it ends otherwise, or was set outside of one."""
+        self.outer = outer
+        """What holds again after the run, if that is an eager one, or after the trace."""
 
 
-class _Left(NamedTuple):
+class _Left:
     """An exception that has left a block, and the values that held where it was raised."""
 
-    exception: weak.Reference
-    values: ContextValues
+    __slots__ = ("exception", "values")
+
+    def __init__(self, exception: Reference, values: ContextValues) -> None:
+        self.exception = exception
+        self.values = values
 
 
-state: Final = _State()
 _entries: Final[ContextVar[_Entry | None]] = ContextVar("taskobs_context", default=None)
 _left: Final[ContextVar[_Left | None]] = ContextVar("taskobs_context_left", default=None)
-
-
-def accept(keys: frozenset[str]) -> None:
-    """Take these keys from messages from now on, and no others."""
-    state.keys = keys
-    state.in_use = state.in_use or bool(keys)
 
 
 def values_of(run: Run | None) -> ContextValues:
@@ -107,13 +100,17 @@ def values_at(error: BaseException | None, run: Run | None) -> ContextValues:
 
 def note_left(error: BaseException, run: Run | None) -> None:
     """Note that an exception leaves a block; the innermost one has the values of all."""
+    from taskobs.internal.exceptions import weak  # no exception leaves a block in most processes
+
     left = _left.get()
     if left is None or not weak.refers_to(left.exception, error):
         _left.set(_Left(weak.reference(error), values_of(run)))
 
 
-def _is_or_causes(reference: weak.Reference, error: BaseException | None) -> bool:
+def _is_or_causes(reference: Reference, error: BaseException | None) -> bool:
     """Tell whether a reference is to an exception, or to what that was raised for."""
+    from taskobs.internal.exceptions import weak
+
     for _ in range(_CAUSES):
         if error is None:
             return False

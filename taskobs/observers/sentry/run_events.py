@@ -17,6 +17,7 @@ from sentry_sdk.utils import current_stacktrace
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
+from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 from taskobs.observers.sentry import redact
 from taskobs.observers.sentry import trace as sentry_trace
@@ -133,7 +134,7 @@ class RunEvents:
         if self._rule.scrub:
             redact.drop_arguments(fields)
         redact.set_tags(fields, _tags(self.run))
-        if current is None and context_values.state.in_use:  # in a thread of the run
+        if current is None and context_state.in_use:  # in a thread of the run
             add_context(fields, context_values.last_values_of(self.run))
         return event
 

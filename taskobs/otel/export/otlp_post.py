@@ -12,8 +12,8 @@ from socket import create_connection
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
-_ACCEPTED: Final = re.compile(rb"HTTP/1\.[01] 2\d\d\b")
-_INTERIM: Final = re.compile(rb"HTTP/1\.1 1\d\d\b")
+_ACCEPTED: Final = rb"HTTP/1\.[01] 2\d\d\b"
+_INTERIM: Final = rb"HTTP/1\.1 1\d\d\b"
 """What may come before the answer, also where it was not asked for (RFC 9110, 15.2)."""
 _LINE_BYTES: Final = 1_024
 _TIMEOUT: Final = 10.0
@@ -65,13 +65,13 @@ def post(endpoint: str, headers: Mapping[str, str], body: bytes, timeout: float 
     with create_connection(address, timeout) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as answer:
-            return _ACCEPTED.match(_status(answer)) is not None
+            return re.match(_ACCEPTED, _status(answer)) is not None
 
 
 def _status(answer: IO[bytes]) -> bytes:
     """Return the first line of an answer; what follows it is not read."""
     line = answer.readline(_LINE_BYTES)
-    while _INTERIM.match(line):
+    while re.match(_INTERIM, line):
         while line.strip():
             line = answer.readline(_LINE_BYTES)
         line = answer.readline(_LINE_BYTES)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -76,7 +77,7 @@ class PlainSpan:
             *(0, 0, 0),
         )
         resource = resource_frame(_resource(settings, app_name), "")
-        scope = scope_frame(semconv.STOCK_SCOPE, version(_STOCK), semconv.STOCK_SCHEMA_URL, {})
+        scope = scope_frame(semconv.STOCK_SCOPE, _version(_STOCK), semconv.STOCK_SCHEMA_URL, {})
         return encode_request([EncodedSpan(resource, scope, encode_span(row))])
 
     def repeat(self, error: BaseException | None) -> None:
@@ -103,9 +104,24 @@ class PlainSpan:
 def is_known() -> bool:
     """Tell whether the installed SDK makes of a span what is written here."""
     try:
-        return version(_SDK).startswith(_KNOWN_SDKS) and bool(version(_STOCK))
+        return _version(_SDK).startswith(_KNOWN_SDKS) and bool(_version(_STOCK))
     except PackageNotFoundError:  # the app is bundled without its packages' metadata
         return False
+
+
+@lru_cache(maxsize=2)
+def _version(package: str) -> str:
+    """Return the release of a package, from the head of its metadata.
+
+    ``importlib.metadata.version`` parses all of them as an e-mail, the package's readme too.
+    """
+    found = distribution(package)
+    for line in (found.read_text("METADATA") or "").splitlines():
+        if line.startswith("Version:"):
+            return line.partition(":")[2].strip()
+        if not line:
+            break
+    return found.version  # of another form of installation
 
 
 def _resource(settings: Settings, app_name: str | None) -> Mapping[str, Any]:
@@ -114,7 +130,7 @@ def _resource(settings: Settings, app_name: str | None) -> Mapping[str, Any]:
     found: dict[str, Any] = {
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "opentelemetry",
-        "telemetry.sdk.version": version(_SDK),
+        "telemetry.sdk.version": _version(_SDK),
         "service.instance.id": str(uuid4()),
         "service.name": (app_name or _DEFAULT_NAME) if name.startswith(_UNNAMED) else name,
     }

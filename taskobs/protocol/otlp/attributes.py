@@ -21,10 +21,18 @@ _INT: Final = tag(3, VARINT)
 _DOUBLE: Final = tag(4, FIXED64)
 _pack_double: Final = Struct("<d").pack
 _SHORT: Final = 128
-_short_text: Final = [
-    _VALUE + varint(len(_STRING + varint(size)) + size) + _STRING + varint(size)
-    for size in range(4 * _SHORT)
-]
+
+
+class _TextHeads(dict[int, bytes]):
+    """Filled as they are used, as the small numbers of ``wire_format`` are."""
+
+    def __missing__(self, size: int) -> bytes:
+        string = _STRING + varint(size)
+        found = self[size] = _VALUE + varint(len(string) + size) + string
+        return found
+
+
+_short_text: Final = _TextHeads()
 """What comes before a text of so many bytes; a character takes up to four."""
 _KEYS: Final = 1024
 """Keys that are kept encoded; emptied when full, as a task may make keys of its data."""

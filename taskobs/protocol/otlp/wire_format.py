@@ -23,9 +23,17 @@ def _encode_varint(number: int) -> bytes:
     return bytes(found)
 
 
-_SMALL: Final = [_encode_varint(number) for number in range(2048)]
+class _SmallVarints(dict[int, bytes]):
+    """Filled as they are used: `celery call` imports this for one span."""
+
+    def __missing__(self, number: int) -> bytes:
+        found = self[number] = _encode_varint(number)
+        return found
+
+
+_SMALL: Final = _SmallVarints()
 """Nearly all lengths and numbers of a span: to look one up takes a tenth of the time."""
-_SMALL_END: Final = len(_SMALL)
+_SMALL_END: Final = 2048
 
 
 def varint(number: int) -> bytes:

@@ -15,23 +15,24 @@ import time
 from collections.abc import Callable, Mapping
 from threading import current_thread, main_thread
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
 from taskobs import semconv
-from taskobs.celery._types import App
 from taskobs.celery.adapter import brokers, publishes
 from taskobs.celery.command_line import command
 from taskobs.config.settings import Settings
-from taskobs.internal.causes import describe
 from taskobs.internal.guard import Guard
 from taskobs.internal.timeouts import run_with_timeout
-from taskobs.model import Publish
 from taskobs.observers.attributes import encodable, of_message, of_publish
-from taskobs.observers.context.values import state as context_values
+from taskobs.observers.context import state as context_state
 from taskobs.otel.export.otlp_post import post, suits
 from taskobs.otel.export.plain_span import PlainSpan, is_known
+
+if TYPE_CHECKING:
+    from taskobs.celery._types import App
+    from taskobs.model import Publish
 
 _log: Final = logging.getLogger("taskobs")
 _UID: Final = "taskobs.command_publish"
@@ -81,7 +82,7 @@ def is_possible(settings: Settings, app: App, task: str, options: Mapping[str, A
         and _GIVEN.isdisjoint(options)
         and not any(_has_receivers(signal) for signal in _WATCHES)
         and not _log.hasHandlers()  # else where telemetry goes is logged, and ids on each record
-        and not context_values.in_use  # which the span and the message have
+        and not context_state.in_use  # which the span and the message have
         and not brokers.varies(app)
         and is_known()
     )
@@ -182,6 +183,8 @@ class CommandPublish:
             headers = self._settings.otlp_headers or {}
             return post(self._settings.traces_endpoint or "", headers, body, timeout)
         except (OSError, TypeError, ValueError) as error:
+            from taskobs.internal.causes import describe
+
             _log.debug(
                 "taskobs: the span goes through OpenTelemetry's exporter: %s", describe(error)
             )

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from taskobs.celery.roles import Role
@@ -28,8 +27,7 @@ def settings_of_test(app: Settings) -> Settings:
 
     Nothing is exported, each trace is sampled, and there is no relay.
     """
-    return replace(
-        app,
+    return app.replace(
         enabled=True,
         otlp_endpoint=None,
         traces_endpoint=None,

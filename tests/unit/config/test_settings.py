@@ -67,7 +67,7 @@ def test_an_argument_that_is_no_setting_is_a_type_error() -> None:
 def test_settings_cannot_be_changed_but_copied_and_pickled() -> None:
     settings = resolve({"otlp_headers": {"a": "b"}}, {})
     with pytest.raises(AttributeError):
-        settings.strict = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+        settings.strict = True
     assert copy.deepcopy(settings) == settings
     assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301  # made on this line
 

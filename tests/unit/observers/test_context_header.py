@@ -12,6 +12,7 @@ from celery.app.trace import build_tracer
 
 from taskobs import semconv
 from taskobs.celery.active import current_run
+from taskobs.observers.context import accept as accept_context_keys
 from taskobs.observers.context import header as context_header
 from taskobs.observers.context import values as context_values
 from taskobs.observers.context.header import HEADER_BYTES, read, write
@@ -33,7 +34,7 @@ HOSTILE: list[object] = [
 @pytest.fixture(autouse=True)
 def accepted() -> None:
     """Accept two keys from messages."""
-    context_values.accept(frozenset({"tenant", "user_id"}))
+    accept_context_keys(frozenset({"tenant", "user_id"}))
     context_header._warned.clear()  # pyright: ignore[reportPrivateUsage]
 
 
@@ -88,7 +89,7 @@ def test_only_accepted_keys_are_taken(app: Celery, spans: Recorder) -> None:
     values, sent = run_with(app, **{HEADER: '{"tenant": "acme", "debug": true}'})
     assert values == {"tenant": "acme"}
     assert sent[0][HEADER] == '{"tenant":"acme"}'
-    context_values.accept(frozenset())
+    accept_context_keys(frozenset())
     values, sent = run_with(app, **{HEADER: '{"tenant": "acme"}'})
     assert values == {}
     assert HEADER not in sent[0]

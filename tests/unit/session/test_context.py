@@ -26,6 +26,8 @@ import taskobs
 from taskobs import semconv
 from taskobs.celery.active import current_run
 from taskobs.celery.patches.celery_stack import EndedRun, ending
+from taskobs.observers.context import accept as accept_context_keys
+from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 from taskobs.observers.logs import LogFields
 from tests.support.recording import Recorder
@@ -385,7 +387,7 @@ def test_log_fields_have_them() -> None:
 
 def test_a_format_may_name_each_key_that_messages_carry(fields: LogFields) -> None:
     """My format names the tenant, and a line that is of none is empty there."""
-    context_values.accept(frozenset({"tenant"}))
+    accept_context_keys(frozenset({"tenant"}))
     assert line("%(tenant)s|%(message)s") == "|hello"
     with taskobs.context(tenant="acme", mine="does not"):
         assert line("%(tenant)s|%(mine)s|%(message)s") == "acme|stays|hello"
@@ -415,13 +417,13 @@ def test_a_thread_of_a_run_logs_its_values(app: Celery, spans: Recorder, fields:
 def test_a_session_accepts_its_keys_until_it_is_closed() -> None:
     """`init()` names the keys that messages may carry, and `close()` forgets them."""
     with taskobs.init(context_keys=["tenant", "user_id"], sentry_dsn=""):
-        assert context_values.state.keys == {"tenant", "user_id"}
-    assert context_values.state.keys == frozenset()
+        assert context_state.keys == {"tenant", "user_id"}
+    assert context_state.keys == frozenset()
 
 
 def test_the_errback_of_a_run_that_died_is_for_its_tenant(app: Celery, spans: Recorder) -> None:
     """A pool child is killed, and the errback that its worker publishes has the run's values."""
-    context_values.accept(frozenset({"tenant"}))
+    accept_context_keys(frozenset({"tenant"}))
     message = Context({"id": "id-1", semconv.HEADER_CONTEXT: '{"tenant": "acme"}'})
     with ending(lambda: EndedRun(None, message, (), {})):
         app.send_task("errback")

@@ -15,7 +15,7 @@ from celery.bin.celery import celery as command_line
 
 from taskobs.celery.adapter.publishes import publish_of
 from taskobs.config.settings import resolve
-from taskobs.observers.context.values import state as context_values
+from taskobs.observers.context import state as context_state
 from taskobs.otel.export.plain_span import is_known
 from taskobs.session.command.publish import CommandPublish, is_possible
 
@@ -55,7 +55,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Generator[Call]:
     for name, value in ENDPOINT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "opentelemetry")
-    monkeypatch.setattr(context_values, "in_use", False)
+    monkeypatch.setattr(context_state, "in_use", False)
     with command_line.make_context("celery", ["call", "add"]) as context:
         context.invoked_subcommand = "call"
         found = Call()
@@ -142,7 +142,7 @@ def _gives_a_parent(call: Call) -> None:
 
 
 def _sets_a_context(call: Call) -> None:  # noqa: ARG001  # as the others
-    context_values.in_use = True
+    context_state.in_use = True
 
 
 def _has_several_brokers(call: Call) -> None:
