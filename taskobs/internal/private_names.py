@@ -1,6 +1,6 @@
 """Private names of other libraries: each is declared once, looked up with care, and may be missing.
 
-Only the three ``_compat`` modules declare any. A library may rename what is private in any
+Only the ``_compat`` modules declare any. A library may rename what is private in any
 release, so each name says what it is used for and what happens without it.
 """
 

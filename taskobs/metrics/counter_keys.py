@@ -36,6 +36,11 @@ class Measured(NamedTuple):
     bounds: tuple[float, ...]
     """Of the buckets of a histogram, but for the last."""
     labels: tuple[tuple[str, LabelValue], ...]
+    scope_schema: str = ""
+    reader: int = 0
+    """The number of the app's metric reader that it is for; 0 if it is for the worker's own."""
+    whole: bool = False
+    """Whether it was an int that was measured first."""
 
     @property
     def overflow(self) -> Measured:
@@ -95,12 +100,13 @@ def _unpacked(written: bytes) -> Key | None:
         if first == PUBLISH:
             task, queue, error = map(str, rest)
             return publish_key(task, queue, error)
-        kind, scope, version, name, unit, meaning, bounds, labels = rest
+        kind, scope, version, name, unit, meaning, bounds, labels, schema, reader, whole = rest
         return measured_key(
             Measured(
                 *(_KINDS[kind], str(scope), str(version), str(name), str(unit), str(meaning)),
                 tuple(map(float, bounds)),
                 tuple((str(label), value) for label, value in labels),
+                *(str(schema), int(reader), bool(whole)),
             )
         )
     except (FrameError, TypeError, ValueError, KeyError):

@@ -18,6 +18,7 @@ from typing import Final
 
 from taskobs.internal import pids
 from taskobs.metrics.counter_keys import Key, overflow_of, packed, without_room
+from taskobs.metrics.reader_table import TABLE, ReaderTable
 
 REGIONS: Final = 1_024
 """Processes that can count at a time."""
@@ -35,6 +36,8 @@ LAST_SUMS: Final = 512
 MAX_KEYS: Final = 4_096
 """Sums of all processes, dead and alive; what is beyond is added to those of `overflow_of`."""
 REGION: Final = KEYS_AT + KEYS
+TABLE_AT: Final = PAGE
+REGIONS_AT: Final = TABLE_AT + TABLE
 
 # The head of a region.
 _PID: Final = 0
@@ -61,7 +64,9 @@ class CounterMemory:
         """Raises ``OSError`` where there can be no such memory."""
         self._descriptor = _file() if descriptor is None else descriptor
         if descriptor is None:
-            os.ftruncate(self._descriptor, PAGE + REGIONS * REGION)
+            os.ftruncate(self._descriptor, REGIONS_AT + REGIONS * REGION)
+        self.readers = ReaderTable(self._descriptor, TABLE_AT)
+        """The app's own metric readers that some of the sums are for."""
         self._dead: Sums = {}
         self._counted_apart: set[bytes] = set()
         self.after_fork()
@@ -170,7 +175,7 @@ class CounterMemory:
         return key
 
     def _map(self, index: int) -> mmap.mmap:
-        return mmap.mmap(self._descriptor, REGION, offset=PAGE + index * REGION)
+        return mmap.mmap(self._descriptor, REGION, offset=REGIONS_AT + index * REGION)
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -40,14 +40,16 @@ def metrics_data(
     With a ``baseline``, counters and histograms are the changes since it.
     """
     now = time.time_ns()
-    scopes: dict[tuple[str, str], list[Metric]] = {(_SCOPE, __version__): []}
+    ours = _SCOPE, __version__, ""
+    scopes: dict[tuple[str, str, str], list[Metric]] = {ours: []}
     for since, families in groups:
         points = _Points(since, now, baseline)
         for family in families:
-            of = (family.scope, family.scope_version) if family.scope else (_SCOPE, __version__)
+            named = family.scope, family.scope_version, family.scope_schema
+            of = named if family.scope else ours
             scopes.setdefault(of, []).extend(points.metrics([family]))
     scoped = [
-        ScopeMetrics(scope=InstrumentationScope(*scope), metrics=metrics, schema_url="")
+        ScopeMetrics(scope=InstrumentationScope(*scope), metrics=metrics, schema_url=scope[2])
         for scope, metrics in scopes.items()
         if metrics
     ]

@@ -53,6 +53,8 @@ class Family:
     scope: str = ""
     """Of an instrument of the app's, the instrumentation scope; what is counted here has none."""
     scope_version: str = ""
+    scope_schema: str = ""
+    """The URL of its schema."""
     samples: Sequence[Sample] = ()
     bounds: Sequence[float] = ()
     """The upper bounds of a histogram's buckets, but for the last."""

@@ -94,7 +94,8 @@ def _whole(parts: Iterable[Family]) -> list[Family]:
 
 def _head(family: Family) -> list[object]:
     named = [family.name, family.kind, family.meaning, family.unit]
-    return [*named, family.scope, family.scope_version, [*family.bounds]]
+    scope = family.scope, family.scope_version, family.scope_schema
+    return [*named, *scope, [*family.bounds]]
 
 
 def _packed(family: Family) -> bytes:
@@ -117,7 +118,7 @@ def _exemplars(found: Mapping[int, Exemplar]) -> list[object]:
 
 
 def _family(row: Any) -> Family:  # noqa: ANN401  # as received
-    name, kind, meaning, unit, scope, version, bounds, samples, series = row
+    name, kind, meaning, unit, scope, version, schema, bounds, samples, series = row
     if kind not in _KINDS:
         raise ValueError(_MALFORMED)
     found = [_distribution(one, len(bounds) + 1) for one in series]
@@ -128,6 +129,7 @@ def _family(row: Any) -> Family:  # noqa: ANN401  # as received
         unit=_checked(unit, str),
         scope=_checked(scope, str),
         scope_version=_checked(version, str),
+        scope_schema=_checked(schema, str),
         samples=[Sample(_labels(labels), _number(value)) for labels, value in samples],
         bounds=[_number(bound) for bound in bounds],
         distributions=found,

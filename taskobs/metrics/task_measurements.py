@@ -87,13 +87,18 @@ class Instrument:
     kind: ClassVar[Kind] = "counter"
 
     def __init__(
-        self, measurements: TaskMeasurements, named: Sequence[str], bounds: Sequence[float] = ()
+        self,
+        measurements: TaskMeasurements,
+        named: Sequence[str],
+        bounds: Sequence[float] = (),
+        **more: Any,  # noqa: ANN401  # further fields of the series
     ) -> None:
         """``named``: the scope, its version, the instrument's name, its unit and description."""
         self._measurements = measurements
         self._number = next(_NUMBERS)
         scope, version, name, unit, meaning = (_text(text) for text in named)
-        self._series = Measured(self.kind, scope, version, name, unit, meaning, tuple(bounds), ())
+        series = Measured(self.kind, scope, version, name, unit, meaning, tuple(bounds), ())
+        self._series = series._replace(**more)
         self._bounds = tuple(bounds)
         self._sum_at = len(bounds) + 1
         self._lowest = -math.inf if self.kind == "updown" else 0.0
@@ -122,6 +127,15 @@ class Instrument:
                 words[total] += amount
         except UNEXPECTED:
             return
+
+    def add_counted(self, counts: Sequence[int], total: float, attributes: Attributes) -> None:
+        """Add what somebody else has counted to the histogram: the counts of all buckets."""
+        found = self._find(attributes)
+        if found is not None:
+            words, index = found
+            for bucket, number in enumerate(counts):
+                words[index + bucket] += number
+            words[index + self._sum_at] += total
 
     def _find(self, attributes: Attributes) -> tuple[memoryview[float], int] | None:
         process = self._measurements.process()

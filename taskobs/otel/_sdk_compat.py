@@ -1,6 +1,6 @@
 """Private names of OpenTelemetry's packages: the only module that uses them.
 
-Those of the app's exporters are in ``app/_compat``.
+Those of the app's exporters are in ``app/_compat``, those of meters in ``app/_metrics_compat``.
 
 Each name is declared in ``NAMES``, with what is done without it. Functions here fall back by
 themselves, so their callers need no check.
@@ -16,12 +16,9 @@ from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.environment_variables import (
-    OTEL_PYTHON_METER_PROVIDER,
-    OTEL_PYTHON_TRACER_PROVIDER,
-)
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 
 from taskobs.internal.private_names import PrivateName
 from taskobs.internal.wrapping import Patches
@@ -104,13 +101,6 @@ _LOGS: Final = PrivateName(
     path="get_logger_provider",
     use="logs of the app's LoggerProvider may be lost at the end of a pool child",
 )
-_PROXY_METERS: Final = PrivateName(
-    package="opentelemetry-api",
-    module="opentelemetry.metrics._internal",
-    path="_PROXY_METER_PROVIDER",
-    use="what tasks measure with opentelemetry.metrics is not exported, unless the app sets a "
-    "MeterProvider",
-)
 _STOCK_BASE: Final = "opentelemetry.instrumentation.instrumentor"
 _INSTANCE: Final = PrivateName(
     package="opentelemetry-instrumentation",
@@ -154,7 +144,7 @@ _GRPC_CHANNEL: Final = PrivateName(
 )
 
 NAMES: Final = (
-    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS, _LOGS, _PROXY_METERS),
+    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS, _LOGS),
     *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
     *(_INSTANCE, _IS_INSTRUMENTED, _STOCK_TRACER, _STOCK_LINKS),
     *(_STATEMENT_SPAN, _GRPC_CHANNEL),
@@ -255,27 +245,6 @@ def set_unchecked(span: Any, attributes: dict[str, Any]) -> bool:  # noqa: ANN40
     except AttributeError:
         pass
     return False
-
-
-def measure_with(provider: metrics.MeterProvider) -> bool:
-    """Have the API's instruments use a provider until the app sets one; False if it has.
-
-    It is not set as the global one, which can be done once: an app that sets its own in the pool
-    children, as OpenTelemetry documents it, does so as ever, and its instruments use that then.
-    """
-    proxies = _PROXY_METERS.find()
-    if OTEL_PYTHON_METER_PROVIDER in os.environ or proxies is None:
-        return False
-    if metrics.get_meter_provider() is not proxies:
-        return False
-    # What the API calls when a provider is set (seen in 1.28 to 1.45).
-    use: Callable[[metrics.MeterProvider], object] | None = getattr(
-        proxies, "on_set_meter_provider", None
-    )
-    if use is None:
-        return False
-    use(provider)
-    return True
 
 
 def logger_provider() -> object:

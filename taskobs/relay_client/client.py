@@ -86,16 +86,15 @@ class RelayClient:
             if not (slot is not None and slot.announce(packed)) and now:
                 self.send(FrameKind.DESTINATIONS, packed)
 
-    def count_with(self, metrics: Callable[[], bytes | None] | None) -> None:
-        """Begin each connection with the METRICS payload that ``metrics`` returns, if any."""
+    def count_with(self, metrics: Callable[[], list[bytes]] | None) -> None:
+        """Begin each connection with the METRICS payloads that ``metrics`` returns."""
         self._introduction.metrics = metrics
 
     def send_metrics(self, *, last: bool = False) -> None:
-        """Send a METRICS frame; one that is not the ``last`` only if the relay is not behind."""
+        """Send METRICS frames; such as are not the ``last`` only if the relay is not behind."""
         metrics, channel = self._introduction.metrics, self._channel
         if metrics is not None and (last or (channel.connection.up and not channel.has_more)):
-            payload = metrics()
-            if payload is not None:
+            for payload in metrics():
                 self.send(FrameKind.METRICS, payload)
 
     # Sending.

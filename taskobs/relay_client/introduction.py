@@ -25,8 +25,8 @@ class Introduction:
     def renew(self) -> None:
         """Take a new identity, in a forked process."""
         self._id = os.urandom(16)
-        self.metrics: Callable[[], bytes | None] | None = None
-        """Returns the payload of a METRICS frame, in a worker's main process that counts.
+        self.metrics: Callable[[], list[bytes]] | None = None
+        """Returns the payloads of METRICS frames, in a worker's main process that counts.
 
         It never raises, and returns none that is too long for a frame.
         """
@@ -66,5 +66,5 @@ class Introduction:
         return [hello, *self._packed_metrics()]
 
     def _packed_metrics(self) -> list[bytes]:
-        payload = None if self.metrics is None else self.metrics()
-        return [] if payload is None else [encode(FrameKind.METRICS, payload)]
+        payloads = [] if self.metrics is None else self.metrics()
+        return [encode(FrameKind.METRICS, payload) for payload in payloads]

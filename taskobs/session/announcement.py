@@ -14,6 +14,7 @@ from taskobs.config.settings import Settings
 from taskobs.internal.private_names import warn_of_missing
 from taskobs.otel import _sdk_compat
 from taskobs.otel.app import _compat as _exporter_compat
+from taskobs.otel.app import _metrics_compat
 from taskobs.otel.app_telemetry import app_meters
 from taskobs.otel.instrumentations.activation import Instrumentations
 from taskobs.session.environment import AppName
@@ -32,7 +33,10 @@ _NOT_TELEMETRY: Final = frozenset(
     }
 )
 """Settings that don't ask for traces or errors by themselves."""
-_NAMES: Final = (*_compat.NAMES, *_sdk_compat.NAMES, *_exporter_compat.NAMES)
+_NAMES: Final = (
+    *(*_compat.NAMES, *_sdk_compat.NAMES),
+    *(*_exporter_compat.NAMES, *_metrics_compat.NAMES),
+)
 """Private names of Celery and OpenTelemetry; those of Sentry are checked when it is first used."""
 _CURE: Final = (
     "give init() an otlp_endpoint or a sentry_dsn, or set OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN"

@@ -1,6 +1,6 @@
-"""Notices when the app sets a TracerProvider or a Sentry client after ``init()``.
+"""Notices when the app sets a TracerProvider, MeterProvider or Sentry client after ``init()``.
 
-The two functions that set them are wrapped. So it costs nothing where they aren't called: no
+The functions that set them are wrapped. So it costs nothing where they aren't called: no
 publish and no run has to check.
 """
 
@@ -16,6 +16,7 @@ from opentelemetry.trace import TracerProvider
 from taskobs.internal.import_hooks import when_imported
 from taskobs.internal.wrapping import Patches
 from taskobs.otel._sdk_compat import watch_set_provider
+from taskobs.otel.app._metrics_compat import watch_set_meter_provider
 
 _SENTRY: Final = "sentry_sdk.scope"
 
@@ -32,16 +33,21 @@ class Listener(Protocol):
 
 
 class LateSetup:
-    """Calls a listener when the app sets one of the two, from ``install`` to ``remove``."""
+    """Calls a listener when the app sets one of them, from ``install`` to ``remove``.
 
-    def __init__(self, listener: Listener) -> None:
+    For a MeterProvider that is ``look_at_meters``, which never raises.
+    """
+
+    def __init__(self, listener: Listener, look_at_meters: Callable[[], object]) -> None:
         self._listener = listener
+        self._look_at_meters = look_at_meters
         self._patches = Patches()
         self._undo = ExitStack()
 
     def install(self) -> None:
         """Start watching."""
         watch_set_provider(self._patches, self._set_provider)
+        watch_set_meter_provider(self._patches, self._set_meter_provider)
         # Wrapped when the app imports Sentry: importing it here would cost processes without it.
         self._undo.callback(when_imported(_SENTRY, self._sentry_is_here))
 
@@ -58,6 +64,13 @@ class LateSetup:
             return None
         done = set_it(*args, **named)
         self._listener.look()
+        return done
+
+    def _set_meter_provider(
+        self, set_it: Callable[..., object], _: object, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> object:
+        done = set_it(*args, **named)
+        self._look_at_meters()
         return done
 
     def _sentry_is_here(self) -> None:

@@ -121,7 +121,7 @@ class LiveSession:
         undo, guard = self._undo, shared_task_signals().guard
         failures, late_setup = (
             FailureWatch(shared_task_signals(), self._reports_now),
-            LateSetup(self),
+            LateSetup(self, self._metrics.look),
         )
         try:
             undo.callback(setattr, guard, "strict", guard.strict)
@@ -217,8 +217,7 @@ class LiveSession:
             shared_task_signals().worker_runs(self._running.worker)
         elif self.role is Role.BEAT:
             shared_task_signals().beat_runs()
-        traces = self._spans.provider
-        worker = self._running.worker
+        traces, worker = self._spans.provider, self._running.worker
         self._relay.became(self.role, worker, traces, self._errors.pipeline, self._logs)
         if self._relay.carries:
             self._spans.relayed()
@@ -226,6 +225,7 @@ class LiveSession:
             self._spans.of_worker(relayed=self._relay.carries)
         if self._logs is not None and self.role is not Role.PRODUCER:
             self._logs.role_is_known()
+        self._metrics.look()
 
     def _reports_now(self) -> bool:
         """Start reporting errors if that is possible now; tell whether this call started it."""

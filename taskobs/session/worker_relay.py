@@ -33,7 +33,7 @@ class WorkerRelay:
         self._role = Role.PRODUCER
         self._pid = os.getpid()
         self._pipeline: RelayPipeline | None = None
-        self._metrics: Callable[[], bytes | None] | None = None
+        self._metrics: Callable[[], list[bytes]] | None = None
         self._metrics_due = 0.0
         self._undo = ExitStack()
 
@@ -136,9 +136,11 @@ class WorkerRelay:
         """The memory that this process shares with the relay, also after that was given up."""
         return None if self._pipeline is None else self._pipeline.memory
 
-    def count_with(self, metrics: Callable[[], bytes | None]) -> None:
-        """Have the relay that is started next export the METRICS payloads that this returns."""
+    def count_with(self, metrics: Callable[[], list[bytes]]) -> None:
+        """Have the relay export the METRICS payloads that this returns; one is started for them."""
         self._metrics = metrics
+        if self._pipeline is not None:
+            self._pipeline.client.count_with(metrics)
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until the relay has sent all; True without one."""

@@ -19,6 +19,7 @@ from tests.live.process import LIMIT, wait_until
 from tests.live.test_relay import children, is_relay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from taskobs.testing.receiver import Receiver
@@ -89,10 +90,15 @@ class Found(NamedTuple):
 
 def arrived(receiver: Receiver, *, last: bool = False) -> Found:
     """Read all metrics that a worker has sent, or the last: each has all that was counted."""
+    bodies = [one.body for one in receiver.requests if one.path == "/v1/metrics"]
+    return read(bodies[-1:] if last else bodies)
+
+
+def read(bodies: Iterable[bytes]) -> Found:
+    """Read exports, the earliest first."""
     found = Found({}, set(), {}, {})
-    requests = [one for one in receiver.requests if one.path == "/v1/metrics"]
-    for request in requests[-1:] if last else requests:
-        for resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics:
+    for body in bodies:
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
             attributes = {one.key: one.value.string_value for one in resource.resource.attributes}
             found.instances.add(attributes["service.instance.id"])
             for metric in (one for scope in resource.scope_metrics for one in scope.metrics):
@@ -204,14 +210,7 @@ def hold(found: Found, task_log: TaskLog, tasks: dict[str, int]) -> None:
     published = found.of(semconv.METRIC_TASK_PUBLISHED, semconv.CELERY_TASK_NAME)
     again = {"again": tasks["again"]}
     assert published == {"ok": len(task_log.lines("published", "ok")), **again}
-    assert found.of("counted.runs", "kind", "late") == {
-        (kind, "False"): number for kind, number in runs.items()
-    }
-    assert found.of("counted.length", "") == {"": runs.total()}
-    assert found.buckets["counted.length"] == [
-        sum(number for kind, number in runs.items() if low < len(kind) <= high)
-        for low, high in ((0, 3), (3, 5), (5, 99))
-    ]
+    hold_measured(found, runs, "counted.length")
     assert len(found.instances) == 1
     starts = {
         at
@@ -220,6 +219,18 @@ def hold(found: Found, task_log: TaskLog, tasks: dict[str, int]) -> None:
         for at in found.starts[name]
     }
     assert len(starts) == 1  # one set of series, also over relays
+
+
+def hold_measured(found: Found, runs: Counter[str], lengths: str) -> None:
+    """Hold what the tasks measured to the runs that they wrote down."""
+    assert found.of("counted.runs", "kind", "late") == {
+        (kind, "False"): number for kind, number in runs.items()
+    }
+    assert found.of(lengths, "") == {"": runs.total()}
+    assert found.buckets[lengths] == [
+        sum(number for kind, number in runs.items() if low < len(kind) <= high)
+        for low, high in ((0, 3), (3, 5), (5, 99))
+    ]
 
 
 @pytest.mark.parametrize("relay", ["1", "0"], ids=["relay", "no relay"])

@@ -28,6 +28,7 @@ from taskobs.celery import _compat as celery_names
 from taskobs.internal.private_names import PrivateName
 from taskobs.otel import _sdk_compat as otel_names
 from taskobs.otel.app import _compat as exporter_names
+from taskobs.otel.app import _metrics_compat as meter_names
 from taskobs.sentry import _compat as sentry_names
 from taskobs.testing.receiver import Receiver
 from tests.live import services
@@ -45,6 +46,8 @@ NAMES: Final = {
     for name in (
         *(*celery_names.NAMES, *otel_names.NAMES),
         *(*exporter_names.NAMES, *sentry_names.NAMES),
+        # The others are read in workers alone: see tests/unit/otel/app/test_readers.
+        *(name for name in meter_names.NAMES if not name.of_instances),
     )
 }
 OF_A_WORKER: Final = [name for name in NAMES if "Request." in name or "redis" in name]

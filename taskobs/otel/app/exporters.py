@@ -9,7 +9,7 @@ with secrets. These go on exporting by themselves.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, cast
@@ -36,34 +36,43 @@ def are_imported() -> bool:
 
 def settings_of(processor: SpanProcessor) -> bytes | None:
     """Return the packed settings of a processor's exporter; None if the relay can't have them."""
-    if type(processor) not in _PROCESSORS or _is_patched(processor):
+    if type(processor) not in _PROCESSORS or is_patched(processor):
         return None
     exporter: Any = getattr(processor, "span_exporter", None)
     try:
-        if _is(exporter, HTTP):
-            found = _http_settings(exporter)
-        elif _is(exporter, GRPC):
-            found = _grpc_settings(exporter)
-        else:
-            return None
+        found = settings_of_exporter(exporter, "OTLPSpanExporter", (HTTP, GRPC))
         return None if found is None else pack(found)
     except UNEXPECTED:  # another release, or settings that nobody expects
         return None
 
 
-def _is(exporter: object, module: str) -> bool:
-    kind = getattr(sys.modules.get(module), "OTLPSpanExporter", None)
-    return kind is not None and type(exporter) is kind and not _is_patched(exporter)
+def settings_of_exporter(
+    exporter: object, name: str, modules: tuple[str, str], calls: Sequence[str] = _CALLED
+) -> dict[str, object] | None:
+    """Return the settings of an exporter; None if the relay can't have them.
+
+    ``name`` is that of its class in either of the ``modules``, for HTTP and for gRPC. Raises
+    whatever settings may cause that nobody expects.
+    """
+    http, grpc = (_is(exporter, module, name) for module in modules)
+    if not (http or grpc) or is_patched(exporter, calls):
+        return None
+    return _http_settings(exporter) if http else _grpc_settings(exporter)
 
 
-def _is_patched(one: object) -> bool:
-    """Tell whether a method of a processor or exporter has been replaced."""
-    if not vars(one).keys().isdisjoint(_CALLED):
+def _is(exporter: object, module: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and type(exporter) is kind
+
+
+def is_patched(one: object, calls: Sequence[str] = _CALLED) -> bool:
+    """Tell whether a method of a processor, reader or exporter has been replaced."""
+    if not vars(one).keys().isdisjoint(calls):
         return True
     return any(
         name in vars(kind) and not _is_of(kind.__module__, vars(kind)[name])
         for kind in type(one).__mro__
-        for name in _CALLED
+        for name in calls
     )
 
 

@@ -13,7 +13,7 @@ from opentelemetry import metrics
 
 from taskobs import semconv
 from taskobs.metrics.task_measurements import Instrument, TaskMeasurements
-from taskobs.otel._sdk_compat import measure_with
+from taskobs.otel.app._metrics_compat import measure_with
 
 _BOUNDS: Final = (
     *(0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0),

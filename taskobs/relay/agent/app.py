@@ -8,6 +8,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from taskobs.metrics import metrics_frames
 from taskobs.protocol.shared_memory import SharedMemory
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.relay.agent.control import ControlSocket
@@ -23,8 +24,10 @@ from taskobs.relay.counters import Counters
 from taskobs.relay.export.envelopes import EnvelopeSender
 from taskobs.relay.export.otlp import SpanSender, quieten
 from taskobs.relay.export.sender import Sender
+from taskobs.relay.metrics.accepted import AcceptedSums
 from taskobs.relay.metrics.collected import WorkerMetrics
 from taskobs.relay.metrics.exporter import MetricsSender, start_metrics
+from taskobs.relay.metrics.reader_senders import ReaderSenders
 from taskobs.relay.storage.base import Store
 from taskobs.relay.storage.items import ITEM_KINDS
 from taskobs.relay.storage.opening import open_store
@@ -80,11 +83,13 @@ class Relay:
         routes = RouteTable(self._lanes, counters)
         self._open_spans = OpenSpanRegistry(counters, parent=settings.parent)
         self._worker_metrics = WorkerMetrics(counters, lambda: self._open_spans.resource_blob)
+        self._accepted = None if shared is None else AcceptedSums(shared)
+        self._readers = ReaderSenders(self._accepted)
         self._router = FrameRouter(
             store=self._store,
             open_spans=self._open_spans,
             counters=counters,
-            on_metrics=self._worker_metrics.take,
+            on_metrics=self._take_metrics,
             status=self.status,
             routes=routes,
             keep=settings.keep,
@@ -170,12 +175,20 @@ class Relay:
                 sender.start()
             if self._settings.logs is not None:
                 self._lanes.add_logs(self._settings.logs)
+            accepted = None if self._accepted is None else self._accepted.of(metrics_frames.OWN)
             self._metrics = start_metrics(
-                self._worker_metrics.collect, self._exporter, memory=self._shared
+                self._worker_metrics.collect, self._exporter, memory=accepted
             )
             self._serve()
         except RuntimeError as error:  # what `Thread.start` raises at a limit of RLIMIT_NPROC
             raise OSError(f"the system allows no more threads: {error}") from error
+
+    def _take_metrics(self, payload: bytes) -> None:
+        number, rest = metrics_frames.split(payload)
+        if number == metrics_frames.OWN:
+            self._worker_metrics.take(rest)
+        else:
+            self._readers.take(number, rest)
 
     def _serve(self) -> None:
         if self._settings.serve is None:
@@ -210,6 +223,7 @@ class Relay:
         # After the senders: when they stop, they count what was not sent, and this exports it.
         if self._metrics is not None:
             self._metrics.stop(_LAST_METRICS)
+        self._readers.stop(_LAST_METRICS)
         if self._server is not None:
             self._server.close()
         for store in self._lanes.stores:

@@ -31,7 +31,7 @@ _LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
 """The entry points of log exporters, whose modules have no public name (seen in 1.28 to 1.45)."""
 _EXPORTERS: Final = "opentelemetry.exporter"
 _OPTIONS: Final = (
-    *("endpoint", "headers", "timeout"),
+    *("endpoint", "headers", "timeout", "max_export_batch_size"),
     *("certificate_file", "client_key_file", "client_certificate_file"),
 )
 """What exporters are made with under the name that it has here."""

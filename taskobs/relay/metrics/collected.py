@@ -33,34 +33,19 @@ class Collected(NamedTuple):
         return [family for _, families in self.groups for family in families]
 
 
-class WorkerMetrics:
-    """Keeps the latest snapshot of the worker's main process. Any thread may ``collect``.
+class LatestSnapshot:
+    """The latest of the snapshots that a worker has sent. Any thread may ``read``."""
 
-    ``resource_blob`` returns the packed resource of the worker, for one that sends no snapshots.
-    """
-
-    def __init__(self, counters: Counters, resource_blob: Callable[[], bytes | None]) -> None:
-        self._counters = counters
-        self._resource_blob = resource_blob
+    def __init__(self) -> None:
         self._payload: bytes | None = None
         self._read: tuple[bytes, Snapshot] | None = None
 
     def take(self, payload: bytes) -> None:
-        """Keep the payload of a METRICS frame; it is read when somebody wants to see it."""
+        """Keep a snapshot; it is read when somebody wants to see it."""
         self._payload = payload
 
-    def collect(self) -> Collected:
-        """Return what is known now."""
-        counters, snapshot = self._counters, self._snapshot()
-        groups = [(int(counters.since * 1e9), [*relay_families(counters)])]
-        if snapshot is None:
-            blob = self._resource_blob()
-            return Collected(groups, None if blob is None else SpanDecoder().resource(blob))
-        resource = Resource(snapshot.resource, snapshot.schema_url)
-        found = [*snapshot.families]
-        return Collected([(snapshot.since, found), *groups], resource, found)
-
-    def _snapshot(self) -> Snapshot | None:
+    def read(self) -> Snapshot | None:
+        """Return the latest that can be read."""
         payload, read = self._payload, self._read
         if payload is None:
             return None
@@ -71,3 +56,30 @@ class WorkerMetrics:
                 _log.warning("taskobs relay: the worker's metrics can't be read: %s", error)
                 self._payload = None if read is None else read[0]
         return None if read is None else read[1]
+
+
+class WorkerMetrics:
+    """Keeps the latest snapshot of the worker's main process. Any thread may ``collect``.
+
+    ``resource_blob`` returns the packed resource of the worker, for one that sends no snapshots.
+    """
+
+    def __init__(self, counters: Counters, resource_blob: Callable[[], bytes | None]) -> None:
+        self._counters = counters
+        self._resource_blob = resource_blob
+        self._latest = LatestSnapshot()
+
+    def take(self, snapshot: bytes) -> None:
+        """Keep a packed snapshot; it is read when somebody wants to see it."""
+        self._latest.take(snapshot)
+
+    def collect(self) -> Collected:
+        """Return what is known now."""
+        counters, snapshot = self._counters, self._latest.read()
+        groups = [(int(counters.since * 1e9), [*relay_families(counters)])]
+        if snapshot is None:
+            blob = self._resource_blob()
+            return Collected(groups, None if blob is None else SpanDecoder().resource(blob))
+        resource = Resource(snapshot.resource, snapshot.schema_url)
+        found = [*snapshot.families]
+        return Collected([(snapshot.since, found), *groups], resource, found)

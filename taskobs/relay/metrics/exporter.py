@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from threading import Event, Lock, Thread
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
@@ -23,6 +23,7 @@ from taskobs.metrics.moment import Moment
 from taskobs.metrics.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from taskobs.relay.export.otlp import GRPC, make_exporter_adapter
 from taskobs.relay.export.responses import ExportResult, ExportStatus
+from taskobs.relay.metrics.accepted import AcceptedMemory
 from taskobs.relay.metrics.collected import Collected
 
 _log = logging.getLogger("taskobs.relay")
@@ -38,6 +39,20 @@ _TRACES_PATH: Final = "/v1/traces"
 _METRICS_PATH: Final = "/v1/metrics"
 
 
+class Cadence(NamedTuple):
+    """When metrics are sent, and as what."""
+
+    interval: float
+    """Seconds between two exports."""
+    delta: bool
+    """Sums are what came since the last export, and not since the start."""
+
+    @classmethod
+    def of_variables(cls) -> Cadence:
+        """Return what OpenTelemetry's variables say."""
+        return cls(export_interval(INTERVAL), wants_delta())
+
+
 class MetricsSender:
     """Sends metrics at an interval, and when it is stopped. ``start`` and ``stop`` are called once.
 
@@ -45,22 +60,25 @@ class MetricsSender:
     A backend that refuses metrics is not asked again. ``who`` begins each line of the log.
     Where ``memory`` is given, what a backend of deltas has accepted is kept there, and read again
     by the sender of a relay that takes over. Each request is made in what ``around`` returns.
+    Without a ``cadence``, OpenTelemetry's variables say when to send.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # each has a use by itself
         self,
         collect: Callable[[], Collected],
         exporter: Mapping[str, Any],
         who: str = RELAY,
         memory: AcceptedMemory | None = None,
         around: Callable[[], AbstractContextManager[object]] = nullcontext,
+        cadence: Cadence | None = None,
     ) -> None:
         """Raises what ``make_exporter_adapter`` does."""
         self._around = around
         self._memory = memory
         self._collect = collect
         self._who = who
-        self._baseline = Baseline() if wants_delta() else None
+        self._cadence = cadence or Cadence.of_variables()
+        self._baseline = Baseline() if self._cadence.delta else None
         if self._baseline is not None and memory is not None:
             _restore(self._baseline, memory)
         self._adapter = make_exporter_adapter("METRICS", exporter)
@@ -93,6 +111,10 @@ class MetricsSender:
             if self._baseline is not None and accepted:
                 self._baseline.accepted(found.families, taken_at)
                 self._keep(found, taken_at)
+        self._judge(result)
+
+    def _judge(self, result: ExportResult | None) -> None:
+        """Say what became of an export, where that is worth a line."""
         if result is None or result.status in _REFUSED:
             self._refused = True
             _log_refusal(result, self._who)
@@ -104,9 +126,8 @@ class MetricsSender:
             self._memory.note_exported(pack_snapshot(kept))
 
     def _run(self) -> None:
-        interval = export_interval(INTERVAL)
         while True:
-            ended = self._ended.wait(interval)
+            ended = self._ended.wait(self._cadence.interval)
             try:
                 self.send()
             except Exception:  # noqa: BLE001  # whatever an exporter may raise
@@ -150,17 +171,6 @@ def _log_refusal(result: ExportResult | None, who: str) -> None:
     else:
         why = result.text if result else "the exporter sent nothing"
         _log.warning("%s: metrics are refused, and not sent any more: %s", who, why)
-
-
-class AcceptedMemory(Protocol):
-    """Memory that outlives a relay."""
-
-    def note_exported(self, data: bytes) -> None:
-        """Keep this in the place of what was kept before."""
-
-    def exported(self) -> bytes | None:
-        """Return what was kept last."""
-        ...
 
 
 def _restore(baseline: Baseline, memory: AcceptedMemory) -> None:

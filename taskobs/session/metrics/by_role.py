@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from taskobs.celery.command_line import in_command
+from taskobs.celery.process_signals import runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.config.settings import Settings
+from taskobs.otel.task_spans import shared_task_signals
 from taskobs.session.metrics.direct_metrics import DirectMetrics
 from taskobs.session.metrics.worker_metrics import WorkerMetrics
 from taskobs.session.worker_relay import WorkerRelay
@@ -46,6 +48,9 @@ class Metrics:
         settings = host.settings
         self._observe = host.observe
         self._wanted = settings.metrics
+        self._readers_wanted = settings.relay and settings.relay_providers
+        self._supervises = False
+        self._provider_of_main: object = None
         self._relay = relay
         self._running = running
         self._counts = WorkerMetrics(settings, app_name, lambda: spans.provider)
@@ -75,12 +80,45 @@ class Metrics:
     def became(self, role: Role, worker: object) -> None:
         """Handle that Celery's signals gave the role of this process."""
         self._role = role
-        if role is Role.WORKER and self._wanted:
-            self._counts.start(worker)
-            self._relay.count_with(self._counts.packed)
-            self._observe()
+        if role is Role.WORKER:
+            self._supervises = runs_no_tasks(worker)
+            self._became_worker(worker)
         elif role is Role.POOL_CHILD and self._wanted:
             self._counts.join()
+        elif role is Role.POOL_CHILD and self._readers_wanted:
+            self._counts.join_readers()
+
+    def _became_worker(self, worker: object) -> None:
+        if self._wanted:
+            self._counts.start(worker)
+        elif self._readers_wanted and self._supervises and _readers_are_expected():
+            self._counts.open_for_readers(worker)
+        else:
+            return
+        self._relay.count_with(self._counts.packed)
+        self._observe()
+
+    def look(self) -> None:
+        """Count for the app's own metric readers, where a relay can export in their place.
+
+        In an inline worker they measure and export in one process, and lose nothing to another one.
+        Never raises into the app.
+        """
+        of_pool = self._role is Role.POOL_CHILD or (self._role is Role.WORKER and self._supervises)
+        if self._readers_wanted and of_pool:
+            with shared_task_signals().guard:
+                self._look()
+
+    def _look(self) -> None:
+        from taskobs.otel.app.readers import app_provider
+
+        provider = app_provider()
+        if self._role is Role.WORKER:
+            self._provider_of_main = provider
+        elif provider is self._provider_of_main:
+            return  # what it holds was measured in the main process, which counts or exports it
+        if provider is not None and self._relay.carries:
+            self._counts.shared.take_over(provider)
 
     def tick(self) -> None:
         """Measure what the worker is, before it is exported and once a second.
@@ -88,8 +126,10 @@ class Metrics:
         If no relay exports what is counted, or not any more, this process does.
         """
         self._counts.measure(self._relay.pid, self._running.connections)
-        if self.of_worker and not self._relay.carries:
-            self._direct.start(serving=True, memory=self._relay.memory)
+        if not self._relay.carries:
+            if self.of_worker:
+                self._direct.start(serving=True, memory=self._relay.memory)
+            self._direct.send_for_readers(self._relay.memory)
 
     def families(self) -> list[Family]:
         """Return all that was counted."""
@@ -110,3 +150,10 @@ class Metrics:
         if producer or self._role is Role.BEAT:
             self._observe()  # without spans and errors, nobody else has the process's end watched
             self._direct.start(serving=False)
+
+
+def _readers_are_expected() -> bool:
+    # Here: few processes need what it imports.
+    from taskobs.otel.app import readers
+
+    return readers.are_expected()

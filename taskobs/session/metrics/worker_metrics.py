@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -14,11 +13,12 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
 
 from taskobs import semconv
 from taskobs.celery.counting.publish_counts import PublishCounts
-from taskobs.config.settings import COUNTER_MEMORY, Settings
+from taskobs.config.settings import Settings
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
-from taskobs.metrics.counter_keys import CounterKey, Measured, publish_key, read_key
+from taskobs.metrics import metrics_frames
+from taskobs.metrics.counter_keys import CounterKey, Measured
 from taskobs.metrics.families import Family, Groups
 from taskobs.metrics.histogram import RUN_TIMES, WAITS
 from taskobs.metrics.measured_families import measured_families
@@ -26,17 +26,17 @@ from taskobs.metrics.snapshot import Snapshot, pack_snapshot
 from taskobs.metrics.worker_families import Gauges, families_of, published
 from taskobs.metrics.worker_table import Buckets, PublishKey, WorkerTable
 from taskobs.observers.base import Observer
-from taskobs.otel.app.meters import TaskMeters
 from taskobs.otel.resource import resource_of, with_instance
 from taskobs.otel.task_spans import shared_task_signals
-from taskobs.protocol.frames import MAX_FRAME
+from taskobs.protocol.frames import MAX_FRAME, unpack
+from taskobs.session.metrics.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
     from taskobs.celery.counting.worker_gauges import WorkerGauges
-    from taskobs.metrics.counter_memory import CounterMemory, CounterRegion
     from taskobs.otel.provider import TraceProvider
 
 _log: Final = logging.getLogger("taskobs")
+Sums = list[tuple[CounterKey, list[float]]]
 
 
 class WorkerMetrics:
@@ -57,8 +57,8 @@ class WorkerMetrics:
         self._traces = traces
         self._observing = False
         self._publishes = PublishCounts()
-        self._memory: CounterMemory | None = None
-        self._region: CounterRegion | None = None
+        self.shared = SharedCounts()
+        """What the processes of the worker count together."""
         self._gauges: WorkerGauges | None = None
         self._hostname = ""
         self._last = Gauges()
@@ -67,7 +67,6 @@ class WorkerMetrics:
         self._too_long = False
         self.table: WorkerTable | None = None
         """What is counted; None where this is no worker's main process."""
-        self._meters = TaskMeters()
         self._undo = ExitStack()
         self._first: Callable[[], object] = lambda: None
         self._instance = ""
@@ -88,15 +87,22 @@ class WorkerMetrics:
         self._hostname = str(getattr(worker, "hostname", None) or "")
         with ExitStack() as undo:
             undo.callback(self._forget)
-            self._open_memory(undo)
+            undo.callback(self.shared.close)
+            self.shared.open()
             undo.callback(signals.count_in, None)
             signals.count_in(table)
             undo.callback(exits.remove)
             exits.install()
             undo.callback(self._observe_no_more)
             self._observe(RunFigures(), undo)
-            self._measure_tasks(undo)
+            self.shared.measure_tasks()
             self._undo = undo.pop_all()
+
+    def open_for_readers(self, worker: Any) -> None:  # noqa: ANN401  # Celery's object
+        """Count nothing but what readers of the app's would export, in a worker's main process."""
+        self._hostname = str(getattr(worker, "hostname", None) or "")
+        self._undo.callback(self.shared.close)
+        self.shared.open()
 
     def count_publishes(self, first: Callable[[], object]) -> None:
         """Count what this process publishes; ``first`` is called before the first is counted."""
@@ -117,40 +123,25 @@ class WorkerMetrics:
         if not self._observing:
             self._undo.callback(self._observe_no_more)
             self._observe(RunFigures(), self._undo)
-            # The process was spawned: a forked one has the memory already.
-            from taskobs.metrics.counter_memory import CounterMemory
+            if not self.shared.is_open:  # the process was spawned: a forked one has the memory
+                self.join_readers()
+                if self.shared.is_open:
+                    self._publishes.add = self.shared.add
+                    self.shared.measure_tasks()
 
-            self._memory = CounterMemory.of(os.environ.get(COUNTER_MEMORY, ""))
-            if self._memory is not None:
-                self._undo.callback(self._memory.close)
-                self._publishes.add = self._add
-                self._measure_tasks(self._undo)
-
-    def _measure_tasks(self, undo: ExitStack) -> None:
-        """Keep what tasks measure themselves, unless the app has set a MeterProvider."""
-        if self._memory is not None and self._meters.install():
-            undo.callback(self._meters.measurements.end)
-            self._meters.measurements.begin(self._own_region)
+    def join_readers(self) -> None:
+        """In a pool child that was spawned: find the memory that the worker's processes share."""
+        if not self.shared.is_open:
+            self._undo.callback(self.shared.close)
+            self.shared.join()
 
     def _observe(self, observer: Observer, undo: ExitStack) -> None:
         self._observing = True
         undo.callback(shared_task_signals().detach, observer)
         shared_task_signals().attach(observer)
 
-    def _open_memory(self, undo: ExitStack) -> None:
-        try:
-            from taskobs.metrics.counter_memory import CounterMemory  # needs POSIX
-
-            self._memory = CounterMemory()
-        except (ImportError, OSError) as error:
-            _log.warning("taskobs: what tasks publish is not counted: %s", error)
-        else:
-            undo.callback(self._memory.close)
-            undo.callback(os.environ.pop, COUNTER_MEMORY, None)
-            os.environ[COUNTER_MEMORY] = self._memory.address
-
     def _forget(self) -> None:
-        self.table = self._gauges = self._memory = self._region = None
+        self.table = self._gauges = None
 
     def _observe_no_more(self) -> None:
         self._observing = False
@@ -168,26 +159,12 @@ class WorkerMetrics:
 
     def after_fork(self) -> None:
         """In a forked child: count what it publishes where the main process reads it."""
-        self.table = self._gauges = self._region = None
+        self.table = self._gauges = None
         self._lock = Lock()  # another thread of the parent may have held it
-        if self._memory is not None:
-            self._memory.after_fork()
+        self.shared.after_fork()
         self._publishes.restart()
-        self._meters.measurements.after_fork()
         self._instance, self._own = "", None  # another instance
-        self._publishes.add = self._add_first if self._memory is None else self._add
-
-    def _add(self, key: PublishKey) -> None:
-        region = self._own_region()
-        if region is not None:
-            region.add(publish_key(*key))
-
-    def _own_region(self) -> CounterRegion | None:
-        """Return this process's part of the memory, which the first call takes."""
-        if self._region is None and self._memory is not None:
-            with suppress(OSError):
-                self._region = self._memory.own()
-        return self._region
+        self._publishes.add = self.shared.add if self.shared.is_open else self._add_first
 
     # In the main process.
 
@@ -200,12 +177,15 @@ class WorkerMetrics:
     def groups(self) -> tuple[Groups, Resource]:
         """Return all that was counted, and the resource of it; from any thread."""
         with self._lock:
-            sums, table = self._sums(), self.table
-            families = [published(self._published(sums)), *measured_families(sums)]
-            since = self._publishes.table.since
-            if table is not None:
-                families, since = [*families_of(table, self._last), *families], table.since
-            return [(since, families)], self._resource()
+            return self._groups(self.shared.sums())
+
+    def _groups(self, sums: Sums) -> tuple[Groups, Resource]:
+        table = self.table
+        families = [published(self._published(sums)), *measured_families(sums)]
+        since = self._publishes.table.since
+        if table is not None:
+            families, since = [*families_of(table, self._last), *families], table.since
+        return [(since, families)], self._resource()
 
     def families(self) -> list[Family]:
         """Return all that was counted; from any thread."""
@@ -228,28 +208,45 @@ class WorkerMetrics:
             self._own = resource_of(self._settings, self._app_name)
         return self._own
 
-    def packed(self) -> bytes | None:
-        """Return a snapshot as the payload of a METRICS frame; None if it can't be one."""
+    def packed(self) -> list[bytes]:
+        """Return snapshots as the payloads of METRICS frames, without those that are too long."""
         with self._guard:
-            [(since, families)], resource = self.groups()
-            attributes, schema_url = resource.attributes, resource.schema_url
-            found = pack_snapshot(
-                Snapshot(since=since, families=families, resource=attributes, schema_url=schema_url)
-            )
-            if len(found) < MAX_FRAME:
-                return found
-            if not self._too_long:
-                self._too_long = True
-                _log.warning("taskobs: there are too many series of metrics: none are exported")
-        return None
+            with self._lock:
+                sums = self.shared.sums()
+                own = [] if self.table is None else [self._of_worker(sums)]
+            return [one for one in (*own, *self._of_readers(sums)) if self._fits(one)]
+        return []
 
-    def _sums(self) -> list[tuple[CounterKey, list[float]]]:
-        if self._memory is None:
-            return []
-        found = ((read_key(key), values) for key, values in self._memory.sums().items())
-        return [(key, values) for key, values in found if key is not None]
+    def packed_for_readers(self) -> list[bytes]:
+        """Return those of them that are for readers of the app's."""
+        with self._guard:
+            with self._lock:
+                sums = self.shared.sums()
+            return [*filter(self._fits, self._of_readers(sums))]
+        return []
 
-    def _published(self, sums: Iterable[tuple[CounterKey, list[float]]]) -> dict[PublishKey, float]:
+    def _of_worker(self, sums: Sums) -> bytes:
+        [(since, families)], resource = self._groups(sums)
+        return metrics_frames.of_worker(_packed(since, families, resource))
+
+    def _of_readers(self, sums: Sums) -> Iterator[bytes]:
+        for number, settings in enumerate(self.shared.readers(), 1):
+            found = unpack(settings)
+            resource = Resource(found["resource"], found["schema_url"])
+            if SERVICE_INSTANCE_ID not in resource.attributes:
+                resource = with_instance(resource, self._hostname)
+            families = measured_families(sums, number)
+            packed = _packed(self.shared.since, families, resource)
+            yield metrics_frames.of_reader(number, settings, packed)
+
+    def _fits(self, payload: bytes) -> bool:
+        fits = len(payload) < MAX_FRAME
+        if not fits and not self._too_long:
+            self._too_long = True
+            _log.warning("taskobs: there are too many series of metrics: none are exported")
+        return fits
+
+    def _published(self, sums: Sums) -> dict[PublishKey, float]:
         found: dict[PublishKey, float] = dict(self._publishes.table.counts)
         for key, (number, *_) in sums:
             if isinstance(key, Measured):
@@ -257,6 +254,17 @@ class WorkerMetrics:
             of = self._publishes.table.key(*key)
             found[of] = found.get(of, 0) + int(number)
         return found
+
+
+def _packed(since: int, families: Iterable[Family], resource: Resource) -> bytes:
+    return pack_snapshot(
+        Snapshot(
+            since=since,
+            families=[*families],
+            resource=resource.attributes,
+            schema_url=resource.schema_url,
+        )
+    )
 
 
 def _buckets(settings: Settings) -> Buckets:

@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics.export import Sum as SumData
 
 from taskobs import semconv
 from taskobs.metrics.families import Family, Labels
-from taskobs.otel._sdk_compat import measure_with
+from taskobs.otel.app._metrics_compat import measure_with
 from taskobs.testing.records import Metric, MetricKind
 
 _DELTA: Final[dict[type, AggregationTemporality]] = dict.fromkeys(
