@@ -21,6 +21,11 @@ _USE_GRPC: Final = (
     "or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
 )
 _NO_TLS: Final = "the server does not seem to use TLS: try http:// instead of https://"
+WEB_PAGE: Final = (
+    "the endpoint seems to be the address of a web interface, which takes no telemetry: use the "
+    "port for OTLP over HTTP, usually 4318"
+)
+"""For a response that is well, and no response of OTLP."""
 _TWICE: Final = (
     "the path ends in {path}{path}: OTEL_EXPORTER_OTLP_ENDPOINT has to end before {path}, "
     "which is added to it"

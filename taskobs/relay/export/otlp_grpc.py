@@ -12,7 +12,7 @@ first, and tells only whether it went well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock
@@ -21,7 +21,7 @@ from typing import Any, Final
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
-from taskobs.relay.export import hints
+from taskobs.relay.export import hints, masking
 from taskobs.relay.export.otlp_messages import REJECTED, REJECTED_FIELDS, SAID
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
@@ -125,7 +125,8 @@ class _Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # n
         call = continuation(client_call_details, request)
         error = call.exception()
         if isinstance(error, grpc.RpcError):
-            self._results.append(_of_error(error))
+            sent = client_call_details.metadata or ()
+            self._results.append(_of_error(error, {*masking.of_headers(sent)}))
             return _FailedCall(_FinalError(self._results[-1].reason))
         if error is None:
             self._results.append(_of_response(call.result()))
@@ -174,10 +175,11 @@ def _of_response(response: object) -> ExportResult:
     return ExportResult(ExportStatus.SUCCESS, REJECTED, message, rejected=rejected)
 
 
-def _of_error(error: Any) -> ExportResult:  # noqa: ANN401  # as grpc has it
+def _of_error(error: Any, secrets: Iterable[str]) -> ExportResult:  # noqa: ANN401  # as grpc has it
     code, details = error.code(), str(error.details() or "")
     reason, wait = _reason(code), _wait(dict(error.trailing_metadata() or ()))
-    text = ": ".join(filter(None, (details[:SAID], hints.of_grpc(details))))
+    said = masking.masked(details, secrets)[:SAID]
+    text = ": ".join(filter(None, (said, hints.of_grpc(details))))
     if code in _RETRIED or (code is _CODES.RESOURCE_EXHAUSTED and wait is not None):
         return ExportResult(ExportStatus.RETRY, reason, text, wait)
     if code is _CODES.RESOURCE_EXHAUSTED:

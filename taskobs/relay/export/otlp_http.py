@@ -21,7 +21,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 from taskobs.internal.causes import innermost
-from taskobs.relay.export import hints, responses
+from taskobs.relay.export import hints, masking, responses
 from taskobs.relay.export.otlp_messages import error_message, partial_success
 from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus
 
@@ -37,6 +37,7 @@ _COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 _BODY: Final = 64 * 1024
 _REFUSED: Final = 400
 _SERVER_ERRORS: Final = 500
+_PAGE: Final = "answered by a web page"
 _PROVIDERS: Final = "opentelemetry_otlp_credential_provider"
 _PROVIDER: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}CREDENTIAL_PROVIDER"
 
@@ -133,13 +134,17 @@ class _RecordingAdapter(BaseAdapter):
 
     def _result(self, real: requests.Response, body: bytes, url: str) -> ExportResult:
         content_type = real.headers.get("Content-Type", "")
-        message = "" if real.ok else error_message(body, content_type)
+        secrets = {*masking.of_headers(real.request.headers.items()), *masking.of_url(url)}
+        message = "" if real.ok else error_message(body, content_type, secrets)
         hint = hints.of_status(real.status_code, url, self._signal)
         detail = ": ".join(filter(None, (message, hint)))
         result = responses.of_status(real.status_code, real.headers.get("Retry-After"), detail)
-        if result.status is ExportStatus.SUCCESS:
-            return partial_success(body, content_type, self._signal)
-        return result
+        if result.status is not ExportStatus.SUCCESS:
+            return result
+        if _is_page(body, content_type):
+            return ExportResult(ExportStatus.DROP, _PAGE, hints.WEB_PAGE)
+        accepted = partial_success(body, content_type, self._signal)
+        return accepted._replace(detail=masking.masked(accepted.detail, secrets))
 
     def close(self) -> None:
         """Close its connections."""
@@ -168,6 +173,11 @@ def _session(signal: str, results: list[ExportResult]) -> requests.Session:
         session.mount(prefix, _RecordingAdapter(adapter, results, signal.lower()))
     session.mount("", _RecordingAdapter(_NoAdapter(), results, signal.lower()))
     return session
+
+
+def _is_page(body: bytes, content_type: str) -> bool:
+    """Tell whether a response is a web page; some proxies call their empty responses so, too."""
+    return content_type.startswith("text/html") and body.lstrip().startswith(b"<")
 
 
 def _read(response: requests.Response) -> bytes:

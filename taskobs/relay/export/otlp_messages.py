@@ -6,8 +6,10 @@ https://opentelemetry.io/docs/specs/otlp/#otlphttp-response
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
+from taskobs.relay.export.masking import masked
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 REJECTED: Final = "rejected by the backend"
@@ -17,8 +19,11 @@ SAID: Final = 200
 """How much of a backend's text is logged."""
 
 
-def error_message(body: bytes, content_type: str) -> str:
-    """Return the message of an error: that of a ``google.rpc.Status``, or a proxy's text."""
+def error_message(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
+    """Return the message of an error, without secrets.
+
+    It is that of a ``google.rpc.Status``, or a proxy's text.
+    """
     message = ""
     if "protobuf" in content_type:
         message = _status_message(body)
@@ -26,7 +31,8 @@ def error_message(body: bytes, content_type: str) -> str:
         message = _json_message(body)
     text = message or body[: SAID * 4].decode("utf-8", "replace")
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:SAID]
+    # Masked before it is cut: a part of a secret would not be found.
+    return masked(" ".join(printable.split()), secrets)[:SAID]
 
 
 def partial_success(body: bytes, content_type: str, signal: str) -> ExportResult:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 import urllib3
 
+from taskobs.relay.export.masking import masked
 from taskobs.relay.export.responses import (
     TOO_LARGE,
     ExportResult,
@@ -47,6 +48,7 @@ class SentryPoster:
             "Content-Type": "application/x-sentry-envelope",
             "Content-Encoding": "gzip",
         }
+        self._secrets = tuple(filter(None, (parsed.public_key, parsed.secret_key)))
         self._pool = connect(parsed, options, timeout=TIMEOUT, connections=connections)
         self._limits = RateLimits()
 
@@ -88,7 +90,8 @@ class SentryPoster:
             read = response.read(_BODY)
         finally:
             response.close()  # does nothing if all was read: then the connection is used again
-        return response.status, response.headers, _message(read) if _is_error(response) else ""
+        said = _message(read, self._secrets) if _is_error(response) else ""
+        return response.status, response.headers, said
 
 
 def _is_error(response: urllib3.response.HTTPResponse) -> bool:
@@ -104,14 +107,15 @@ def _judge(status: int, retry_after: str | None, said: str) -> ExportResult:
     return result
 
 
-def _message(body: bytes) -> str:
-    """Return what Sentry says of an error: ``{"detail": ...}``, or a proxy's text."""
+def _message(body: bytes, secrets: Iterable[str]) -> str:
+    """Return what Sentry says of an error, ``{"detail": ...}``, or a proxy; without secrets."""
     try:
         found: Any = json.loads(body)
         text = str(found["detail"])
     except (ValueError, LookupError, TypeError, RecursionError):
         text = body.decode("utf-8", "replace")
-    return " ".join(text.split())[:_SAID]
+    # Masked before it is cut: a part of a key would not be found.
+    return masked(" ".join(text.split()), secrets)[:_SAID]
 
 
 def _megabytes(data: bytes) -> str:

@@ -568,9 +568,52 @@ def test_a_refusal_for_now_is_logged_in_the_backends_words(
     assert "span export failed, retrying: HTTP 503 (sending queue is full)" in caplog.text
 
 
-def export(endpoint: str, protocol: str = "http/protobuf") -> ExportResult | None:
+KEY = "s3cret-of-mine"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (f"Bearer {KEY} has expired", "HTTP 401 (*** has expired)"),
+        (f"unknown token: {KEY}", "HTTP 401 (unknown token: ***)"),
+        (f"POST /v1/traces?key={KEY}", "HTTP 401 (POST /v1/traces?key=***)"),
+        (f"{'x' * 195}{KEY}", f"HTTP 401 ({'x' * 195}***)"),
+    ],
+)
+def test_a_key_that_a_backend_repeats_is_not_logged(body: str, said: str) -> None:
+    """My backend says which token it refuses: the log has its words, without the token."""
+    with backend(Reply(401, {"Content-Type": "text/plain"}, body.encode())) as there:
+        endpoint = f"{there.endpoint}?key={KEY}"
+        result = export(endpoint, headers={"authorization": f"Bearer {KEY}"})
+    assert result is not None
+    assert result.text == said
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/html; charset=utf-8"])
+def test_a_page_is_no_answer_to_spans(kind: str) -> None:
+    """My endpoint is the address of Jaeger's pages, which answer 200: I read why spans are lost."""
+    with backend(Reply(200, {"Content-Type": kind}, b"\n<!doctype html><html>")) as there:
+        result = export(there.endpoint)
+    assert result is not None
+    assert result.status is ExportStatus.DROP
+    assert "usually 4318" in result.text
+
+
+@pytest.mark.parametrize("body", [b"", b"ok"])
+def test_other_answers_of_200_are_taken_for_what_they_say(body: bytes) -> None:
+    """A proxy calls its empty answers HTML: my spans have arrived."""
+    with backend(Reply(200, {"Content-Type": "text/html"}, body)) as there:
+        result = export(there.endpoint)
+    assert result is not None
+    assert result.status is ExportStatus.SUCCESS
+
+
+def export(
+    endpoint: str, protocol: str = "http/protobuf", **options: object
+) -> ExportResult | None:
     """Export a span once."""
-    adapter = make_exporter_adapter("TRACES", {"protocol": protocol, "endpoint": endpoint})
+    where = {"protocol": protocol, "endpoint": endpoint, **options}
+    adapter = make_exporter_adapter("TRACES", where)
     with closing(adapter):
         return adapter.send(spans("a"))
 

@@ -36,6 +36,8 @@ from tests.support.export import backend as http_backend
 CODES = grpc.StatusCode
 INFO = "google.rpc.retryinfo-bin"
 DETAILS = "grpc-status-details-bin"
+REPEATED = "repeated"
+"""The reply that repeats the key that came."""
 
 
 class Backend(service.TraceServiceServicer):
@@ -52,6 +54,9 @@ class Backend(service.TraceServiceServicer):
         self.calls.append([span.name for scope in scopes for span in scope.spans])
         self.metadata.append(dict(context.invocation_metadata()))
         reply = self.replies.popleft() if self.replies else None
+        if reply == REPEATED:
+            key = self.metadata[-1]["authorization"]
+            context.abort(CODES.UNAUTHENTICATED, f"unknown: {key}, {key.split()[-1]}")
         if isinstance(reply, tuple):
             code, metadata = reply
             context.set_trailing_metadata(metadata)
@@ -199,6 +204,20 @@ def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) 
 
 
 # The wrong port.
+
+
+def test_a_key_that_a_backend_repeats_is_not_logged() -> None:
+    """My backend says which token it refuses: the log has its words, without the token."""
+    with backend(REPEATED) as there:
+        where = {
+            "protocol": "grpc",
+            "endpoint": f"http://127.0.0.1:{there.port}",
+            "headers": {"authorization": "Bearer s3cret-of-mine"},
+        }
+        with closing(make_exporter_adapter("TRACES", where)) as adapter:
+            result = adapter.send(spans("a"))
+    assert result is not None
+    assert result.text == "gRPC UNAUTHENTICATED (unknown: ***, ***)"
 
 
 def test_http_to_the_port_of_grpc_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 
 import pytest
@@ -91,6 +92,21 @@ def test_what_sentry_refuses_is_counted_and_the_rest_goes_on(status: int) -> Non
             wait_out(store)
         assert bodies(there) == [envelope(1), envelope(2)]
         assert counters.counts()[DROPPED] == {("envelope", f"HTTP {status}"): 1}
+
+
+def test_a_key_that_a_server_repeats_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Bugsink names the DSN that it does not know: the log has its words, without the key."""
+    with backend() as there:
+        dsn = there.dsn.replace("key@", "c0ffee00:5ec2e7@")
+        said = json.dumps({"detail": f"Project not found or key incorrect: {dsn}"})
+        there.replies.append(Reply(403, body=said.encode()))
+        store, _, sender = sent()
+        store.append([item(dsn, 1)])
+        with running(sender, store), caplog.at_level("WARNING", "taskobs"):
+            wait_out(store)
+    assert "HTTP 403 (Project not found or key incorrect: http://***:***@127.0.0.1" in caplog.text
+    assert "c0ffee00" not in caplog.text
+    assert "5ec2e7" not in caplog.text
 
 
 def test_a_connection_that_ends_unanswered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
