@@ -19,6 +19,8 @@ RUN_WHOLE: Final = frozenset(
     for name in ("collector", "from-stock", "gevent", "jaeger", "prometheus-grafana", "sentry")
 )
 """Pages whose commands tests/live/test_how_to.py runs, one after the other."""
+_PROGRAMS: Final = ("python", "bash")
+_SHOWN: Final = re.compile(r"[#;] (/?[\w./-]+)\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,14 @@ def blocks(page: Path) -> list[Block]:
         if token.level == 0 and token.nesting >= 0:
             comment = token.content if token.type == "html_block" else ""
     return found
+
+
+def files(page: Path) -> dict[str, str]:
+    """Read the files that a page shows, but for programs: by what their first line names."""
+    found = [(_SHOWN.match(block.text), block) for block in blocks(page)]
+    return {
+        name[1]: block.text for name, block in found if name and block.language not in _PROGRAMS
+    }
 
 
 def all_blocks(*languages: str) -> list[Block]:

@@ -22,7 +22,14 @@ def _yaml(text: str) -> None:
     assert all(isinstance(part, (dict, list)) for part in yaml.safe_load_all(text))
 
 
+def _dockerfile(text: str) -> None:
+    """Read a Dockerfile: lines of one instruction, which may go on over several."""
+    lines = [line for line in text.replace("\\\n", "").splitlines() if line and line[0] != "#"]
+    assert all(line.split()[0].isupper() for line in lines)
+
+
 READERS: Final[dict[str, Callable[[str], object]]] = {
+    "dockerfile": _dockerfile,
     "ini": _ini,
     "json": json.loads,
     "yaml": _yaml,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ import yaml
 from taskobs.cli.main import main
 from taskobs.config.settings import declared
 from taskobs.testing.receiver import Receiver
-from tests.docs.pages import RUN_WHOLE, all_blocks, blocks, pages
+from tests.docs.pages import RUN_WHOLE, all_blocks, blocks, files, pages
 from tests.docs.running import run, run_python
 from tests.docs.test_configuration_blocks import READERS as CONFIGURATION
 from tests.support.paths import ROOT
@@ -38,6 +39,8 @@ class Shell:
     receiver: Receiver
     files: Path
     """Where the files are that the page shows."""
+    shown: Mapping[str, str]
+    """What the page shows of files, by their names."""
 
     def check(self, line: str) -> None:
         """Fail for a command that would fail for a user."""
@@ -107,15 +110,49 @@ def _docker(shell: Shell, words: list[str]) -> None:
     if words[0] == "--file":
         path = WRITTEN.get(words[1], words[1])
         del words[:2]
-    compose = yaml.safe_load((shell.folder / path).read_text())
+    text = shell.shown.get(path) or (shell.folder / path).read_text()
+    compose = yaml.safe_load(text)
     if words[0] == "--profile":
         services = compose["services"].values()
         assert [words[1]] in [service.get("profiles") for service in services]
-    if words[0] == "exec":
-        assert words[2] in compose["services"]
+    named = [word for word in words[1:] if not word.startswith("-")]
+    if words[0] in ("exec", "stop"):
+        assert named[0] in compose["services"]
+    if words[-2] == "<":
         assert (shell.folder / words[-1]).is_file()
+    elif words[0] == "exec":
+        shell.check(shlex.join(named[1:]))
     if words[0] == "up":
-        assert {*words[1:]} - {"--detach", "--wait"} <= compose["services"].keys()
+        options = {"--build", "--detach", "--wait"}
+        assert {*words[1:]} - options <= compose["services"].keys()
+
+
+def _sudo(shell: Shell, words: list[str]) -> None:
+    """Check the command after sudo, its user, and variables for it."""
+    if words[0] == "-u":
+        words = words[2:]
+    while "=" in words[0]:
+        assert words.pop(0).startswith("XDG_RUNTIME_DIR=/run/")
+    shell.check(shlex.join([Path(words[0]).name, *words[1:]]))
+
+
+def _service_manager(shell: Shell, words: list[str]) -> None:
+    """Check that what is given to systemd or supervisord is a service of the page."""
+    named = [Path(word).stem for word in words if "shop" in word]
+    assert {*named} <= {Path(name).stem for name in shell.shown}
+
+
+def _kubectl(shell: Shell, words: list[str]) -> None:
+    """Check the files and the deployments that a command names, and what it runs in them."""
+    manifests = [one for name in shell.shown for one in yaml.safe_load_all(shell.shown[name])]
+    names = {f"deployment/{one['metadata']['name']}" for one in manifests}
+    labels = {f"app={one['metadata']['name']}" for one in manifests}
+    for option, word in pairwise(words):
+        assert option != "-f" or word in shell.shown
+        assert not word.startswith("deployment/") or word in names
+        assert option != "--selector" or word in labels
+    if "--" in words:
+        shell.check(shlex.join(words[words.index("--") + 1 :]))
 
 
 def _celery(shell: Shell, words: list[str]) -> None:
@@ -166,6 +203,11 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
     "set": _nothing,
     ".": _source,
     "docker": _docker,
+    "sudo": _sudo,
+    "systemctl": _service_manager,
+    "systemd-analyze": _service_manager,
+    "supervisorctl": _service_manager,
+    "kubectl": _kubectl,
     "celery": _celery,
     "flask": _flask,
     "uvicorn": _uvicorn,
@@ -181,7 +223,7 @@ CHECKS: Final[dict[str, Callable[[Shell, list[str]], None]]] = {
 def test_commands_exist(name: str, receiver: Receiver, tmp_path: Path) -> None:
     """I type what a page says, line after line, and every line is one that works."""
     page = ROOT / name
-    shell = Shell(ROOT, receiver, tmp_path)
+    shell = Shell(ROOT, receiver, tmp_path, files(page))
     for block in blocks(page):
         if block.file is not None:
             (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
