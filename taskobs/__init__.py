@@ -1,4 +1,8 @@
-"""Make Celery observable with one line: ``taskobs.init()``, next to ``Celery(...)``."""
+"""Make Celery observable with one line: ``taskobs.init()``, next to ``Celery(...)``.
+
+PYTEST_DONT_REWRITE: pytest warns of a plugin's package that is imported before it is, as this one
+by ``opentelemetry-instrument pytest``, unless it reads this word here.
+"""
 
 from __future__ import annotations
 

@@ -65,22 +65,32 @@ class TestThemAll:
 '''
 IDLE: Final = """
 import sys
+import pytest
 
 def test_idle():
     heavy = ("celery", "opentelemetry", "sentry_sdk", "google.protobuf", "msgpack", "wrapt")
     assert [name for name in heavy if name in sys.modules] == []
     ours = {name for name in sys.modules if name.partition(".")[0] == "taskobs"}
     assert ours == {"taskobs", "taskobs.testing", "taskobs.testing.pytest_plugin"}
+
+def test_no_warning_where_it_is_imported_before_pytest():
+    pytest.register_assert_rewrite("taskobs")  # as pytest does for an installed plugin
 """
 
 
-def run_pytest(folder: Path, *arguments: str) -> tuple[int, str]:
+EARLY: Final = "import sys, taskobs, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+"""As `opentelemetry-instrument pytest`: it imports taskobs, and then runs pytest."""
+
+
+def run_pytest(
+    folder: Path, *arguments: str, program: tuple[str, str] = ("-m", "pytest")
+) -> tuple[int, str]:
     """Run pytest in a folder; return its exit status and what it has printed."""
     (folder / "pytest.ini").touch()  # so that it looks for no other one above
     # Without those of the run of pytest that this test is in.
     theirs = ("COVERAGE_", "PYTEST_")
     variables = {name: text for name, text in os.environ.items() if not name.startswith(theirs)}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, *program, "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
         command,
         cwd=folder,
@@ -124,5 +134,6 @@ def test_a_strict_suite(tmp_path: Path) -> None:
 def test_tests_without_the_fixture_load_nothing(tmp_path: Path) -> None:
     """The plugin is there in each run of pytest, and costs those tests nothing."""
     (tmp_path / "test_idle.py").write_text(IDLE)
-    status, printed = run_pytest(tmp_path, "-q", "-p", "no:xdist")
+    options = ("-q", "-p", "no:xdist", "-W", "error")
+    status, printed = run_pytest(tmp_path, *options, program=("-c", EARLY))
     assert status == 0, printed

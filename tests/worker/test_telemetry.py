@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
@@ -105,9 +106,14 @@ def update_strategies(app: Celery) -> None:
     worker.consumer.update_strategies()
 
 
-def test_a_worker_that_starts_and_stops_in_a_test(recorded: Recorded) -> None:
-    """I start the worker in my test, and ask when it has stopped: nothing is missing."""
-    own = PrivateApp("own", broker="memory://", set_as_current=False)
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_a_worker_that_starts_and_stops_in_a_test(recorded: Recorded, pool: str) -> None:
+    """I start the worker in my test, and ask when it has stopped: nothing is missing.
+
+    Celery sends a task of its own to see whether the worker runs, which is not mine.
+    """
+    importlib.import_module("celery.contrib.testing.tasks")
+    own = PrivateApp("own", broker="memory://", backend="cache+memory://", set_as_current=False)
     own.conf.update(
         broker_transport_options={"polling_interval": 0.01},
         task_default_queue="own",
@@ -119,10 +125,15 @@ def test_a_worker_that_starts_and_stops_in_a_test(recorded: Recorded) -> None:
         return x + y
 
     with recorded(timeout=PATIENCE) as telemetry:
-        with start_worker(own, pool="solo", perform_ping_check=False, shutdown_timeout=PATIENCE):
+        with start_worker(
+            own, pool=pool, ping_task_timeout=PATIENCE, shutdown_timeout=PATIENCE
+        ) as worker:
+            assert worker
             add.delay(1, 2)
             telemetry.wait()
-        assert telemetry.run("own.add").queue == "own"
+        assert [run.task for run in telemetry.runs()] == ["own.add"]
+        assert [one.task for one in telemetry.publishes()] == ["own.add"]
+        assert telemetry.run().queue == "own"
         of_task = {"celery.task_name": "own.add", "celery.outcome": "succeeded"}
         assert telemetry.metric("celery.task.duration", of_task).count == 1
     own.close()
