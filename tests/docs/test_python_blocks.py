@@ -15,6 +15,8 @@ BLOCKS = [
     for block in all_blocks("python")
     if not (block.module or "").startswith("tests.")  # parts of a suite: see test_testing.py
 ]
+ONCE = list({block.text: block for block in BLOCKS}.values())
+"""Those blocks, without what several pages show alike."""
 DJANGO_SETTINGS = 'SECRET_KEY = "none"\nINSTALLED_APPS = ["shop"]\n'
 
 # The apps that a block makes publish one message each, and the process ends as a user's would.
@@ -29,7 +31,7 @@ for app in apps:  # on a sampled trace: a block may set a share of new ones
 """
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", ONCE, ids=str)
 def test_block_runs(block: Block, tmp_path: Path, receiver: Receiver) -> None:
     """I copy a block into a file, and it does what the page says: its publish is a span."""
     write_all(block, tmp_path)

@@ -198,8 +198,10 @@ class HowTo:
     ) -> None:
         """End what was started, the newest first, and look for trouble in the logs."""
         self._stack.__exit__(kind, error, traceback)
-        for log in self.folder.glob("*.log"):
-            assert TROUBLE not in log.read_text(encoding="utf-8", errors="replace"), log
+        logs = (log.read_text(errors="replace") for log in self.folder.glob("*.log"))
+        troubled = [text for text in logs if TROUBLE in text]
+        if troubled and error is None:
+            raise ProgramError("\n".join(troubled))
 
 
 def is_output(command: Block, block: Block) -> bool:
