@@ -17,6 +17,7 @@ TITLES: Final = {
     "fail": "failing run",
 }
 BEST: Final = "spans + Sentry, relay"
+UNCOUNTED: Final = "everything but metrics, relay"
 PROCESSES: Final = ("parent", "children", "relay")
 
 
@@ -129,6 +130,12 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
         stopped = results.workers["everything, relay stopped"]
         yield "throughput with everything on, of bare", *_share(most, base), True
         yield "… with the relay stopped, of bare", *_share(stopped, base), True
+        uncounted = results.workers.get(UNCOUNTED)
+        if uncounted is not None:  # the figures of a file may be of before
+            share = most.rate.median / uncounted.rate.median
+            yield "throughput with metrics, of without", share, 0.98, True
+            for kind, share in _cpu_shares(most, uncounted):
+                yield f"… CPU of a task, {kind}", share, 1.02, False
         for nap, alone in base.naps.items():
             waiting = f"throughput of tasks that wait {nap} ms, of bare"
             yield waiting, most.naps[nap].median / alone.median, 0.95, True
@@ -145,6 +152,13 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
 def _ratios(single: dict[str, dict[str, Figure]], what: str) -> tuple[float, float]:
     ours = added(single, BEST, what)
     return ours / added(single, "floor", what), ours / added(single, "stock pair", what)
+
+
+def _cpu_shares(worked: Worked, other: Worked) -> Iterable[tuple[str, float]]:
+    """Compare the CPU time of a task, by process and in all."""
+    for kind in PROCESSES:
+        yield kind, worked.cpu[kind] / other.cpu[kind]
+    yield "in all", sum(worked.cpu.values()) / sum(other.cpu.values())
 
 
 def _share(worked: Worked, base: Worked) -> tuple[float, float]:

@@ -115,7 +115,9 @@ def not_sent(_: Target) -> Flush:
     return lambda: None
 
 
-def taskobs_with(*, sentry: bool = False, everything: bool = False, **options: Any) -> Setup:
+def taskobs_with(
+    *, sentry: bool = False, everything: bool = False, metrics: bool = True, **options: Any
+) -> Setup:
     """Give a set-up of taskobs: spans, and what is asked for beside them."""
 
     def set_up(target: Target) -> Flush:
@@ -127,6 +129,8 @@ def taskobs_with(*, sentry: bool = False, everything: bool = False, **options: A
         if everything:
             given |= {"send_arguments": True, "crons": True}
             os.environ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = f"{target.endpoint}/v1/metrics"
+        if not metrics:
+            os.environ["OTEL_METRICS_EXPORTER"] = "none"
         session = taskobs.init(**given)
         return lambda: session.flush(30)
 
@@ -156,6 +160,7 @@ SETUPS: dict[str, Setup] = {
 WORKER_SETUPS: dict[str, Setup] = {
     "bare": bare,
     "everything, relay": SETUPS["everything, relay"],
+    "everything but metrics, relay": taskobs_with(everything=True, metrics=False, relay=True),
     "everything, relay stopped": SETUPS["everything, relay"],
     "everything, direct": SETUPS["everything, direct"],
     "stock pair": stock_worker,
