@@ -224,33 +224,34 @@ def makes_exponential(provider: Any, reader: Any) -> bool:  # noqa: ANN401  # th
     return any(type(one).__name__ == _EXPONENTIAL for one in asked)
 
 
-def divided(storage: Any) -> tuple[Any, list[Earlier]]:  # noqa: ANN401  # the SDK's
-    """Return a storage with what can't be counted, and what this one holds of all else.
-
-    Of a reader that takes deltas, that is what it has not exported. The storage stays as it is: a
-    thread that measures now may be in the middle of it.
-    """
+def without_counted(storage: Any) -> Any:  # noqa: ANN401  # the SDK's
+    """Return a storage like this one, with what it holds of instruments that can't be counted."""
     made = type(storage)(
         storage._sdk_config,
         storage._instrument_class_temporality,
         storage._instrument_class_aggregation,
     )
-    counted: list[Earlier] = []
     for instrument, matches in list(storage._instrument_view_instrument_matches.items()):
         if streams_of(storage, instrument) is None:
             made._instrument_view_instrument_matches[instrument] = matches
-        else:
-            counted += _earlier(storage, instrument, matches)
-    return made, counted
+    return made
 
 
-def _earlier(storage: Any, instrument: Any, matches: Sequence[Any]) -> Iterator[Earlier]:  # noqa: ANN401  # the SDK's
-    temporality = storage._instrument_class_temporality[type(instrument)]
-    for match in matches:
-        stream = _stream(match, histogram=isinstance(instrument, metrics.Histogram))
-        if isinstance(stream, Stream):
-            for point in match.collect(temporality, time.time_ns()) or ():
-                yield Earlier(instrument, stream, point)
+def earlier_points(storage: Any) -> Iterator[Earlier]:  # noqa: ANN401  # the SDK's
+    """Yield what a storage holds of instruments that can be counted.
+
+    Of a reader that takes deltas, that is what it has not exported. The storage stays as it is: a
+    thread that measures now may be in the middle of it.
+    """
+    for instrument, matches in list(storage._instrument_view_instrument_matches.items()):
+        if streams_of(storage, instrument) is None:
+            continue
+        temporality = storage._instrument_class_temporality[type(instrument)]
+        for match in matches:
+            stream = _stream(match, histogram=isinstance(instrument, metrics.Histogram))
+            if isinstance(stream, Stream):
+                for point in match.collect(temporality, time.time_ns()) or ():
+                    yield Earlier(instrument, stream, point)
 
 
 def renew_lock(storage: Any) -> None:  # noqa: ANN401  # the SDK's

@@ -65,20 +65,19 @@ class AppReaders:
     def _take_over(self, provider: Any) -> None:  # noqa: ANN401  # the SDK's
         storages = compat.storages_of(provider)
         self._watch(provider)
-        earlier: list[tuple[CountedStorage, Earlier]] = []
         made: dict[Any, CountedStorage] = {}
         for reader, storage in storages.items():
             number = 0 if isinstance(storage, CountedStorage) else self._number_of(provider, reader)
             if number:
-                rest, points = compat.divided(storage)
+                rest = compat.without_counted(storage)
                 made[reader] = CountedStorage(rest, self._measurements, number)
-                earlier += [(made[reader], point) for point in points]
         if made:
             compat.set_storages(provider, {**storages, **made})
             self._taken.append((provider, made))
-            # After that: what is measured from now on is counted already.
-            for storage, point in earlier:
-                storage.add_earlier(point)
+        for reader, counted in made.items():
+            # Now: what is measured from here on is counted already.
+            for point in compat.earlier_points(storages[reader]):
+                counted.add_earlier(point)
 
     def _watch(self, provider: Any) -> None:  # noqa: ANN401  # the SDK's
         """Count also for readers that are added later, which releases from 1.43 on allow."""

@@ -5,21 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator
+from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
+    OTLPMetricExporter as GrpcExporter,
+)
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
 )
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
 
 from taskobs.metrics import metrics_frames
 from taskobs.metrics.families import Family, Sample
 from taskobs.metrics.snapshot import Snapshot, pack_snapshot
+from taskobs.otel.app.reader_settings import settings_of_reader
 from taskobs.protocol.frames import FrameError, pack
 from taskobs.relay.metrics.accepted import AcceptedSums
 from taskobs.relay.metrics.reader_senders import ReaderSenders
 from tests.support.export import PATIENCE, Backend, Reply, backend, until
+from tests.unit.otel.app.test_provider import FROM_1_40
 from tests.unit.relay.metrics.test_exporter import points
 
 ORDERS = "shop.orders"
@@ -84,6 +95,39 @@ def test_each_reader_has_its_own_backend_and_settings() -> None:
         resource = request.resource_metrics[0].resource
         assert {pair.key: pair.value.string_value for pair in resource.attributes} == OWN
         assert request.resource_metrics[0].scope_metrics[0].scope.name == "shop"
+
+
+class Collector(service.MetricsServiceServicer):
+    """A collector that speaks gRPC, and keeps what comes."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[ExportMetricsServiceRequest, dict[str, str]]] = []
+
+    def Export(self, request: Any, context: Any) -> ExportMetricsServiceResponse:  # noqa: N802  # as gRPC has it
+        self.calls.append((request, dict(context.invocation_metadata())))
+        return ExportMetricsServiceResponse()
+
+
+@FROM_1_40
+def test_a_reader_over_grpc() -> None:
+    """My exporter speaks gRPC, and exports few points at a time: so does the relay."""
+    there, server = Collector(), grpc.server(futures.ThreadPoolExecutor(2))
+    add: Any = vars(service)["add_MetricsServiceServicer_to_server"]
+    add(there, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    endpoint = f"http://127.0.0.1:{port}"
+    given = GrpcExporter(endpoint, headers={"x-key": "one"}, max_export_batch_size=1)
+    reader: Any = PeriodicExportingMetricReader(given, export_interval_millis=HOUR * 1000)
+    packed = settings_of_reader(reader, Resource(OWN))
+    reader.shutdown()
+    assert packed is not None
+    with sending() as senders:
+        senders.take(*payload(packed, 3))
+    server.stop(0).wait()
+    [(request, metadata)] = there.calls
+    assert request.resource_metrics[0].scope_metrics[0].metrics[0].name == ORDERS
+    assert metadata["x-key"] == "one"
 
 
 def test_a_reader_exports_at_its_own_interval() -> None:
