@@ -149,12 +149,13 @@ def options_of_app(exporter: Mapping[str, Any]) -> dict[str, object]:
 def _intercepted(interceptor: _Interceptor) -> Generator[None]:
     """Have exporters that are made in this block use channels with an interceptor."""
     module = import_module(_EXPORTER_MODULE)
-    makers = {name: getattr(module, name) for name in _CHANNELS if hasattr(module, name)}
 
     def intercepting(make: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **named: grpc.intercept_channel(make(*args, **named), interceptor)
 
     with _making:  # the threads of spans and of metrics make theirs anew after a failure
+        # Read with the lock held: else one thread keeps, and puts back, what another has put there.
+        makers = {name: getattr(module, name) for name in _CHANNELS if hasattr(module, name)}
         for name, make in makers.items():
             setattr(module, name, intercepting(make))
         try:

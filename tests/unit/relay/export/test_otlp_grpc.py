@@ -2,7 +2,7 @@
 
 # grpc ships no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent import futures
 from contextlib import closing, contextmanager
+from importlib import import_module
+from threading import Event, Thread
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -26,6 +29,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from taskobs.protocol.log_entries import LogEntry, pack_entry
 from taskobs.relay.counters import DROPPED, EXPORTED, RETRIED, Counters
+from taskobs.relay.export import otlp_grpc
 from taskobs.relay.export.otlp import LogSender, SpanSender, make_exporter_adapter
 from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.storage.items import Item
@@ -323,3 +327,27 @@ def test_a_span_that_cannot_be_encoded_does_not_harm_the_others(
             wait_out(store)
         assert sorted(name for call in there.calls for name in call) == ["a", "b"]
         assert counters.counts()[DROPPED] == {("span", "cannot be encoded"): 1}
+
+
+def test_exporters_that_are_made_at_once_have_channels_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spans and metrics connect again at the same time: neither gets what is the other's."""
+    module = import_module("opentelemetry.exporter.otlp.proto.grpc.exporter")
+    plain, entered = module.insecure_channel, Event()
+
+    def import_noted(name: str) -> ModuleType:
+        entered.set()
+        return import_module(name)
+
+    def second() -> None:
+        with otlp_grpc._intercepted(otlp_grpc._Interceptor([])):
+            pass
+
+    with otlp_grpc._intercepted(otlp_grpc._Interceptor([])):
+        monkeypatch.setattr(otlp_grpc, "import_module", import_noted)
+        other = Thread(target=second)
+        other.start()
+        assert entered.wait(60)
+    other.join()
+    assert module.insecure_channel is plain
