@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -66,6 +67,9 @@ def doctor(  # noqa: PLR0913  # one argument an option, and the context
     except KeyboardInterrupt:
         click.echo("\ninterrupted: nothing of the probe is left", err=True)
         context.exit(_UNFINISHED)
+    except Exception as error:  # noqa: BLE001  # a fault of the doctor's own is none of the app's
+        click.echo(f"\nthe doctor itself has failed: {_masked(error)}", err=True)
+        context.exit(_UNFINISHED)
     if broken:
         context.exit(_BROKEN)
 
@@ -76,13 +80,22 @@ def _run(options: Options, *, as_json: bool) -> bool:
     from taskobs.cli.doctor.report import report_of
 
     began = time.monotonic()
-    with gathered(options) as evidence:
+    # What the app prints is none of the findings.
+    with redirect_stdout(sys.stderr), gathered(options) as evidence:
         report = report_of(evidence, CHECKS, time.monotonic() - began)
     if as_json:
         click.echo(report.as_json())
     else:
         report.show()
     return report.broken
+
+
+def _masked(error: Exception) -> str:
+    from taskobs.cli.doctor.asking.celery_servers import in_words
+    from taskobs.cli.doctor.evidence import Evidence
+    from taskobs.cli.doctor.secrets import Secrets
+
+    return Secrets.of(Evidence(name="", environ=os.environ)).mask(in_words(error))
 
 
 @contextmanager

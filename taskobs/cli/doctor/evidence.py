@@ -74,6 +74,8 @@ class Probe:
     sent_headers: Mapping[str, str] = field(default_factory=dict[str, str])
     ready: bool = False
     """Whether the worker was ready to consume."""
+    initialised: bool = False
+    """Whether ``init()`` was called in the worker by then."""
     exit_code: int | None = None
     """The worker's, if it ended by itself."""
     seconds: float = 0.0
@@ -120,6 +122,8 @@ class Evidence:
     relay_problem: str | None = None
     """Why no relay can start here."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    log: list[str] = field(default_factory=list[str])
+    """Warnings of taskobs in this process."""
     probe: Probe | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from taskobs.cli.doctor.evidence import Evidence
@@ -14,7 +14,9 @@ _CREDENTIALS: Final = re.compile(r"//[^/\s@]*@")
 _LONG: Final = 8
 """Characters of a secret that is masked anywhere; a shorter one, where it is a whole word."""
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
-_PASSWORDS: Final = ("broker_password", "redis_password", "couchbase_backend_settings")
+_PASSWORDS: Final = ("broker_password", "redis_password")
+_OPTIONS: Final = ("broker_transport_options", "result_backend_transport_options")
+_SECRET: Final = re.compile("password|passwd|secret|token|(api|access|account)_?key", re.IGNORECASE)
 
 
 class Secrets:
@@ -74,6 +76,15 @@ def _of_app(conf: Any) -> Iterator[str]:  # noqa: ANN401  # Celery's configurati
         for url in _texts(getattr(conf, name, None)):
             yield from _of_url(url)
     yield from (text for name in _PASSWORDS for text in _texts(getattr(conf, name, None)))
+    for name in _OPTIONS:
+        yield from _of_options(getattr(conf, name, None))
+
+
+def _of_options(value: object) -> Iterator[str]:
+    """Yield the values below names that say that they are secret."""
+    if isinstance(value, Mapping):
+        for name, one in cast("Mapping[object, object]", value).items():
+            yield from _texts(one) if _SECRET.search(str(name)) else _of_options(one)
 
 
 def _texts(value: object) -> Iterator[str]:

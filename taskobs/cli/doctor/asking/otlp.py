@@ -17,7 +17,7 @@ from taskobs.internal.causes import describe
 from taskobs.otel.app._compat import processors_of
 from taskobs.otel.app.exporters import settings_of
 from taskobs.protocol.frames import unpack
-from taskobs.relay.export.otlp import make_exporter_adapter
+from taskobs.relay.export.otlp import ExporterAdapter, make_exporter_adapter
 from taskobs.relay.export.responses import NO_RESPONSE, ExportResult, ExportStatus, of_error
 from taskobs.session.metrics.direct_metrics import exporter_options
 
@@ -62,15 +62,14 @@ def ask_logs(settings: Settings) -> Response:
 
 
 def _send(signal: str, options: Mapping[str, Any], telemetry: object) -> ExportResult:
-    with _quiet():
-        return within_time(lambda: _send_once(signal, options, telemetry), _LATE)
-
-
-def _send_once(signal: str, options: Mapping[str, Any], telemetry: object) -> ExportResult:
     try:
-        adapter = make_exporter_adapter(signal, options)
+        adapter = make_exporter_adapter(signal, options)  # before the time counts: it imports
     except Exception as error:  # noqa: BLE001  # whatever an exporter says of its variables
         return ExportResult(ExportStatus.DROP, "there is no exporter", describe(error))
+    return within_time(lambda: _send_once(adapter, telemetry), _LATE)
+
+
+def _send_once(adapter: ExporterAdapter, telemetry: object) -> ExportResult:
     try:
         result = adapter.send(telemetry)
     except Exception as error:  # noqa: BLE001  # whatever an exporter may raise
@@ -81,8 +80,8 @@ def _send_once(signal: str, options: Mapping[str, Any], telemetry: object) -> Ex
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
-    """Keep what the libraries log of an attempt out of the output: its result says it."""
+def quiet() -> Generator[None]:
+    """Keep what the libraries log of each attempt out of the output: its result says it."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:

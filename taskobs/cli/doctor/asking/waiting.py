@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from taskobs.internal.timeouts import run_with_timeout
 
 T = TypeVar("T")
-TIME: Final = 6.0
+TIME: Final = 8.0
 """Seconds that a server may take to respond."""
 
 

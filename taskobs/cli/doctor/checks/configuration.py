@@ -49,7 +49,10 @@ def init(evidence: Evidence) -> Finding:
         return unknown(NOT_IMPORTED)
     if evidence.session is None:
         what = f"importing {evidence.name} does not call taskobs.init()"
-        return broken(what, "import taskobs; taskobs.init()  # next to Celery(...)")
+        fix = "import taskobs; taskobs.init()  # next to Celery(...)"
+        if evidence.probe is not None and evidence.probe.initialised:
+            return warning(f"{what}; its worker does, so publishes elsewhere make no spans", fix)
+        return broken(what, fix)
     return ok("importing the app calls taskobs.init()")
 
 

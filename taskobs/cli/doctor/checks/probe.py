@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskobs.cli.doctor.evidence import Counted, Evidence, Probe
 from taskobs.cli.doctor.finding import Finding, broken, ok, unknown
@@ -16,6 +16,20 @@ CARRIED: Final = (TRACEPARENT, "tracestate", "baggage", SENTRY_TRACE)
 """Headers of a message that carry a trace."""
 _SEE_TRACES: Final = "mend what `traces` has found"
 _SEE_ERRORS: Final = "mend what `errors` has found"
+
+
+class _Sent(NamedTuple):
+    """What a worker sends: how the relay counts it, and what is said of it."""
+
+    signal: str
+    kind: str
+    words: str
+    """In lines of the worker's log that say that it was not sent."""
+    fix: str
+
+
+_SPAN: Final = _Sent("traces", "span", "span export", _SEE_TRACES)
+_EVENT: Final = _Sent("errors", "envelope", "Sentry", _SEE_ERRORS)
 
 
 def worker(evidence: Evidence) -> Finding:
@@ -84,7 +98,7 @@ def run_span(evidence: Evidence) -> Finding:
         return unknown("no spans are sent" if probe and probe.run else _NOT_RUN)
     if not probe.run.get("sampled"):
         return broken("the run has made no span that is recorded", _fix_of_span(evidence))
-    return _sent(probe, "span", "span export", _SEE_TRACES)
+    return _sent(evidence, probe, _SPAN)
 
 
 def event(evidence: Evidence) -> Finding:
@@ -97,7 +111,7 @@ def event(evidence: Evidence) -> Finding:
     if probe.event is None:
         what = "the failure of the probe task has made no event"
         return broken(what, "look into before_send, and init(tasks=...), for what drops it")
-    return _sent(probe, "envelope", "Sentry", _SEE_ERRORS)
+    return _sent(evidence, probe, _EVENT)
 
 
 def one_trace(evidence: Evidence) -> Finding:
@@ -128,21 +142,23 @@ def cleaned(evidence: Evidence) -> Finding:
     return ok("nothing is left in the broker")
 
 
-def _sent(probe: Probe, kind: str, words: str, fix: str) -> Finding:
+def _sent(evidence: Evidence, probe: Probe, sent: _Sent) -> Finding:
     """Judge by what the relay has counted; without one, by what the worker has logged."""
-    lines = [line for line in probe.log if words in line or "unsent" in line]
+    lines = [line for line in probe.log if sent.words in line or "unsent" in line]
     if probe.relay is None:
         if lines:
-            return broken(f"the worker says: {lines[0]}", fix)
+            return broken(f"the worker says: {lines[0]}", sent.fix)
+        if evidence.said(sent.signal) and not evidence.accepted(sent.signal):
+            return broken("the worker has sent it to a server that accepts none", sent.fix)
         return ok("the worker has sent it, and nothing was refused")
-    counted = Counted.read(probe.relay, kind)
+    counted = Counted.read(probe.relay, sent.kind)
     refused = [f"{number} dropped: {why}" for why, number in counted.dropped.items()]
     if refused or counted.failing:
         said = lines[0] if lines else ", ".join(refused) or counted.failing
-        return broken(f"the relay says: {said}", fix)
+        return broken(f"the relay says: {said}", sent.fix)
     if not counted.exported:
-        return broken(f"the relay has sent no {kind}{_last(probe)}", fix)
-    return ok(f"the worker's relay has sent {counted.exported} {kind}(s), all accepted")
+        return broken(f"the relay has sent no {sent.kind}{_last(probe)}", sent.fix)
+    return ok(f"the worker's relay has sent {counted.exported} {sent.kind}(s), all accepted")
 
 
 def _trace_ids(probe: Probe, *, spans: bool) -> dict[str, str]:

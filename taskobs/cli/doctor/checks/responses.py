@@ -44,6 +44,11 @@ REMEDIES: Final = (
         _NOT_SENTRY,
     ),
     _remedy(
+        "Connection reset|RemoteDisconnected|hung up",
+        "export OTEL_EXPORTER_OTLP_PROTOCOL=grpc  # if {host} is for gRPC; or look into its log",
+        "look into the log of the server at {host}",
+    ),
+    _remedy(
         "seems to be for OTLP over HTTP|Expected SETTINGS|http1",
         "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf  # or the port for gRPC, usually 4317",
         _NOT_SENTRY,

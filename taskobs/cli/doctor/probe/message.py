@@ -32,6 +32,7 @@ class Order:
     app: str
     queue: str
     folder: str
+    task_id: str
 
     def as_text(self) -> str:
         """Return it as the value of the variable."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -21,45 +20,37 @@ from taskobs.cli.doctor.asking.celery_servers import broker_connection, in_words
 from taskobs.cli.doctor.asking.waiting import within_time
 from taskobs.cli.doctor.checks.probe import CARRIED
 from taskobs.cli.doctor.evidence import Probe
-from taskobs.cli.doctor.probe.message import TASK, private_queue
+from taskobs.cli.doctor.probe.message import TASK, Order, private_queue
 
 _UID: Final = "taskobs.doctor.published"
 _EXPIRES: Final = 120.0
-_STORED_WITHIN: Final = 3.0
+_STORED_WITHIN: Final = 6.0
 _TICK: Final = 0.05
-_log: Final = logging.getLogger("taskobs")
 
 
-def publish(
-    app: Any,  # noqa: ANN401  # Celery's
-    queue: str,
-    folder: str,
-    parent: trace.SpanContext | None,
-    found: Probe,
-) -> Any:  # noqa: ANN401  # Celery's result
-    """Publish it below a span, to the private queue; return its result, None if that failed.
+def publish(app: Any, order: Order, parent: trace.SpanContext | None, found: Probe) -> None:  # noqa: ANN401  # Celery's app
+    """Publish it below a span, to the private queue; note why, if that fails.
 
     The app's routes are not asked: they might send it elsewhere.
     """
     app.conf.task_send_sent_event = False  # an exchange for events would be left behind
-    app.amqp.queues[queue] = private_queue(queue)
-    router = Router(routes=(), queues=app.amqp.queues, app=app)
+    queue = app.amqp.queues[order.queue] = private_queue(order.queue)
     with _noting(found), _below(parent):
         try:
-            return app.send_task(
+            app.send_task(
                 TASK,
-                kwargs={"folder": folder},
-                queue=app.amqp.queues[queue],
+                kwargs={"folder": order.folder},
+                task_id=order.task_id,
+                queue=queue,
                 exchange="",
-                routing_key=queue,
-                router=router,
+                routing_key=order.queue,
+                router=Router(routes=(), queues=app.amqp.queues, app=app),
                 expires=_EXPIRES,
                 ignore_result=not has_results(app),
                 retry=False,
             )
         except Exception as error:  # noqa: BLE001  # whatever a transport or a serializer raises
             found.publish_error = in_words(error)
-    return None
 
 
 def _below(parent: trace.SpanContext | None) -> AbstractContextManager[object]:
@@ -88,8 +79,9 @@ def has_results(app: Any) -> bool:  # noqa: ANN401  # Celery's app
     return not isinstance(backend, DisabledBackend) and not is_rpc(backend)
 
 
-def is_stored(result: Any) -> bool:  # noqa: ANN401  # Celery's result
+def is_stored(app: Any, order: Order) -> bool:  # noqa: ANN401  # Celery's app
     """Wait until the result of the probe task is in the result backend; False if it never is."""
+    result = app.AsyncResult(order.task_id)
 
     def look() -> bool:
         end = time.monotonic() + _STORED_WITHIN
@@ -103,10 +95,15 @@ def is_stored(result: Any) -> bool:  # noqa: ANN401  # Celery's result
     return within_time(look, otherwise=False)
 
 
-def forget(result: Any) -> None:  # noqa: ANN401  # Celery's result
+def forget(app: Any, order: Order) -> None:  # noqa: ANN401  # Celery's app
     """Delete the result of the probe task, if it has one."""
-    with suppress(Exception):  # a backend that can't forget, or does not respond
-        result.forget()
+
+    def delete() -> None:
+        with suppress(Exception):  # a backend that can't forget, or does not respond
+            app.AsyncResult(order.task_id).forget()
+
+    if has_results(app):
+        within_time(delete, None)
 
 
 def delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery's app
@@ -121,22 +118,3 @@ def delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery'
     except Exception as error:  # noqa: BLE001  # transports raise whatever their library does
         return in_words(error)
     return None
-
-
-class LogLines(logging.Handler):
-    """Collects the warnings of taskobs in this process; nothing else prints them meanwhile."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
-        self.lines.append(record.getMessage())
-
-    def __enter__(self) -> list[str]:
-        _log.addHandler(self)
-        return self.lines
-
-    def __exit__(self, *_: object) -> None:
-        _log.removeHandler(self)

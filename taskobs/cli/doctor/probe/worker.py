@@ -8,19 +8,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from taskobs.cli.doctor.evidence import Counted, Probe
 from taskobs.cli.doctor.probe.message import EVENT, READY, RUN, VARIABLE, Order, read
+from taskobs.internal import pids
 from taskobs.relay_client import socket_directory, status
 from taskobs.view.demo.process import Process
 
 _APP: Final = "taskobs.cli.doctor.probe.worker_app"
-_STOP: Final = 15.0
+_STOP: Final = 20.0
 """Seconds that the worker may take to stop."""
-_SENT_WITHIN: Final = 6.0
+_EVENT_WITHIN: Final = 10.0
+_SENT_WITHIN: Final = 10.0
+_REFUSED_WITHIN: Final = 2.0
+_RELAY_ENDS: Final = 12.0
+"""Seconds: longer than a relay goes on after its worker."""
 _TICK: Final = 0.05
 _LAST_LINES: Final = 3
 _TROUBLE: Final = re.compile(
@@ -40,24 +46,29 @@ class ProbeWorker:
         self._process = process
         self._folder = Path(order.folder)
 
-    def wait(self, found: Probe, timeout: float, *, event: bool) -> None:
-        """Wait until the task has run, and until its span and event are sent; note that."""
+    def wait(self, found: Probe, timeout: float, *, event: bool, patient: bool) -> None:
+        """Wait until the task has run, and until its span and event are sent; note that.
+
+        Unless ``patient``, the latter is waited for but shortly: a server has refused them.
+        """
         began = time.monotonic()
         self._until((self._folder / RUN).exists, timeout)
         found.seconds = time.monotonic() - began
         found.run = read(self._folder / RUN)
         ready = read(self._folder / READY)
         found.ready = ready is not None
+        found.initialised = bool(ready and ready["init"])
         if found.run is None:
             found.exit_code = self._process.wait(0)
             return
         if event:
-            self._until((self._folder / EVENT).exists, _SENT_WITHIN)
+            self._until((self._folder / EVENT).exists, _EVENT_WITHIN)
             found.event = read(self._folder / EVENT)
         if ready is not None:
-            self._ask_relay(found, int(ready["pid"]))
+            limit = _SENT_WITHIN if patient else _REFUSED_WITHIN
+            self._ask_relay(found, int(ready["pid"]), limit)
 
-    def _ask_relay(self, found: Probe, pid: int) -> None:
+    def _ask_relay(self, found: Probe, pid: int, limit: float) -> None:
         """Ask the relay until it has sent what there is, or has said why not."""
 
         def is_sent() -> bool:
@@ -65,7 +76,7 @@ class ProbeWorker:
             return found.relay is None or _is_settled(found.relay, event=found.event is not None)
 
         if socket_directory.SUPPORTED:
-            self._until(is_sent, _SENT_WITHIN)
+            self._until(is_sent, limit)
 
     def _until(self, condition: Callable[[], bool], timeout: float) -> None:
         end = time.monotonic() + timeout
@@ -83,7 +94,7 @@ class ProbeWorker:
 def probe_worker(app: str, queue: str, pool: str | None) -> Generator[ProbeWorker]:
     """Start a worker, as ``celery worker`` does; it is stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="taskobs-doctor-", ignore_cleanup_errors=True) as name:
-        order = Order(app=app, queue=queue, folder=name)
+        order = Order(app=app, queue=queue, folder=name, task_id=str(uuid4()))
         command = [sys.executable, "-m", "celery", "-A", _APP, "worker", *_OPTIONS]
         command += ["--queues", queue, "--hostname", f"{queue}@%h"]
         command += ["--pool", pool] if pool else []
@@ -93,6 +104,20 @@ def probe_worker(app: str, queue: str, pool: str | None) -> Generator[ProbeWorke
                 yield ProbeWorker(process, order)
             finally:
                 process.stop(_STOP)
+
+
+def remove_spool(directory: Path, worker: str, found: Probe | None) -> None:
+    """Remove the files that the relay of a worker, which has ended, leaves in its spool.
+
+    A relay that still sends would make them again, so its end is waited for.
+    """
+    pid = int(((found and found.relay) or {}).get("pid", 0))
+    end = time.monotonic() + _RELAY_ENDS
+    while pid and pids.start_time(pid) and time.monotonic() < end:
+        time.sleep(_TICK)
+    for path in directory.rglob(f"{worker}@*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _relay_of(pid: int) -> dict[str, Any] | None:

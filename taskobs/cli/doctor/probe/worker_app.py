@@ -9,15 +9,19 @@ It is what ``celery -A`` imports in that worker, so that the rest is as in any w
 from __future__ import annotations
 
 import os
+import signal
+import time
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from celery import signals
 
 from taskobs.cli.doctor.probe.message import READY, Order, private_queue, write
 from taskobs.monitor.loading import load_app
+from taskobs.session import session
 
 _TASK_MODULE: Final = "taskobs.cli.doctor.probe.task"
 _CONFIGURATION: Final[dict[str, object]] = {
@@ -57,4 +61,14 @@ def _app() -> Any:  # noqa: ANN401  # Celery's app
 
 def _note_ready(**_: object) -> None:
     order = Order.read(os.environ)
-    write(Path(order.folder) / READY, {"pid": os.getpid()})
+    watch = Thread(target=_end_with, args=(os.getppid(),), name="taskobs-doctor", daemon=True)
+    watch.start()  # now that the pool's processes are forked
+    called = session.current_session() is not None
+    write(Path(order.folder) / READY, {"pid": os.getpid(), "init": called})
+
+
+def _end_with(doctor: int) -> None:
+    """Stop this worker when the doctor has been killed, which could not stop it then."""
+    while os.getppid() == doctor:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

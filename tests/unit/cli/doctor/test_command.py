@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,15 @@ def app_name(
     return name
 
 
+# Before 8.2, click's runner mixes standard error into the output, unless it is told not to.
+MIXED = "mix_stderr" in signature(CliRunner).parameters
+RUNNER: Any = CliRunner
+
+
 def doctor(*args: str) -> Result:
-    return CliRunner().invoke(main, ["doctor", "--no-probe", *args])
+    runner = RUNNER(mix_stderr=False) if MIXED else RUNNER()
+    result: Result = runner.invoke(main, ["doctor", "--no-probe", *args])
+    return result
 
 
 def test_an_app_that_is_well_is_told_so(
@@ -111,6 +120,57 @@ def test_an_interrupted_doctor_has_a_status_of_its_own(
     result = doctor("-A", app_name)
     assert result.exit_code == 2
     assert "interrupted" in result.stderr
+
+
+def test_a_fault_of_the_doctor_s_own_is_none_of_the_app_s(
+    app_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CI does not take it for a broken app; and no secret is in what is said of it."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no such thing at redis://:s3cr3t@localhost")
+
+    monkeypatch.setattr(loading, "configure", fail)
+    result = doctor("-A", app_name)
+    assert result.exit_code == 2
+    assert "the doctor itself has failed: RuntimeError: no such thing" in result.stderr
+    assert "s3cr3t" not in result.stderr
+
+
+def test_what_the_app_prints_is_no_finding(app_name: str, tmp_path: Path) -> None:
+    """My app says hello when it is imported, and the JSON is still JSON."""
+    with (tmp_path / f"{app_name}.py").open("a") as source:
+        source.write("print('hello')\n")
+    result = doctor("-A", app_name, "--json")
+    assert json.loads(result.stdout)["app"] == app_name
+    assert "hello" in result.stderr
+
+
+def test_modules_beside_the_app_are_found_later_too(
+    app_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My result backend is a class of mine, in a module that is first imported when it is used."""
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in {"", str(tmp_path)}])
+    with (tmp_path / f"{app_name}.py").open("a") as source:
+        source.write("app.conf.result_backend = 'backend_beside_the_app:Backend'\n")
+    backend = "from celery.backends.base import DisabledBackend as Backend\n__all__ = ['Backend']\n"
+    (tmp_path / "backend_beside_the_app.py").write_text(backend)
+    found = {
+        one["name"]: one for one in json.loads(doctor("-A", app_name, "--json").stdout)["findings"]
+    }
+    assert found["result_backend"]["status"] == "ok"
+
+
+def test_warnings_of_taskobs_are_evidence_and_no_output(
+    app_name: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt variable is a finding; the line of the log that says it too is not printed."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    monkeypatch.setenv("TASKOBS_CRON", "1")
+    result = doctor("-A", app_name)
+    assert result.exit_code == 0
+    assert "! settings" in result.stdout
+    assert "TASKOBS_CRON" not in result.stderr
 
 
 def test_wrong_options_have_the_same_status() -> None:

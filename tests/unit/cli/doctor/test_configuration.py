@@ -8,7 +8,7 @@ import pytest
 
 from taskobs.cli.doctor import loading
 from taskobs.cli.doctor.checks import configuration
-from taskobs.cli.doctor.evidence import Evidence
+from taskobs.cli.doctor.evidence import Evidence, Probe
 from taskobs.cli.doctor.finding import Status
 from tests.support.doctor import evidence, examine, fine, found, nothing
 
@@ -177,6 +177,8 @@ def test_a_missing_init_is_found(folder: Path) -> None:
     made = load("no_init_shop")
     fine("app", made)
     assert "taskobs.init()" in found("init", made).fix
+    made.probe = Probe(initialised=True)
+    assert "its worker does" in found("init", made, Status.WARNING).what
 
 
 def test_eager_tasks_are_found(folder: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from taskobs.cli.doctor.checks.table import CHECKS
+from taskobs.cli.doctor.evidence import Response
 from taskobs.cli.doctor.finding import Status
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 from tests.support.doctor import TRACE, TRACEPARENT, evidence, examine, fine, found, probed
 
 BOTH = {
@@ -115,6 +117,16 @@ def test_a_worker_without_a_relay_is_judged_by_its_log() -> None:
     line = "taskobs: span export to http://localhost failed, retrying: refused"
     finding = found("run_span", probed(relay=None, log=[line]))
     assert "refused" in finding.what
+
+
+def test_a_worker_that_sends_to_a_server_that_refuses_is_found() -> None:
+    """Without a relay, Sentry's own client says nothing of what it drops."""
+    made = probed(BOTH, relay=None)
+    fine("event", made)
+    refused = ExportResult(ExportStatus.DROP, "HTTP 403")
+    made.responses.append(Response("errors", "http://localhost:9000/", refused))
+    assert "accepts none" in found("event", made).what
+    fine("run_span", made)
 
 
 def test_an_event_that_is_refused_is_found() -> None:

@@ -45,6 +45,18 @@ def test_secrets_of_the_app_are_masked() -> None:
     assert shown == "failed: ***, ***, ***, ***, ***"
 
 
+def test_secrets_in_options_of_transports_are_masked() -> None:
+    """Sentinels have a password of their own; a prefix of keys is none."""
+    app = Celery("shop", broker="sentinel://h", set_as_current=False)
+    app.conf.broker_transport_options = {
+        "global_keyprefix": "shop:",
+        "sentinel_kwargs": {"password": "sent1nel"},
+    }
+    made = evidence()
+    made.app = app
+    assert Secrets.of(made).mask("shop: sent1nel refused") == "shop: *** refused"
+
+
 def test_credentials_of_any_url_are_masked() -> None:
     """An error names a URL that no setting has."""
     shown = Secrets([]).mask("can't reach https://me:secret@elsewhere.example/path")
