@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, cast
 
 from taskobs.testing import wire
+from taskobs.testing.http_server import (
+    MAX_BODY,
+    LoopbackServer,
+    TelemetryHandler,
+    decoded,
+    is_telemetry,
+)
 from taskobs.testing.wire import ReceivedEvent, ReceivedItem, ReceivedLog, ReceivedSpan
 
 if TYPE_CHECKING:
@@ -21,14 +24,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
-
-MAX_BODY = 16 * 1024 * 1024
-TRACES = "/v1/traces"
-LOGS = "/v1/logs"
-COUNTED = frozenset({"/v1/metrics", LOGS})
-ENVELOPE = re.compile(r"/api/[^/]+/envelope/?")
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +72,7 @@ class Receiver:
         self._items: list[ReceivedItem] = []
         self._requests: list[ReceivedRequest] = []
         self._server = _Server(self, port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.05},
-            name="taskobs-receiver",
-            daemon=True,
-        )
-        self._thread.start()
+        self._server.start()
 
     @property
     def port(self) -> int:
@@ -180,19 +169,12 @@ class Receiver:
 
     def take(self, path: str, body: bytes) -> None:
         """Keep the contents of an accepted body; raises `wire.MalformedError`."""
-        if path == TRACES:
-            spans = wire.spans(body)
-            with self._changed:
-                self._spans.extend(spans)
-        elif path == LOGS:
-            logs = wire.logs(body)
-            with self._changed:
-                self._logs.extend(logs)
-        elif ENVELOPE.fullmatch(path):
-            received = wire.envelope(body)
-            with self._changed:
-                self._events.extend(r for r in received if isinstance(r, ReceivedEvent))
-                self._items.extend(r for r in received if isinstance(r, ReceivedItem))
+        received = decoded(path, body)
+        with self._changed:
+            self._spans.extend(one for one in received if isinstance(one, ReceivedSpan))
+            self._logs.extend(one for one in received if isinstance(one, ReceivedLog))
+            self._events.extend(one for one in received if isinstance(one, ReceivedEvent))
+            self._items.extend(one for one in received if isinstance(one, ReceivedItem))
 
     def note(self, path: str, body: bytes, status: int) -> None:
         """List a request, and wake the threads in `wait_for`."""
@@ -212,10 +194,7 @@ class Receiver:
         if self.closing.is_set():
             return
         self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.hang_up()
-        self._server.server_close()
+        self._server.close()
 
     def __enter__(self) -> Self:
         """Return the receiver, which listens already."""
@@ -236,114 +215,45 @@ class Receiver:
         return f"<Receiver {self.endpoint}: {kept}>"
 
 
-class _Server(ThreadingHTTPServer):
-    """Keeps track of its open connections, so that ``hang_up`` can end the threads of idle ones."""
-
-    daemon_threads = False
-    block_on_close = True
-    request_queue_size = 128
-
+class _Server(LoopbackServer):
     def __init__(self, receiver: Receiver, port: int) -> None:
         self.receiver = receiver
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
-
-    def process_request(self, request: object, client_address: object) -> None:
-        with self._lock:
-            self._open.add(cast("socket.socket", request))
-        super().process_request(cast("socket.socket", request), client_address)
-
-    def shutdown_request(self, request: object) -> None:
-        with self._lock:
-            self._open.discard(cast("socket.socket", request))
-        super().shutdown_request(cast("socket.socket", request))
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore the error: a client has disconnected."""
-
-    def hang_up(self) -> None:
-        with self._lock:
-            for connection in self._open:
-                with suppress(OSError):  # the client has closed it already
-                    connection.shutdown(socket.SHUT_RDWR)
+        super().__init__(port, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self) -> None:
+class _Handler(TelemetryHandler):
+    def post(self) -> None:
         receiver = cast("_Server", self.server).receiver
+        self.max_body = receiver.max_body
         with receiver.answering():
             self._post(receiver)
 
     def _post(self, receiver: Receiver) -> None:
-        path = self.path.partition("?")[0]
         try:
-            body = wire.decompress(
-                self._body(receiver.max_body), self._encoding(), receiver.max_body
-            )
+            body = self.read_body()
         except ValueError as error:
-            self._refuse(error)
+            refusal = wire.REFUSALS[type(error)]
+            receiver.note(self.path, b"", refusal)
+            self.answer(refusal)
             return
-        manner = receiver.manner(path)
+        manner = receiver.manner(self.route)
         receiver.closing.wait(None if manner.hang else manner.delay)
         if receiver.closing.is_set():
             self.close_connection = True
             return
-        status = manner.status
+        status = int(manner.status)
         if manner.limit is not None and len(body) > manner.limit:
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         elif status == HTTPStatus.OK:
-            status = self._keep(path, body)
-        receiver.note(path, body, status)
-        self._answer(status, path, manner.retry_after)
+            status = self._keep(receiver, body)
+        receiver.note(self.route, body, status)
+        self.answer(status, manner.retry_after)
 
-    def _encoding(self) -> str:
-        return self.headers.get("Content-Encoding", "").strip().lower()
-
-    def _body(self, limit: int) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
-            msg = "a Content-Length is needed"
-            raise wire.MalformedError(msg)
-        if len(length) > len(str(limit)) or int(length) > limit:
-            raise wire.TooLargeError
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            msg = "the body ends early"
-            raise wire.MalformedError(msg)
-        return body
-
-    def _keep(self, path: str, body: bytes) -> int:
-        if path not in COUNTED and path != TRACES and not ENVELOPE.fullmatch(path):
+    def _keep(self, receiver: Receiver, body: bytes) -> int:
+        if not is_telemetry(self.route):
             return HTTPStatus.NOT_FOUND
         try:
-            cast("_Server", self.server).receiver.take(path, body)
+            receiver.take(self.route, body)
         except wire.MalformedError:
             return HTTPStatus.BAD_REQUEST
         return HTTPStatus.OK
-
-    def _refuse(self, error: ValueError) -> None:
-        """Refuse a body that was not read to its end: the connection can't be used again."""
-        self.close_connection = True
-        status = wire.REFUSALS[type(error)]
-        cast("_Server", self.server).receiver.note(self.path, b"", status)
-        self._answer(status, self.path)
-
-    def _answer(self, status: int, path: str, retry_after: int | None = None) -> None:
-        sentry = bool(ENVELOPE.fullmatch(path))
-        body = json.dumps({}).encode() if sentry else b""
-        self.send_response(status)
-        self.send_header("Content-Type", JSON if sentry else PROTOBUF)
-        self.send_header("Content-Length", str(len(body)))
-        if retry_after is not None and status != HTTPStatus.OK:
-            self.send_header("Retry-After", str(retry_after))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
-        """Write no access log."""

@@ -7,7 +7,7 @@ import json
 import zlib
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -120,6 +120,10 @@ class ReceivedItem:
 
     kind: str
     data: Mapping[str, object]
+
+
+Received: TypeAlias = ReceivedSpan | ReceivedLog | ReceivedEvent | ReceivedItem
+"""Anything that a receiver gets."""
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
