@@ -23,7 +23,8 @@ from taskobs.testing.receiver import Receiver
 from taskobs.view import tree
 from taskobs.view.demo import report
 from taskobs.view.demo.process import Process
-from taskobs.view.traces import assemble, issue
+from taskobs.view.issues import issue
+from taskobs.view.traces import assemble
 
 ORDERS = (1001, 1002)
 """The bank declines the card of the second."""

@@ -12,6 +12,7 @@ from taskobs.cli.dashboards import dashboards
 from taskobs.cli.doctor.command import doctor
 from taskobs.cli.monitor import monitor
 from taskobs.cli.trace import trace
+from taskobs.cli.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,3 +71,4 @@ main.add_command(monitor)
 main.add_command(dashboards)
 main.add_command(trace)
 main.add_command(doctor)
+main.add_command(view)

@@ -1,16 +1,16 @@
-"""Assembles received spans into traces: parents, outcomes and errors."""
+"""Assembles received spans into traces: parents and outcomes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from taskobs import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from taskobs.testing.wire import ReceivedEvent, ReceivedSpan
+    from taskobs.testing.wire import ReceivedSpan
 
 NS_PER_SECOND = 1_000_000_000
 
@@ -144,46 +144,3 @@ def _above(node: Node, parent: Node, nodes: Mapping[str, Node]) -> bool:
         seen.add(step.span.span_id)
         step = nodes.get(step.span.parent_id)
     return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issue:
-    """What Sentry would show of an error event."""
-
-    event_id: str
-    title: str
-    message: str
-    level: str
-    tags: Mapping[str, str]
-    trace_id: str
-    span_id: str
-
-
-def issue(event: ReceivedEvent) -> Issue:
-    """Read an event; what it lacks is empty."""
-    trace = _dig(event.data, "contexts", "trace")
-    exceptions = _list(_dig(event.data, "exception").get("values"))
-    last = _mapping(exceptions[-1] if exceptions else None)
-    return Issue(
-        event_id=event.event_id,
-        title=str(last.get("type") or event.data.get("message") or "event"),
-        message=str(last.get("value") or ""),
-        level=str(event.data.get("level") or "error"),
-        tags={str(key): str(value) for key, value in _dig(event.data, "tags").items()},
-        trace_id=str(trace.get("trace_id", "")),
-        span_id=str(trace.get("span_id", "")),
-    )
-
-
-def _dig(data: object, *path: str) -> Mapping[str, object]:
-    for key in path:
-        data = _mapping(data).get(key)
-    return _mapping(data)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> Sequence[object]:
-    return cast("Sequence[object]", value) if isinstance(value, list) else ()

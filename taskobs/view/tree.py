@@ -9,7 +9,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from taskobs.view.traces import Issue, Node, Trace
+    from taskobs.view.issues import Issue
+    from taskobs.view.traces import Node, Trace
 
 MARKS = {
     "succeeded": ("✓", "green"),

@@ -51,6 +51,12 @@ def brief(value: object, also_secret: frozenset[str] = frozenset()) -> object:
     return _Cutter(also_secret).cut(value, MAX_DEPTH)
 
 
+def is_secret(name: str) -> bool:
+    """Tell whether the name of a value says that the value is secret."""
+    lowered = name.lower()
+    return any(part in lowered for part in _SECRET_PARTS)
+
+
 def drop_variables(event: dict[str, object], *, everywhere: bool) -> None:
     """Take the frame variables out of an event: all, or those of Celery's and our own frames."""
     for frame in frames(event):
@@ -228,5 +234,4 @@ class _Cutter:
         return text if len(text) <= room else text[:room] + _CUT
 
     def _secret(self, name: str) -> bool:
-        lowered = name.lower()
-        return lowered in self.also_secret or any(part in lowered for part in _SECRET_PARTS)
+        return name.lower() in self.also_secret or is_secret(name)

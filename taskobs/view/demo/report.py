@@ -10,7 +10,8 @@ import click
 from taskobs.view import tree
 from taskobs.view.demo import page
 from taskobs.view.demo.target import address_in
-from taskobs.view.traces import Issue, Trace, assemble, issue
+from taskobs.view.issues import Issue, issue
+from taskobs.view.traces import Trace, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

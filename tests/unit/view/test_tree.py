@@ -6,7 +6,8 @@ import click
 import pytest
 
 from taskobs.testing.wire import ReceivedEvent
-from taskobs.view.traces import assemble, issue
+from taskobs.view.issues import issue
+from taskobs.view.traces import assemble
 from taskobs.view.tree import duration, issue_lines, lines
 from tests.support import demo
 

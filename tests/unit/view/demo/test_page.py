@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 from typing import cast
 
 from taskobs.view.demo import page
-from taskobs.view.traces import assemble, issue
+from taskobs.view.issues import issue
+from taskobs.view.traces import assemble
 from tests.support import demo
 
 

@@ -1,0 +1,78 @@
+"""When the page ends: after the last command and the last browser, and not before."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from taskobs.internal import pids
+from taskobs.view.users import FIRST, Users
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_first_command_has_time_to_come(clock: Clock) -> None:
+    """The page is there before the command that it is for."""
+    users = Users(0, clock)
+    clock.now += FIRST - 1
+    assert not users.ended()
+    clock.now += 1
+    assert users.ended()
+
+
+def test_it_lasts_as_long_as_a_command_and_a_little_more(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I stop my worker and start it again, and the page is still there, with what it had."""
+    users = Users(10, clock)
+    assert users.attach(os.getpid(), "celery")
+    clock.now += 100_000
+    assert not users.ended()
+    monkeypatch.setattr(pids, "alive", lambda _pid, _started: False)
+    clock.now += 9
+    assert not users.ended()
+    clock.now += 1
+    assert users.ended()
+
+
+def test_it_lasts_as_long_as_a_browser_shows_it(clock: Clock) -> None:
+    """My script has ended, and I still read its traces."""
+    users = Users(10, clock)
+    with users.browser():
+        clock.now += 100_000
+        assert not users.ended()
+    clock.now += 9
+    assert not users.ended()
+    clock.now += 1
+    assert users.ended()
+
+
+def test_a_page_that_ends_takes_no_command(clock: Clock) -> None:
+    """A command that comes too late is told so, and starts a page of its own."""
+    users = Users(0, clock)
+    clock.now += FIRST
+    assert users.ended()
+    assert not users.attach(os.getpid(), "celery")
+
+
+def test_a_process_that_took_over_an_id_is_not_the_command(clock: Clock) -> None:
+    """The id of a command that has ended is another process's now, and the page still ends."""
+    users = Users(0, clock)
+    users.attach(os.getpid(), "celery")
+    [command] = users.commands()
+    users._commands = {command.pid: command._replace(started=command.started + 1)}
+    assert users.commands() == []
