@@ -64,14 +64,14 @@ def view(  # noqa: PLR0913  # one argument an option, and the context
     page. Without a COMMAND, the variables to set are printed. Needs no server, and nothing leaves
     this machine.
     """
-    from taskobs.view.running import CommandError, become, find
+    from taskobs.view.running import CommandError, become, find, shown_name
     from taskobs.view.starting import Options, ViewError, reach
     from taskobs.view.variables import command_environment, set_aside
 
     options = Options(port=port, limit=memory * 1024 * 1024, stay=stay)
     try:
         path = find(command[0]) if command else ""
-        page = reach(options, Path(command[0]).name if command else "")
+        page = reach(options, shown_name(command) if command else "taskobs view")
         _say(page, set_aside(os.environ) if command else [])
         if open_page:
             _open(page.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -18,8 +18,10 @@ PAGE: Final = 100
 """Traces of one answer to a list."""
 CHANGES: Final = 500
 """Traces of one answer about changes."""
-LONGEST_WAIT: Final = 20.0
+LONGEST_WAIT: Final = 20
 """Seconds that a browser's request waits for what is new."""
+LOOK: Final = 0.5
+"""Seconds between two looks at whether the browser still asks."""
 
 
 class Api:
@@ -41,14 +43,23 @@ class Api:
         found = self._store.newest(_query(options), below=below, limit=PAGE)
         return self._answer(found)
 
-    def changes(self, options: Mapping[str, str]) -> dict[str, object]:
-        """Return what has changed after the revision ``after``; wait for it ``wait`` seconds."""
-        after, wait = _number(options.get("after")) or 0, _number(options.get("wait")) or 0
+    def changes(
+        self, options: Mapping[str, str], is_asking: Callable[[], bool]
+    ) -> dict[str, object]:
+        """Return what has changed after the revision ``after``; wait for it ``wait`` seconds.
+
+        It returns when the browser no longer asks, so that a closed one doesn't count as a user.
+        """
+        query, after = _query(options), _number(options.get("after")) or 0
+        left = min(_number(options.get("wait")) or 0, LONGEST_WAIT)
         with self._users.browser():
-            found = self._store.changed(
-                _query(options), after=after, limit=CHANGES, timeout=min(wait, LONGEST_WAIT)
-            )
-        return self._answer(found)
+            while True:
+                found = self._store.changed(
+                    query, after=after, limit=CHANGES, timeout=min(left, LOOK)
+                )
+                left -= LOOK
+                if found.cursor > after or left <= 0 or not is_asking():
+                    return self._answer(found)
 
     def trace(self, trace_id: str) -> dict[str, object] | None:
         """Return all that is kept of a trace; None if nothing is."""

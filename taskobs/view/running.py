@@ -13,6 +13,8 @@ from typing import Final, NoReturn
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 """The statuses of shells for commands that can't be started."""
+_MODULE: Final = 2
+"""Where the module stands in ``python -m module``."""
 
 
 class CommandError(Exception):
@@ -36,6 +38,17 @@ def find(command: str) -> str:
     if Path(command).exists() and os.sep in command:
         raise CommandError(f"{command} can't be executed", NOT_EXECUTABLE)
     raise CommandError(f"there is no command {command!r} on the PATH", NOT_FOUND)
+
+
+def shown_name(command: Sequence[str]) -> str:
+    """Return what the page calls a command: its program, or the module that Python runs.
+
+    Nothing of the arguments: there may be a URL with a password among them.
+    """
+    name = Path(command[0]).name
+    if name.startswith("python") and [*command[1:2]] == ["-m"] and len(command) > _MODULE:
+        return command[_MODULE]
+    return name
 
 
 def become(path: str, command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:

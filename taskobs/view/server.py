@@ -8,6 +8,7 @@ a page of another site is refused, but for the page itself, which a link may lea
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, cast
@@ -91,7 +92,7 @@ class _Handler(TelemetryHandler):
         if self.route == "/api/traces":
             found = api.traces(options)
         elif self.route == "/api/changes":
-            found = api.changes(options)
+            found = api.changes(options, self._is_asking)
         elif self.route == IDENTITY:
             found = api.identity()
         elif self.route.startswith(TRACE):
@@ -136,6 +137,15 @@ class _Handler(TelemetryHandler):
             self._give(self._view.api.identity())
         else:
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "This page is about to end.\n")
+
+    def _is_asking(self) -> bool:
+        """Tell whether the client has not closed its connection, nor this server begun to end."""
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return not self._view.store.closed
+        except OSError:
+            return False
 
     def _is_for_us(self) -> bool:
         host = self.headers.get("Host", "").lower()

@@ -75,7 +75,7 @@ class Store:
         self._size = 0
         self._evicted = 0
         self._counts: Counter[str] = Counter()
-        self._closed = False
+        self.closed = False
 
     def take(self, received: Iterable[Received]) -> None:
         """Keep what has arrived together."""
@@ -128,8 +128,8 @@ class Store:
         It returns without a trace once ``timeout`` seconds have passed, or at `close`.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: self._revision > after or self._closed, timeout):
-                self._changed.wait_for(lambda: self._closed, min(SPREAD, timeout))
+            if self._changed.wait_for(lambda: self._revision > after or self.closed, timeout):
+                self._changed.wait_for(lambda: self.closed, min(SPREAD, timeout))
             traces = [trace for trace in self._after(after) if query.finds(trace)]
             traces.reverse()
             more = len(traces) > limit
@@ -165,7 +165,7 @@ class Store:
     def close(self) -> None:
         """Let whoever waits in `changed` go on at once."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
 

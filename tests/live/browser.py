@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import tempfile
+import urllib.error
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,12 +108,23 @@ class Browser:
 
     def click(self, selector: str, text: str = "") -> None:
         """Click the first element that is found, of those that have a text; as a mouse does."""
+        self.wait(lambda: self._clicked(selector, text), f"{selector} {text!r} to click")
+
+    def _clicked(self, selector: str, text: str) -> bool:
         script = (
             "return [...document.querySelectorAll(arguments[0])]"
             ".find(e => e.innerText.includes(arguments[1]))"
         )
-        self.wait(lambda: self.run(script, selector, text) is not None, f"{selector} {text!r}")
-        self._command(f"element/{self.run(script, selector, text)[ELEMENT]}/click", {})
+        found = self.run(script, selector, text)
+        if found is None:
+            return False
+        try:
+            self._command(f"element/{found[ELEMENT]}/click", {})
+        except urllib.error.HTTPError as error:  # the page has drawn another one in its place
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
 
     def type(self, selector: str, text: str) -> None:
         """Empty a field, and type into it."""

@@ -97,7 +97,7 @@ async function showOlder() {
   const lowest = Math.min(...[...state.entries.values()].map((entry) => entry.summary.number));
   const answer = await ask("/api/traces", { below: lowest }).catch(() => null);
   if (!answer || round !== state.round) return;
-  state.room += answer.traces.length;
+  state.room += 100;
   state.more = answer.more;
   // What has changed meanwhile is there already, and newer.
   take(answer.traces.filter((summary) => !state.entries.has(summary.trace_id)));
@@ -176,6 +176,7 @@ function select(traceId) {
   state.selected = traceId;
   state.entries.get(traceId)?.element.setAttribute("aria-current", "true");
   page.chosen = "";
+  state.drawn = 0; // a revision of the trace before says nothing of this one
   remember();
   show(traceId);
 }

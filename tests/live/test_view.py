@@ -1,0 +1,228 @@
+"""``taskobs view`` as a user sees it: a headless browser that clicks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from taskobs.view.server import ViewServer
+from taskobs.view.store import MEBIBYTE
+from tests.live import browser as browsers
+from tests.live.celery_process import SHOP
+from tests.live.conftest import skip_if_missing
+from tests.live.process import LIMIT, Program, wait_until
+from tests.live.services import fetch, free_port, listens
+from tests.support import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from taskobs.testing.wire import ReceivedSpan
+    from tests.live.browser import Browser
+    from tests.live.celery_process import Broker, LiveApp
+
+HOSTILE = "<img src=x onerror=document.title='owned'>"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The address of a driver of browsers."""
+    with contextlib.ExitStack() as stack:
+        with skip_if_missing():
+            address = stack.enter_context(browsers.driver(tmp_path_factory.mktemp("chromium")))
+        yield address
+
+
+@pytest.fixture
+def browser(driver: str) -> Generator[Browser]:
+    """A new window, whose console must have nothing to say against the page at the end."""
+    with browsers.Browser(driver) as opened:
+        yield opened
+        assert opened.errors() == []
+
+
+@pytest.fixture
+def server() -> Generator[ViewServer]:
+    """A page that nothing sends to but the test."""
+    opened = ViewServer(0, limit=MEBIBYTE, stay=0)
+    opened.start()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def port() -> Generator[int]:
+    """A port whose page has ended at the end of the test, one way or the other."""
+    chosen = free_port()
+    try:
+        yield chosen
+        assert wait_until(lambda: not listens(chosen), timeout=LIMIT), "the page stays"
+    finally:
+        with contextlib.suppress(OSError):
+            found = fetch(f"http://127.0.0.1:{chosen}/api/view")
+            os.kill(found["pid"], signal.SIGKILL)
+
+
+class Viewed:
+    """Starts the processes of the tests' app, each by ``taskobs view``."""
+
+    def __init__(self, live: LiveApp, broker: Broker, port: int) -> None:
+        self._folder = live.folder
+        # Destinations that must not count.
+        self._env = live.environment(broker, {"SENTRY_DSN": "http://k@127.0.0.1:1/1"})
+        self._view = [sys.executable, "-m", "taskobs", "view", "--port", str(port), "--stay", "0"]
+
+    def start(self, name: str, *command: str) -> Program:
+        line = [*self._view, "--", sys.executable, *command]
+        return Program(line, log=self._folder / f"{name}.log", env=self._env, cwd=self._folder)
+
+    def worker(self) -> Program:
+        options = ["-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
+        return self.start("worker", "-m", "celery", "-A", SHOP, "worker", *options)
+
+    def publish(self, source: str) -> None:
+        with self.start("web", "-c", f"from {SHOP} import *\n{source}") as web:
+            assert web.wait() == 0, web.tail()
+
+
+def titles(browser: Browser) -> list[str]:
+    return browser.texts("#list .entry .head b")
+
+
+def test_a_failure_is_followed_from_the_list_to_its_line(
+    live: LiveApp, file_broker: Broker, port: int, browser: Browser
+) -> None:
+    """My worker and my web process are on one page: I click from a failure to its source."""
+    viewed = Viewed(live, file_broker, port)
+    with viewed.worker() as worker:
+        worker.wait_log(" ready.")
+        browser.open(f"http://localhost:{port}/")
+        browser.wait_text("#summary", f"celery ({worker.pid})")
+        viewed.publish(f"fail.delay('no funds'); app.send_task({HOSTILE!r})")
+        browser.wait_text("#list", f"publish {SHOP}.fail")
+
+        # The failure: its waterfall, its event with frames and tags, its log lines.
+        browser.click("#list .entry", f"publish {SHOP}.fail")
+        browser.wait_text(".issue .title", "ValueError")
+        assert browser.text(".issue .line.here").strip().endswith("raise ValueError(message)")
+        assert f"celery.task\n{SHOP}.fail" in browser.text(".issue .tags")
+        browser.wait_text(".logs", "raised unexpected: ValueError('no funds')")
+        browser.wait_text("#list .entry[aria-current='true']", "✗ failed")
+        assert "queued" in browser.text("#list .entry[aria-current='true']")
+        browser.click(".row.publish")
+        browser.wait_text("#detail h2", f"publish {SHOP}.fail")
+        browser.click(".issue .to", "span ")
+        browser.wait_text("#detail h2", f"run {SHOP}.fail")
+        browser.wait_text("#detail .pill", "failed")
+
+        # The retries, side by side.
+        viewed.publish("retry_then_ok.delay(2)")
+        browser.click("#list .entry", "retry_then_ok")
+        browser.wait(lambda: len(browser.texts(".attempt")) == 3, "three attempts")
+        assert [text.split("\n")[:2] for text in browser.texts(".attempt")] == [
+            ["Attempt 1", "↻ retried"],
+            ["Attempt 2", "↻ retried"],
+            ["Attempt 3", "✓ succeeded"],
+        ]
+        browser.click(".attempt", "Attempt 2")
+        browser.wait_text("#detail .pill", "retried")
+
+        # A name that is markup is a name.
+        browser.click("#list .entry", HOSTILE)
+        browser.wait_text(".trace h2", HOSTILE)
+        assert browser.run("return [document.title, document.images.length]") == [
+            "taskobs view",
+            0,
+        ]
+        worker.stop()
+    # The browser still shows the page, so it is still there; then nobody uses it.
+    assert listens(port)
+    browser.reload()
+    browser.wait_text("#list", "retry_then_ok")
+    browser.open("about:blank")
+
+
+def runs(first: int, number: int, **more: Any) -> list[ReceivedSpan]:
+    made = []
+    for one in range(first, first + number):
+        span = demo.span(one, f"run task{one}", outcome="succeeded", celery__task_id=f"id-{one}-")
+        made.append(replace(span, trace_id=f"{one:032x}", **more))
+    return made
+
+
+def test_the_page_follows_without_a_gap(server: ViewServer, browser: Browser) -> None:
+    """Nothing is lost or doubled: while I wait, pause, search, reload, and ask for older ones."""
+    address = f"http://127.0.0.1:{server.server_port}/"
+    browser.open(address)
+    browser.wait_text("#nothing", "Nothing has arrived yet.")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT=" + address[:-1] in browser.text("#nothing")
+    assert "taskobs.init(otlp_endpoint=…" in browser.text("#nothing")
+
+    server.store.take([*demo.order(), demo.event()])
+    browser.wait(lambda: titles(browser) == ["POST /orders"], "the first trace")
+    assert browser.text("#nothing") == ""
+    browser.wait_text(".trace h2", "POST /orders")  # chosen by itself
+    assert f"trace={demo.TRACE}" in browser.url
+
+    for first in range(1, 151, 10):  # more than the list has room for
+        server.store.take(runs(first, 10))
+    newest = [f"run task{one}" for one in range(150, 0, -1)]
+    browser.wait(lambda: titles(browser) == newest[:100], "the newest hundred")
+    browser.click("#older")
+    everything = [*newest, "POST /orders"]
+    browser.wait(lambda: titles(browser) == everything, "all")
+
+    browser.click("#follow")
+    server.store.take(runs(151, 1))
+    assert titles(browser) == everything
+    browser.click("#follow")
+    browser.wait(lambda: titles(browser) == ["run task151", *everything], "what came meanwhile")
+
+    browser.type("#text", "ID-15")
+    found = ["run task151", "run task150", "run task15"]
+    browser.wait(lambda: titles(browser) == found, "those whose id begins so")
+    server.store.take(runs(152, 1))
+    browser.wait(lambda: titles(browser) == ["run task152", *found], "one more that is found")
+    browser.reload()
+    browser.wait(lambda: titles(browser) == ["run task152", *found], "the search, as before")
+    assert browser.run("return document.getElementById('text').value") == "ID-15"
+    browser.wait_text(".trace h2", "POST /orders")
+    browser.run("location.hash = '#outcome=failed'")
+    browser.wait(lambda: titles(browser) == ["POST /orders"], "the failed one")
+    browser.type("#text", "no such name")
+    browser.wait_text("#nothing", "No trace matches the search.")
+
+
+def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browser) -> None:
+    """What falls out is taken off the list and said; so is the end of the server, and a new one."""
+    port = server.server_port
+    server.store.take(demo.order())
+    browser.open(f"http://127.0.0.1:{port}/#trace={demo.TRACE}")
+    browser.wait_text(".trace h2", "POST /orders")
+    pad = {"message": "x" * 4000}
+    server.store.take(runs(1, 300, **pad))
+    browser.wait(lambda: titles(browser)[:1] == ["run task300"], "the newest")
+    browser.wait_text("#notices", "fell out, as the page keeps 1.0 MiB: --memory keeps more.")
+    kept = server.store.totals()["traces"]
+    browser.click("#older")
+    browser.wait(lambda: len(titles(browser)) == kept, "no trace that is not kept")
+    server.close()
+    browser.wait_text("#notices", "The page's server has ended.")
+    assert len(titles(browser)) == kept
+    again = ViewServer(port, limit=MEBIBYTE, stay=0)
+    again.start()
+    try:
+        again.store.take(runs(500, 1))
+        browser.wait(lambda: titles(browser) == ["run task500"], "what the new one has")
+        browser.wait_text("#notices", "The page was started again")
+    finally:
+        again.close()
+    browser.open("about:blank")
+    # The console has the requests that met no server, and that for a trace which fell out.
+    assert all("net::ERR_" in error or "404" in error for error in browser.errors())
