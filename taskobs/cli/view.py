@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 if TYPE_CHECKING:
-    from taskobs.view.starting import Page
+    from taskobs.view.command.starting import Page
 
 _PORT: Final = 7318
 _MEBIBYTES: Final = 64
 _STAY: Final = 10.0
-_LOOK: Final = 1.0
+_INTERVAL: Final = 1.0
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -58,15 +58,13 @@ def view(  # noqa: PLR0913  # one argument an option, and the context
 ) -> None:
     """Run COMMAND, and show its traces, errors and log lines on a page that follows.
 
-    taskobs view -- celery -A shop worker
-
-    Give web server, worker and beat the same line, each in a terminal of its own: they share one
-    page. Without a COMMAND, the variables to set are printed. Needs no server, and nothing leaves
-    this machine.
+    For example: `taskobs view -- celery -A shop worker`. Give web server, worker and beat the
+    same line, each in a terminal of its own: they share one page. Without a COMMAND, the
+    variables to set are printed. Needs no server, and nothing leaves this machine.
     """
-    from taskobs.view.running import CommandError, become, find, shown_name
-    from taskobs.view.starting import Options, ViewError, reach
-    from taskobs.view.variables import command_environment, set_aside
+    from taskobs.view.command.running import CommandError, become, find, shown_name
+    from taskobs.view.command.starting import Options, ViewError, reach
+    from taskobs.view.command.variables import command_environment, set_aside
 
     options = Options(port=port, limit=memory * 1024 * 1024, stay=stay)
     try:
@@ -93,15 +91,15 @@ def _say(page: Page, not_used: list[str]) -> None:
 
 
 def _open(url: str) -> None:
-    from taskobs.view.starting import run_detached
+    from taskobs.view.command.starting import run_detached
 
     with Path(os.devnull).open("wb") as nowhere:
         run_detached([sys.executable, "-m", "webbrowser", url], nowhere.fileno())
 
 
 def _serve(page: Page) -> None:
-    from taskobs.view.starting import is_served
-    from taskobs.view.variables import page_variables
+    from taskobs.view.command.starting import is_served
+    from taskobs.view.command.variables import page_variables
 
     click.echo("\nSet these for each process of the app:\n")
     for name, value in page_variables(page.port).items():
@@ -110,7 +108,7 @@ def _serve(page: Page) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while is_served(page.port):
-            time.sleep(_LOOK)
+            time.sleep(_INTERVAL)
     except KeyboardInterrupt:
         return
     raise click.ClickException(f"the page at {page.url} has ended")

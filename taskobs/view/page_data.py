@@ -51,7 +51,9 @@ def _span(depth: int, node: Node, origin_ns: int) -> dict[str, object]:
 
 def issue_data(found: Issue) -> dict[str, object]:
     """Return an issue, its tags sorted."""
-    return asdict(found) | {"tags": sorted(found.tags.items())}
+    data: dict[str, object] = asdict(found)
+    data["tags"] = sorted(found.tags.items())
+    return data
 
 
 def _pairs(attributes: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -58,4 +58,4 @@ def embeddable(data: object) -> str:
 def resource(folder: str, name: str) -> str:
     """Read a file that lies in a package's folder."""
     package, _, inner = folder.rpartition(".")
-    return files(package).joinpath(inner, name).read_text(encoding="utf-8")
+    return (files(package) / inner / name).read_text(encoding="utf-8")

@@ -7,12 +7,17 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from taskobs.view.server import ViewServer
-from taskobs.view.store import MEBIBYTE
+from taskobs.view.serving.server import ViewServer
+from taskobs.view.storage.store import MEBIBYTE
 from tests.live import browser as browsers
 from tests.live.celery_process import SHOP
 from tests.live.conftest import skip_if_missing
@@ -72,11 +77,12 @@ def port() -> Generator[int]:
 class Viewed:
     """Starts the processes of the tests' app, each by ``taskobs view``."""
 
-    def __init__(self, live: LiveApp, broker: Broker, port: int) -> None:
+    def __init__(self, live: LiveApp, broker: Broker, port: int, *options: str) -> None:
         self._folder = live.folder
         # Destinations that must not count.
         self._env = live.environment(broker, {"SENTRY_DSN": "http://k@127.0.0.1:1/1"})
         self._view = [sys.executable, "-m", "taskobs", "view", "--port", str(port), "--stay", "0"]
+        self._view += options
 
     def start(self, name: str, *command: str) -> Program:
         line = [*self._view, "--", sys.executable, *command]
@@ -86,8 +92,11 @@ class Viewed:
         options = ["-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
         return self.start("worker", "-m", "celery", "-A", SHOP, "worker", *options)
 
+    def publisher(self, source: str) -> Program:
+        return self.start("web", "-c", f"from {SHOP} import *\n{source}")
+
     def publish(self, source: str) -> None:
-        with self.start("web", "-c", f"from {SHOP} import *\n{source}") as web:
+        with self.publisher(source) as web:
             assert web.wait() == 0, web.tail()
 
 
@@ -149,7 +158,7 @@ def test_a_failure_is_followed_from_the_list_to_its_line(
 
 
 def runs(first: int, number: int, **more: Any) -> list[ReceivedSpan]:
-    made = []
+    made: list[ReceivedSpan] = []
     for one in range(first, first + number):
         span = demo.span(one, f"run task{one}", outcome="succeeded", celery__task_id=f"id-{one}-")
         made.append(replace(span, trace_id=f"{one:032x}", **more))
@@ -226,3 +235,81 @@ def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browse
     browser.open("about:blank")
     # The console has the requests that met no server, and that for a trace which fell out.
     assert all("net::ERR_" in error or "404" in error for error in browser.errors())
+
+
+RUN, EXPORTED = 1000, 4000
+"""Tasks: by a real worker, and as spans of the stock exporter, which takes a tenth of the time."""
+CHUNK = 250
+"""What is sent before the follower is asked again: whoever never asks may miss what falls out."""
+MEMORY = 16
+"""MiB: more than the first 1,000 tasks take, and less than half of all."""
+
+
+def ask(port: int, path: str) -> Any:
+    return fetch(f"http://127.0.0.1:{port}{path}")
+
+
+class Follower:
+    """Asks as the page does, and keeps what it was told."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._cursor = 0
+        self.succeeded: set[str] = set()
+        self.revisions: list[int] = []
+
+    def has_all(self, number: int) -> bool:
+        """Ask once; whether this many runs have succeeded."""
+        answer = ask(self._port, f"/api/changes?after={self._cursor}&wait=1")
+        self._cursor = answer["cursor"]
+        for one in answer["traces"]:
+            self.revisions.append(one["revision"])
+            if one["outcomes"] == {"succeeded": 1}:
+                self.succeeded.add(one["trace_id"])
+        return len(self.succeeded) == number
+
+
+def resident(pid: int) -> int:
+    """The memory of a process now, in bytes."""
+    pages = (Path("/proc") / str(pid) / "statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def export(port: int, number: int) -> None:
+    """Send the spans of tasks as a process without a relay does, by the stock exporter."""
+    exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{port}/v1/traces")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=3 * number))
+    tracer = provider.get_tracer("shop")
+    for one in range(number):
+        attributes = {"celery.task_id": f"exported-{one}", "celery.outcome": "succeeded"}
+        with (
+            tracer.start_as_current_span("publish shop.pack"),
+            tracer.start_as_current_span("run shop.pack", attributes=attributes),
+        ):
+            pass
+    assert provider.force_flush(int(LIMIT * 1000))
+    provider.shutdown()
+
+
+def test_five_thousand_tasks(live: LiveApp, redis_broker: Broker, port: int) -> None:
+    """I follow 5,000 tasks on a page with room for fewer: none is missed, and memory stays."""
+    viewed = Viewed(live, redis_broker, port, "--memory", str(MEMORY))
+    sizes: list[int] = []
+    with viewed.worker() as worker:
+        worker.wait_log(" ready.")
+        server, follower = ask(port, "/api/view")["pid"], Follower(port)
+        with viewed.publisher(f"for number in range({RUN}): add.delay(number, 1)") as web:
+            assert wait_until(partial(follower.has_all, RUN), timeout=LIMIT), worker.tail()
+            assert web.wait() == 0, web.tail()
+        for sent in range(CHUNK, EXPORTED + 1, CHUNK):
+            export(port, CHUNK)
+            assert wait_until(partial(follower.has_all, RUN + sent), timeout=LIMIT)
+            sizes.append(resident(server))
+        totals = ask(port, "/api/traces")["totals"]
+        worker.stop()
+    assert len(follower.revisions) == len(set(follower.revisions)), "a state was told twice"
+    assert totals["span"] == 2 * (RUN + EXPORTED)
+    assert totals["bytes"] <= totals["limit"] == MEMORY * MEBIBYTE
+    assert totals["dropped_traces"] >= RUN + EXPORTED - totals["traces"] > 0
+    assert sizes[-1] < 1.2 * sizes[len(sizes) // 2]

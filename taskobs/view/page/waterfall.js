@@ -100,12 +100,16 @@ function drawRow(trace, span, total) {
   bar.style.width = percent(span.seconds);
   const notable = span.outcome && span.outcome !== "succeeded";
   const word = notable ? make("b", "", marked(span.outcome)) : "";
-  // Beside the bar: to its right, unless that would leave the card.
-  const before = notable && span.start + span.seconds > 0.85 * total && span.start > 0.4 * total;
-  const end = make("span", before ? "took before" : "took", took(span.seconds), word);
-  end.style.left = before
-    ? percent(span.start - Math.min(span.queue_latency || 0, span.start))
-    : "max(" + percent(span.start + span.seconds) + ", calc(" + percent(span.start) + " + 3px))";
+  // To the right of the bar; where that would leave the card, to its left, or inside it.
+  const begins = span.start - Math.min(span.queue_latency || 0, span.start);
+  const ends = span.start + span.seconds;
+  const side = !notable || ends <= 0.85 * total ? "after" : begins > 0.4 * total ? "before" : span.seconds > 0.3 * total ? "inside" : "after";
+  const end = make("span", "took " + side, took(span.seconds), word);
+  end.style.left = {
+    before: percent(begins),
+    inside: percent(ends),
+    after: "max(" + percent(ends) + ", calc(" + percent(span.start) + " + 3px))",
+  }[side];
   time.append(bar, end);
 
   const row = button("row " + span.role + " " + tone(span), "", () => choose(span.span_id, false));

@@ -9,8 +9,8 @@ from time import process_time
 import pytest
 
 from taskobs.testing.wire import ReceivedEvent
-from taskobs.view.masking import MASK, MAX_TEXT, masked, masked_text
-from taskobs.view.records import event_record, issue_of, span_of, span_record
+from taskobs.view.storage.masking import MASK, MAX_TEXT, masked, masked_text
+from taskobs.view.storage.records import event_record, issue_of, span_of, span_record
 from tests.support import demo
 
 SECRET = "hunter2"  # noqa: S105  # what is looked for in what is kept

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from taskobs.testing.wire import Received, ReceivedEvent, ReceivedLog, ReceivedSpan
-from taskobs.view.kept_trace import KeptTrace
-from taskobs.view.records import Record, event_record, log_record, span_record
+from taskobs.view.storage.kept_trace import KeptTrace
+from taskobs.view.storage.records import Record, event_record, log_record, span_record
 
 MEBIBYTE: Final = 1024 * 1024
 SHARE: Final = 4

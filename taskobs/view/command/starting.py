@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from taskobs.relay_client import relay_command
 from taskobs.testing.http_server import HOST, JSON
-from taskobs.view.serve import IN_USE
-from taskobs.view.server import ATTACH, IDENTITY
+from taskobs.view.serving.serve import IN_USE
+from taskobs.view.serving.server import ATTACH, IDENTITY
 
 ANSWER: Final = 10.0
 """Seconds that whoever has the port may take to say what it is."""
@@ -144,7 +144,7 @@ def _start(options: Options) -> int | None:
     Raises:
         ViewError: it can't be started; the message has its last words.
     """
-    command = [sys.executable, "-m", "taskobs.view.serve", "--port", str(options.port)]
+    command = [sys.executable, "-m", "taskobs.view.serving.serve", "--port", str(options.port)]
     command += ["--limit", str(options.limit), "--stay", str(options.stay)]
     reader, writer = os.pipe()
     try:
@@ -157,8 +157,8 @@ def _start(options: Options) -> int | None:
         return int(written)
     if written == IN_USE:
         return None
-    last = cast("list[str]", written.splitlines()[-1:] or ["it wrote nothing"])
-    raise ViewError(f"the page can't be served: {last[0]}")
+    last = (written or "it wrote nothing").splitlines()[-1]
+    raise ViewError(f"the page can't be served: {last}")
 
 
 def run_detached(command: list[str], output: int) -> None:

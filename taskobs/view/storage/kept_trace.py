@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from taskobs import semconv
-from taskobs.view.masking import masked_text
+from taskobs.view.storage.masking import masked_text
 from taskobs.view.traces import NS_PER_SECOND, Node
 
 if TYPE_CHECKING:
     from taskobs.testing.wire import ReceivedLog, ReceivedSpan
     from taskobs.view.issues import Issue
-    from taskobs.view.records import Record
+    from taskobs.view.storage.records import Record
 
 RECORD_COST: Final = 500
 """Bytes that Python needs for a record beside its text and its key: measured, and rounded up."""

@@ -23,10 +23,10 @@ from taskobs.testing.http_server import (
     decoded,
     is_telemetry,
 )
-from taskobs.view.api import Api
-from taskobs.view.live_page import LivePage
-from taskobs.view.store import Store
-from taskobs.view.users import Users
+from taskobs.view.serving.api import Api
+from taskobs.view.serving.live_page import LivePage
+from taskobs.view.serving.users import Users
+from taskobs.view.storage.store import Store
 
 NAMES: Final = (HOST, "localhost", "[::1]")
 """What this machine is called by those who may ask."""

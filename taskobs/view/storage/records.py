@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from taskobs import semconv
 from taskobs.testing.wire import ReceivedLink, ReceivedMoment, ReceivedSpan
 from taskobs.view.issues import Frame, Issue, Raised, issue
-from taskobs.view.masking import masked
+from taskobs.view.storage.masking import masked
 from taskobs.view.traces import NS_PER_SECOND
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from taskobs.view.command.variables import page_variables
 from taskobs.view.pages import digest, embeddable, page, resource, script_of, style_of
-from taskobs.view.variables import page_variables
 
 FOLDER: Final = "taskobs.view.page"
 

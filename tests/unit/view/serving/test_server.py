@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from taskobs.view.pages import digest
-from taskobs.view.server import ViewServer
-from taskobs.view.store import MEBIBYTE
+from taskobs.view.serving.server import ViewServer
+from taskobs.view.storage.store import MEBIBYTE
 from tests.support import demo
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def server() -> Generator[ViewServer]:
     opened.close()
 
 
-class Answer:
+class Response:
     """What the server said."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
@@ -52,7 +52,7 @@ def ask(
     method: str = "GET",
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
+) -> Response:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
     try:
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
@@ -61,7 +61,7 @@ def ask(
         if body is not None:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
-        return Answer(connection.getresponse())
+        return Response(connection.getresponse())
     finally:
         connection.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskobs.config.settings import resolve
-from taskobs.view.variables import command_environment, page_variables, set_aside
+from taskobs.view.command.variables import command_environment, page_variables, set_aside
 
 MINE = {
     "HOME": "/home/me",

@@ -9,18 +9,18 @@ from dataclasses import asdict
 from typing import Final
 
 from taskobs.view.page_data import issue_data, trace_data
-from taskobs.view.records import issue_of, log_of, span_of
-from taskobs.view.store import Found, Query, Store
+from taskobs.view.serving.users import Users
+from taskobs.view.storage.records import issue_of, log_of, span_of
+from taskobs.view.storage.store import Found, Query, Store
 from taskobs.view.traces import assemble
-from taskobs.view.users import Users
 
 PAGE: Final = 100
 """Traces of one answer to a list."""
 CHANGES: Final = 500
 """Traces of one answer about changes."""
-LONGEST_WAIT: Final = 20
+LONGEST_WAIT: Final = 20.0
 """Seconds that a browser's request waits for what is new."""
-LOOK: Final = 0.5
+INTERVAL: Final = 0.5
 """Seconds between two looks at whether the browser still asks."""
 
 
@@ -51,13 +51,13 @@ class Api:
         It returns when the browser no longer asks, so that a closed one doesn't count as a user.
         """
         query, after = _query(options), _number(options.get("after")) or 0
-        left = min(_number(options.get("wait")) or 0, LONGEST_WAIT)
+        left = min(float(_number(options.get("wait")) or 0), LONGEST_WAIT)
         with self._users.browser():
             while True:
                 found = self._store.changed(
-                    query, after=after, limit=CHANGES, timeout=min(left, LOOK)
+                    query, after=after, limit=CHANGES, timeout=min(left, INTERVAL)
                 )
-                left -= LOOK
+                left -= INTERVAL
                 if found.cursor > after or left <= 0 or not is_asking():
                     return self._answer(found)
 

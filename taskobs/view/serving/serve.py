@@ -1,4 +1,4 @@
-"""The process that serves the page: ``python -m taskobs.view.serve``, which `starting` starts.
+"""The process that serves the page: ``python -m taskobs.view.serving.serve``.
 
 It outlives the commands that send to it, so that the page is there while one of them is started
 again, and after the last has ended for as long as a browser shows it.
@@ -14,17 +14,17 @@ import sys
 import threading
 from typing import Final
 
-from taskobs.view.server import ViewServer
+from taskobs.view.serving.server import ViewServer
 
 IN_USE: Final = "in use"
 """What it writes where another process has the port; otherwise the port that it serves."""
-LOOK: Final = 0.2
+INTERVAL: Final = 0.2
 """Seconds between two looks at whether anybody uses the page."""
 
 
 def main(arguments: list[str]) -> int:
     """Serve until nobody uses the page; write the port to standard output before that."""
-    parser = argparse.ArgumentParser(prog="taskobs.view.serve")
+    parser = argparse.ArgumentParser(prog="taskobs.view.serving.serve")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--limit", type=int, required=True)
     parser.add_argument("--stay", type=float, required=True)
@@ -55,9 +55,13 @@ def _leave_terminal() -> None:
 
 def _wait(server: ViewServer) -> None:
     asked = threading.Event()
+
+    def end(*_: object) -> None:
+        asked.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    while not asked.wait(LOOK) and not server.users.ended():
+        signal.signal(number, end)
+    while not asked.wait(INTERVAL) and not server.users.ended():
         pass
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from taskobs.internal import pids
-from taskobs.view.users import FIRST, Users
+from taskobs.view.serving.users import FIRST, Users
 
 
 class Clock:
@@ -18,6 +18,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def of_old(_pid: int) -> int:
+    """Tell that a process started long ago."""
+    return 1
+
+
+def no_process(_pid: int, _started: int) -> bool:
+    """Stand for a process that has ended."""
+    return False
 
 
 @pytest.fixture
@@ -42,7 +52,7 @@ def test_it_lasts_as_long_as_a_command_and_a_little_more(
     assert users.attach(os.getpid(), "celery")
     clock.now += 100_000
     assert not users.ended()
-    monkeypatch.setattr(pids, "alive", lambda _pid, _started: False)
+    monkeypatch.setattr(pids, "alive", no_process)
     clock.now += 9
     assert not users.ended()
     clock.now += 1
@@ -69,10 +79,12 @@ def test_a_page_that_ends_takes_no_command(clock: Clock) -> None:
     assert not users.attach(os.getpid(), "celery")
 
 
-def test_a_process_that_took_over_an_id_is_not_the_command(clock: Clock) -> None:
+def test_a_process_that_took_over_an_id_is_not_the_command(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The id of a command that has ended is another process's now, and the page still ends."""
     users = Users(0, clock)
-    users.attach(os.getpid(), "celery")
-    [command] = users.commands()
-    users._commands = {command.pid: command._replace(started=command.started + 1)}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pids, "start_time", of_old)
+        users.attach(os.getpid(), "celery")
     assert users.commands() == []

@@ -1,0 +1,1 @@
+"""What ``taskobs view`` does in the terminal: it joins a page, and becomes the command."""

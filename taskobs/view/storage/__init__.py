@@ -1,0 +1,1 @@
+"""What is kept for the page: records without secrets, by trace, within a bound."""
