@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,10 @@ import sentry_sdk
 from celery import Celery, Task, group
 from celery.exceptions import Ignore
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -492,6 +497,64 @@ def test_the_provider_of_the_app_keeps_its_exporters(
         with provider.get_tracer("shop").start_as_current_span("after"):
             pass
         assert [span.name for span in exported.get_finished_spans()] == ["after"]
+
+
+def test_instruments_of_the_app_go_where_it_says(
+    recorded: Recorded, charge: Task[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My app has a MeterProvider: what tasks measure is there, and not in the test."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(f"{__name__}.orders", provider.get_meter("shop").create_counter("orders"))
+    with recorded() as telemetry:
+        charge.apply(args=(1,))
+        assert [one.name for one in telemetry.metrics] == ["shop.bank.wait"]
+    assert reader.get_metrics_data()
+    provider.shutdown()
+
+
+def test_no_socket_is_made(
+    recorded: Recorded, charge: Task[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My tests run without a network: nothing so much as asks for one."""
+    made: list[object] = []
+    make = socket.socket.__init__
+
+    def noted(self: socket.socket, *args: Any, **named: Any) -> None:
+        made.append(args)
+        make(self, *args, **named)
+
+    with taskobs.init(otlp_endpoint="http://127.0.0.1:9", sentry_dsn="http://key@127.0.0.1:9/1"):
+        monkeypatch.setattr(socket.socket, "__init__", noted)
+        with recorded() as telemetry:
+            charge.apply(args=(-1,))
+            charge.delay(1)
+            assert telemetry.event()
+        monkeypatch.undo()
+    assert made == []
+
+
+def test_what_another_process_sends_is_of_the_test() -> None:
+    """A worker of all tests has one address: each test sees what belongs to its own traces."""
+    process, worker = TestProcess(), TracerProvider()
+    seen: list[list[str]] = []
+    earlier = Context()
+    for test in ("first", "second"):
+        with process.recorded() as telemetry:
+            given = telemetry.worker_environment()
+            if not seen:
+                endpoint = f"{given['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces"
+                exporter = OTLPSpanExporter(endpoint=endpoint)
+                worker.add_span_processor(SimpleSpanProcessor(exporter))
+            tracer = worker.get_tracer("shop")
+            with tracer.start_as_current_span("of the first trace", context=earlier) as span:
+                earlier = trace.set_span_in_context(span) if not seen else earlier
+            tracer.start_span(test, context=Context()).end()
+            assert telemetry.span(test).name == test
+            seen.append(sorted(one.name for one in telemetry.spans))
+    process.close()
+    worker.shutdown()
+    assert seen == [["first", "of the first trace"], ["second"]]
 
 
 @pytest.mark.parametrize("provider", [TracerProvider(), trace.NoOpTracerProvider()])
