@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flask-app django-app fastapi-app test test-unit lint lint-style lint-types lint-layers coverage check build \
-  matrix outcomes soak worker-soak celery-suite bench chaos docs docs-site clean
+  matrix outcomes soak worker-soak celery-suite bench chaos docs docs-site newcomer clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ docs: $(VENV)/dev.stamp  ## write the generated parts of the pages anew
 
 docs-site: $(VENV)/dev.stamp  ## make a site of the pages in build/site, and check all links in it
 	@$(BIN)/python tools/docs_site.py
+
+newcomer:  ## follow the tutorial in a clean clone, with git and Python alone, within three minutes
+	@$(PYTHON) tools/newcomer.py $(ARGS)
 
 clean:  ## take away everything that make made
 	rm -rf $(VENV) $(BENCH) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
