@@ -92,6 +92,12 @@ _SIZE: Final = PrivateName(
     path="Channel._size",
     use="the monitor can't tell the length of queues, but for RabbitMQ's and Redis'",
 )
+_DELETE: Final = PrivateName(
+    package="kombu",
+    module="kombu.transport.virtual.base",
+    path="Channel._delete",
+    use="the doctor leaves its queue in SQS, and in others where queues are not lists of messages",
+)
 _TIMER_ENTRIES: Final = PrivateName(
     package="kombu",
     module="kombu.asynchronous.timer",
@@ -118,6 +124,7 @@ NAMES: Final = (
     _SUCCESS_STORED,
     _SET_ONCE,
     _SIZE,
+    _DELETE,
     _TIMER_ENTRIES,
     _POOL_PROCESSES,
 )
@@ -198,6 +205,16 @@ def queue_size(channel: Any, queue: str) -> int | None:
     size = _SIZE.read(channel)
     found = None if size is None else size(queue)
     return found if isinstance(found, int) else None
+
+
+def delete_queue(channel: Any, queue: str) -> None:
+    """Delete a queue of a virtual transport of kombu's that is bound to no exchange.
+
+    ``queue_delete`` deletes those that are bound, and no others (seen in kombu 5.3 to 5.7).
+    """
+    delete = _DELETE.read(channel)
+    if delete is not None:
+        delete(queue, "", queue, "")  # the exchange, the routing key and the pattern, for Redis
 
 
 def scheduled_requests(consumer: Any) -> int | None:

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 _QUEUE: Final = "taskobs-doctor-"
+_IN_MEMORY: Final = "memory"
 _FLUSH: Final = 5.0
 _FLUSH_REFUSED: Final = 1.0
 """Seconds for what a server has just refused: it is not waited for again."""
 
 
 def start_worker(stack: ExitStack, evidence: Evidence) -> ProbeWorker | None:
-    """Start the probe's worker until the stack is closed, if there is a broker for it."""
+    """Start the probe's worker until the stack is closed, if there is a broker for it.
+
+    One in memory has messages for this process alone.
+    """
     broker = evidence.broker
-    if broker is None or broker.problem is not None:
+    if broker is None or broker.problem is not None or broker.address == _IN_MEMORY:
         return None
     queue = f"{_QUEUE}{token_hex(4)}"
     stack.callback(_delete, evidence, queue)  # when the worker has stopped

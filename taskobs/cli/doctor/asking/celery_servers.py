@@ -17,7 +17,6 @@ from celery.backends.base import DisabledBackend
 from taskobs.celery.adapter import brokers
 from taskobs.cli.doctor.asking.waiting import TIME, within_time
 from taskobs.cli.doctor.evidence import Clock, Connection
-from taskobs.internal.causes import innermost
 from taskobs.observers.own_traffic import suppressed
 
 _SECONDS: Final = 4.0
@@ -93,8 +92,8 @@ def _ask_backend(backend: Any, address: str) -> Connection:  # noqa: ANN401  # C
 
 def in_words(error: BaseException) -> str:
     """Return an error in one line; its secrets are masked where it is shown."""
-    inner = innermost(error)
-    return " ".join(f"{type(inner).__name__}: {inner}".split())
+    # Not its first cause: that of a client of Redis is that its pool of connections was empty.
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _address(app: Any) -> str:  # noqa: ANN401  # Celery's app

@@ -15,6 +15,7 @@ from celery.app.routes import Router
 from celery.backends.base import DisabledBackend
 from opentelemetry import trace
 
+from taskobs.celery import _compat
 from taskobs.celery.connect import connect
 from taskobs.cli.doctor.asking.celery_servers import broker_connection, in_words, is_rpc
 from taskobs.cli.doctor.asking.waiting import within_time
@@ -115,6 +116,7 @@ def delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery'
             with suppress(*connection.channel_errors):
                 bound.purge()  # Redis and others keep the messages of a queue without a binding
                 bound.delete()
+                _compat.delete_queue(channel, queue)
     except Exception as error:  # noqa: BLE001  # transports raise whatever their library does
         return in_words(error)
     return None

@@ -281,6 +281,7 @@ def test_a_broker_that_is_away_is_found() -> None:
     app = Celery("shop", broker=f"redis://:pw@127.0.0.1:{closed_port()}", set_as_current=False)
     finding = found("broker", in_app(app))
     assert finding.what.startswith("the broker redis at 127.0.0.1:")
+    assert "Connection refused" in finding.what
     assert finding.fix == "start the broker, or set broker_url to where it is"
 
 
@@ -290,6 +291,7 @@ def test_a_result_backend_that_is_away_is_found(app: Celery) -> None:
     made = in_app(app)
     fine("broker", made)
     finding = found("result_backend", made)
+    assert "Connection refused" in finding.what
     assert finding.fix == "start the result backend, or set result_backend to where it is"
 
 
