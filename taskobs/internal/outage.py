@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from taskobs.internal.causes import describe, innermost
+from taskobs.internal.causes import describe, innermost, masked
 
 _QUIET: Final = 60.0
 """Seconds between two outages that are logged, so that a flapping backend doesn't fill the log."""
@@ -65,12 +65,19 @@ class Outage:
 class LibraryLog(logging.Filter):
     """Takes the warnings that libraries log within a ``with`` block, of the block's own thread.
 
-    ``take`` is called with what each says: the cause of the exception in it, or else its text.
+    ``take`` is called with what each says: the cause of the exception in it, or else its text,
+    without ``secrets``.
     """
 
-    def __init__(self, loggers: Iterable[str], take: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        loggers: Iterable[str],
+        take: Callable[[str], object],
+        secrets: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         self._take = take
+        self._secrets = tuple(secrets)
         self._thread = threading.local()
         self._loggers = [logging.getLogger(name) for name in loggers]
         for logger in self._loggers:
@@ -86,7 +93,7 @@ class LibraryLog(logging.Filter):
         """Take a record; False keeps it out of the log."""
         if record.levelno < logging.WARNING or not getattr(self._thread, "inside", False):
             return True
-        self._take(_said_by(record))
+        self._take(masked(_said_by(record), self._secrets))
         return False
 
     def close(self) -> None:

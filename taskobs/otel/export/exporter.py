@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from taskobs.internal.import_lock import import_locked, watch_forks
 from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
 from taskobs.otel.export.otlp_post import suits
+from taskobs.otel.export.secrets import secrets_of
 
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -50,6 +51,7 @@ class ExporterFactory:
         self._destination = settings.shown_endpoint
         self._endpoint = settings.traces_endpoint
         self._headers = dict(settings.otlp_headers or {})
+        self._settings = settings
         self._options: dict[str, Any] = {}
         if settings.given["otlp_endpoint"] == "argument":
             self._options["endpoint"] = settings.traces_endpoint
@@ -72,17 +74,20 @@ class ExporterFactory:
 
     def _make(self) -> SpanExporter:
         # It reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself.
-        return LoggedExporter(self.prepare().OTLPSpanExporter(**self._options), self._destination)
+        exporter = self.prepare().OTLPSpanExporter(**self._options)
+        return LoggedExporter(exporter, self._destination, secrets_of(self._settings))
 
 
 class LoggedExporter(SpanExporter):
     """Exports with another exporter, and logs when that begins to fail and when it works again."""
 
-    def __init__(self, exporter: SpanExporter, destination: str) -> None:
-        """``destination`` is where the exporter sends to, without secrets."""
+    def __init__(
+        self, exporter: SpanExporter, destination: str, secrets: Iterable[str] = ()
+    ) -> None:
+        """``destination`` is where the exporter sends to, without the ``secrets``."""
         self._exporter = exporter
         self._outage = Outage(_log, f"taskobs: span export to {destination}")
-        self._library_log = LibraryLog(_LOGGERS, self._outage.began)
+        self._library_log = LibraryLog(_LOGGERS, self._outage.began, secrets)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch; the exporter tries again by itself, within its timeout."""

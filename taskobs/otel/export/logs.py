@@ -20,6 +20,7 @@ from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.observers.log_capture import quiet
 from taskobs.observers.own_traffic import suppressed
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
+from taskobs.otel.export.secrets import secrets_of
 from taskobs.protocol.log_decoder import LogDecoder
 from taskobs.protocol.validation import MalformedError
 
@@ -55,6 +56,7 @@ class LogExporterFactory:
             raise MissingExtraError("logs='otlp' over gRPC", "grpc")
         self._beside = GRPC_IMPORTS if grpc else _HTTP_IMPORTS
         self.destination = settings.shown_logs_endpoint or ""
+        self._secrets = secrets_of(settings)
         self._options: dict[str, Any] = {}
         if settings.given["otlp_endpoint"] == "argument":
             self._options["endpoint"] = settings.logs_endpoint
@@ -76,7 +78,7 @@ class LogExporterFactory:
         """Return what logs that exports fail, and what takes the exporter's own lines."""
         outage = Outage(_log, f"taskobs: log export to {self.destination}")
         loggers = [self._found.module] if self._found is not None else []
-        return outage, LibraryLog([*loggers, *_LOGGERS], outage.began)
+        return outage, LibraryLog([*loggers, *_LOGGERS], outage.began, self._secrets)
 
 
 _LOGGERS: Final = ("opentelemetry.exporter.otlp.proto.grpc.exporter",)

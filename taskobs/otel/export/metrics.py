@@ -22,6 +22,7 @@ from taskobs.metrics.export_variables import wants_delta
 from taskobs.metrics.families import Family, Groups
 from taskobs.metrics.moment import Moment
 from taskobs.observers.own_traffic import suppressed
+from taskobs.otel.export.secrets import secrets_of
 
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
@@ -58,7 +59,7 @@ class OtlpSender:
         self._lock = Lock()
         self._failing = False
         self._reason = ""
-        self._library_log = LibraryLog(_LOGGERS, self._note)
+        self._library_log = LibraryLog(_LOGGERS, self._note, secrets_of(settings))
         self._thread = Thread(target=self._run, name="taskobs-metrics", daemon=True)
 
     def start(self) -> None:

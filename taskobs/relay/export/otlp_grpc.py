@@ -21,7 +21,8 @@ from typing import Any, Final
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
-from taskobs.relay.export import hints, masking
+from taskobs.internal.causes import masked, secrets_of_headers
+from taskobs.relay.export import hints
 from taskobs.relay.export.otlp_messages import REJECTED, REJECTED_FIELDS, SAID
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
@@ -126,7 +127,7 @@ class _Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # n
         error = call.exception()
         if isinstance(error, grpc.RpcError):
             sent = client_call_details.metadata or ()
-            self._results.append(_of_error(error, {*masking.of_headers(sent)}))
+            self._results.append(_of_error(error, {*secrets_of_headers(sent)}))
             return _FailedCall(_FinalError(self._results[-1].reason))
         if error is None:
             self._results.append(_of_response(call.result()))
@@ -179,7 +180,7 @@ def _of_response(response: object) -> ExportResult:
 def _of_error(error: Any, secrets: Iterable[str]) -> ExportResult:  # noqa: ANN401  # as grpc has it
     code, details = error.code(), str(error.details() or "")
     reason, wait = _reason(code), _wait(dict(error.trailing_metadata() or ()))
-    said = masking.masked(details, secrets)[:SAID]
+    said = masked(details, secrets)[:SAID]
     text = ": ".join(filter(None, (said, hints.of_grpc(details))))
     if code in _RETRIED or (code is _CODES.RESOURCE_EXHAUSTED and wait is not None):
         return ExportResult(ExportStatus.RETRY, reason, text, wait)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import requests
 from requests.adapters import BaseAdapter
 
-from taskobs.internal.causes import innermost
-from taskobs.relay.export import hints, masking, responses
+from taskobs.internal.causes import innermost, masked, secrets_of_headers, secrets_of_url
+from taskobs.relay.export import hints, responses
 from taskobs.relay.export.otlp_messages import error_message, partial_success
 from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus
 
@@ -134,7 +134,7 @@ class _RecordingAdapter(BaseAdapter):
 
     def _result(self, real: requests.Response, body: bytes, url: str) -> ExportResult:
         content_type = real.headers.get("Content-Type", "")
-        secrets = {*masking.of_headers(real.request.headers.items()), *masking.of_url(url)}
+        secrets = {*secrets_of_headers(real.request.headers.items()), *secrets_of_url(url)}
         message = "" if real.ok else error_message(body, content_type, secrets)
         hint = hints.of_status(real.status_code, url, self._signal)
         detail = ": ".join(filter(None, (message, hint)))
@@ -144,7 +144,7 @@ class _RecordingAdapter(BaseAdapter):
         if _is_page(body, content_type):
             return ExportResult(ExportStatus.DROP, _PAGE, hints.WEB_PAGE)
         accepted = partial_success(body, content_type, self._signal)
-        return accepted._replace(detail=masking.masked(accepted.detail, secrets))
+        return accepted._replace(detail=masked(accepted.detail, secrets))
 
     def close(self) -> None:
         """Close its connections."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from taskobs.relay.export.masking import masked
+from taskobs.internal.causes import masked
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 REJECTED: Final = "rejected by the backend"

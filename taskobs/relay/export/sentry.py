@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import urllib3
 
-from taskobs.relay.export.masking import masked
+from taskobs.internal.causes import masked
 from taskobs.relay.export.responses import (
     TOO_LARGE,
     ExportResult,
