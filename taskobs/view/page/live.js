@@ -1,12 +1,13 @@
 // Follows what arrives. The list is asked for once; from its cursor on, only what has changed.
 const settings = JSON.parse(document.getElementById("data").textContent);
 const OUTSIDE = "outside"; // where the server keeps log lines that have no trace
+const MOST_TASKS = 50; // of one trace whose runs are drawn side by side
 const WAIT = 20; // seconds that the server may wait for what is new
 const byId = (id) => document.getElementById(id);
 const state = {
   instance: "", cursor: 0, evicted: 0, room: 100, more: false, totals: {}, commands: [],
   entries: new Map(), // trace id -> {summary, element}
-  selected: "", drawn: 0, following: true, round: 0, waiting: null,
+  selected: "", drawn: 0, showing: "", following: true, round: 0, waiting: null,
 };
 
 function remember() {
@@ -167,7 +168,7 @@ function chooseTrace() {
     if (first && first.summary.counts.span) select(first.summary.trace_id);
   } else if (state.selected) {
     const entry = state.entries.get(state.selected);
-    if (entry ? entry.summary.revision !== state.drawn : !state.drawn) show(state.selected);
+    if (entry ? entry.summary.revision > state.drawn : !state.drawn) show(state.selected);
   }
 }
 
@@ -182,10 +183,23 @@ function select(traceId) {
 }
 
 async function show(traceId) {
+  if (state.showing === traceId) return;
+  state.showing = traceId;
+  try {
+    await fetchAndDraw(traceId);
+    // A long trace that grows takes time to draw: leave some for the rest of the page.
+    await new Promise((done) => setTimeout(done, page.rows.size));
+  } finally {
+    if (state.showing === traceId) state.showing = "";
+  }
+  if (traceId === state.selected) chooseTrace(); // it may have changed meanwhile
+}
+
+async function fetchAndDraw(traceId) {
   const answer = await fetch("/api/trace/" + encodeURIComponent(traceId)).catch(() => null);
   if (traceId !== state.selected || !answer) return;
   if (!answer.ok) {
-    state.drawn = -1;
+    state.drawn = Infinity;
     byId("traces").replaceChildren(make("p", "notice", "This trace is no longer kept: it fell out, or the page was started again."));
     byId("detail").replaceChildren();
     return;
@@ -223,7 +237,7 @@ function drawAttempts(trace) {
     const id = attributeOf(span, "celery.task_id");
     runs.set(id, [...(runs.get(id) || []), span]);
   }
-  return [...runs].filter(([id, spans]) => id && spans.length > 1).map(([id, spans]) => {
+  return [...runs].filter(([id, spans]) => id && spans.length > 1).slice(0, MOST_TASKS).map(([id, spans]) => {
     const columns = make("div", "columns");
     for (const span of spans.sort((one, other) => one.start - other.start)) columns.append(drawAttempt(span));
     const name = spans[0].name.replace(/^run /, "");
@@ -245,13 +259,14 @@ function drawAttempt(span) {
 
 function drawLogs(lines) {
   const table = make("table", "logs");
-  for (const line of lines) {
+  for (const line of lines.slice(-MOST_ROWS)) {
     const text = make("td", "", make("span", "logger", line.logger + " "), drawText(line.text));
     if (line.stack) text.append(make("details", "", make("summary", "", "Stack trace"), make("pre", "", line.stack)));
     const level = make("td", "", page.rows.has(line.span_id) ? jump(line.span_id, line.level) : line.level);
     table.append(make("tr", line.severity >= 17 ? "bad" : "", make("td", "", clock(line.seconds)), level, text));
   }
-  return make("section", "log", make("h3", "", many(lines.length, "log line")), table);
+  const title = many(lines.length, "log line") + (lines.length > MOST_ROWS ? ", the last " + MOST_ROWS : "");
+  return make("section", "log", make("h3", "", title), table);
 }
 
 async function load(signal) {

@@ -102,7 +102,7 @@ class Store:
 
     def _begin(self, trace_id: str) -> KeptTrace:
         self._numbers += 1
-        title = "Log lines outside of traces" if trace_id == OUTSIDE else ""
+        title = "Outside of traces" if trace_id == OUTSIDE else ""
         trace = self._traces[trace_id] = KeptTrace(trace_id, self._numbers, title=title)
         self._size += trace.size
         return trace

@@ -1,0 +1,57 @@
+"""Whose page it is that a command joins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from taskobs.view.command.starting import Options, ViewError, is_served, reach
+from taskobs.view.serving.server import ViewServer
+from taskobs.view.storage.store import MEBIBYTE
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@pytest.fixture
+def server() -> Generator[ViewServer]:
+    opened = ViewServer(0, limit=MEBIBYTE, stay=0)
+    opened.start()
+    yield opened
+    opened.close()
+
+
+def options(server: ViewServer) -> Options:
+    return Options(port=server.server_port, limit=MEBIBYTE, stay=0)
+
+
+def test_a_page_that_is_there_is_joined(server: ViewServer) -> None:
+    """The second command is on the page of the first, by its process id."""
+    page = reach(options(server), "celery")
+    assert (page.joined, page.url) == (True, f"http://127.0.0.1:{server.server_port}")
+    assert [one.pid for one in server.users.commands()] == [os.getpid()]
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux' /proc")
+def test_the_page_of_another_user_is_not_joined(
+    server: ViewServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else of this machine serves the port: my telemetry is not theirs to see."""
+    mine = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    with pytest.raises(ViewError, match="is used by another user"):
+        reach(options(server), "celery")
+    assert server.users.commands() == []
+
+
+def test_a_page_that_has_ended_is_not_served(server: ViewServer) -> None:
+    """`taskobs view` without a command sees that the page has ended."""
+    assert is_served(server.server_port)
+    other = ViewServer(0, limit=MEBIBYTE, stay=0)
+    other.start()
+    port = other.server_port
+    other.close()
+    assert not is_served(port)
