@@ -72,6 +72,16 @@ class RelayClient:
     unavailable = cast("bool", property(attrgetter("_channel.connection.unavailable")))
     """Whether the relay has been given up: this process sends its telemetry itself."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: what is sent since then is lost."""
+        return self._channel.closed
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are not written to the socket."""
+        return len(self._channel.outbox)
+
     def hello(self) -> dict[str, object]:
         """Return what describes this process to the relay."""
         return self._introduction.hello()

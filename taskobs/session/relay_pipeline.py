@@ -159,6 +159,8 @@ class RelayPipeline:
             return (
                 self.client.close_gracefully(min(timeout, _HAND_OVER_TIMEOUT)) or self.unavailable
             )
+        if self.client.closed:  # a cold stop runs the exit hooks twice, as nothing else closes it
+            return not self.client.waiting
         end = time.monotonic() + timeout
         self.client.send_metrics(last=True)
         done = self._flushed(self._launcher, end)

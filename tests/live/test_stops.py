@@ -154,6 +154,7 @@ def test_a_cold_stop_tells_of_what_has_ended(
     if pool not in {"prefork", "spawn"}:  # nobody else can end what these run
         (folder / "go").touch()
     worker.wait()
+    assert "telemetry unsent" not in worker.log
     runs = [run for run in receiver.spans if run.name.startswith(semconv.RUN_SPAN)]
     ended = Counter(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs)
     assert ended - Counter([running]) == Counter(states.keys())

@@ -277,6 +277,30 @@ def test_what_the_relay_has_not_sent_is_in_the_workers_log(
     assert "3 spans (no response (ConnectionRefusedError: Connection refused))" in line
 
 
+def test_a_worker_whose_exit_hooks_run_twice_says_nothing(
+    start: Callable[..., Session], receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I stop my worker cold, all was sent, and no line in the log says that something was not."""
+    session = start(shutdown_timeout=PATIENCE)
+    span("one")
+    session.process_ending()
+    session.process_ending()
+    assert names_of(receiver) == ["one"]
+    assert [one.getMessage() for one in caplog.records if "unsent" in one.getMessage()] == []
+
+
+def test_what_is_recorded_after_the_relay_was_closed_is_said(
+    start: Callable[..., Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exit hook of my app records a span after the relay was closed: the log says so."""
+    session = start(shutdown_timeout=PATIENCE)
+    span("one")
+    session.process_ending()
+    span("too late")
+    session.process_ending()
+    assert [one for one in caplog.records if "telemetry unsent" in one.getMessage()]
+
+
 # The app's own provider.
 
 
