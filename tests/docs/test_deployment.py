@@ -146,6 +146,10 @@ def test_systemd_accepts_the_units(page: str, path: str, tmp_path: Path) -> None
     text = text.replace("User=shop\n", "User=root\n")
     unit = tmp_path / Path(path).name
     unit.write_text(text)
+    for name, drop_in in files(FOLDER / page).items():
+        if name.startswith(f"{path}.d/"):
+            (tmp_path / f"{unit.name}.d").mkdir(exist_ok=True)
+            (tmp_path / f"{unit.name}.d" / Path(name).name).write_text(drop_in)
     done = subprocess.run(
         [program, "verify", "--recursive-errors=no", str(unit)],
         capture_output=True,

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 OFF: Final = {"TASKOBS_ENABLED": "0"}
 """For producers, so that the backend hears of the worker alone."""
+ONE_CHILD: Final = {"APP_CONFIG": '{"worker_concurrency": 1}'}
+"""For workers: Celery reads the result of a task before it gives the next one to the same child.
+
+With more children, a stop may strike one that has ended a task of `WORK`, which is then lost, too.
+"""
 WORK: Final = """
 sent = [app.fail.delay() if n % 4 == 0 else app.child_span.delay("inner") for n in range(12)]
 for one in sent: one.get(timeout=90, propagate=False)

@@ -144,7 +144,8 @@ def systemd(folder: Path) -> Generator[Systemd]:
     script = INIT.format(folder=folder, root=ROOT, prefix=sys.prefix, systemd=program)
     (folder / "init").write_text(script)
     spaces = "unshare --fork --kill-child --pid --mount-proc --mount --cgroup --uts --ipc"
-    start = f"echo 0 >{group}/cgroup.procs; exec {spaces} sh {folder}/init"
+    # Also if the tests are killed: then nobody else ends it.
+    start = f"echo 0 >{group}/cgroup.procs; exec setpriv --pdeathsig KILL {spaces} sh {folder}/init"
     with Program(["sh", "-c", start], log=folder / "boot.log", env=plain_environment()) as unshare:
         try:
             yield Systemd(first_process(unshare), folder)

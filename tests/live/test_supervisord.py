@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.pages import files
 from tests.live.celery_process import ROOT
-from tests.live.deployed import OFF, WORK, failed, told, wait_on_disk
+from tests.live.deployed import OFF, ONE_CHILD, WORK, failed, told, wait_on_disk
 from tests.live.process import LIMIT, Program, wait_until
 from tests.live.services import HOST, free_port
 
@@ -109,7 +109,7 @@ def worker(
     address = f"{HOST}:{free_port()}"
     config.write_text(DAEMON.format(folder=folder, address=address, name=NAME))
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
-    env = live.environment(redis_broker, {"TASKOBS_SHUTDOWN_TIMEOUT": "1"})
+    env = live.environment(redis_broker, {"TASKOBS_SHUTDOWN_TIMEOUT": "1", **ONE_CHILD})
     with Program(command, log=folder / "daemon.log", env=env) as daemon:
         running = ProgramOfThePage(daemon, config, folder / "shop-worker.log")
         try:

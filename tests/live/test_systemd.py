@@ -11,7 +11,7 @@ import pytest
 from taskobs import semconv
 from tests.docs.pages import files
 from tests.live.conftest import skip_if_missing
-from tests.live.deployed import OFF, ON_DISK, WORK, failed, told
+from tests.live.deployed import OFF, ON_DISK, ONE_CHILD, WORK, failed, told
 from tests.live.process import LIMIT, wait_until
 from tests.live.systemd import CHECKOUT, HOME, Systemd, systemd
 from tests.support.paths import ROOT
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.live.celery_process import Broker, LiveApp
 
 PAGE: Final = ROOT / "docs/how-to/systemd.md"
+FOLDER: Final = "/etc/systemd/system"
 UNIT: Final = "shop-worker.service"
 LOG: Final = HOME / "worker.log"
 STATE: Final = "var/lib/shop-worker"
@@ -43,11 +44,13 @@ class UnitOfThePage:
         self.booted = booted
         booted.write_environment("worker.env", variables)
 
-    def install(self, **changes: str) -> None:
+    def install(self, *, isolated: bool = False, **changes: str) -> None:
         """Install the unit of the page, with changes to its section ``[Service]``."""
         changed = "".join(f"{name}={value}\n" for name, value in changes.items())
-        text = files(PAGE)[f"/etc/systemd/system/{UNIT}"]
-        self.booted.write_unit(UNIT, text, tested=TESTED, changed=f"[Service]\n{changed}")
+        drop_ins = {"tested": TESTED, "changed": f"[Service]\n{changed}"}
+        if isolated:
+            drop_ins["isolation"] = files(PAGE)[f"{FOLDER}/{UNIT}.d/isolation.conf"]
+        self.booted.write_unit(UNIT, files(PAGE)[f"{FOLDER}/{UNIT}"], **drop_ins)
 
     def ctl(self, *words: str) -> str:
         """Call systemctl for the unit."""
@@ -96,7 +99,8 @@ class UnitOfThePage:
 def unit(live: LiveApp, redis_broker: Broker, tmp_path: Path) -> Generator[UnitOfThePage]:
     """The unit of the page, for an app of the tests, in a systemd of its own."""
     wanted = ("OTEL_", "SENTRY_", "APP_")
-    variables = {k: v for k, v in live.environment(redis_broker).items() if k.startswith(wanted)}
+    every = live.environment(redis_broker, ONE_CHILD)
+    variables = {k: v for k, v in every.items() if k.startswith(wanted)}
     with ExitStack() as stack:
         with skip_if_missing():
             booted = stack.enter_context(systemd(tmp_path / "systemd"))
@@ -148,8 +152,8 @@ def test_a_stop_by_systemd(
 def test_a_reload_and_a_kill_under_systemd(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, unit: UnitOfThePage
 ) -> None:
-    """I reload my worker, then it is killed while the backend is away: all is told, once."""
-    unit.install()
+    """I isolate my worker, reload it, and it is killed while the backend is away: all is told."""
+    unit.install(isolated=True)
     unit.start()
     producer = live.producer(redis_broker, env=OFF)
     main = unit.show("MainPID")
