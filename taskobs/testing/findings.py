@@ -37,7 +37,7 @@ class Source(Protocol):
         """Return what was measured since the test began."""
         ...
 
-    def worker_environment(self) -> Mapping[str, str]:
+    def worker_environment(self, host: str) -> Mapping[str, str]:
         """Return variables that make a worker in another process send its telemetry here."""
         ...
 

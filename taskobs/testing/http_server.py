@@ -41,13 +41,18 @@ def decoded(path: str, body: bytes) -> Sequence[Received]:
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """Serves a port of the loopback from its construction, 0 for any, until `close`."""
+    """Serves a port of the loopback from its construction, 0 for any, until `close`.
+
+    With another ``host``, whoever reaches that address may send to it.
+    """
 
     daemon_threads = False
     block_on_close = True
     request_queue_size = 128
 
-    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(
+        self, port: int, handler: type[BaseHTTPRequestHandler], *, host: str = HOST
+    ) -> None:
         """Listen.
 
         Raises:
@@ -55,7 +60,7 @@ class LoopbackServer(ThreadingHTTPServer):
         """
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__((HOST, port), handler)
+        super().__init__((host, port), handler)
         self._thread = threading.Thread(
             target=self.serve_forever,
             kwargs={"poll_interval": 0.05},

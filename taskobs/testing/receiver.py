@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from taskobs.testing import wire
 from taskobs.testing.http_server import (
+    HOST,
     MAX_BODY,
     LoopbackServer,
     TelemetryHandler,
@@ -58,9 +59,9 @@ class Receiver:
     listed in `requests`, and its contents are not kept.
     """
 
-    def __init__(self, *, port: int = 0, max_body: int = MAX_BODY) -> None:
-        """Start on a port of the loopback, 0 for any; ``max_body`` is in bytes, uncompressed."""
-        self.max_body = max_body
+    def __init__(self, *, port: int = 0, max_body: int = MAX_BODY, host: str = HOST) -> None:
+        """Start on a port of ``host``, 0 for any; ``max_body`` is in bytes, uncompressed."""
+        self.host, self.max_body = host, max_body
         self.closing = threading.Event()
         self._changed = threading.Condition()
         self.busy = 0
@@ -82,12 +83,12 @@ class Receiver:
     @property
     def endpoint(self) -> str:
         """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT`` (http/protobuf)."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def dsn(self) -> str:
         """The value for ``SENTRY_DSN``."""
-        return f"http://demo@127.0.0.1:{self.port}/1"
+        return f"http://demo@{self.host}:{self.port}/1"
 
     @property
     def spans(self) -> tuple[ReceivedSpan, ...]:
@@ -218,7 +219,7 @@ class Receiver:
 class _Server(LoopbackServer):
     def __init__(self, receiver: Receiver, port: int) -> None:
         self.receiver = receiver
-        super().__init__(port, _Handler)
+        super().__init__(port, _Handler, host=receiver.host)
 
 
 class _Handler(TelemetryHandler):

@@ -232,12 +232,13 @@ class Telemetry:
         """Return all runs, publishes and events, one a line: what messages of failures show."""
         return self._settled().report()
 
-    def worker_environment(self) -> dict[str, str]:
+    def worker_environment(self, host: str = "127.0.0.1") -> dict[str, str]:
         """Return variables for a worker in another process, which then sends its telemetry here.
 
-        The first call starts a receiver, which listens on a port of the loopback.
+        The first call starts a receiver, which listens on a port of ``host``: an address of this
+        machine that the worker reaches.
         """
-        return dict(self._found.source.worker_environment())
+        return dict(self._found.source.worker_environment(host))
 
     def __repr__(self) -> str:
         found = self._found

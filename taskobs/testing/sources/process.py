@@ -142,6 +142,6 @@ class _Source:
         session = self.session
         return () if session is None else metrics_of_families(session.metric_families())
 
-    def worker_environment(self) -> Mapping[str, str]:
+    def worker_environment(self, host: str) -> Mapping[str, str]:
         """Return variables that make a worker in another process send its telemetry here."""
-        return self._received.environment()
+        return self._received.environment(host)

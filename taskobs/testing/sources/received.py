@@ -11,9 +11,7 @@ from taskobs.testing.reading import trace_of
 from taskobs.testing.receiver import Receiver
 from taskobs.testing.recording import Recording
 
-_HOST: Final = "127.0.0.1"
 _OF_WORKER: Final = {
-    "NO_PROXY": _HOST,
     "OTEL_BSP_SCHEDULE_DELAY": "100",  # milliseconds: a test waits for it
     "OTEL_TRACES_SAMPLER": "always_on",
     "TASKOBS_ENABLED": "1",
@@ -24,10 +22,10 @@ _OF_WORKER: Final = {
 class _Receiver(Receiver):
     """Hands on what it receives, and keeps nothing."""
 
-    def __init__(self, received: ReceivedTelemetry) -> None:
+    def __init__(self, received: ReceivedTelemetry, host: str) -> None:
         self._received = received
         self._one_at_a_time = threading.Lock()
-        super().__init__()
+        super().__init__(host=host)
 
     def take(self, path: str, body: bytes) -> None:
         """Hand on the contents of an accepted body; raises `wire.MalformedError`."""
@@ -54,11 +52,17 @@ class ReceivedTelemetry:
         """Whether a test has asked for the receiver."""
         return self._receiver is not None
 
-    def environment(self) -> Mapping[str, str]:
-        """Return variables for a worker; the first call starts the receiver."""
-        found = self._receiver = self._receiver or _Receiver(self)
+    def environment(self, host: str) -> Mapping[str, str]:
+        """Return variables for a worker; the first call starts the receiver.
+
+        Raises:
+            ValueError: it listens on another address already.
+        """
+        found = self._receiver = self._receiver or _Receiver(self, host)
+        if found.host != host:
+            raise ValueError(f"the receiver of these tests listens on {found.host}, not on {host}")
         where = {"OTEL_EXPORTER_OTLP_ENDPOINT": found.endpoint, "SENTRY_DSN": found.dsn}
-        return {**where, **_OF_WORKER}
+        return {**where, "NO_PROXY": host, **_OF_WORKER}
 
     def give(self, receiver: Receiver) -> None:
         """Give the test that runs what the receiver has; without one, nobody gets it."""

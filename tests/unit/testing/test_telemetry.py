@@ -541,7 +541,8 @@ def test_what_another_process_sends_is_of_the_test() -> None:
     earlier = Context()
     for test in ("first", "second"):
         with process.recorded() as telemetry:
-            given = telemetry.worker_environment()
+            given = telemetry.worker_environment("127.0.0.2")
+            assert given["SENTRY_DSN"].partition("@")[2].startswith("127.0.0.2:")
             if not seen:
                 endpoint = f"{given['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces"
                 exporter = OTLPSpanExporter(endpoint=endpoint)
@@ -551,6 +552,8 @@ def test_what_another_process_sends_is_of_the_test() -> None:
                 earlier = trace.set_span_in_context(span) if not seen else earlier
             tracer.start_span(test, context=Context()).end()
             assert telemetry.span(test).name == test
+            with pytest.raises(ValueError, match=r"listens on 127\.0\.0\.2, not on 127\.0\.0\.1"):
+                telemetry.worker_environment()
             seen.append(sorted(one.name for one in telemetry.spans))
     process.close()
     worker.shutdown()
