@@ -33,6 +33,14 @@ def port_of(url: str) -> str:
     return url.rpartition(":")[2].partition("/")[0]
 
 
+def need(*programs: str) -> None:
+    """Skip the test where the machine lacks a program that its page calls."""
+    with skip_if_missing():
+        for name in programs:
+            package = "prometheus" if name.startswith("prom") else name
+            services.find_program(name, variable="", install=f"apt-get install {package}")
+
+
 def pages_of(jaeger: services.Jaeger) -> dict[str, str]:
     """Give the variable by which `taskobs trace` finds a Jaeger that is not at the usual port."""
     return {"TASKOBS_JAEGER_API": f"http://localhost:{port_of(jaeger.query)}"}
@@ -52,6 +60,7 @@ def test_jaeger(redis_server: services.Redis, jaeger: services.Jaeger, tmp_path:
 
 def test_sentry(redis_server: services.Redis, bugsink: services.Bugsink, tmp_path: Path) -> None:
     """I follow the page, and find the failure of my task as an issue, with its tags."""
+    need("curl")
     project = bugsink.project()
     replaced = {
         BROKER: redis_server.url(),
@@ -83,6 +92,7 @@ def test_collector(
     tmp_path: Path,
 ) -> None:
     """I follow the page: spans, metrics and logs pass the Collector, which keeps what failed."""
+    need("curl")
     replaced = {
         BROKER: redis_server.url(),
         "4317": str(free_port()),
@@ -124,9 +134,7 @@ def metrics_of(receiver: Receiver) -> set[str]:
 
 def test_prometheus_and_grafana(redis_server: services.Redis, tmp_path: Path) -> None:
     """I follow the page: Prometheus has my worker's runs, the monitor's queues, and the rules."""
-    with skip_if_missing():
-        for program in ("prometheus", "promtool"):
-            services.find_program(program, variable="", install="apt-get install prometheus")
+    need("prometheus", "promtool", "curl")
     pytest.importorskip("prometheus_client")
     replaced = {
         BROKER: redis_server.url(),
