@@ -24,6 +24,9 @@ SPARE_WORDS: Final = 50
 MAX_NAMES: Final = 100
 SHOWN_NAMES: Final = 12
 """Names of tasks that the list has of one trace."""
+ANY_RUN: Final = "run"
+ANY_ERROR: Final = "event"
+"""What the search can ask for beside an outcome: keys of ``counts``."""
 LONGEST: Final = 300
 """Characters of a name in the list and in the search."""
 
@@ -121,9 +124,13 @@ class KeptTrace:
             word, _ = self.words.popitem(last=False)
             self.size -= WORD_COST + len(word)
 
-    def matches(self, text: str, outcome: str) -> bool:
-        """Tell whether the search finds it: a part of a name, or of an id; and an outcome."""
-        if outcome and not self.outcomes[outcome]:
+    def matches(self, text: str, kind: str) -> bool:
+        """Tell whether the search finds it: a part of a name, or of an id; and what it must have.
+
+        That is an outcome of a run, or `ANY_RUN`, or `ANY_ERROR`; empty for anything.
+        """
+        has = self.counts[kind] if kind in {ANY_RUN, ANY_ERROR} else self.outcomes[kind]
+        if kind and not has:
             return False
         wanted = text.strip().lower()
         return wanted in self.trace_id or any(wanted in word for word in self.words)

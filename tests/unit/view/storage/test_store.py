@@ -117,15 +117,17 @@ def test_a_trace_says_what_became_of_its_runs() -> None:
         (Query(trace_id(1)[-8:]), [1]),
         (Query("", "failed"), [2]),
         (Query("charge", "succeeded"), [1]),
+        (Query("", "run"), [3, 2, 1]),
+        (Query("", "event"), [4]),
         (Query("nothing of this name"), []),
-        (Query("  "), [3, 2, 1]),
+        (Query("  "), [4, 3, 2, 1]),
     ],
     ids=str,
 )
 def test_search(query: Query, expected: list[int]) -> None:
     """I find a trace by a part of a task's name, by an id, and by an outcome."""
     store = Store(MEBIBYTE)
-    store.take([run(1), run(2, outcome="failed"), run(3, task="ship")])
+    store.take([run(1), run(2, outcome="failed"), run(3, task="ship"), demo.event()])
     assert numbers(store.newest(query, below=None, limit=9)) == expected
     assert numbers(store.changed(query, after=0, limit=9, timeout=0)) == expected[::-1]
 
