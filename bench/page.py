@@ -134,8 +134,8 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
         if uncounted is not None:  # the figures of a file may be of before
             share = most.rate.median / uncounted.rate.median
             yield "throughput with metrics, of without", share, 0.98, True
-            for kind, share in _cpu_shares(most, uncounted):
-                yield f"… CPU of a task, {kind}", share, 1.02, False
+            share = sum(most.cpu.values()) / sum(uncounted.cpu.values())
+            yield "… CPU of a task, of all processes", share, 1.02, False
         for nap, alone in base.naps.items():
             waiting = f"throughput of tasks that wait {nap} ms, of bare"
             yield waiting, most.naps[nap].median / alone.median, 0.95, True
@@ -152,13 +152,6 @@ def _bounds(results: Results) -> Iterable[tuple[str, float, float, bool]]:
 def _ratios(single: dict[str, dict[str, Figure]], what: str) -> tuple[float, float]:
     ours = added(single, BEST, what)
     return ours / added(single, "floor", what), ours / added(single, "stock pair", what)
-
-
-def _cpu_shares(worked: Worked, other: Worked) -> Iterable[tuple[str, float]]:
-    """Compare the CPU time of a task, by process and in all."""
-    for kind in PROCESSES:
-        yield kind, worked.cpu[kind] / other.cpu[kind]
-    yield "in all", sum(worked.cpu.values()) / sum(other.cpu.values())
 
 
 def _share(worked: Worked, base: Worked) -> tuple[float, float]:
