@@ -1,7 +1,7 @@
 """An app whose tasks write down what they do, so that metrics can be held to it.
 
 Each line is one ``write`` to a file that is open for appending: what was done before a process was
-killed stands there.
+killed stands there. With ``APP_METRICS``, the app has a MeterProvider of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -34,6 +35,8 @@ session = taskobs.init()
 task_log = os.open(os.environ["APP_TASK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
+if "APP_METRICS" in os.environ:
+    import_module("tests.live.apps.own_meters")
 METER = metrics.get_meter("counted", "1.5")
 RUNS = METER.create_counter("counted.runs", "{run}", "Runs that began.")
 
@@ -43,8 +46,10 @@ class ExpectedError(Exception):
 
 
 def write(*words: object) -> None:
-    """Write a line: what, which task, and the process; measure a run."""
-    os.write(task_log, (" ".join(map(str, (*words, os.getpid()))) + "\n").encode())
+    """Measure a run, then write a line: what, which task, and the process.
+
+    In this order: who reads the line may kill the process at once.
+    """
     if words[0] == "run":
         kind = str(words[1])
         RUNS.add(1, {"kind": kind, "late": False})
@@ -53,6 +58,7 @@ def write(*words: object) -> None:
             "counted.length", "By", "Letters.", explicit_bucket_boundaries_advisory=[3, 5]
         )
         lengths.record(len(kind))
+    os.write(task_log, (" ".join(map(str, (*words, os.getpid()))) + "\n").encode())
 
 
 @app.task

@@ -1,6 +1,6 @@
-"""The tasks of ``counted``, in an app that has a MeterProvider of its own.
+"""A MeterProvider of one's own, which the app ``counted`` sets up where ``APP_METRICS`` is set.
 
-``APP_METRICS`` is where its reader exports. With ``APP_IN_CHILDREN``, only pool children set it, as
+That is where its reader exports. With ``APP_IN_CHILDREN``, only pool children set it, as
 OpenTelemetry documents it. ``APP_DELTA`` has the reader export deltas.
 """
 
@@ -15,10 +15,6 @@ from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
-
-from tests.live.apps.counted import *  # noqa: F403  # it calls taskobs.init()
-from tests.live.apps.counted import METER
-from tests.live.apps.counted import app as app  # noqa: PLC0414
 
 DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
     (Counter, Histogram), AggregationTemporality.DELTA
@@ -46,7 +42,7 @@ def set_up(**_: object) -> None:
 def set_up_in_child(**_: object) -> None:
     """Set the provider, and a gauge, which is no sum: each process exports its own."""
     set_up()
-    METER.create_gauge("counted.level").set(os.getpid())
+    metrics.get_meter("counted", "1.5").create_gauge("counted.level").set(os.getpid())
 
 
 if "APP_IN_CHILDREN" in os.environ:
