@@ -6,11 +6,14 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from taskobs.internal.timeouts import run_with_timeout
 
 _log: Final = logging.getLogger("taskobs")
+_EARLY: Final = 0.01
+"""Seconds before its timeout at which a flush may give up: the SDK counts milliseconds."""
 
 Flushes = Callable[[float], "list[Callable[[], object]]"]
 
@@ -95,5 +98,14 @@ class Delivery:
         return sent and handed
 
     def _send(self, timeout: float) -> bool:
-        jobs = self._flushes(timeout)
-        return run_with_timeout(timeout, *jobs) if jobs else True
+        deadline = time.monotonic() + timeout
+        gave_up: list[bool] = []
+
+        def flush(job: Callable[[], object]) -> None:
+            # A flush of the SDK that heeds its timeout gives up by itself, and says so (seen in
+            # OpenTelemetry 1.28). It also returns False after a shutdown, with nothing to send.
+            if job() is False and time.monotonic() >= deadline - _EARLY:
+                gave_up.append(True)
+
+        jobs = [partial(flush, job) for job in self._flushes(timeout)]
+        return (run_with_timeout(timeout, *jobs) if jobs else True) and not gave_up
