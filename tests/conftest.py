@@ -45,11 +45,15 @@ def our_threads() -> set[threading.Thread]:
 
 
 def children() -> set[int]:
-    """Give the ids of this process's children that have not ended; empty without /proc."""
+    """Give the ids of this process's children that have not ended; empty without /proc.
+
+    It is called twice for each of thousands of tests: a glob took a tenth of their time.
+    """
     found: set[int] = set()
-    for listing in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has just ended
-            found.update(int(pid) for pid in listing.read_text().split())
+    with contextlib.suppress(OSError):  # no /proc
+        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  # see above
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children") as pids:  # noqa: PTH123
+                found.update(map(int, pids.read().split()))  # suppressed: it has just ended
     return {pid for pid in found if not _ended(pid)}
 
 
@@ -118,9 +122,10 @@ def nothing_left() -> Generator[None]:
     for thread in our_threads() - threads:
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread} still runs"
-    wait_until(lambda: not children() - processes - LASTING, timeout=PATIENCE)
-    left = [_command(pid) for pid in children() - processes - LASTING]
-    assert not left, f"processes still run: {left}"
+    if children() - processes - LASTING:
+        wait_until(lambda: not children() - processes - LASTING, timeout=PATIENCE)
+        left = [_command(pid) for pid in children() - processes - LASTING]
+        assert not left, f"processes still run: {left}"
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from importlib.util import find_spec
@@ -15,6 +16,12 @@ __all__ = ["app", "peer", "receiver", "spans"]
 
 # Stubs and servers of gRPC need the extra `grpc`.
 collect_ignore_glob = [] if find_spec("grpc") else ["*_grpc.py"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each later collection of garbage what the imports have made: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

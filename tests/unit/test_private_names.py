@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -80,11 +80,16 @@ class Module:
     file: str
     tree: ast.Module
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes: several searches go through them."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def foreign(self) -> set[str]:
         """The names that stand for something of the libraries, or for one of their modules."""
         found: set[str] = set()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 found |= {
                     one.asname or one.name.split(".")[0] for one in node.names if of_them(one.name)
@@ -112,10 +117,11 @@ def modules() -> tuple[Module, ...]:
     return tuple(parse(path.read_text(), str(path.relative_to(PACKAGE))) for path in paths)
 
 
+@cache
 def defined(module: Module) -> set[str]:
     """Name what a module defines: itself, functions, classes, variables, and self's attributes."""
     found = set(Path(module.file).with_suffix("").parts)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.arg):
@@ -124,9 +130,13 @@ def defined(module: Module) -> set[str]:
             found.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             found |= {node.attr} if stands_for_self(node.value) else set()
-        elif isinstance(node, ast.Assign) and "__slots__" in map(ast.unparse, node.targets):
+        elif isinstance(node, ast.Assign) and any(map(is_slots, node.targets)):
             found |= set(texts_in(node.value))
     return found
+
+
+def is_slots(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "__slots__"
 
 
 def stands_for_self(node: ast.expr) -> bool:
@@ -148,9 +158,9 @@ def uses(module: Module, ours: set[str]) -> Iterator[Use]:
 
     On what is not ``self``, only names that the module itself defines are.
     """
-    foreign, texts = module.foreign, no_names(module.tree)
+    foreign, texts = module.foreign, no_names(module)
     here = defined(module) | (ours & ALLOWED)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         for name in names_of(node, foreign, ours, here, texts):
             yield Use(module.file, getattr(node, "lineno", 0), name)
 
@@ -185,10 +195,10 @@ def root_of(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def no_names(tree: ast.Module) -> set[int]:
+def no_names(module: Module) -> set[int]:
     """Give the ids of the nodes of texts that name nothing: docstrings, and ends of f-strings."""
-    alone = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
-    joined = (node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
+    alone = (node.value for node in module.nodes if isinstance(node, ast.Expr))
+    joined = (node.values for node in module.nodes if isinstance(node, ast.JoinedStr))
     ends = (
         part
         for parts in joined
@@ -243,7 +253,8 @@ def our_classes() -> Iterator[type]:
     for found in walk_packages([str(PACKAGE)], "taskobs."):
         if found.name not in PROGRAMS:
             module = import_module(found.name)
-            own = (one for one in vars(module).values() if isinstance(one, type))
+            # Not `isinstance`, which asks a proxy of Celery's for its task: it may have none here.
+            own = (one for one in vars(module).values() if issubclass(type(one), type))
             yield from (one for one in own if one.__module__ == found.name)
 
 

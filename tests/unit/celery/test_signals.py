@@ -223,7 +223,7 @@ def test_an_eager_retry_is_retried_then_succeeds(app: Celery, witness: Witness) 
     assert not witness.failures
 
 
-def test_a_thousand_nested_eager_runs_leave_nothing_current(app: Celery, witness: Witness) -> None:
+def test_hundreds_of_nested_eager_runs_leave_nothing_current(app: Celery, witness: Witness) -> None:
     """However many tasks I run inside tasks, nothing stays behind."""
 
     @app.task(name="inner")
@@ -234,9 +234,9 @@ def test_a_thousand_nested_eager_runs_leave_nothing_current(app: Celery, witness
     def outer() -> None:
         inner.apply()
 
-    for _ in range(1_000):
+    for _ in range(200):
         outer.apply()
-    assert len(witness.runs) == 2_000
+    assert len(witness.runs) == 400
     assert not witness.open
     assert current_run() is None
     assert not trace.get_current_span().get_span_context().is_valid

@@ -206,8 +206,10 @@ def roomy() -> TracerProvider:
     return TracerProvider(span_limits=MANY, shutdown_on_exit=False)
 
 
-@pytest.mark.parametrize("attributes", [{}, {"n": 1}, {"list": ("a", "b")}])
-@pytest.mark.parametrize("number", [10_001, 50_000, 99_000])
+@pytest.mark.parametrize(
+    ("number", "attributes"),
+    [(10_001, {}), (10_001, {"n": 1}), (10_001, {"list": ("a", "b")}), (99_000, {})],
+)
 def test_a_span_of_many_events_arrives_with_the_last_of_them(
     roomy: TracerProvider, number: int, attributes: dict[str, AttributeValue]
 ) -> None:

@@ -470,7 +470,7 @@ def test_what_is_not_safe_is_kept(shared: SharedMemory) -> None:
 def test_what_is_safe_is_forgotten_and_the_rest_after_a_while(shared: SharedMemory) -> None:
     """A backend that is gone for long must not keep my processes from telling new things."""
     side, slot = Side(shared), taken(shared)
-    _, payload = end()
+    _, payload = end("a name of a thousand characters".ljust(1_000))
     total = 0
     for number in range(3 * shared_memory.RING // len(payload)):
         unique = number.to_bytes(24, "big") + payload[24:]
