@@ -13,7 +13,7 @@ from celery import signals
 from celery.concurrency import get_implementation
 
 from taskobs.celery.connect import connect
-from taskobs.internal.termination import TerminationHook
+from taskobs.internal.termination import TerminationHook, ignore_uwsgi_signals
 
 if TYPE_CHECKING:
     from taskobs.celery.roles import Role
@@ -77,7 +77,7 @@ class ProcessSignals:
         After a second call, it is also called before those that were registered meanwhile. The
         first one stays: while the hooks run, the interpreter calls none that is registered then.
         """
-        atexit.register(self._listener.process_ending)
+        atexit.register(self._exiting)
         if not self._is_celerys:
             self._termination.install()
 
@@ -85,10 +85,14 @@ class ProcessSignals:
         """Disconnect from all signals and hooks."""
         for signal, receiver in self._receivers:
             signal.disconnect(dispatch_uid=_UID + receiver.__name__)
-        atexit.unregister(self._listener.process_ending)
+        atexit.unregister(self._exiting)
         self._termination.remove()
         if self._at_exit is not None:
             self._at_exit.cancel()
+
+    def _exiting(self) -> None:
+        ignore_uwsgi_signals()
+        self._listener.process_ending()
 
     def _celery_handles_signals(self) -> None:
         self._is_celerys = True

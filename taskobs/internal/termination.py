@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -17,6 +18,18 @@ from taskobs.internal.wrapping import Patches
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that ask a process to end, and do so by default. Python itself handles SIGINT, unless the
 app restores its default action."""
+
+
+def ignore_uwsgi_signals() -> None:
+    """Have uWSGI not end this process in its exit hooks, which are bounded in time.
+
+    In a worker, uWSGI's own handlers call ``exit()``, in C and in any thread (seen in 2.0.30). If a
+    reload strikes a worker that is being recycled, that one would lose what it is sending.
+    """
+    if "uwsgi" in sys.modules:  # there only inside of uWSGI
+        for number in SIGNALS:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(number, signal.SIG_IGN)
 
 
 class TerminationHook:

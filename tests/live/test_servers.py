@@ -15,7 +15,7 @@ from tests.live.celery_process import ROOT
 from tests.live.deployed import OFF, WORK, failed, told, wait_on_disk
 from tests.live.process import LIMIT, Program, wait_until
 from tests.live.services import HOST, free_port, listens
-from tests.live.test_termination import wait_until_asleep
+from tests.live.test_termination import children, wait_until_asleep
 from tests.live.test_web import get, ids, publishes
 
 if TYPE_CHECKING:
@@ -71,13 +71,15 @@ def test_gunicorn_is_recycled_reloaded_and_stopped(
 
 
 @contextmanager
-def uwsgi(live: LiveApp, broker: Broker, text: str) -> Generator[Program]:
+def uwsgi(
+    live: LiveApp, broker: Broker, text: str, *, shutdown_timeout: float = 5
+) -> Generator[Program]:
     """Run uWSGI with a configuration."""
     config = live.folder / "uwsgi.ini"
     config.write_text(text)
     program = str(Path(sys.executable).with_name("uwsgi"))
     spool = {"TASKOBS_RELAY_SPOOL": str(live.folder / "spool")}
-    env = live.environment(broker, {"TASKOBS_SHUTDOWN_TIMEOUT": "5", **spool})
+    env = live.environment(broker, {"TASKOBS_SHUTDOWN_TIMEOUT": str(shutdown_timeout), **spool})
     log = live.folder / "web.log"
     with Program([program, "--ini", str(config)], log=log, env=env, cwd=ROOT) as web:
         try:
@@ -133,19 +135,38 @@ def test_uwsgi_is_recycled_reloaded_and_stopped(
     assert ids(publishes(receiver)) == dict.fromkeys(published, 1)
 
 
+def test_a_reload_strikes_a_worker_of_uwsgi_that_is_being_recycled(
+    live: LiveApp, receiver: Receiver, redis_broker: Broker
+) -> None:
+    """My uWSGI is reloaded while a worker that has done its share still sends: nothing is lost."""
+    port = free_port()
+    receiver.behave(status=503)  # what it sends at its end takes two attempts
+    with uwsgi(live, redis_broker, uwsgi_ini(live, port), shutdown_timeout=20) as web:
+        web.wait_ready(lambda: listens(port))
+        [recycled] = children(web)
+        published = buy(port, REQUESTS)
+        web.wait_log("is done. Seeya!")
+        assert receiver.wait_for(lambda r: bool(r.requests), LIMIT), web.tail()
+        os.kill(recycled, signal.SIGHUP)  # as uWSGI does at a reload
+        receiver.behave()
+        assert receiver.wait_for(lambda r: len(publishes(r)) >= REQUESTS, LIMIT), web.tail()
+    assert ids(publishes(receiver)) == dict.fromkeys(published, 1)
+
+
 def test_a_worker_that_uwsgi_runs(live: LiveApp, receiver: Receiver, redis_broker: Broker) -> None:
     """My worker is killed, then uWSGI is stopped while a task runs and the backend is away."""
     worker = replaced(
         FILES["/srv/shop/uwsgi-worker.ini"],
         {
-            "[uwsgi]\n": "",
             "/srv/shop/.venv/bin/celery": f"{sys.executable} -m celery",
             "-A tasks": "-A tests.live.apps.shop",
         },
     )
     port, folder = free_port(), live.folder / "held"
     folder.mkdir()
-    with uwsgi(live, redis_broker, uwsgi_ini(live, port) + worker) as web:
+    included = live.folder / "uwsgi-worker.ini"
+    included.write_text(worker)
+    with uwsgi(live, redis_broker, f"{uwsgi_ini(live, port)}ini = {included}\n") as web:
         web.wait_ready(lambda: " ready." in web.log)
         producer = live.producer(redis_broker, env=OFF)
         receiver.behave(status=503)
