@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, _state
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, Reject
 from opentelemetry import baggage, trace
@@ -126,11 +127,28 @@ def _fail() -> None:
     raise KeyError("task")
 
 
+@contextmanager
+def current_app_kept() -> Generator[None]:
+    """Make the app of an embedded worker the current one, as Celery does, in a block alone.
+
+    Tasks that are shared by all apps are looked for in the current one: not in a closed app.
+    """
+    state: Any = _state
+    current, default = state._tls.current_app, state.default_app
+    try:
+        yield
+    finally:
+        state._tls.current_app, state.default_app = current, default
+
+
 @pytest.fixture(scope="package")
 def app() -> Generator[Celery]:
     """Give the shop, served by a worker in this process."""
     app, level = make_app(), logging.root.level
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+    with (
+        current_app_kept(),
+        start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30),
+    ):
         yield app
     app.close()
     logging.root.setLevel(level)  # the worker has raised it for the whole process

@@ -6,6 +6,7 @@ import importlib
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 from celery import Celery, chord
@@ -14,6 +15,7 @@ from celery.contrib.testing.worker import start_worker
 from taskobs.testing import NotRecordedError, Telemetry
 from taskobs.testing.sources.process import TestProcess
 from tests.support.recording import PrivateApp
+from tests.worker.conftest import current_app_kept
 
 Recorded = Callable[..., AbstractContextManager[Telemetry]]
 PATIENCE = 60.0
@@ -124,11 +126,9 @@ def test_a_worker_that_starts_and_stops_in_a_test(recorded: Recorded, pool: str)
     def add(x: int, y: int) -> int:
         return x + y
 
+    limits: Any = {"ping_task_timeout": PATIENCE, "shutdown_timeout": PATIENCE}
     with recorded(timeout=PATIENCE) as telemetry:
-        with start_worker(
-            own, pool=pool, ping_task_timeout=PATIENCE, shutdown_timeout=PATIENCE
-        ) as worker:
-            assert worker
+        with current_app_kept(), start_worker(own, pool=pool, **limits):
             add.delay(1, 2)
             telemetry.wait()
         assert [run.task for run in telemetry.runs()] == ["own.add"]
