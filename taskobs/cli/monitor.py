@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from taskobs.cli.finite_range import FiniteRange
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -39,7 +41,7 @@ _CLEAR: Final = "\033[2J\033[H"
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=FiniteRange(min=0.1, max=3600),
     help=f"Seconds between two polls: {_INTERVAL:g}, with --watch {_WATCH_INTERVAL:g}.",
 )
 @click.option("-Q", "--queues", default="", help="More queues, separated by commas.")

@@ -6,6 +6,8 @@ import os
 
 import click
 
+from taskobs.cli.finite_range import FiniteRange
+
 _DEFAULT = "http://localhost:16686"
 _DAYS = 7
 
@@ -28,7 +30,7 @@ _DAYS = 7
 )
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, min_open=True, max=3650),
+    type=FiniteRange(min=0, min_open=True, max=3650),
     default=_DAYS,
     show_default=True,
     help="How far back to search. A trace id is found at any age.",

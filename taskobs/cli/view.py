@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from taskobs.cli.finite_range import FiniteRange
+
 if TYPE_CHECKING:
     from taskobs.view.command.starting import Page
 
@@ -39,7 +41,7 @@ _INTERVAL: Final = 1.0
 )
 @click.option(
     "--stay",
-    type=click.FloatRange(0, 86_400),
+    type=FiniteRange(0, 86_400),
     default=_STAY,
     show_default=True,
     metavar="SECONDS",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from taskobs.cli.finite_range import FiniteRange
+
 if TYPE_CHECKING:
     from taskobs.cli.doctor.gathering import Options
 
@@ -29,7 +31,7 @@ _UNFINISHED: Final = 2
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1, max=600),
+    type=FiniteRange(min=1, max=600),
     default=30.0,
     show_default=True,
     help="Seconds that the probe task may take, from the start of its worker.",

@@ -26,8 +26,11 @@ def test_python_m_is_the_same_command(
 ) -> None:
     """``python -m taskobs`` works where the script is not on the path."""
     monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
+    taskobs_main = str(Path(taskobs.__file__).with_name("__main__.py"))
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("taskobs", run_name="__main__")
+        # Not `run_module()`: pytest loads packages that have plugins, and its loader, as of 9.2,
+        # has no `get_code()`.
+        runpy.run_path(taskobs_main, run_name="__main__")
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Usage: taskobs ")
@@ -53,6 +56,22 @@ def test_a_backend_that_is_not_there_is_named_without_its_secrets(
     result = CliRunner().invoke(main, ["demo", "--page", str(tmp_path / "page.html")])
     assert f"nothing answers at 127.0.0.1:{port} (SENTRY_DSN)" in result.output
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["doctor", "-A", "shop", "--timeout", "nan"],
+        ["monitor", "-A", "shop", "--interval", "nan"],
+        ["trace", "abc", "--days", "nan"],
+        ["view", "--stay", "nan", "--", "true"],
+    ],
+)
+def test_what_is_no_number_is_refused(options: list[str]) -> None:
+    """A time that never comes is none that I can have meant."""
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 2
+    assert "'nan' is not a number" in result.output
 
 
 def _stop(*_: object) -> dict[str, str]:
