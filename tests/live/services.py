@@ -47,6 +47,13 @@ class Missing(Exception):  # noqa: N818  # it is no error: the test is skipped
     """A server's program is not on this machine; the message says how to install it."""
 
 
+class NotAllowed(Missing):
+    """This machine, such as an unprivileged container, forbids what a server needs.
+
+    Nothing that could be installed would change that, so the test is skipped in any case.
+    """
+
+
 def free_port() -> int:
     """Give a port of the loopback that nobody uses, and that nobody else will be given.
 

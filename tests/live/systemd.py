@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.live.process import LIMIT, Program, ProgramError, wait_until
-from tests.live.services import Missing, find_program, plain_environment
+from tests.live.services import Missing, NotAllowed, find_program, plain_environment
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ cd /
 export container=tests SYSTEMD_UNIT_PATH=/srv/units SYSTEMD_GENERATOR_PATH=/srv/none
 exec {systemd} --system --unit=default.target --log-target=console
 """
+FORBIDDEN: Final = ("not permitted", "permission denied", "read-only file system")
+"""What an unprivileged container says to new namespaces and mounts."""
 CELERY: Final = """#!/srv/shop/.venv/bin/{python}
 import sys
 from celery.__main__ import main
@@ -154,13 +156,16 @@ def systemd(folder: Path) -> Generator[Systemd]:
 
 
 def cgroup(name: str) -> Path:
-    """Make a cgroup for a systemd; raises `Missing`."""
+    """Make a cgroup for a systemd; raises `NotAllowed`."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     tops = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
     if os.geteuid() != 0 or not tops or not os.access(tops[0], os.W_OK):
-        raise Missing("systemd can't be booted here: it needs root, and cgroup2 to write to")
+        raise NotAllowed("systemd can't be booted here: it needs root, and cgroup2 to write to")
     group = tops[0] / f"taskobs-tests-{os.getpid()}-{name}"
-    group.mkdir()
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise NotAllowed(f"systemd can't be booted here: {error}") from None
     return group
 
 
@@ -178,7 +183,9 @@ def first_process(unshare: Program) -> int:
         pid = int(found()[0])
         unshare.wait_ready(Path(f"/proc/{pid}/root/run/systemd/private").is_socket)
     except ProgramError as error:
-        raise Missing(f"systemd can't be booted here: {error}") from None
+        forbidden = any(words in str(error).lower() for words in FORBIDDEN)
+        kind = NotAllowed if forbidden else Missing
+        raise kind(f"systemd can't be booted here: {error}") from None
     return pid
 
 
