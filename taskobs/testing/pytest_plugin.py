@@ -7,6 +7,8 @@ imported. So it imports nothing of taskobs but this package, until a test asks f
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -20,6 +22,7 @@ _MARKER: Final = "taskobs"
 _STRICT: Final = "taskobs_strict"
 _TIMEOUT: Final = "taskobs_timeout"
 _process: Final = pytest.StashKey["TestProcess"]()
+_telemetry: Final = pytest.StashKey["Telemetry"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +55,7 @@ def taskobs_telemetry(request: pytest.FixtureRequest) -> Generator[Telemetry]:
     Nothing leaves the process. See `taskobs.testing.Telemetry`.
     """
     with _process_of(request.config).recorded(timeout=_timeout(request.node)) as telemetry:
+        request.node.stash[_telemetry] = telemetry
         yield telemetry
 
 
@@ -68,7 +72,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     """Fail a strict test that has passed, but did not ask for all events and lost runs."""
     if not _is_strict(item):
         return
-    telemetry: Telemetry | None = getattr(item, "funcargs", {}).get(_FIXTURE)
+    telemetry = item.stash.get(_telemetry, None)  # not `funcargs`: `getfixturevalue()` is not there
     if telemetry is not None:
         telemetry.check_all_asked_for()
     elif _given(item, "strict"):
@@ -85,15 +89,30 @@ def _is_strict(item: pytest.Item) -> bool:
 
 
 def _timeout(item: pytest.Item) -> float:
-    given = _given(item, "timeout") or item.config.getini(_TIMEOUT) or 5
-    try:
-        return float(str(given))
-    except ValueError:
-        raise pytest.UsageError(
-            f"{_TIMEOUT} is {given!r}, which is no number of seconds. Write for example: 5"
-        ) from None
+    given = _given(item, "timeout")
+    if given is None:
+        given = item.config.getini(_TIMEOUT) or 5
+    with suppress(ValueError):
+        seconds = float(str(given))
+        if 0 <= seconds < inf:
+            return seconds
+    raise pytest.UsageError(
+        f"{_TIMEOUT} is {given!r}, which is no number of seconds. Write for example: 5"
+    )
 
 
 def _given(item: pytest.Item, name: str) -> object:
     marker = item.get_closest_marker(_MARKER)
-    return None if marker is None else marker.kwargs.get(name)
+    if marker is None:
+        return None
+    if marker.args or not marker.kwargs.keys() <= {"strict", "timeout"}:
+        # A misspelt one would be a test that is not strict, and does not say so.
+        given = [
+            *map(repr, marker.args),
+            *(f"{key}={value!r}" for key, value in marker.kwargs.items()),
+        ]
+        raise pytest.UsageError(
+            f"the marker is {_MARKER}({', '.join(given)}). Write for example: "
+            f"{_MARKER}(strict=True, timeout=5)"
+        )
+    return marker.kwargs.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
+from taskobs.testing.criteria import checked_outcome, checked_task
 from taskobs.testing.failures import NotRecordedError, NotSettledError
 from taskobs.testing.findings import Findings, Source
 from taskobs.testing.reading import publishes_of, runs_of
@@ -66,7 +67,8 @@ class Telemetry:
 
     def publishes(self, task: str | None = None) -> tuple[TaskPublish, ...]:
         """Return the publishes, of a task or of all; does not wait for their runs."""
-        return tuple(one for one in self._found.publishes if task in {None, one.task})
+        wanted = checked_task(task)
+        return tuple(one for one in self._found.publishes if wanted in {None, one.task})
 
     # One of a kind.
 
@@ -113,6 +115,7 @@ class Telemetry:
             AmbiguousError: there are several.
         """
         __tracebackhide__ = True
+        checked_task(task)
 
         def find() -> list[Event]:
             found = [one for one in self._found.events if task in {None, one.task}]
@@ -257,6 +260,8 @@ class Telemetry:
         attempt: int | None = None,
         task_id: str | None = None,
     ) -> tuple[TaskRun, ...]:
+        checked_task(task)
+        checked_outcome(outcome)
         return tuple(
             one
             for one in self._found.runs

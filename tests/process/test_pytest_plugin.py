@@ -56,6 +56,18 @@ def test_without_marker_or_fixture():
 def test_wrong_timeout(taskobs_telemetry):
     """Is not reached."""
 
+@pytest.mark.taskobs(timeout=float("nan"))
+def test_no_timeout(taskobs_telemetry):
+    """Is not reached."""
+
+@pytest.mark.taskobs(strcit=False)
+def test_wrong_marker(taskobs_telemetry):
+    """Is not reached."""
+
+def test_by_its_name(request):
+    request.getfixturevalue("taskobs_telemetry")
+    charge.apply(args=[-1])
+
 class TestThemAll:
     @pytest.mark.parametrize("amount", [-2, -1, 1, 2])
     def test_alone(self, taskobs_telemetry, amount):
@@ -120,12 +132,17 @@ def test_a_strict_suite(tmp_path: Path) -> None:
         "test_without_the_fixture": "FAILED",
         "test_without_marker_or_fixture": "PASSED",
         "test_wrong_timeout": "ERROR",
+        "test_no_timeout": "ERROR",
+        "test_wrong_marker": "ERROR",
+        "test_by_its_name": "FAILED",
         **{f"TestThemAll::test_alone[{amount}]": "PASSED" for amount in (-2, -1, 1, 2)},
     }, printed
     assert "event ValueError: declined in shop.charge, id " in printed
     assert "there is no run shop.chrage. Did you mean 'shop.charge'?" in printed
     assert "marked taskobs(strict=True) must use taskobs_telemetry" in printed
     assert "taskobs_timeout is 'soon', which is no number of seconds" in printed
+    assert "taskobs_timeout is nan, which is no number of seconds" in printed
+    assert "the marker is taskobs(strcit=False). Write for example: taskobs(strict=" in printed
     # The line of the test is shown, and not how it is asked for.
     assert 'taskobs_telemetry.run("shop.chrage")' in printed
     assert "findings.py" not in printed

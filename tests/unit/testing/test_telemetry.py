@@ -208,6 +208,22 @@ def test_criteria_are_part_of_the_message(telemetry: Telemetry, charge: Task[Any
         telemetry.run("shop.charge", outcome="failed")
 
 
+def test_what_no_record_can_have_is_refused(telemetry: Telemetry, charge: Task[Any, Any]) -> None:
+    """I mistype an outcome, or give the task for its name: `not runs(...)` does not pass by it."""
+    charge.apply(args=(-1,))
+    wrong: Any = "fail"
+    for ask in (telemetry.run, telemetry.runs):
+        with pytest.raises(ValueError, match=r"no outcome 'fail'\. Did you mean 'failed'\?.* lost"):
+            ask("shop.charge", outcome=wrong)
+    task: Any = charge
+    for asked in (telemetry.run, telemetry.runs, telemetry.publish, telemetry.publishes):
+        with pytest.raises(TypeError, match=r"name of a task is needed, .*: write 'shop\.charge'"):
+            asked(task)
+    number: Any = 1
+    with pytest.raises(TypeError, match=r"name of a task is needed, not int$"):
+        telemetry.event(number)
+
+
 def test_several_are_not_one(telemetry: Telemetry, charge: Task[Any, Any]) -> None:
     """I ask for the run of a task that ran twice, and am told how to say which."""
     charge.apply(args=(1,), task_id="id-1")
