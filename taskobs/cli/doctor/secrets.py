@@ -11,6 +11,15 @@ from taskobs.cli.doctor.evidence import Evidence
 
 _MASK: Final = "***"
 _CREDENTIALS: Final = re.compile(r"//[^/\s@]*@")
+_ASSIGNED: Final = re.compile(
+    r"""
+    (?P<name> (?:password|passwd|secret|token|(?:api|access|account)[_-]?key) \w{0,40} ["']? )
+    (?P<sign> = | \s{0,4} : \s{0,4} (?=["']) )
+    (?: "[^"]*" | '[^']*' | [^\s,;&"'})\]]+ )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""``password=...`` or ``"token": "..."`` in what a library or the app says."""
 _LONG: Final = 8
 """Characters of a secret that is masked anywhere; a shorter one, where it is a whole word."""
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
@@ -35,6 +44,7 @@ class Secrets:
     def mask(self, text: str) -> str:
         """Return a text without them."""
         text = _CREDENTIALS.sub(f"//{_MASK}@", text)
+        text = _ASSIGNED.sub(rf"\g<name>\g<sign>{_MASK}", text)
         return text if self._found is None else self._found.sub(_MASK, text)
 
 
@@ -62,6 +72,8 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[str]:
             yield from _of_headers(map(str.strip, pairs))
         elif "://" in value:
             yield from _of_url(value)
+        elif len(value) >= _LONG and _SECRET.search(name):
+            yield value
 
 
 def _of_headers(values: Iterable[str]) -> Iterator[str]:

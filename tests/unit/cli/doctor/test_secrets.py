@@ -23,6 +23,8 @@ HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
         ({"SENTRY_DSN": "https://c0ffee:s3cr3t@sentry.example/1"}, "s3cr3t"),
         ({"HTTPS_PROXY": "http://me:pr0xy@proxy.example:3128"}, "pr0xy"),
         ({"CELERY_BROKER_URL": "redis://:p%40ss@redis/0"}, "p@ss"),
+        ({"AWS_SECRET_ACCESS_KEY": "wJalr/XUtnFEMI"}, "wJalr/XUtnFEMI"),
+        ({"DJANGO_DB_PASSWORD": "c0rrect-horse"}, "c0rrect-horse"),
     ],
 )
 def test_secrets_of_the_environment_are_masked(environ: dict[str, str], secret: str) -> None:
@@ -61,6 +63,24 @@ def test_credentials_of_any_url_are_masked() -> None:
     """An error names a URL that no setting has."""
     shown = Secrets([]).mask("can't reach https://me:secret@elsewhere.example/path")
     assert shown == "can't reach https://***@elsewhere.example/path"
+
+
+@pytest.mark.parametrize(
+    ("says", "shown"),
+    [
+        (
+            "refused: host=db password=s3cret dbname=shop",
+            "refused: host=db password=*** dbname=shop",
+        ),
+        ("bad login {'api_key': 's3 cret', 'n': 1}", "bad login {'api_key': ***, 'n': 1}"),
+        ("connect(access_token='s3cret', port=1)", "connect(access_token=***, port=1)"),
+        ("password authentication failed: no token", "password authentication failed: no token"),
+        ("→ set broker_password: see the manual", "→ set broker_password: see the manual"),
+    ],
+)
+def test_what_a_text_calls_secret_is_masked(says: str, shown: str) -> None:
+    """My app fails at its import, and says in its error what it has tried to log in with."""
+    assert Secrets([]).mask(says) == shown
 
 
 def test_words_that_contain_a_short_secret_stay() -> None:
