@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +26,11 @@ LIMIT: Final = 30.0
 AGAIN: Final = 0.1
 FOREIGN: Final = ("OTEL_", "SENTRY_", "TASKOBS_")
 _LISTEN: Final = "0A"
+_TABLES: Final = {
+    "/proc/net/tcp": ("0100007F", 8 * "0"),
+    "/proc/net/tcp6": (32 * "0", "0000000000000000FFFF00000100007F"),
+}
+"""Linux' tables of sockets, and what they call the loopback and all addresses."""
 
 
 class ViewError(Exception):
@@ -101,14 +107,24 @@ def _who(port: int) -> Literal["nobody", "us"]:
 
 
 def _user_of(port: int) -> int | None:
-    """Return the user whose process listens at a port of the loopback; None if nobody says."""
-    wanted = f"0100007F:{port:04X}"
+    """Return the user whose process answers at a port of the loopback; None if nobody says.
+
+    A listener on all addresses answers there, too, and one of IPv6 may.
+    """
+    users = [user for table, hosts in _TABLES.items() for user in _listeners(table, hosts, port)]
+    strangers = [user for user in users if user != os.getuid()]
+    return next(iter(strangers or users), None)
+
+
+def _listeners(table: str, hosts: Collection[str], port: int) -> Iterator[int]:
+    wanted = {f"{host}:{port:04X}" for host in hosts}
     try:
-        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
     except OSError:
-        return None
-    rows = [line.split() for line in lines]
-    return next((int(row[7]) for row in rows if row[1] == wanted and row[3] == _LISTEN), None)
+        return
+    for row in map(str.split, lines):
+        if row[1] in wanted and row[3] == _LISTEN:
+            yield int(row[7])
 
 
 def _attach(port: int, name: str) -> bool:

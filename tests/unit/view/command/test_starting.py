@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from taskobs.view.storage.store import MEBIBYTE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+MAPPED = "::ffff:127.0.0.1"
 
 
 @pytest.fixture
@@ -45,6 +48,28 @@ def test_the_page_of_another_user_is_not_joined(
     with pytest.raises(ViewError, match="is used by another user"):
         reach(options(server), "celery")
     assert server.users.commands() == []
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux' /proc")
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, ""), (socket.AF_INET6, "::"), (socket.AF_INET6, MAPPED)]
+)
+def test_whoever_answers_for_the_loopback_is_found(
+    family: socket.AddressFamily, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else listens at all addresses of this machine, and so at that of the page."""
+    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    mine = os.getuid()
+    with socket.socket(family, socket.SOCK_STREAM) as theirs:
+        if family == socket.AF_INET6:
+            theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        theirs.bind((host, 0))
+        theirs.listen()
+        port = theirs.getsockname()[1]
+        monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+        with pytest.raises(ViewError, match="is used by another user"):
+            reach(Options(port=port, limit=MEBIBYTE, stay=0), "celery")
 
 
 def test_a_page_that_has_ended_is_not_served(server: ViewServer) -> None:
