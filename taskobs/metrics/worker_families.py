@@ -152,9 +152,9 @@ def _of_worker(table: WorkerTable, gauges: Gauges) -> Iterator[Family]:
     yield _family(
         semconv.METRIC_WORKER_ACTIVE_OLDEST,
         "gauge",
-        "For how long the oldest run of each task has been active.",
+        "For how long the oldest run of each task has been active; 0 if none is.",
         "s",
-        [Sample({_TASK: task}, age) for task, age in gauges.oldest.items()],
+        [Sample({_TASK: task}, age) for task, age in _oldest(table, gauges).items()],
     )
     yield _family(
         semconv.METRIC_WORKER_PROCESS_EXITS,
@@ -184,6 +184,12 @@ def _of_worker(table: WorkerTable, gauges: Gauges) -> Iterator[Family]:
         "s",
         [Sample({}, gauges.heartbeat)] if gauges.heartbeat else [],
     )
+
+
+def _oldest(table: WorkerTable, gauges: Gauges) -> dict[str, float]:
+    # Of short tasks none may be active when it is looked: a series that comes and goes has gaps.
+    idle = {task: 0.0 for task, _ in table.series.copy()}
+    return {**idle, **gauges.oldest}
 
 
 def _family(name: str, kind: Kind, meaning: str, unit: str, samples: Sequence[Sample]) -> Family:

@@ -216,3 +216,16 @@ def test_every_series_has_a_name_of_its_own() -> None:
         labels += [one.labels for one in family.distributions]
         assert labels, family.name
         assert len({frozenset(one.items()) for one in labels}) == len(labels)
+
+
+def test_the_oldest_run_of_an_idle_task_is_0_seconds_old() -> None:
+    """My tasks are short: what is stuck is a line at 0 all the time, and no gap."""
+    table = WorkerTable()
+    for name in ("quick", "slow"):
+        table.of_task(name).received("celery")
+    families = families_of(table, Gauges(oldest={"slow": 4.0}))
+    [found] = [one for one in families if one.name == "celery.worker.active.oldest"]
+    assert {one.labels["celery.task_name"]: one.value for one in found.samples} == {
+        "quick": 0.0,
+        "slow": 4.0,
+    }
