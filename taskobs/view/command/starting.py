@@ -112,8 +112,8 @@ def _user_of(port: int) -> int | None:
     A listener on all addresses answers there, too, and one of IPv6 may.
     """
     users = [user for table, hosts in _TABLES.items() for user in _listeners(table, hosts, port)]
-    strangers = [user for user in users if user != os.getuid()]
-    return next(iter(strangers or users), None)
+    others = [user for user in users if user != os.getuid()]
+    return next(iter(others or users), None)
 
 
 def _listeners(table: str, hosts: Collection[str], port: int) -> Iterator[int]:
