@@ -11,6 +11,7 @@ from contextlib import closing
 from email.utils import formatdate
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -341,7 +342,10 @@ def test_a_backend_that_hangs_costs_no_more_than_the_timeout(
 def test_what_is_beyond_memory_in_an_outage_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest spans survive a long outage; sent, dropped and waiting add up."""
     quick(monkeypatch)
-    with backend(*[Reply(503)] * 20) as there:
+    # A batch of the size of the whole store would leave no room for what is newer.
+    monkeypatch.setattr(SpanSender, "limits", Limits(items=10, bytes=1024 * 1024, max_delay=0.0))
+    over = Event()
+    with backend(respond=lambda _: Reply(200 if over.is_set() else 503)) as there:
         counters = Counters()
         one = items("x")[0]
         store = MemoryStore(counters, limit=50 * (len(one.payload) + 300))
@@ -349,6 +353,8 @@ def test_what_is_beyond_memory_in_an_outage_is_counted(monkeypatch: pytest.Monke
         with running(spans, store):
             for number in range(20):
                 store.append(items(*[f"{number}.{i}" for i in range(10)]))
+            there.wait(2)
+            over.set()
             wait_out(store)
         assert counters.total(EXPORTED) + counters.total(DROPPED) == 200
         assert set(counters.counts()[DROPPED]) == {("span", OVERFLOW)}
