@@ -120,6 +120,8 @@ def test_every_panel_has_data(live: LiveApp, redis_broker: Broker, tmp_path: Pat
         )
         wait_for(prometheus, 'ALERTS{alertname="CeleryProcessLost", alertstate="firing"} == 1')
         wait_for(prometheus, f"sum(celery_task_received_total) >= {MESSAGES}")
+        # The same of the last attempts: without them, both rounds may be its first sample.
+        wait_for(prometheus, f'sum(celery_task_failures_total{{celery_task_name="{TASK}"}}) >= 5')
         producer.run(ROUND)
         assert wait_until(lambda: not empty(prometheus), timeout=LIMIT), empty(prometheus)
         ready = f'{{celery_queue="later", celery_state="ready"}} == {WAITING}'
