@@ -124,6 +124,10 @@ class Session:
         undo = self._undo
         try:
             undo.callback(self._close_live)
+            if self.settings.log_ids:  # also with nothing configured: a format may name them
+                logs = LogFields(current_run)
+                undo.callback(logs.remove)
+                logs.install()
             if self.settings.log_format == "json":
                 self._format_logs()
             if self.settings.context_keys:
@@ -155,15 +159,10 @@ class Session:
         self._first_use.install()
 
     def observe(self) -> None:
-        """Watch the end of the process, and add fields to log records."""
-        if self._observing:
-            return
-        self._observing = True
-        self._process.watch_end()
-        if self.settings.log_ids:
-            logs = LogFields(current_run)
-            self._undo.callback(logs.remove)
-            logs.install()
+        """Watch the end of the process."""
+        if not self._observing:
+            self._observing = True
+            self._process.watch_end()
 
     def _begin(self, *, errors: bool) -> None:
         from taskobs.celery.patches.embedded_beat import EmbeddedBeat
@@ -298,7 +297,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     Call it next to ``Celery(...)``, where the web process, the worker, beat and the shell all
     import it. Each argument has a variable; docs/reference/settings.md has them all. A second call
     returns the session of the first. With nothing configured it says so once, at INFO, and
-    nothing is installed.
+    only log records get their fields, which are empty then.
 
     Returns:
         The session, which ``close()`` undoes; also usable in ``with``.

@@ -171,6 +171,15 @@ def test_nothing_configured_touches_no_task(app: Celery) -> None:
     assert process_state() == before
 
 
+def test_a_format_may_name_ids_with_nothing_configured() -> None:
+    """On my laptop nothing is configured: lines of the format that production has are written."""
+    line = logging.Formatter("[%(task_id)s %(trace_id)s] %(message)s")
+    with taskobs.init():
+        assert line.format(logging.makeLogRecord({"msg": "paid"})) == "[ ] paid"
+    with pytest.raises(ValueError, match="task_id"):
+        line.format(logging.makeLogRecord({"msg": "paid"}))
+
+
 def test_disabled_is_silent(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     """With `enabled=False` nothing happens, and nothing is said."""
     before = process_state()
