@@ -237,12 +237,18 @@ def test_flower(beside: Beside, redis_broker: Broker, receiver: Receiver) -> Non
     command = ("celery", "-A", APP, "flower", f"--address={HOST}", "--port={port}")
     shop = beside.start("nothing", "-E")
     with serving(beside.live, redis_broker, command, FLOWER_UNAUTHENTICATED_API="1") as (_, port):
-        failed = shop.run(ORDER)
+
+        def ask(what: str) -> dict[str, Any]:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/api/{what}") as answer:  # our own
+                found: dict[str, Any] = json.load(answer)
+                return found
 
         def states() -> Counter[str]:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/tasks") as answer:  # our own
-                return Counter(task["state"] for task in json.load(answer).values())
+            return Counter(task["state"] for task in ask("tasks").values())
 
+        # It serves pages before it hears events: a heartbeat shows that it does.
+        assert wait_until(lambda: bool(ask("workers?status=true")), timeout=LIMIT)
+        failed = shop.run(ORDER)
         assert wait_until(lambda: states() == {"SUCCESS": 3, "FAILURE": 1}, timeout=LIMIT)
     close(shop)
     assert_told_once(receiver, failed)
