@@ -24,6 +24,8 @@ ANSWER: Final = 10.0
 LIMIT: Final = 30.0
 """Seconds after which it is given up: the page that ends, or begins, takes one."""
 AGAIN: Final = 0.1
+ASKED: Final = 5
+"""How often whoever has the port is asked what it is, if it drops the connection."""
 FOREIGN: Final = ("OTEL_", "SENTRY_", "TASKOBS_")
 _LISTEN: Final = "0A"
 _TABLES: Final = {
@@ -93,7 +95,7 @@ def _who(port: int) -> Literal["nobody", "us"]:
             f"port {port} is used by another user of this machine: choose another --port"
         )
     try:
-        status, body = _ask("GET", port, IDENTITY)
+        status, body = _identity(port)
     except ConnectionRefusedError:
         return "nobody"
     except (OSError, http.client.HTTPException):
@@ -104,6 +106,21 @@ def _who(port: int) -> Literal["nobody", "us"]:
         f"port {port} is used by another program: choose another one with --port, "
         "the same for each process of the app"
     )
+
+
+def _identity(port: int, left: int = ASKED) -> tuple[int, bytes]:
+    """Ask what has a port; again if it drops the connection.
+
+    A page that ends drops the connections that it no longer answers, before or while it closes
+    its port. Asked again, nobody is there, or the next page.
+    """
+    try:
+        return _ask("GET", port, IDENTITY)
+    except (BrokenPipeError, ConnectionResetError):
+        if left <= 1:
+            raise
+    time.sleep(AGAIN)
+    return _identity(port, left - 1)
 
 
 def _user_of(port: int) -> int | None:

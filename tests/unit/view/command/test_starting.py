@@ -38,6 +38,41 @@ def test_a_page_that_is_there_is_joined(server: ViewServer) -> None:
     assert [one.pid for one in server.users.commands()] == [os.getpid()]
 
 
+class Dropping(ViewServer):
+    """Drops its first connections unanswered, as a page does with those that come at its end."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        super().__init__(0, limit=MEBIBYTE, stay=0)
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Tell whether a connection is answered."""
+        del request, client_address
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture
+def dropping(request: pytest.FixtureRequest) -> Generator[Dropping]:
+    opened = Dropping(request.param)
+    opened.start()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("dropping", [1, 2], indirect=True)
+def test_a_page_that_ends_while_it_is_asked_is_asked_again(dropping: Dropping) -> None:
+    """The page ends while my command starts: it is not taken for another program's."""
+    assert reach(options(dropping), "celery").joined
+
+
+@pytest.mark.parametrize("dropping", [1000], indirect=True)
+def test_a_program_that_never_answers_is_another_one(dropping: Dropping) -> None:
+    """A server of another protocol drops what I ask: I am told to choose another port."""
+    with pytest.raises(ViewError, match="is used by another program"):
+        reach(options(dropping), "celery")
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux' /proc")
 def test_the_page_of_another_user_is_not_joined(
     server: ViewServer, monkeypatch: pytest.MonkeyPatch
