@@ -119,9 +119,9 @@ bench: $(BENCH)/bench.stamp  ## compare the cost of taskobs with no observing an
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
 docs: $(VENV)/dev.stamp  ## write the generated parts of the pages anew
-	$(BIN)/python tools/settings_table.py
-	$(BIN)/python tools/cli_reference.py
-	$(BIN)/python tools/names_reference.py
+	$(BIN)/python -m tools.settings_table
+	$(BIN)/python -m tools.cli_reference
+	$(BIN)/python -m tools.names_reference
 	$(BIN)/python tools/package_graph.py --write
 
 docs-site: $(VENV)/dev.stamp  ## make a site of the pages in build/site, and check all links in it

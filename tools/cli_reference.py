@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 import click
 
 from taskobs.cli.main import main as taskobs
+from tools.generated import update
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs/reference/cli.md"
 HELP: Final = ["-h", "--help"]
@@ -68,21 +68,5 @@ def _variable(parameter: click.Parameter) -> str:
     return f"`{parameter.envvar}`" if isinstance(parameter.envvar, str) else ""
 
 
-def main() -> int:
-    """Return the exit status: 1 if ``--check`` found a stale page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when stale")
-    check: bool = parser.parse_args().check
-    fresh = page()
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == fresh:
-        return 0
-    if check:
-        print(f"{PAGE.name}: stale; run `make docs`", file=sys.stderr)
-        return 1
-    PAGE.write_text(fresh, encoding="utf-8")
-    print(f"{PAGE.name}: wrote {len([*commands(taskobs, 'taskobs')])} commands")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(PAGE, page(), __doc__))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from taskobs.metrics.worker_families import Gauges, families_of, published
 from taskobs.metrics.worker_table import WorkerTable
 from taskobs.monitor.series import families_of as families_of_queues
 from taskobs.relay.metrics.relay_families import possible_families
+from tools.generated import update
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs/reference/names.md"
 HEAD: Final = """\
@@ -99,21 +99,5 @@ def _labels() -> Iterator[str]:
         yield f"| `{name}` | `{plain_name(name)}` |"
 
 
-def main() -> int:
-    """Return the exit status: 1 if ``--check`` found a stale page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when stale")
-    check: bool = parser.parse_args().check
-    fresh = page()
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == fresh:
-        return 0
-    if check:
-        print(f"{PAGE.name}: stale; run `make docs`", file=sys.stderr)
-        return 1
-    PAGE.write_text(fresh, encoding="utf-8")
-    print(f"{PAGE.name}: wrote the names")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(PAGE, page(), __doc__))
