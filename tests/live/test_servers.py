@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.docs.pages import files
 from tests.live.celery_process import ROOT
+from tests.live.chaos.processes import processes_of
 from tests.live.deployed import OFF, WORK, failed, told, wait_on_disk
 from tests.live.process import LIMIT, Program, wait_until
 from tests.live.services import HOST, free_port, listens
@@ -93,11 +94,7 @@ def uwsgi(
 
 def workers(web: Program) -> list[int]:
     """Give the process ids of the Celery workers that uWSGI runs."""
-    found: list[int] = []
-    with suppress(OSError):
-        children = Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()
-        found = [int(pid) for pid in children]
-    return [pid for pid in found if b"celery" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid, command in processes_of(web.pid).items() if "celery" in command]
 
 
 def uwsgi_ini(live: LiveApp, port: int) -> str:
