@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Generator
+from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import Observation
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics import Counter, Histogram, Meter, MeterProvider, UpDownCounter
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     ConsoleMetricExporter,
@@ -54,6 +55,9 @@ DELTAS: dict[Any, AggregationTemporality] = {
     UpDownCounter: CUMULATIVE,
 }
 HOUR = 3_600_000.0
+ADVISORY = "explicit_bucket_boundaries_advisory"
+SIZES = ExplicitBucketHistogramAggregation([1, 2])
+SIZE = View(instrument_name="size", aggregation=SIZES)
 
 
 def reader(exporter: Any = None, **options: Any) -> PeriodicExportingMetricReader:
@@ -255,7 +259,7 @@ def test_sums_and_histograms_are_counted_and_all_else_is_exported_as_before(
 ) -> None:
     """My counters and histograms go to the worker's counts, not to my reader; a gauge goes on."""
     own, other = reader(), InMemoryMetricReader()
-    provider = worker.provider(own, other)
+    provider = worker.provider(own, other, views=[SIZE])
     meter = provider.get_meter("shop", "2", schema_url="https://example.com/schema")
     orders = meter.create_counter("orders", "{order}", "Orders.")
     worker.readers.take_over(provider)
@@ -263,7 +267,7 @@ def test_sums_and_histograms_are_counted_and_all_else_is_exported_as_before(
     orders.add(3, {"kind": "book", "new": True})
     meter.create_counter("seconds").add(1.0)
     meter.create_up_down_counter("stock").add(-4)
-    meter.create_histogram("size", explicit_bucket_boundaries_advisory=[1, 2]).record(1.5)
+    meter.create_histogram("size").record(1.5)
     meter.create_gauge("level").set(5)
     meter.create_observable_counter("seen", [lambda _: [Observation(7)]])
     assert worker.values() == {"orders": [5], "seconds": [1.0], "stock": [-4]}
@@ -288,7 +292,13 @@ def test_views_make_of_an_instrument_what_they_say(worker: Worker) -> None:
     buckets = ExplicitBucketHistogramAggregation([10])
     views = [
         View(instrument_name="hidden", aggregation=DropAggregation()),
-        View(instrument_name="size", name="bytes", description="Mine.", attribute_keys={"kind"}),
+        View(
+            instrument_name="size",
+            name="bytes",
+            description="Mine.",
+            attribute_keys={"kind"},
+            aggregation=SIZES,
+        ),
         View(instrument_name="size", name="rough", aggregation=buckets, attribute_keys=set()),
     ]
     own = reader()
@@ -296,7 +306,7 @@ def test_views_make_of_an_instrument_what_they_say(worker: Worker) -> None:
     worker.readers.take_over(provider)
     meter = provider.get_meter("shop")
     meter.create_counter("hidden").add(1)
-    size = meter.create_histogram("size", explicit_bucket_boundaries_advisory=[1, 2])
+    size = meter.create_histogram("size")
     size.record(1.5, {"kind": "book", "id": 1})
     size.record(11, {"kind": "book", "id": 2})
     counted = worker.counted()
@@ -307,6 +317,22 @@ def test_views_make_of_an_instrument_what_they_say(worker: Worker) -> None:
     [one] = counted["rough"].distributions
     assert (one.labels, one.counts) == ({}, [1, 1])
     assert counted["rough"].bounds == (10.0,)
+    assert exported_by(own) == set()
+
+
+@pytest.mark.skipif(
+    ADVISORY not in signature(Meter.create_histogram).parameters, reason="since 1.30"
+)
+def test_the_buckets_that_an_instrument_asks_for(worker: Worker) -> None:
+    """I have no view, and my instrument says which buckets it wants: a worker counts in these."""
+    own = reader()
+    provider = worker.provider(own)
+    worker.readers.take_over(provider)
+    sizes: Any = {ADVISORY: [1, 2]}
+    provider.get_meter("shop").create_histogram("size", **sizes).record(1.5)
+    counted = worker.counted()["size"]
+    assert counted.bounds == (1.0, 2.0)
+    assert counted.distributions[0].counts == [0, 1, 0]
     assert exported_by(own) == set()
 
 
@@ -335,10 +361,10 @@ def test_exponential_histograms_stay_with_the_reader(
 def test_what_was_measured_before_is_counted_once(worker: Worker, *, delta: bool) -> None:
     """My module counts when it is imported: that is in the worker's sums, and nowhere else."""
     own = reader(preferred_temporality=DELTAS if delta else None)
-    provider = worker.provider(own)
+    provider = worker.provider(own, views=[SIZE])
     meter = provider.get_meter("shop")
     orders = meter.create_counter("orders")
-    size = meter.create_histogram("size", explicit_bucket_boundaries_advisory=[1, 2])
+    size = meter.create_histogram("size")
     level = meter.create_gauge("level")
     orders.add(1)
     size.record(3)
