@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from celery import signals
@@ -17,13 +17,10 @@ from taskobs.cli.doctor.finding import Finding, broken, ok, unknown, warning
 
 _NO_CHILDREN: Final = ("threads", "gevent", "eventlet")
 """Pools that have no processes."""
-_CONSUMERS: Final = {
-    "flower": "flower",
-    "celery_exporter": "celery-exporter",
-    "prometheus_exporter_celery": "celery-prometheus-exporter",
-    "celery_prometheus": "celery-prometheus",
-}
-"""Packages that read nothing but events, by their modules."""
+_CONSUMERS: Final = (
+    *("flower", "celery-exporter", "celery-prometheus-exporter", "prometheus-exporter-celery"),
+)
+"""Distributions that read nothing but events; the module of one is called ``src``."""
 _DRIVERS: Final = (
     *("sqlite3", "psycopg", "psycopg2", "pymysql", "mysql", "mysqlclient", "asyncpg", "aiopg"),
 )
@@ -152,20 +149,24 @@ def events(evidence: Evidence) -> Finding:
     if evidence.app is None:
         return unknown(NOT_IMPORTED)
     on = bool(evidence.app.conf.worker_send_task_events)
-    readers = [name for module, name in _CONSUMERS.items() if _is_installed(module)]
+    readers = list(filter(_is_installed, _CONSUMERS))
     if readers and not on:
         what = f"{readers[0]} is installed, and shows no task of workers that send no events"
         fix = "celery worker -E  # or read the metrics of taskobs, which need no events"
         return warning(what, fix)
     if on and not readers:
-        what = "workers send events, which cost a third of their main process's time; taskobs"
+        what = (
+            "workers send events, which cost a third of their main process's time; "
+            "taskobs needs none"
+        )
         fix = "app.conf.worker_send_task_events = False  # unless something elsewhere reads them"
-        return warning(f"{what} needs none", fix)
+        return warning(what, fix)
     return ok("workers send events, for " + readers[0] if on else "workers send no events")
 
 
-def _is_installed(module: str) -> bool:
+def _is_installed(distribution: str) -> bool:
     try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
+        version(distribution)
+    except PackageNotFoundError:
         return False
+    return True

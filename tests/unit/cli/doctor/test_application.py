@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,6 @@ from opentelemetry.propagators.b3 import B3MultiFormat
 from opentelemetry.propagators.composite import CompositePropagator
 
 import taskobs
-from taskobs.cli.doctor.checks import application
 from taskobs.cli.doctor.evidence import Evidence
 from taskobs.cli.doctor.finding import Status
 from tests.support.doctor import evidence, examine, fine, found, probed
@@ -183,29 +184,34 @@ def test_the_stock_instrumentor_s_call_is_fine() -> None:
 @pytest.mark.parametrize(
     ("installed", "on", "status"),
     [
-        (True, False, Status.WARNING),
-        (False, True, Status.WARNING),
-        (True, True, Status.OK),
-        (False, False, Status.OK),
+        ("flower", False, Status.WARNING),
+        ("celery-prometheus-exporter", False, Status.WARNING),
+        ("prometheus-exporter-celery", False, Status.WARNING),
+        (None, True, Status.WARNING),
+        ("flower", True, Status.OK),
+        (None, False, Status.OK),
     ],
 )
-def test_events_that_are_missing_or_in_vain_are_found(
-    installed: bool,  # noqa: FBT001  # a case of the table above
-    on: bool,  # noqa: FBT001  # same
+def test_events_that_are_missing_or_in_vain_are_found(  # noqa: PLR0917  # fixtures, and a case
+    installed: str | None,
+    on: bool,  # noqa: FBT001  # of the table above
     status: Status,
     app: Celery,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Flower shows no tasks without -E; and -E costs a third of a worker where nobody reads."""
-
-    def find(name: str) -> str | None:
-        return name if installed and name == "flower" else None
-
-    monkeypatch.setattr(application, "find_spec", find)
+    if installed:
+        found_at = tmp_path / f"{installed.replace('-', '_')}-1.0.dist-info"
+        found_at.mkdir()
+        (found_at / "METADATA").write_text(f"Name: {installed}\nVersion: 1.0\n")
     app.conf.worker_send_task_events = on
-    finding = examine("events", of(app))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path)])
+        finding = examine("events", of(app))
     assert finding.status is status
     if installed and not on:
+        assert finding.what.startswith(f"{installed} is installed")
         assert finding.fix.startswith("celery worker -E")
     if on and not installed:
         assert finding.fix.startswith("app.conf.worker_send_task_events = False")
