@@ -33,6 +33,8 @@ class Order:
     queue: str
     folder: str
     task_id: str
+    doctor: int
+    """The pid of the doctor, without which the worker ends."""
 
     def as_text(self) -> str:
         """Return it as the value of the variable."""

@@ -94,7 +94,8 @@ class ProbeWorker:
 def probe_worker(app: str, queue: str, pool: str | None) -> Generator[ProbeWorker]:
     """Start a worker, as ``celery worker`` does; it is stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="taskobs-doctor-", ignore_cleanup_errors=True) as name:
-        order = Order(app=app, queue=queue, folder=name, task_id=str(uuid4()))
+        task_id, doctor = str(uuid4()), os.getpid()
+        order = Order(app=app, queue=queue, folder=name, task_id=task_id, doctor=doctor)
         command = [sys.executable, "-m", "celery", "-A", _APP, "worker", *_OPTIONS]
         command += ["--queues", queue, "--hostname", f"{queue}@%h"]
         command += ["--pool", pool] if pool else []

@@ -55,20 +55,24 @@ def _app() -> Any:  # noqa: ANN401  # Celery's app
     # Not by ``add``, which binds the queue to the app's default exchange.
     app.amqp.queues[order.queue] = private_queue(order.queue)
     import_module(_TASK_MODULE)
-    signals.worker_ready.connect(_note_ready, weak=False)
+    signals.worker_ready.connect(note_ready, weak=False)
     return app
 
 
-def _note_ready(**_: object) -> None:
+def note_ready(**_: object) -> None:
+    """Tell the doctor that this worker is ready; from now on it ends with the doctor."""
     order = Order.read(os.environ)
-    watch = Thread(target=_end_with, args=(os.getppid(),), name="taskobs-doctor", daemon=True)
+    watch = Thread(target=_end_with, args=(order.doctor,), name="taskobs-doctor", daemon=True)
     watch.start()  # now that the pool's processes are forked
     called = session.current_session() is not None
     write(Path(order.folder) / READY, {"pid": os.getpid(), "init": called})
 
 
 def _end_with(doctor: int) -> None:
-    """Stop this worker when the doctor has been killed, which could not stop it then."""
+    """Stop this worker when the doctor has been killed, which could not stop it then.
+
+    That may have happened before this worker was ready.
+    """
     while os.getppid() == doctor:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)

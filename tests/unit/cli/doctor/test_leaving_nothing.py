@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from celery import Celery
 from kombu.transport.memory import Channel
 
 from taskobs.cli.doctor import probing
 from taskobs.cli.doctor.evidence import Connection, Evidence, Probe
-from taskobs.cli.doctor.probe import publish
-from taskobs.cli.doctor.probe.message import Order
+from taskobs.cli.doctor.probe import publish, worker_app
+from taskobs.cli.doctor.probe.message import VARIABLE, Order
 from taskobs.cli.doctor.probe.worker import remove_spool
 from tests.support.doctor import evidence
 
-ORDER = Order(app="shop", queue="taskobs-doctor-1", folder="/nowhere", task_id="probe-1")
+ORDER = Order(
+    app="shop",
+    queue="taskobs-doctor-1",
+    folder="/nowhere",
+    task_id="probe-1",
+    doctor=1,
+)
 
 
 def test_a_queue_that_is_bound_to_nothing_is_deleted(app: Celery) -> None:
@@ -71,3 +82,22 @@ def test_a_broker_in_memory_gets_no_probe() -> None:
     made.broker = Connection("memory")
     with ExitStack() as stack:
         assert probing.start_worker(stack, made) is None
+
+
+def test_a_worker_whose_doctor_was_killed_before_it_was_ready_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I kill the doctor while its worker starts: the worker stops as soon as it can."""
+    stopped = threading.Event()
+    order = replace(ORDER, folder=str(tmp_path), doctor=os.getpid())  # which is not its parent
+    monkeypatch.setenv(VARIABLE, order.as_text())
+
+    def stop(*_: object) -> None:
+        stopped.set()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        worker_app.note_ready()
+        assert stopped.wait(30)
+    finally:
+        signal.signal(signal.SIGTERM, before)
