@@ -14,6 +14,7 @@ from taskobs.cli.doctor.checks import receivers
 from taskobs.cli.doctor.checks.configuration import NOT_IMPORTED
 from taskobs.cli.doctor.evidence import Evidence
 from taskobs.cli.doctor.finding import Finding, broken, ok, unknown, warning
+from taskobs.internal.causes import describe
 
 _NO_CHILDREN: Final = ("threads", "gevent", "eventlet")
 """Pools that have no processes."""
@@ -34,6 +35,20 @@ _FORMAT: Final = (
 
 def propagator(_: Evidence) -> Finding:
     """Look whether what the global propagator writes leads back to the same trace."""
+    from opentelemetry import propagate
+
+    name = type(propagate.get_global_textmap()).__name__
+    try:
+        if _carries_a_trace():
+            return ok(f"the global propagator ({name}) carries a trace")
+        how = "loses the trace"
+    except Exception as error:  # noqa: BLE001  # whatever a propagator of the app's raises
+        how = f"fails with {describe(error)}"
+    what = f"the global propagator ({name}) {how}: no run would be below its publish"
+    return broken(what, "remove the call of set_global_textmap(), such as Sentry's OTLPIntegration")
+
+
+def _carries_a_trace() -> bool:
     from opentelemetry import propagate, trace
 
     context = trace.SpanContext(0xD0C, 0xD0C, is_remote=False, trace_flags=trace.TraceFlags(1))
@@ -41,11 +56,7 @@ def propagator(_: Evidence) -> Finding:
     current = trace.set_span_in_context(trace.NonRecordingSpan(context))
     propagate.inject(carrier, current)
     found = trace.get_current_span(propagate.extract(carrier)).get_span_context()
-    name = type(propagate.get_global_textmap()).__name__
-    if found.trace_id == context.trace_id:
-        return ok(f"the global propagator ({name}) carries a trace")
-    what = f"the global propagator ({name}) loses the trace: no run would be below its publish"
-    return broken(what, "remove the call of set_global_textmap(), such as Sentry's OTLPIntegration")
+    return found.trace_id == context.trace_id
 
 
 def sentry_tracing(evidence: Evidence) -> Finding:

@@ -113,6 +113,22 @@ def test_a_propagator_that_loses_the_trace_is_found() -> None:
     assert "set_global_textmap" in finding.fix
 
 
+class Failing(CompositePropagator):
+    """Can't write, as one that waits for a configuration of its own."""
+
+    def inject(self, *_: object, **__: object) -> None:
+        """Fail."""
+        raise RuntimeError("not configured")
+
+
+@pytest.mark.usefixtures("textmap")
+def test_a_propagator_that_fails_is_found() -> None:
+    """It is a finding as any other: the rest is examined all the same."""
+    propagate.set_global_textmap(Failing([]))
+    finding = found("propagator", evidence(HERE))
+    assert "the global propagator (Failing) fails with RuntimeError" in finding.what
+
+
 @pytest.mark.usefixtures("textmap")
 def test_another_propagator_that_carries_the_trace_is_fine() -> None:
     """B3 is as good: both ends have it."""
