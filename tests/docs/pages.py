@@ -13,14 +13,13 @@ from tests.support.paths import ROOT
 
 _NOT_RUN: Final = re.compile(r"<!-- not run: (.+?) -->")
 _NAME: Final = re.compile(r"# ([\w/]+)\.py\n")
-_FILE: Final = re.compile(r"# ([\w/-]+\.\w+)\n")
+_FILE: Final = re.compile(r"[#;] (/?[\w./-]+)\n")
 RUN_WHOLE: Final = frozenset(
     f"docs/how-to/{name}.md"
     for name in ("collector", "from-stock", "gevent", "jaeger", "prometheus-grafana", "sentry")
 )
 """Pages whose commands tests/live/test_how_to.py runs, one after the other."""
 _PROGRAMS: Final = ("python", "bash")
-_SHOWN: Final = re.compile(r"[#;] (/?[\w./-]+)\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +91,10 @@ def blocks(page: Path) -> list[Block]:
 
 def files(page: Path) -> dict[str, str]:
     """Read the files that a page shows, but for programs: by what their first line names."""
-    found = [(_SHOWN.match(block.text), block) for block in blocks(page)]
     return {
-        name[1]: block.text for name, block in found if name and block.language not in _PROGRAMS
+        block.file: block.text
+        for block in blocks(page)
+        if block.file is not None and block.language not in _PROGRAMS
     }
 
 
