@@ -35,7 +35,7 @@ class _TextHeads(dict[int, bytes]):
 _short_text: Final = _TextHeads()
 """What comes before a text of so many bytes; a character takes up to four."""
 _KEYS: Final = 1024
-"""Keys that are kept encoded; emptied when full, as a task may make keys of its data."""
+"""Short keys that are kept encoded; emptied when full, as a task may make keys of its data."""
 _keys: Final[dict[str, bytes]] = {}
 
 
@@ -69,9 +69,11 @@ def _encode_field(value: object) -> bytes:
 
 def _encode_key(key: str) -> bytes:
     content = key.encode()
-    if len(_keys) >= _KEYS:
-        _keys.clear()
-    found = _keys[key] = _KEY + varint(len(content)) + content
+    found = _KEY + varint(len(content)) + content
+    if len(key) < _SHORT:
+        if len(_keys) >= _KEYS:
+            _keys.clear()
+        _keys[key] = found
     return found
 
 

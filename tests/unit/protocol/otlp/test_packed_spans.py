@@ -176,6 +176,15 @@ def test_keys_without_number_fill_no_memory() -> None:
     assert len(attributes._keys) <= attributes._KEYS  # pyright: ignore[reportPrivateUsage]
 
 
+def test_long_keys_fill_no_memory() -> None:
+    """A task takes whole texts as keys: they are sent, and not kept."""
+    keys = [f"{number}" * 1_000 for number in range(1, 5)]
+    given = unexpected(span_encoder.ATTRIBUTES, dict.fromkeys(keys, 1))
+    [scope] = request((given, RESOURCE_BLOB)).resource_spans[0].scope_spans
+    assert [attribute.key for attribute in scope.spans[0].attributes] == keys
+    assert attributes._keys.keys().isdisjoint(keys)  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.mark.parametrize(("at", "value"), MALFORMED)
 def test_what_is_no_span_is_refused_in_one_way(at: int, value: object) -> None:
     """A client sends me rubbish: the batch it is in goes on without it."""
