@@ -89,6 +89,8 @@ class _Loader:
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as the loader has it
+        if name == "_loader":  # of a copy that is being made: else this would call itself for ever
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

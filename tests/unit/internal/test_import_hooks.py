@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
@@ -48,6 +49,7 @@ def test_a_module_is_the_same_with_and_without_a_hook(
     assert found is not None
     assert found.loader is not None
     assert found.loader.get_source("awaited_library") == "loader = __loader__"  # type: ignore[attr-defined]
+    assert type(copy.deepcopy(found).loader) is type(found.loader)
     assert not calls
     module = importlib.import_module("awaited_library")
     assert type(module.loader) is type(module.__loader__) is SourceFileLoader
