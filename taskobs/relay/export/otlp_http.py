@@ -168,11 +168,23 @@ def _session(signal: str, results: list[ExportResult]) -> requests.Session:
     provider = next(filter(None, map(os.environ.get, names)), None)
     if provider:
         found = next(iter(entry_points(group=_PROVIDERS, name=provider)))
-        session = cast("requests.Session", found.load()())
+        session = _copied(cast("requests.Session", found.load()()))
     for prefix, adapter in list(session.adapters.items()):
         session.mount(prefix, _RecordingAdapter(adapter, results, signal.lower()))
     session.mount("", _RecordingAdapter(_NoAdapter(), results, signal.lower()))
     return session
+
+
+def _copied(session: requests.Session) -> requests.Session:
+    """Return a copy with adapters and headers of its own: all signals may be given one session.
+
+    ``copy`` would leave out what a provider's class adds to a session.
+    """
+    found = session.__class__.__new__(session.__class__)
+    vars(found).update(vars(session))
+    theirs = cast("Any", session)
+    found.adapters, found.headers = theirs.adapters.copy(), theirs.headers.copy()
+    return found
 
 
 def _is_page(body: bytes, content_type: str) -> bool:

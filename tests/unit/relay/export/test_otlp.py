@@ -667,20 +667,9 @@ def test_a_credential_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
             request.headers["Authorization"] = sha256(body).hexdigest()
             return request
 
-    class Provider:
-        def load(self) -> object:
-            return self.session
-
-        def session(self) -> requests.Session:
-            made = requests.Session()
-            made.auth = Signature()
-            return made
-
-    def found(**_: str) -> list[Provider]:
-        return [Provider()]
-
-    monkeypatch.setattr("taskobs.relay.export.otlp_http.entry_points", found)
-    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "cloud")
+    session = requests.Session()
+    session.auth = Signature()
+    provide(session, monkeypatch)
     with backend() as there:
         store, _, spans = sent(there)
         store.append(items("a"))
@@ -689,3 +678,36 @@ def test_a_credential_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         [request] = there.requests
         assert request.names == ["a"]
         assert request.headers["Authorization"] == sha256(request.body).hexdigest()
+
+
+def test_a_credential_provider_may_have_one_session_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """My provider returns the same session for each signal: each has its own results."""
+    session = requests.Session()
+    provide(session, monkeypatch)
+    before = dict(session.adapters)
+    with backend(Reply(503), Reply(401)) as there:
+        where = {"protocol": "http/protobuf", "endpoint": there.endpoint}
+        logs, traces = (make_exporter_adapter(signal, where) for signal in ("LOGS", "TRACES"))
+        with closing(logs), closing(traces):
+            first, second = traces.send(()), logs.send(())
+    assert first is not None
+    assert second is not None
+    assert (first.status, first.reason) == (ExportStatus.RETRY, "HTTP 503")
+    assert (second.status, second.reason) == (ExportStatus.DROP, "HTTP 401")
+    assert dict(session.adapters) == before
+
+
+def provide(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a credential provider give this session."""
+
+    class Provider:
+        def load(self) -> Callable[[], requests.Session]:
+            return lambda: session
+
+    def found(**_: str) -> list[Provider]:
+        return [Provider()]
+
+    monkeypatch.setattr("taskobs.relay.export.otlp_http.entry_points", found)
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "cloud")
