@@ -127,9 +127,12 @@ class Metrics:
         """
         self._counts.measure(self._relay.pid, self._running.connections)
         if not self._relay.carries:
-            if self.of_worker:
-                self._direct.start(serving=True, memory=self._relay.memory)
-            self._direct.send_for_readers(self._relay.memory)
+            self._export()
+
+    def _export(self) -> None:
+        if self.of_worker:
+            self._direct.start(serving=True, memory=self._relay.memory)
+        self._direct.send_for_readers(self._relay.memory)
 
     def families(self) -> list[Family]:
         """Return all that was counted."""
@@ -137,7 +140,11 @@ class Metrics:
 
     def flushes(self) -> list[Callable[[], object]]:
         """Return the calls that send what this process has counted; each may block."""
-        return [] if self._relay.carries else self._direct.flushes()
+        if self._relay.carries:
+            return []
+        # The timer does not run while a worker stops, and the relay may be given up just then.
+        self._export()
+        return self._direct.flushes()
 
     def worker_ended(self) -> None:
         """Count no more of a worker that has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from threading import RLock
 from typing import TYPE_CHECKING, Final
 
 from taskobs.config.settings import Settings
@@ -35,6 +36,7 @@ class DirectMetrics:
         self._readers: ReaderSenders | None = None
         self._accepted: AcceptedSums | None = None
         self._started = False
+        self._taking = RLock()
 
     def start(self, *, serving: bool, memory: SharedMemory | None = None) -> None:
         """Start to send, and to serve if this is a worker; a second call does nothing.
@@ -71,19 +73,21 @@ class DirectMetrics:
         self._sender = start_metrics(collect, options, "taskobs", own, suppressed)
 
     def send_for_readers(self, memory: SharedMemory | None) -> None:
-        """Send what is counted for readers of the app's as it is now; call it once a second.
+        """Send what is counted for readers of the app's as it is now; call it again for more.
 
         That is for a relay that was given up: without one, the readers export by themselves.
         """
         if not self._metrics.shared.readers():
             return
-        if self._readers is None:
-            from taskobs.relay.metrics.reader_senders import ReaderSenders
+        # A flush may come from any thread of the app's: two would start two senders of one reader.
+        with self._taking:
+            if self._readers is None:
+                from taskobs.relay.metrics.reader_senders import ReaderSenders
 
-            forksafe.add(self, ForkStep.EXPORT)
-            self._readers = ReaderSenders(self._accepted_in(memory), "taskobs", suppressed)
-        for payload in self._metrics.packed_for_readers():
-            self._readers.take(*split(payload))
+                forksafe.add(self, ForkStep.EXPORT)
+                self._readers = ReaderSenders(self._accepted_in(memory), "taskobs", suppressed)
+            for payload in self._metrics.packed_for_readers():
+                self._readers.take(*split(payload))
 
     def _serve(self, port: int) -> None:
         from taskobs.metrics.prometheus.serving import MetricsServer
@@ -115,6 +119,7 @@ class DirectMetrics:
         """In a forked child: the threads are the parent's, and so is the port."""
         server, self._server, self._sender = self._server, None, None
         self._started, self._readers, self._accepted = False, None, None
+        self._taking = RLock()
         if server is not None:
             server.abandon()
 

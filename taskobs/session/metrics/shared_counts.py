@@ -32,6 +32,7 @@ class SharedCounts:
         self._meters = TaskMeters()
         self._readers: AppReaders | None = None
         self._began = Moment()
+        self._is_main = False
         self._undo = ExitStack()
 
     @property
@@ -55,7 +56,7 @@ class SharedCounts:
         except (ImportError, OSError) as error:
             _log.warning("taskobs: what tasks publish is not counted: %s", error)
             return
-        self._began = Moment()
+        self._began, self._is_main = Moment(), True
         self._undo.callback(self._forget)
         self._undo.callback(os.environ.pop, COUNTER_MEMORY, None)
         os.environ[COUNTER_MEMORY] = self._memory.address
@@ -72,6 +73,7 @@ class SharedCounts:
 
     def _forget(self) -> None:
         memory, self._memory, self._region = self._memory, None, None
+        self._is_main = False
         if memory is not None:
             memory.close()
 
@@ -123,8 +125,13 @@ class SharedCounts:
         return [(key, values) for key, values in found if key is not None]
 
     def readers(self) -> list[bytes]:
-        """Return the settings of the readers of the app's that something is counted for."""
-        return [] if self._memory is None else self._memory.readers.all()
+        """Return the settings of the readers of the app's that something is counted for.
+
+        None in other processes than the main one, which exports what all have counted.
+        """
+        if self._memory is None or not self._is_main:
+            return []
+        return self._memory.readers.all()
 
     def close(self) -> None:
         """Count no more."""
@@ -132,7 +139,7 @@ class SharedCounts:
 
     def after_fork(self) -> None:
         """In a forked child: count in a part of the memory of its own."""
-        self._region = None
+        self._region, self._is_main = None, False
         if self._memory is not None:
             self._memory.after_fork()
         self._meters.measurements.after_fork()
