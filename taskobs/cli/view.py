@@ -103,12 +103,12 @@ def _serve(page: Page) -> None:
     from taskobs.view.command.starting import is_served
     from taskobs.view.command.variables import page_variables
 
-    click.echo("\nSet these for each process of the app:\n")
-    for name, value in page_variables(page.port).items():
-        click.echo(f"export {name}={value}")
-    click.echo("\nCtrl-C ends the page, unless a command or a browser uses it.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        click.echo("\nSet these for each process of the app:\n")
+        for name, value in page_variables(page.port).items():
+            click.echo(f"export {name}={value}")
+        click.echo("\nCtrl-C ends the page, unless a command or a browser uses it.")
         while is_served(page.port):
             time.sleep(_INTERVAL)
     except KeyboardInterrupt:
