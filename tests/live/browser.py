@@ -120,8 +120,9 @@ class Browser:
             return False
         try:
             self._command(f"element/{found[ELEMENT]}/click", {})
-        except urllib.error.HTTPError as error:  # the page has drawn another one in its place
-            if error.code != HTTPStatus.NOT_FOUND:
+        except urllib.error.HTTPError as error:
+            # The page has drawn another one in its place, or moves it at this moment.
+            if error.code not in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST}:
                 raise
             return False
         return True
