@@ -209,7 +209,7 @@ def test_the_page_follows_without_a_gap(server: ViewServer, browser: Browser) ->
 
 
 def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browser) -> None:
-    """What falls out is taken off the list and said; so is the end of the server, and a new one."""
+    """The list loses what is dropped, and the page says so; so it does when the server ends."""
     port = server.server_port
     server.store.take(demo.order())
     browser.open(f"http://127.0.0.1:{port}/#trace={demo.TRACE}")
@@ -217,8 +217,9 @@ def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browse
     pad = {"message": "x" * 4000}
     server.store.take(runs(1, 300, **pad))
     browser.wait(lambda: titles(browser)[:1] == ["run task300"], "the newest")
-    browser.wait_text("#notices", "fell out, as the page keeps 1.0 MiB: --memory keeps more.")
     kept = server.store.totals()["traces"]
+    dropped = f"Oldest traces dropped: {1 + 300 - kept}. The page keeps 1.0 MiB; --memory sets"
+    browser.wait_text("#notices", dropped)
     browser.click("#older")
     browser.wait(lambda: len(titles(browser)) == kept, "no trace that is not kept")
     server.close()
@@ -233,14 +234,14 @@ def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browse
     finally:
         again.close()
     browser.open("about:blank")
-    # The console has the requests that met no server, and that for a trace which fell out.
+    # The console has the requests that met no server, and that for a trace that was dropped.
     assert all("net::ERR_" in error or "404" in error for error in browser.errors())
 
 
 RUN, EXPORTED = 1000, 4000
 """Tasks: by a real worker, and as spans of the stock exporter, which takes a tenth of the time."""
 CHUNK = 250
-"""What is sent before the follower is asked again: whoever never asks may miss what falls out."""
+"""What is sent before the follower is asked again: whoever never asks may miss what is dropped."""
 MEMORY = 16
 """MiB: more than the first 1,000 tasks take, and less than half of all."""
 

@@ -121,8 +121,8 @@ function describe() {
   if (state.commands.length) parts.push(state.commands.join(", "));
   byId("summary").textContent = parts.join(" · ");
   const notices = [];
-  if (totals.dropped_traces) notices.push("The oldest " + many(totals.dropped_traces, "trace") + " fell out, as the page keeps " + mebibytes(totals.limit) + " MiB: --memory keeps more.");
-  if (totals.dropped_records) notices.push(many(totals.dropped_records, "record") + " of traces that took more than a quarter of the page's memory fell out.");
+  if (totals.dropped_traces) notices.push("Oldest traces dropped: " + totals.dropped_traces + ". The page keeps " + mebibytes(totals.limit) + " MiB; --memory sets how much.");
+  if (totals.dropped_records) notices.push("Records dropped: " + totals.dropped_records + ", of traces that took more than a quarter of the page's memory.");
   if (totals.refused) notices.push(many(totals.refused, "request") + " could not be read.");
   if (totals.grpc) notices.push("Something sends gRPC to this page, which takes http/protobuf: look for an exporter, or a protocol, that the app's code names.");
   notice("dropped", notices.join(" "));
@@ -200,7 +200,7 @@ async function fetchAndDraw(traceId) {
   if (traceId !== state.selected || !answer) return;
   if (!answer.ok) {
     state.drawn = Infinity;
-    byId("traces").replaceChildren(make("p", "notice", "This trace is no longer kept: it fell out, or the page was started again."));
+    byId("traces").replaceChildren(make("p", "notice", "This trace is no longer kept: it was dropped, or the page was started again."));
     byId("detail").replaceChildren();
     return;
   }
@@ -217,7 +217,7 @@ function drawFound(found) {
   const section = found.trace
     ? drawTrace(found.trace)
     : make("section", "card trace", make("header", "", make("h2", "", found.summary.title || "No span has arrived yet"), make("span", "id", found.summary.trace_id)));
-  if (found.summary.dropped) section.append(make("p", "notice", many(found.summary.dropped, "record") + " of this trace fell out: it took too much of the page's memory."));
+  if (found.summary.dropped) section.append(make("p", "notice", "Records of this trace dropped: " + found.summary.dropped + ". It took too much of the page's memory."));
   if (found.trace) section.append(...drawAttempts(found.trace));
   const evidence = make("div", "evidence", ...found.issues.map(drawIssue));
   if (found.logs.length) evidence.append(drawLogs(found.logs));
