@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, cast
@@ -72,11 +73,12 @@ class ReaderSenders:
         return [sender.send for sender in self._senders.values()]
 
     def stop(self, timeout: float) -> None:
-        """Send a last time, all at the same time; wait for each at most ``timeout`` seconds."""
+        """Send a last time, all at the same time; wait at most ``timeout`` seconds for all."""
+        end = time.monotonic() + timeout
         for sender in self._senders.values():
             sender.stop(0.0)
         for sender in self._senders.values():
-            sender.stop(timeout)
+            sender.stop(max(0.0, end - time.monotonic()))
         self._senders.clear()
 
 

@@ -185,6 +185,19 @@ def test_a_backend_that_refuses_is_asked_again(caplog: pytest.LogCaptureFixture)
         senders.stop(PATIENCE)
 
 
+def test_backends_that_do_not_answer_share_the_time_of_a_stop() -> None:
+    """My eight backends hang when the worker stops: it waits for them once, not eight times."""
+    with backend(respond=lambda _: Reply(hang=True)) as there:
+        senders = ReaderSenders()
+        for number in range(1, 9):
+            senders.take(*payload(settings(there), 3, number=number))
+        began = time.monotonic()
+        senders.stop(1.0)
+        took = time.monotonic() - began
+        there.wait(8)
+    assert took < 4.0
+
+
 def test_an_exporter_that_can_not_be_made_costs_no_other_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
