@@ -12,7 +12,7 @@ from importlib import import_module
 from struct import Struct
 from typing import Any, Final
 
-PROTOCOL: Final = 5
+PROTOCOL: Final = 6
 """The version in a HELLO. After an upgrade, a relay refuses one of another release."""
 MAX_FRAME: Final = 4 * 1024 * 1024
 """Bytes of the longest frame, without its length; the relay disconnects who sends a longer one."""
