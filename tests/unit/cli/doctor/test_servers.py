@@ -101,6 +101,12 @@ def test_a_server_that_is_away_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_host_that_does_not_exist_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of the collector's service is misspelt."""
+
+    def unknown(*_: object, **__: object) -> None:
+        # As a resolver that responds: one that is away is waited for longer than for a server.
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     finding = found("traces", ask(monkeypatch, **{ENDPOINT: "http://no-such-host.invalid:4318"}))
     assert finding.fix == f"export {ENDPOINT}=<a host that this machine can resolve>"
 
