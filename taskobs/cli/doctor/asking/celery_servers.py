@@ -15,7 +15,7 @@ from uuid import uuid4
 from celery.backends.base import DisabledBackend
 
 from taskobs.celery.adapter import brokers
-from taskobs.cli.doctor.asking.waiting import TIME, within_time
+from taskobs.cli.doctor.asking.waiting import LATE, within_time
 from taskobs.cli.doctor.evidence import Clock, Connection
 from taskobs.observers.own_traffic import suppressed
 
@@ -25,13 +25,12 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "rabbitmq": {"read_timeout": _SECONDS, "write_timeout": _SECONDS},
 }
 _ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
-_LATE: Final = f"no response within {TIME:.0f} s"
 
 
 def ask_broker(app: Any) -> tuple[Connection, Clock | None]:  # noqa: ANN401  # Celery's app
     """Connect once; also read the clock of a Redis server."""
     address = _address(app)
-    timed_out: tuple[Connection, Clock | None] = Connection(address, _LATE), None
+    timed_out: tuple[Connection, Clock | None] = Connection(address, LATE), None
     return within_time(lambda: _ask_broker(app, address), timed_out)
 
 
@@ -73,7 +72,7 @@ def ask_backend(app: Any) -> Connection:  # noqa: ANN401  # Celery's app
         return Connection("")
     if is_rpc(backend):  # which reads by consuming
         return Connection("rpc://")
-    return within_time(lambda: _ask_backend(backend, address), Connection(address, _LATE))
+    return within_time(lambda: _ask_backend(backend, address), Connection(address, LATE))
 
 
 def is_rpc(backend: object) -> bool:

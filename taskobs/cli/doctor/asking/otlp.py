@@ -10,7 +10,7 @@ from typing import Any, Final
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 
-from taskobs.cli.doctor.asking.waiting import TIME, within_time
+from taskobs.cli.doctor.asking.waiting import TIMED_OUT, within_time
 from taskobs.cli.doctor.evidence import Response
 from taskobs.config.settings import Settings
 from taskobs.internal.causes import describe
@@ -18,12 +18,11 @@ from taskobs.otel.app._compat import processors_of
 from taskobs.otel.app.exporters import settings_of
 from taskobs.protocol.frames import unpack
 from taskobs.relay.export.otlp import ExporterAdapter, make_exporter_adapter
-from taskobs.relay.export.responses import NO_RESPONSE, ExportResult, ExportStatus, of_error
+from taskobs.relay.export.responses import ExportResult, ExportStatus, of_error
 from taskobs.session.metrics.direct_metrics import exporter_options
 
 _LOGGERS: Final = ("opentelemetry.exporter", "urllib3", "requests", "grpc")
 _TIMEOUT: Final = 5.0
-_LATE: Final = ExportResult(ExportStatus.RETRY, NO_RESPONSE, f"timed out after {TIME:.0f} s")
 
 
 def ask_traces(settings: Settings, span: ReadableSpan) -> Response:
@@ -66,7 +65,7 @@ def _send(signal: str, options: Mapping[str, Any], telemetry: object) -> ExportR
         adapter = make_exporter_adapter(signal, options)  # before the time counts: it imports
     except Exception as error:  # noqa: BLE001  # whatever an exporter says of its variables
         return ExportResult(ExportStatus.DROP, "there is no exporter", describe(error))
-    return within_time(lambda: _send_once(adapter, telemetry), _LATE)
+    return within_time(lambda: _send_once(adapter, telemetry), TIMED_OUT)
 
 
 def _send_once(adapter: ExporterAdapter, telemetry: object) -> ExportResult:

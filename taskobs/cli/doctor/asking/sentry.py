@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from taskobs.cli.doctor.asking.waiting import TIME, within_time
+from taskobs.cli.doctor.asking.waiting import TIMED_OUT, within_time
 from taskobs.cli.doctor.evidence import Response
-from taskobs.relay.export.responses import NO_RESPONSE, ExportResult, ExportStatus
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.relay.export.sentry import SentryPoster
 from taskobs.relay.export.sentry_dsn import DsnError, parse_dsn
-
-_LATE: Final = ExportResult(ExportStatus.RETRY, NO_RESPONSE, f"timed out after {TIME:.0f} s")
 
 
 def ask_errors(dsn: str, options: Mapping[str, Any]) -> Response:
@@ -24,7 +22,7 @@ def ask_errors(dsn: str, options: Mapping[str, Any]) -> Response:
         said = str(error) if isinstance(error, DsnError) else type(error).__name__
         return Response("errors", "", ExportResult(ExportStatus.DROP, "it can't be used", said))
     try:
-        result = within_time(lambda: poster.send(_envelope()), _LATE)
+        result = within_time(lambda: poster.send(_envelope()), TIMED_OUT)
     finally:
         poster.close()
     parsed = parse_dsn(dsn)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from taskobs.internal.timeouts import run_with_timeout
+from taskobs.relay.export.responses import NO_RESPONSE, ExportResult, ExportStatus
 
 T = TypeVar("T")
 TIME: Final = 8.0
 """Seconds that a server may take to respond."""
+LATE: Final = f"no response within {TIME:.0f} s"
+TIMED_OUT: Final = ExportResult(ExportStatus.RETRY, NO_RESPONSE, f"timed out after {TIME:.0f} s")
 
 
 def within_time(ask: Callable[[], T], otherwise: T, timeout: float = TIME) -> T:
