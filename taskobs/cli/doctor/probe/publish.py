@@ -18,7 +18,7 @@ from opentelemetry import trace
 from taskobs.celery import _compat
 from taskobs.celery.connect import connect
 from taskobs.cli.doctor.asking.celery_servers import broker_connection, in_words, is_rpc
-from taskobs.cli.doctor.asking.waiting import within_time
+from taskobs.cli.doctor.asking.waiting import LATE, within_time
 from taskobs.cli.doctor.checks.probe import CARRIED
 from taskobs.cli.doctor.evidence import Probe
 from taskobs.cli.doctor.probe.message import TASK, Order, private_queue
@@ -109,6 +109,12 @@ def forget(app: Any, order: Order) -> None:  # noqa: ANN401  # Celery's app
 
 def delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery's app
     """Delete the private queue and what is in it; return why that failed, or None."""
+    # No Ctrl-C ends it, so it has a bound: not all transports have one of their own.
+    late: str | None = LATE
+    return within_time(lambda: _delete_queue(app, queue), late)
+
+
+def _delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery's app
     try:
         with broker_connection(app) as connection:
             channel = connection.channel()
