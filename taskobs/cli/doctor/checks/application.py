@@ -122,9 +122,11 @@ def log_setup(evidence: Evidence) -> Finding:
         return unknown(f"{found[0]} sets up logging; whether with ids, no probe has seen")
     if run["log_ids"]:
         return ok(f"{found[0]} sets up logging, with ids")
-    what = f"{found[0]} takes setup_logging, and its format has neither %(task_id)s nor %(trace_id)"
+    what = (
+        f"{found[0]} takes setup_logging, and its format has neither %(task_id)s nor %(trace_id)s"
+    )
     fix = f'format="%(asctime)s %(levelname)s %(message)s trace_id=%(trace_id)s"  # in {found[0]}'
-    return warning(f"{what}s", fix)
+    return warning(what, fix)
 
 
 def log_format(evidence: Evidence) -> Finding:

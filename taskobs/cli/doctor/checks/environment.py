@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from taskobs.cli.doctor.checks.configuration import NOT_IMPORTED
 from taskobs.cli.doctor.evidence import Connection, Evidence
 from taskobs.cli.doctor.finding import Finding, broken, ok, unknown, warning
 
@@ -104,7 +105,7 @@ def result_backend(evidence: Evidence) -> Finding:
 
 def _of_connection(evidence: Evidence, found: Connection | None, what: str, fix: str) -> Finding:
     if found is None:
-        return unknown("the app was not imported" if evidence.app is None else "it was not asked")
+        return unknown(NOT_IMPORTED if evidence.app is None else "it was not asked")
     if found.problem is not None:
         name = f"{what} {found.address}".rstrip()
         return broken(f"the {name} does not respond: {found.problem}", fix)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from taskobs.cli.doctor.evidence import Response
 from taskobs.cli.doctor.finding import Finding, broken, ok, unknown, warning
 from taskobs.config import checks
-from taskobs.relay.export.responses import ExportResult, ExportStatus
+from taskobs.relay.export.responses import NO_RESPONSE, ExportResult, ExportStatus
 
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -133,7 +133,7 @@ def worst(responses: list[Response], proxied: set[str], otherwise: str) -> Findi
 
 def fix_of(signal: str, url: str, result: ExportResult, *, proxied: bool = False) -> str:
     """Return the line that mends what a server has said."""
-    if proxied and result.reason == "no response":
+    if proxied and result.reason == NO_RESPONSE:
         return _format("export NO_PROXY={name}", url)
     for remedy in REMEDIES:
         if remedy.pattern.search(result.text):
