@@ -99,12 +99,6 @@ class Recording:
 
     # What has not ended.
 
-    def published(self, publish: Publish) -> None:
-        """Note that a message was sent."""
-        with self.changed:
-            self._published.add(publish.task_id)
-            self.changed.notify_all()
-
     def sending(self, publish: Publish) -> None:
         """Note that a message is about to be sent: its run may begin before that returns."""
         with self.changed:

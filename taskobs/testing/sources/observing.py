@@ -53,21 +53,22 @@ class Begins(Observer):
 
 
 class Ends(Observer):
-    """Tells of runs and publishes whose span has ended; attach it as the first observer."""
+    """Tells of runs whose span has ended, and of messages that were refused.
+
+    Attach it as the first observer.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
 
     def publish(self, publish: Publish) -> AbstractContextManager[object]:
-        """Tell of a message that was sent, or refused."""
+        """Tell of a message if it is refused."""
         return self._published(publish)
 
     @contextmanager
     def _published(self, publish: Publish) -> Generator[None]:
         yield
-        if publish.error is None:
-            self._recording.published(publish)
-        else:
+        if publish.error is not None:
             self._recording.refused(publish)
 
     def run(self, run: Run) -> AbstractContextManager[object]:
