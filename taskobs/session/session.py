@@ -327,11 +327,10 @@ def current_session() -> Session | None:
     return _session
 
 
-def replace_session(session: Session | None) -> Session | None:
-    """Make this the process's session, and return the one before; neither starts nor ends."""
-    global _session  # the one that init() would return
-    before, _session = _session, session
-    return before
+def replace_session(session: Session | None) -> None:
+    """Make this the process's session; neither it nor the one before is started or ended."""
+    global _session  # noqa: PLW0603  # the one that init() would return
+    _session = session
 
 
 def is_disabled() -> bool:
