@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import sentry_sdk
@@ -32,6 +32,7 @@ from taskobs.testing import (
     UnexpectedTelemetryError,
 )
 from taskobs.testing.receiver import Receiver
+from taskobs.testing.records import OutcomeName
 from taskobs.testing.sources.process import TestProcess
 from tests.support.recording import global_provider
 from tests.support.sentry import Kept, clear_isolation_scope, user_init
@@ -43,6 +44,7 @@ waits = metrics.get_meter("shop").create_histogram("shop.bank.wait", "s")
 log = logging.getLogger("shop")
 
 Recorded = Callable[[], AbstractContextManager[Telemetry]]
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def recorded() -> Recorded:
 
     @contextmanager
     def one_test() -> Generator[Telemetry]:
-        with process.recorded(timeout=5) as telemetry:
+        with process.recorded(timeout=PATIENCE) as telemetry:
             yield telemetry
 
     return one_test
@@ -224,6 +226,11 @@ def test_what_no_record_can_have_is_refused(telemetry: Telemetry, charge: Task[A
         telemetry.event(number)
 
 
+def test_the_outcomes_to_ask_for_are_those_of_runs() -> None:
+    """I ask for any outcome that a run can have, and none is refused."""
+    assert get_args(OutcomeName) == tuple(one.value for one in taskobs.Outcome)
+
+
 def test_several_are_not_one(telemetry: Telemetry, charge: Task[Any, Any]) -> None:
     """I ask for the run of a task that ran twice, and am told how to say which."""
     charge.apply(args=(1,), task_id="id-1")
@@ -267,7 +274,7 @@ def test_what_waits_for_a_worker_is_said(
     published = telemetry.publish("shop.charge")
     assert (published.task_id, published.queue) == (result.id, "celery")
     assert telemetry.runs() == ()
-    with pytest.raises(NotRecordedError, match=r"published, and not run within 5 s:\n  shop\."):
+    with pytest.raises(NotRecordedError, match=r"published, and not run within 60 s:\n  shop\."):
         telemetry.run("shop.charge")
     with pytest.raises(NotSettledError, match=r"not all tasks have ended within 0\.01 s"):
         telemetry.wait(0.01)
@@ -556,7 +563,7 @@ def test_what_another_process_sends_is_of_the_test() -> None:
     seen: list[list[str]] = []
     earlier = Context()
     for test in ("first", "second"):
-        with process.recorded() as telemetry:
+        with process.recorded(timeout=PATIENCE) as telemetry:
             given = telemetry.worker_environment("127.0.0.2")
             assert given["SENTRY_DSN"].partition("@")[2].startswith("127.0.0.2:")
             if not seen:
