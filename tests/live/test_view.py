@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -22,8 +21,10 @@ from tests.live import browser as browsers
 from tests.live.celery_process import SHOP
 from tests.live.conftest import skip_if_missing
 from tests.live.process import LIMIT, Program, wait_until
-from tests.live.services import fetch, free_port, listens
+from tests.live.services import fetch, listens
+from tests.live.view_page import identity, page_port
 from tests.support import demo
+from tests.support.view import serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -55,23 +56,15 @@ def browser(driver: str) -> Generator[Browser]:
 @pytest.fixture
 def server() -> Generator[ViewServer]:
     """A page that nothing sends to but the test."""
-    opened = ViewServer(0, limit=MEBIBYTE, stay=0)
-    opened.start()
-    yield opened
-    opened.close()
+    with serving() as opened:
+        yield opened
 
 
 @pytest.fixture
 def port() -> Generator[int]:
     """A port whose page has ended at the end of the test, one way or the other."""
-    chosen = free_port()
-    try:
+    with page_port() as chosen:
         yield chosen
-        assert wait_until(lambda: not listens(chosen), timeout=LIMIT), "the page stays"
-    finally:
-        with contextlib.suppress(OSError):
-            found = fetch(f"http://127.0.0.1:{chosen}/api/view")
-            os.kill(found["pid"], signal.SIGKILL)
 
 
 class Viewed:
@@ -225,14 +218,10 @@ def test_the_page_says_what_it_no_longer_has(server: ViewServer, browser: Browse
     server.close()
     browser.wait_text("#notices", "The page's server has ended.")
     assert len(titles(browser)) == kept
-    again = ViewServer(port, limit=MEBIBYTE, stay=0)
-    again.start()
-    try:
+    with serving(ViewServer(port, limit=MEBIBYTE, stay=0)) as again:
         again.store.take(runs(500, 1))
         browser.wait(lambda: titles(browser) == ["run task500"], "what the new one has")
         browser.wait_text("#notices", "The page was started again")
-    finally:
-        again.close()
     browser.open("about:blank")
     # The console has the requests that met no server, and that for a trace that was dropped.
     assert all("net::ERR_" in error or "404" in error for error in browser.errors())
@@ -299,7 +288,7 @@ def test_five_thousand_tasks(live: LiveApp, redis_broker: Broker, port: int) -> 
     sizes: list[int] = []
     with viewed.worker() as worker:
         worker.wait_log(" ready.")
-        server, follower = ask(port, "/api/view")["pid"], Follower(port)
+        server, follower = identity(port)["pid"], Follower(port)
         with viewed.publisher(f"for number in range({RUN}): add.delay(number, 1)") as web:
             assert wait_until(partial(follower.has_all, RUN), timeout=LIMIT), worker.tail()
             assert web.wait() == 0, web.tail()

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.live.process import LIMIT, Program, wait_until
-from tests.live.services import free_port, listens
+from tests.live.services import fetch, listens
+from tests.live.view_page import identity, page_port
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,22 +26,11 @@ HOLD = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin
 """A command that runs until its input ends."""
 
 
-def identity(port: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/view", timeout=LIMIT) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
-
-
 @pytest.fixture
 def port() -> Generator[int]:
     """A port whose page has ended at the end of the test, one way or the other."""
-    chosen = free_port()
-    try:
+    with page_port() as chosen:
         yield chosen
-        assert wait_until(lambda: not listens(chosen), timeout=LIMIT), "the page stays"
-    finally:
-        with contextlib.suppress(OSError):
-            os.kill(identity(chosen)["pid"], signal.SIGKILL)
 
 
 def command_line(port: int, *command: str, stay: float = 0) -> list[str]:
@@ -164,8 +152,7 @@ def test_commands_that_start_at_once_share_one_page(port: int, tmp_path: Path) -
         def attached() -> set[str]:
             if not listens(port):
                 return set()
-            with urllib.request.urlopen(ask, timeout=LIMIT) as answer:  # loopback
-                return set(json.loads(answer.read())["commands"])
+            return set(fetch(ask)["commands"])
 
         everybody = {f"sh ({program.pid})" for program in programs}
         assert wait_until(lambda: attached() == everybody, timeout=LIMIT), attached()

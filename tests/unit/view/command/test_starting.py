@@ -12,6 +12,7 @@ import pytest
 from taskobs.view.command.starting import Options, ViewError, is_served, reach
 from taskobs.view.serving.server import ViewServer
 from taskobs.view.storage.store import MEBIBYTE
+from tests.support.view import serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,10 +22,8 @@ MAPPED = "::ffff:127.0.0.1"
 
 @pytest.fixture
 def server() -> Generator[ViewServer]:
-    opened = ViewServer(0, limit=MEBIBYTE, stay=0)
-    opened.start()
-    yield opened
-    opened.close()
+    with serving() as opened:
+        yield opened
 
 
 def options(server: ViewServer) -> Options:
@@ -55,9 +54,8 @@ class Dropping(ViewServer):
 @pytest.fixture
 def dropping(request: pytest.FixtureRequest) -> Generator[Dropping]:
     opened = Dropping(request.param)
-    opened.start()
-    yield opened
-    opened.close()
+    with serving(opened):
+        yield opened
 
 
 @pytest.mark.parametrize("dropping", [1, 2], indirect=True)
@@ -110,8 +108,6 @@ def test_whoever_answers_for_the_loopback_is_found(
 def test_a_page_that_has_ended_is_not_served(server: ViewServer) -> None:
     """`taskobs view` without a command sees that the page has ended."""
     assert is_served(server.server_port)
-    other = ViewServer(0, limit=MEBIBYTE, stay=0)
-    other.start()
-    port = other.server_port
-    other.close()
+    with serving() as other:
+        port = other.server_port
     assert not is_served(port)

@@ -14,22 +14,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from taskobs.view.pages import digest
-from taskobs.view.serving.server import ViewServer
-from taskobs.view.storage.store import MEBIBYTE
 from tests.support import demo
+from tests.support.view import serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+
+    from taskobs.view.serving.server import ViewServer
 
 PATIENCE = 60.0
 
 
 @pytest.fixture
 def server() -> Generator[ViewServer]:
-    opened = ViewServer(0, limit=MEBIBYTE, stay=0)
-    opened.start()
-    yield opened
-    opened.close()
+    with serving() as opened:
+        yield opened
 
 
 class Response:
