@@ -123,11 +123,11 @@ class Session:
             require_extra(f"metrics_port={self.settings.metrics_port}")
         undo = self._undo
         try:
-            undo.callback(self._close_live)
             if self.settings.log_ids:  # also with nothing configured: a format may name them
                 logs = LogFields(current_run)
                 undo.callback(logs.remove)
                 logs.install()
+            undo.callback(self._close_live)  # before that is undone: it wraps the same methods
             if self.settings.log_format == "json":
                 self._format_logs()
             if self.settings.context_keys:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -104,6 +106,15 @@ def test_nothing_is_left_after_close(app: Celery, misuse: Callable[[Celery], Non
     assert wait_until(lambda: open_files() <= files, timeout=5), open_files() - files
     assert not get_client().is_active()
     assert get_current() == context
+
+
+def test_sessions_leave_no_wrapper_around_threads(app: Celery) -> None:
+    """I make a session for each of a thousand tests: threads start as quickly after the last."""
+    misuse_once_for_what_celery_itself_opens(app)  # Sentry wraps them for good
+    before = vars(threading.Thread)["start"], vars(ThreadPoolExecutor)["submit"]
+    with session():
+        app.send_task("any")
+    assert (vars(threading.Thread)["start"], vars(ThreadPoolExecutor)["submit"]) == before
 
 
 def misuse_once_for_what_celery_itself_opens(app: Celery) -> None:
