@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -29,7 +30,8 @@ def load_app(name: str) -> Celery:
     except Exception as error:
         raise AppNotFound(f"{name!r} can't be loaded: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove("")
+        with suppress(ValueError):  # the app has removed it
+            sys.path.remove("")
     if not isinstance(found, Celery):
         raise AppNotFound(f"{name!r} is no Celery app, but {type(found).__name__}")
     app: Celery = found

@@ -161,6 +161,20 @@ def test_modules_beside_the_app_are_found_later_too(
     assert found["result_backend"]["status"] == "ok"
 
 
+def test_an_app_may_change_where_modules_are_found(
+    app_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My app takes its own folder off the path, and its findings are shown all the same."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with (tmp_path / f"{app_name}.py").open("a") as source:
+        source.write("import sys\n")
+        source.write(
+            f"sys.path = [one for one in sys.path if one not in ('', {str(tmp_path)!r})]\n"
+        )
+    result = doctor("-A", app_name, "--json")
+    assert json.loads(result.stdout)["app"] == app_name
+
+
 def test_warnings_of_taskobs_are_evidence_and_no_output(
     app_name: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
