@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError, SettingError
-from taskobs.relay.export.responses import ExportResult
+from taskobs.relay.export.responses import ExportResult, ExportStatus
 
 if TYPE_CHECKING:
     from taskobs.session.session import Session
@@ -144,4 +144,4 @@ class Evidence:
     def accepted(self, signal: str) -> bool:
         """Tell whether a server was asked, and none refused."""
         said = self.said(signal)
-        return bool(said) and all(one.result.status.value == "success" for one in said)
+        return bool(said) and all(one.result.status is ExportStatus.SUCCESS for one in said)

@@ -94,7 +94,7 @@ class TestProcess:
 
 
 class _Source:
-    """See `telemetry.Source`."""
+    """See `findings.Source`."""
 
     def __init__(
         self,
