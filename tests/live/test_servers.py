@@ -137,9 +137,10 @@ def test_a_reload_strikes_a_worker_of_uwsgi_that_is_being_recycled(
 ) -> None:
     """My uWSGI is reloaded while a worker that has done its share still sends: nothing is lost."""
     port = free_port()
+    live.env["OTEL_BSP_SCHEDULE_DELAY"] = "600000"  # so that spans leave at the end only
     receiver.behave(status=503)  # what it sends at its end takes two attempts
     with uwsgi(live, redis_broker, uwsgi_ini(live, port), shutdown_timeout=20) as web:
-        web.wait_ready(lambda: listens(port))
+        web.wait_ready(lambda: listens(port) and len(children(web)) == 1)
         [recycled] = children(web)
         published = buy(port, REQUESTS)
         web.wait_log("is done. Seeya!")
