@@ -94,9 +94,8 @@ class LoggedExporter(SpanExporter):
         try:
             with self._library_log:
                 result = self._exporter.export(spans)
-        except (
-            OSError
-        ) as error:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+        except OSError as error:
+            # Of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38).
             self._outage.began(describe(innermost(error)))
             result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:

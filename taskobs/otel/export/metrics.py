@@ -97,9 +97,8 @@ class OtlpSender:
         try:
             with self._library_log:
                 accepted = self._exporter.export(data) is MetricExportResult.SUCCESS
-        except (
-            OSError
-        ) as error:  # of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38)
+        except OSError as error:
+            # Of requests, which the exporter over HTTP raised (seen in 1.28 to 1.38).
             self._note(describe(innermost(error)))
             return False
         self._note("the exporter has failed")  # if its log has not said why
