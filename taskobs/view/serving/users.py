@@ -12,6 +12,8 @@ from taskobs.internal import pids
 
 FIRST: Final = 30.0
 """Seconds that the first command has to say that it is there."""
+NEXT: Final = 5.0
+"""Seconds that a browser has to ask again: it draws what was new, or loads the page again."""
 
 
 class Command(NamedTuple):
@@ -25,8 +27,9 @@ class Command(NamedTuple):
 class Users:
     """Tells when nobody uses the page any more. Thread-safe.
 
-    The page is in use while a command runs, while a browser asks what is new, and for ``stay``
-    seconds after that: time to start a command again, or to load the page again.
+    The page is in use while a command runs, while a browser shows it, and for ``stay`` seconds
+    after that: time to start a command again, or to open the page again. A browser that shows it
+    asks all the time what is new.
     """
 
     def __init__(self, stay: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,7 +52,7 @@ class Users:
 
     @contextmanager
     def browser(self) -> Generator[None]:
-        """Count a browser as a user while it waits for what is new."""
+        """Count a browser as a user while it waits for what is new, and until it asks again."""
         with self._lock:
             self._browsers += 1
         try:
@@ -57,7 +60,7 @@ class Users:
         finally:
             with self._lock:
                 self._browsers -= 1
-                self._until = max(self._until, self._clock() + self.stay)
+                self._until = max(self._until, self._clock() + max(self.stay, NEXT))
 
     def commands(self) -> list[Command]:
         """Return the commands that run."""

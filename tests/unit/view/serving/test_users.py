@@ -7,7 +7,7 @@ import os
 import pytest
 
 from taskobs.internal import pids
-from taskobs.view.serving.users import FIRST, Users
+from taskobs.view.serving.users import FIRST, NEXT, Users
 
 
 class Clock:
@@ -66,6 +66,18 @@ def test_it_lasts_as_long_as_a_browser_shows_it(clock: Clock) -> None:
         clock.now += 100_000
         assert not users.ended()
     clock.now += 9
+    assert not users.ended()
+    clock.now += 1
+    assert users.ended()
+
+
+def test_a_browser_has_time_to_ask_again(clock: Clock) -> None:
+    """With ``--stay 0`` I load the page again, and it is still there; then I close the tab."""
+    users = Users(0, clock)
+    clock.now += FIRST
+    with users.browser():
+        assert not users.ended()
+    clock.now += NEXT - 1
     assert not users.ended()
     clock.now += 1
     assert users.ended()

@@ -86,7 +86,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     "piece", ["x", "token", 'token="', "token = ", "://", "://a", "password ", "bearer ", "token:"]
 )
 def test_masking_takes_time_by_length_alone(piece: str) -> None:
-    """A text that is made to be slow to read is not: four times as long takes about as much."""
+    """A text that is made to be slow to read is not: its time grows as its length does."""
 
     def seconds(length: int) -> float:
         text = (piece * length)[:length]
