@@ -110,8 +110,8 @@ def forget(app: Any, order: Order) -> None:  # noqa: ANN401  # Celery's app
 def delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery's app
     """Delete the private queue and what is in it; return why that failed, or None."""
     # No Ctrl-C ends it, so it has a bound: not all transports have one of their own.
-    late: str | None = LATE
-    return within_time(lambda: _delete_queue(app, queue), late)
+    otherwise: str | None = LATE
+    return within_time(lambda: _delete_queue(app, queue), otherwise)
 
 
 def _delete_queue(app: Any, queue: str) -> str | None:  # noqa: ANN401  # Celery's app
