@@ -10,8 +10,9 @@ from typing import Final
 
 import click
 
+from taskobs.cli.doctor.asking.celery_servers import in_words
 from taskobs.cli.doctor.evidence import Evidence
-from taskobs.cli.doctor.finding import Check, Finding, Status
+from taskobs.cli.doctor.finding import Check, Finding, Status, unknown
 from taskobs.cli.doctor.secrets import Secrets
 
 _MARKS: Final = {
@@ -73,8 +74,15 @@ def report_of(evidence: Evidence, checks: Sequence[Check], seconds: float) -> Re
     """Run the checks, and mask what they have found."""
     secrets = Secrets.of(evidence)
     trace_id = evidence.probe.trace_id if evidence.probe is not None else ""
-    findings = [(check, _masked(check.examine(evidence), secrets)) for check in checks]
+    findings = [(check, _masked(_examined(check, evidence), secrets)) for check in checks]
     return Report(evidence.name, trace_id, round(seconds, 1), findings)
+
+
+def _examined(check: Check, evidence: Evidence) -> Finding:
+    try:
+        return check.examine(evidence)
+    except Exception as error:  # noqa: BLE001  # one that fails says nothing of the others
+        return unknown(f"the check itself has failed: {in_words(error)}")
 
 
 def _masked(finding: Finding, secrets: Secrets) -> Finding:

@@ -97,7 +97,9 @@ def _active_instrumentors() -> set[str]:
     for name, module in list(sys.modules.items()):
         if name.startswith(_INSTRUMENTATION) and name.count(".") == 2:  # noqa: PLR2004  # a package
             for one in list(vars(module).values()):
-                if isinstance(one, type) and one.__module__ == name and _is_active(one):
+                # `isinstance` would ask for `one.__class__`, for which a lazy object, such as
+                # Django's settings, sets itself up: it raises where Django isn't configured.
+                if issubclass(type(one), type) and one.__module__ == name and _is_active(one):
                     found.add(name.rpartition(".")[2])
     return found
 

@@ -174,6 +174,17 @@ def test_statements_that_are_recorded_twice_are_found() -> None:
         below.uninstrument()
 
 
+def test_a_lazy_object_of_an_instrumentor_s_module_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """My environment has Django's instrumentor, and my app is none of Django's: no settings."""
+    instrumentor = pytest.importorskip("opentelemetry.instrumentation.django")
+    lazy: Any = pytest.importorskip("django.conf").LazySettings()
+    monkeypatch.setattr(instrumentor, "settings", lazy)
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    fine("instrumentor", evidence(HERE))
+
+
 def test_runs_that_are_recorded_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stock instrumentor is active beside taskobs: each run is two spans."""
     monkeypatch.setattr(set_up_tracing, "__module__", "opentelemetry.instrumentation.celery")

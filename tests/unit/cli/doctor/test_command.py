@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskobs.cli.doctor import loading
+from taskobs.cli.doctor.checks import table
 from taskobs.cli.doctor.checks.table import CHECKS
+from taskobs.cli.doctor.finding import Finding
 from taskobs.cli.main import main
 from taskobs.testing.receiver import Receiver
 
@@ -135,6 +137,27 @@ def test_a_fault_of_the_doctor_s_own_is_none_of_the_app_s(
     assert result.exit_code == 2
     assert "the doctor itself has failed: RuntimeError: no such thing" in result.stderr
     assert "s3cr3t" not in result.stderr
+
+
+def test_a_check_that_fails_says_nothing_of_the_others(
+    app_name: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I still see all that the others have found; and no secret is in what is said of it."""
+
+    def fail(_: object) -> Finding:
+        raise RuntimeError("no such thing at http://c0ffee@localhost/1")
+
+    failing = [one._replace(examine=fail) if one.name == "broker" else one for one in CHECKS]
+    monkeypatch.setattr(table, "CHECKS", failing)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    monkeypatch.setenv("SENTRY_DSN", receiver.dsn.replace("demo", "c0ffee"))
+    result = doctor("-A", app_name, "--json")
+    by_name = {one["name"]: one for one in json.loads(result.stdout)["findings"]}
+    assert len(by_name) == len(CHECKS)
+    assert by_name["broker"]["status"] == "unknown"
+    assert "the check itself has failed: RuntimeError: no such" in by_name["broker"]["what"]
+    assert by_name["app"]["status"] == "ok"
+    assert "c0ffee" not in result.stdout + result.stderr
 
 
 def test_what_the_app_prints_is_no_finding(app_name: str, tmp_path: Path) -> None:
