@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from bench import page, plot, single, starting, workers
 from bench.children import ROOT
+from bench.peers import installed
 from bench.results import Results, machine
 
 PAGE: Final = ROOT / "docs/performance.md"
@@ -22,15 +24,15 @@ PLOT: Final = ROOT / "docs/performance.svg"
 PARTS: Final = ("single", "workers", "starting")
 
 
-def measure(parts: list[str], *, full: bool) -> Results:
-    """Measure these parts: a minute each, five if ``full``."""
+def measure(parts: list[str], *, full: bool, peers: Iterable[str]) -> Results:
+    """Measure these parts, and these peers beside the set-ups that are always measured."""
     results = Results(machine())
     if "single" in parts:
-        results.single = single.measure(25 if full else 7)
+        results.single = single.measure(25 if full else 7, peers)
     if "workers" in parts:
-        results.workers = workers.measure(9 if full else 3, 4000 if full else 1500)
+        results.workers = workers.measure(7 if full else 3, 3000 if full else 1500, peers)
     if "starting" in parts:
-        results.starting = starting.measure(9 if full else 3)
+        results.starting = starting.measure(7 if full else 3)
     return results
 
 
@@ -39,13 +41,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--peers", action="store_true", help="also those of PEERS, if installed")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--load", type=Path, metavar="FILE", help="measure nothing: read this")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and its plot")
     chosen = parser.parse_args()
     try:
         results = (
-            Results.load(chosen.load) if chosen.load else measure(chosen.only, full=chosen.full)
+            Results.load(chosen.load)
+            if chosen.load
+            else measure(
+                chosen.only, full=chosen.full, peers=tuple(installed()) if chosen.peers else ()
+            )
         )
     except workers.MissingRedisError as missing:
         print(missing, file=sys.stderr)

@@ -18,9 +18,10 @@ PATIENCE: Final = 15.0
 """Seconds that a process gets to end by itself: the relay's own bound lies within."""
 _RECEIVER: Final = """
 import sys
+from bench.agent import agent
 from taskobs.testing.receiver import Receiver
-with Receiver() as receiver:
-    print(receiver.endpoint, receiver.dsn, flush=True)
+with Receiver() as receiver, agent() as url:
+    print(receiver.endpoint, receiver.dsn, url, flush=True)
     while sys.stdin.readline():
         receiver.clear()
 """
@@ -31,7 +32,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
     Modules are compiled once, as those of an installed package are.
     """
-    foreign = ("OTEL_", "SENTRY_", "TASKOBS_", "PYTHONDONTWRITEBYTECODE")
+    libraries = ("OTEL_", "SENTRY_", "TASKOBS_", "DD_", "NEW_RELIC_")
+    foreign = (*libraries, "PYTHONDONTWRITEBYTECODE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
 
@@ -74,11 +76,14 @@ class Process:
 
 
 class Receiver(Process):
-    """Receives what the others export, and drops it on request."""
+    """Receives what the others export, and drops it on request.
+
+    ``agent`` is the URL of what answers as Datadog's agent does, in the same process.
+    """
 
     def __init__(self) -> None:
         super().__init__("-c", _RECEIVER)
-        self.endpoint, self.dsn = self.read().split()
+        self.target = self.endpoint, self.dsn, self.agent = self.read().split()
 
     def clear(self) -> None:
         """Drop what has arrived."""

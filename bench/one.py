@@ -1,7 +1,7 @@
 """One process that is set up in one way and measures itself on request.
 
-Started as ``python -m bench.one NAME ENDPOINT DSN``; each line it reads is ``WHAT COUNT``, and
-each line that it writes is the CPU time of one such thing in microseconds: its own, and its
+Started as ``python -m bench.one NAME ENDPOINT DSN [AGENT]``; each line it reads is ``WHAT COUNT``,
+and each line that it writes is the CPU time of one such thing in microseconds: its own, and its
 relay's. All telemetry is exported before the clock is read.
 """
 
@@ -19,6 +19,7 @@ from celery.app import trace as celery_trace
 from opentelemetry import trace
 
 from bench import proc
+from bench.peers import installed
 from bench.setups import SETUPS, Target
 
 DATABASE: Final[dict[str, str | int]] = {
@@ -89,13 +90,15 @@ def runner(task: Any, sampled: str) -> Callable[[int], None]:
 def main() -> None:
     """Set up as named, then measure what is asked for."""
     logging.disable(logging.CRITICAL)
-    name, endpoint, dsn = sys.argv[1:]
-    flush = SETUPS[name](Target(endpoint, dsn))
+    name, *target = sys.argv[1:]
+    flush = (SETUPS | installed())[name](Target(*target))
     app.finalize()
     if "relay" in name:
         signals.worker_init.send(sender=None)  # this process plays the worker
     sampled = "00" if "unsampled" in name else "01"
-    tasks = {"run": noop, "spans": spanned, "fail": failing}
+    bodies = {"run": noop, "spans": spanned, "fail": failing}
+    # The tasks themselves, as a worker has them: their module has proxies.
+    tasks = {what: app.tasks[body.name] for what, body in bodies.items()}
     jobs = {"publish": publish, **{what: runner(task, sampled) for what, task in tasks.items()}}
     for job in jobs.values():
         job(20)

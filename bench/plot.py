@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.page import TITLES, WHATS, added
+from bench.peers import PEERS
 from bench.results import Results
 
 SHOWN: Final = (
@@ -32,7 +33,9 @@ def draw(results: Results, file: Path) -> None:
     for axis, what in zip(axes, WHATS, strict=False):
         values = {name: added(results.single, name, what) for name in SHOWN}
         _bars(axis, f"{TITLES[what]}: + CPU µs", values)
-    rates = {name: worked.rate.median for name, worked in results.workers.items()}
+    rates = {
+        name: worked.rate.median for name, worked in results.workers.items() if name not in PEERS
+    }
     _bars(axes[4], "tasks per second, prefork", rates)
     for axis in axes[1:4]:
         axis.set_yticklabels([])

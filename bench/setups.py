@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-NAPS = {0.005: 4, 0.05: 16}
+NAPS = {0.005: 6, 0.05: 64}
 """Seconds that the task ``bench.app.nap`` waits for; of so many no-op tasks, one."""
 
 Flush = Callable[[], object]
@@ -20,6 +20,8 @@ class Target:
 
     endpoint: str
     dsn: str
+    agent: str = ""
+    """What answers as Datadog's agent."""
 
 
 def bare(_: Target) -> Flush:
@@ -60,6 +62,17 @@ def floor(target: Target) -> Flush:
     signals.task_failure.connect(failed, weak=False)
     signals.task_postrun.connect(ended, weak=False)
     return flush
+
+
+def floor_worker(target: Target) -> Flush:
+    """Set up the floor in each pool child, as OpenTelemetry's documentation says."""
+    from celery import signals
+
+    def child_started(**_: object) -> None:
+        floor(target)
+
+    signals.worker_process_init.connect(child_started, weak=False)
+    return lambda: None
 
 
 def stock(target: Target) -> Flush:
@@ -159,6 +172,7 @@ SETUPS: dict[str, Setup] = {
 
 WORKER_SETUPS: dict[str, Setup] = {
     "bare": bare,
+    "floor": floor_worker,
     "everything, relay": SETUPS["everything, relay"],
     "everything but metrics, relay": taskobs_with(everything=True, metrics=False, relay=True),
     "everything, relay stopped": SETUPS["everything, relay"],

@@ -10,8 +10,7 @@ from typing import Final
 
 from bench.children import Receiver, environment
 from bench.figures import Figure, figure
-from bench.setups import WORKER_SETUPS
-from bench.workers import STOPPED, Worker, redis_server
+from bench.workers import Worker, redis_server
 
 APP: Final = "from celery import Celery; app = Celery('app'); app.set_current(); app.task(len)"
 STEPS: Final[dict[str, tuple[str, str]]] = {
@@ -36,6 +35,8 @@ STEPS: Final[dict[str, tuple[str, str]]] = {
     ),
 }
 """What is done before the clock starts, and what is measured."""
+STARTED: Final = ("bare", "everything, relay", "everything, direct", "stock pair")
+"""Workers, by the names of their set-ups."""
 _TIMED: Final = """
 import warnings; warnings.simplefilter("ignore")
 {before}
@@ -51,16 +52,15 @@ def measure(rounds: int) -> dict[str, Figure]:
     """Measure all steps, interleaved: CPU milliseconds; a worker's start in wall time."""
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        url, receiver = stack.enter_context(redis_server()), stack.enter_context(Receiver())
+        url, receiver = stack.enter_context(redis_server(rounds)), stack.enter_context(Receiver())
         for number in range(rounds):
             print(f"starting: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for step, (before, what) in STEPS.items():
                 times.setdefault(step, []).append(_timed(before, what))
-            for name in WORKER_SETUPS:
-                if STOPPED not in name:
-                    with Worker(name, f"{url}/{number}", receiver, level="INFO") as worker:
-                        ready = worker.wait_ready() * 1e3
-                    times.setdefault(f"worker ready: {name}", []).append(ready)
+            for name in STARTED:
+                with Worker(name, f"{url}/{number}", receiver, level="INFO") as worker:
+                    ready = worker.wait_ready() * 1e3
+                times.setdefault(f"worker ready: {name}", []).append(ready)
     return {step: figure(found) for step, found in times.items()}
 
 

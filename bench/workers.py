@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ class MissingRedisError(Exception):
 
 
 @contextmanager
-def redis_server() -> Generator[str]:
+def redis_server(databases: int) -> Generator[str]:
     """Run a Redis server that keeps nothing; gives its URL without the database."""
     program = shutil.which("redis-server")
     if program is None:
@@ -51,6 +51,7 @@ def redis_server() -> Generator[str]:
         port = str(probe.getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        command += ["--databases", str(databases)]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603  # found above
         try:
             wait_until(lambda: _listens(int(port)))
@@ -97,6 +98,7 @@ class Worker:
             "BENCH_BROKER": url,
             "BENCH_ENDPOINT": receiver.endpoint,
             "BENCH_DSN": receiver.dsn,
+            "BENCH_AGENT": receiver.agent,
         }
         self._log: IO[bytes] = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed at the exit
         command = [sys.executable, "-m", "celery", "-A", "bench.app", "worker", "-l", level]
@@ -203,13 +205,15 @@ class _Count:
     tasks: int = 0
 
 
-def measure(rounds: int, tasks: int) -> dict[str, Worked]:
+def measure(rounds: int, tasks: int, peers: Iterable[str] = ()) -> dict[str, Worked]:
     """Have workers of all kinds run tasks, one kind after the other, in each round."""
     with ExitStack() as stack:
-        url, receiver = stack.enter_context(redis_server()), stack.enter_context(Receiver())
+        names = (*WORKER_SETUPS, *peers)
+        url = stack.enter_context(redis_server(len(names)))
+        receiver = stack.enter_context(Receiver())
         workers = {
             name: stack.enter_context(Worker(name, f"{url}/{number}", receiver))
-            for number, name in enumerate(WORKER_SETUPS)
+            for number, name in enumerate(names)
         }
         for worker in workers.values():
             worker.warm_up(200)
@@ -239,12 +243,16 @@ def _one_round(worker: Worker, workers: dict[str, Worker], count: _Count, tasks:
 def _calm_down(workers: dict[str, Worker]) -> None:
     """Wait until the workers have been idle for longer than a batch waits for more."""
     quiet = 0
-    last = 0.0
+    last = _cpu(workers)
     while quiet < 2:  # noqa: PLR2004  # twice 0.6 s
         time.sleep(0.6)
-        now = sum(sum(worker.cpu().values()) for worker in workers.values())
+        now = _cpu(workers)
         quiet = quiet + 1 if now - last < 0.03 else 0  # noqa: PLR2004  # of a CPU second
         last = now
+
+
+def _cpu(workers: dict[str, Worker]) -> float:
+    return sum(sum(worker.cpu().values()) for worker in workers.values())
 
 
 def _worked(worker: Worker, count: _Count) -> Worked:
