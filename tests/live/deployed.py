@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from taskobs import semconv
-from taskobs.relay_client import status
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import tags
+from tests.support.relay_status import replies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +39,7 @@ def wait_on_disk(worker: int) -> None:
     """
 
     def told() -> list[object]:
-        found = status.every(os.environ)
-        return [one.reply.get("spooled") for one in found if one.worker_pid == worker]
+        return [one["spooled"] for one in replies(worker)]
 
     assert wait_until(lambda: told() == [ON_DISK], timeout=LIMIT), told()
 

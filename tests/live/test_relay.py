@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskobs import semconv
-from taskobs.relay_client import socket_directory, status
+from taskobs.relay_client import socket_directory
 from tests.live.process import LIMIT, wait_until
 from tests.live.shop import tags, trace_of
+from tests.support.relay_status import replies
 
 if TYPE_CHECKING:
     from taskobs.testing.receiver import Receiver
@@ -82,6 +83,11 @@ def connected_to(pid: int, port: int) -> bool:
     return False
 
 
+def exported(worker: Worker) -> list[tuple[int, int]]:
+    """Give the process id of a worker's relay, and how many events it has sent."""
+    return [(one["pid"], one["exported"].get("envelope", 0)) for one in replies(worker.pid)]
+
+
 # Looking at what arrives.
 
 
@@ -143,8 +149,9 @@ result = [one.id for one in sent]
     [inner] = [span for span in receiver.spans if span.name == "inner"]
     assert inner.parent_id == one_run(receiver, ids[0]).span_id
 
-    [told] = [one.reply for one in status.every(os.environ) if one.worker_pid == worker.pid]
-    assert (told["pid"], told["exported"]["envelope"]) == (relay, 1)
+    # A backend has an event before the relay has read its answer, and counts it.
+    counted = wait_until(lambda: exported(worker) == [(relay, 1)], timeout=LIMIT)
+    assert counted, replies(worker.pid)
 
     pool_children = [pid for pid in children(worker.pid) if pid != relay]
     assert bool(pool_children) == (pool in ("prefork", "spawn"))
@@ -330,7 +337,7 @@ def test_an_idle_child_has_nothing_to_lose(
     if killed == "after it":
         os.kill(child, signal.SIGKILL)
     assert sorted(tags(one)[semconv.TAG_TASK_ID] for one in receiver.events) == sorted(ids)
-    [counts] = [one.reply for one in status.every(os.environ) if one.worker_pid == worker.pid]
+    [counts] = replies(worker.pid)
     assert counts["dropped"] == {}
 
 

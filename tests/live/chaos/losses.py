@@ -20,9 +20,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from taskobs import semconv
-from taskobs.protocol.frames import FrameError
-from taskobs.relay_client import socket_directory, status
 from tests.live.process import LIMIT
+from tests.support.relay_status import replies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -107,13 +106,8 @@ def logged(log: str) -> Counter[str]:
 
 def ask(worker_pid: int, runtime: str) -> dict[str, Any] | None:
     """Ask the relay of a worker for its counts; None if it gives no answer."""
-    for pid, address in socket_directory.addresses({"XDG_RUNTIME_DIR": runtime}):
-        if pid == worker_pid:
-            try:
-                return status.ask(address)
-            except (OSError, FrameError):
-                continue
-    return None
+    found = replies(worker_pid, {"XDG_RUNTIME_DIR": runtime})
+    return found[0] if found else None
 
 
 def ask_by_command(worker_pid: int, runtime: str) -> dict[str, Any] | None:

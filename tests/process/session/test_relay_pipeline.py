@@ -32,6 +32,7 @@ from taskobs.session.session import Session
 from taskobs.session.worker_relay import WorkerRelay
 from taskobs.testing.receiver import Receiver
 from tests.support.recording import global_provider
+from tests.support.relay_status import replies
 
 if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
@@ -147,7 +148,7 @@ def test_the_status_names_the_service(
     )
     span("one")
     assert session.flush(PATIENCE)
-    [one] = [one for one in status.every(os.environ) if one.worker_pid == os.getpid()]
+    [one] = [one for one in status.every(os.environ, PATIENCE) if one.worker_pid == os.getpid()]
     assert (one.reply["worker"], one.reply["service"]) == ("w@host", service)
     assert one.age is not None
 
@@ -270,7 +271,7 @@ def test_what_the_relay_has_not_sent_is_in_the_workers_log(
         span(f"span {number}")
     deadline = time.monotonic() + PATIENCE
     # On a busy machine a relay takes longer to start, and to try, than a worker waits at its stop.
-    while not any(one.reply.get("failing") for one in status.every(os.environ)):
+    while not any(one["failing"] for one in replies(os.getpid())):
         assert time.monotonic() < deadline
     session.process_ending()
     [line] = [one.getMessage() for one in caplog.records if "has not sent" in one.getMessage()]
