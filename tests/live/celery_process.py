@@ -93,6 +93,14 @@ class Beat(Program):
         ):
             raise ProgramError(f"beat did not rest within {LIMIT} s\n{self.tail()}")
 
+    def stop_between_ticks(self) -> int:
+        """Stop it right after its next tick, and so long before the one after; see `wait_idle`."""
+        before = self.log.count("sent. id->")
+        if not wait_until(lambda: self.log.count("sent. id->") > before, timeout=LIMIT):
+            raise ProgramError(f"beat did not tick within {LIMIT} s\n{self.tail()}")
+        self.wait_idle()
+        return self.stop()
+
 
 class Producer:
     """A process that has imported the app, and runs the Python it is sent."""

@@ -57,11 +57,11 @@ def closed(receiver: Receiver, slug: str, number: int = 2) -> list[str]:
 
 def test_each_tick_is_a_trace_of_its_own(broker: Broker, live: LiveApp, receiver: Receiver) -> None:
     """I see what beat sent, when, for which entry, and the run that came of it."""
-    env = schedule(often={"task": "add", "args": [1, 2], "schedule": 0.5})
+    env = schedule(often={"task": "add", "args": [1, 2], "schedule": 1})
     live.worker(broker, env=env)
-    beat = live.beat(broker, env=env)
+    beat = live.beat(broker, "-l", "DEBUG", env=env)
     assert receiver.wait_for(lambda r: sum(s.name.startswith("run ") for s in r.spans) >= 3, LIMIT)
-    assert beat.stop() == 0
+    assert beat.stop_between_ticks() == 0
     ticks = [span for span in receiver.spans if span.name.startswith("publish ")]
     assert len({tick.trace_id for tick in ticks}) == len(ticks) >= 3
     for tick in ticks:
