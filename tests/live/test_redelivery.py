@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.live.celery_process import Broker, LiveApp
 
 AGAIN = "tests.live.apps.redelivery"
-HASTY = {"visibility_timeout": 5, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+HASTY = {"visibility_timeout": 10, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
 """Seconds: enough for the second run to end before its message comes a third time."""
 
 
