@@ -6,6 +6,7 @@ import json
 import os
 import signal as signals
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,11 +59,17 @@ def buy_many(web: Program, port: int, server: str) -> list[str]:
 
 
 def wait_until_asleep(web: Program) -> None:
-    """Wait until a server and its workers wait for something."""
-    status = [Path(f"/proc/{pid}/stat") for pid in (web.pid, *children(web))]
+    """Wait until all threads of a server and its workers wait for something: any may serve."""
 
     def asleep() -> bool:
-        return all(one.read_text().rpartition(") ")[2][0] == "S" for one in status)
+        with suppress(OSError):  # a process or a thread has just ended
+            status = [
+                path.read_text().rpartition(") ")[2][0]
+                for pid in (web.pid, *children(web))
+                for path in Path(f"/proc/{pid}/task").glob("*/stat")
+            ]
+            return set(status) == {"S"}
+        return False
 
     assert wait_until(asleep, timeout=LIMIT)
 
