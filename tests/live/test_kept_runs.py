@@ -24,7 +24,7 @@ from celery.result import ResultSet
 ways = ["die" if n % {RUNS // DYING} == 7 else "fail" if n % {RUNS // FAILING} == 3 else "succeed"
         for n in range({RUNS})]
 sent = [app.work.delay(way) for way in ways]
-ResultSet(sent).join(timeout={LIMIT}, propagate=False)
+ResultSet(sent).join(timeout={2 * LIMIT}, propagate=False)
 result = [[one.id, way] for one, way in zip(sent, ways)]
 """
 OUTCOMES = {"fail": "failed", "die": "lost", "succeed": "succeeded"}
@@ -46,7 +46,7 @@ def test_failed_and_lost_runs_are_there_whole(
     env = {"APP_INIT": keeping, "TASKOBS_TRACE_URL": "https://jaeger.example/trace/{trace_id}"}
     worker = live.worker(redis_broker, app=KEPT, env=env)
     producer = live.producer(redis_broker, app=KEPT, env={"APP_INIT": json.dumps(rate)})
-    ways: dict[str, str] = dict(producer.run(PUBLISH))
+    ways: dict[str, str] = dict(producer.run(PUBLISH, timeout=2 * LIMIT))
     assert Counter(ways.values()) == {"fail": FAILING, "die": DYING, "succeed": RUNS - 50}
     assert producer.close() == 0
     assert worker.stop() == 0

@@ -24,6 +24,8 @@ from taskobs.relay_client.launcher import Launcher
 if not socket_directory.SUPPORTED:
     pytest.skip("no Unix sockets here", allow_module_level=True)
 
+PATIENCE = 120.0
+"""Seconds that a process may take to start, or to end, on a busy machine."""
 # What it finds, it writes down; then it answers whoever connects, until it is told to end.
 ANSWERS = "import os; os.write(5, b'1')"
 STAND_IN = """
@@ -77,7 +79,7 @@ class Bench:
         for one in self.made:
             if one.pid is not None:
                 os.kill(one.pid, signal.SIGKILL)
-                assert one.wait(5)
+                assert one.wait(PATIENCE)
             one.close()
 
 
@@ -96,7 +98,7 @@ def nowhere(_: object) -> list[Path]:
 
 def ask(address: str) -> Any:
     with socket.socket(socket.AF_UNIX) as caller:
-        caller.settimeout(20)
+        caller.settimeout(PATIENCE)
         caller.connect(address)
         return json.loads(caller.makefile("rb").read())
 
@@ -108,7 +110,7 @@ def listening_descriptor(launcher: Launcher) -> int:
 
 
 def poll_until(launcher: Launcher, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         launcher.poll()
@@ -454,5 +456,5 @@ def test_closing_leaves_the_relay_to_end_by_itself(bench: Bench) -> None:
     launcher.close()
     launcher.close()
     assert not Path(launcher.address).exists()
-    assert launcher.wait(5)
+    assert launcher.wait(PATIENCE)
     assert launcher.pid is None
