@@ -111,7 +111,10 @@ def run_without(name: str) -> Result:
     with Receiver() as receiver:
         with span_backend(name, receiver) as (settings, over_grpc):
             more = {"WITHOUT": name, "SENTRY_DSN": receiver.dsn, "PYTHONPATH": str(ROOT)}
-            own = {"OWN_ENDPOINT": f"{receiver.endpoint}/v1/traces"}
+            own = {
+                "OWN_ENDPOINT": f"{receiver.endpoint}/v1/traces",
+                "TASKOBS_SHUTDOWN_TIMEOUT": "60",
+            }
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", "-m", PROGRAM],
                 env={**foreign, **settings, **more, **own},

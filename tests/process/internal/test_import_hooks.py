@@ -43,7 +43,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def run(receiver: Receiver, source: str) -> Any:
     """Run a program that observes its tasks; gives what it prints last, as JSON."""
-    code = START + f"init = lambda: taskobs.init(otlp_endpoint={receiver.endpoint!r})\n" + source
+    settings = f"otlp_endpoint={receiver.endpoint!r}, shutdown_timeout=60.0"
+    code = START + f"init = lambda: taskobs.init({settings})\n" + source
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )

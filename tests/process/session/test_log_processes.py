@@ -12,13 +12,13 @@ import pytest
 
 from taskobs.testing.receiver import Receiver
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 START = """
 import logging, os, signal, sys, time
 from celery import Celery
 import taskobs
 app = Celery("shop", broker="memory://")
-session = taskobs.init({settings})
+session = taskobs.init(shutdown_timeout=60.0, {settings})
 log = logging.getLogger("shop")
 """
 SENT = 'logs="otlp", otlp_endpoint=sys.argv[1]'

@@ -65,7 +65,7 @@ def test_what_a_script_publishes_is_counted(*, traces: bool, forks: bool) -> Non
             endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
         subprocess.run(  # our own script
             [sys.executable, "-c", SCRIPT.format(forks=forks)],
-            env={**env, **endpoint, "PYTHONPATH": str(ROOT)},
+            env={**env, **endpoint, "PYTHONPATH": str(ROOT), "TASKOBS_SHUTDOWN_TIMEOUT": "60"},
             check=True,
             timeout=60,
         )
