@@ -79,6 +79,7 @@ def summed(found: list[bytes]) -> Counter[str]:
     return sums
 
 
+@pytest.mark.timeout(600)  # each of some twenty children takes a while to start
 @pytest.mark.parametrize(
     ("pool", "more"), [("prefork", {}), ("prefork", IN_CHILDREN), ("spawn", {})], ids=repr
 )
@@ -116,10 +117,10 @@ def test_what_tasks_measure_is_exact_whatever_is_killed(
             kill_the_slow(task_log, killed)
             return task_log.runs().total() >= number
 
-        assert wait_until(lambda: ran(RUNS // 2), timeout=LIMIT), worker.tail()
+        assert wait_until(lambda: ran(RUNS // 2), timeout=2 * LIMIT), worker.tail()
         if "APP_DELTA" not in more:  # what a killed relay has just sent as deltas may come again
             kill_relay(worker)
-        assert wait_until(lambda: ran(RUNS), timeout=LIMIT), worker.tail()
+        assert wait_until(lambda: ran(RUNS), timeout=2 * LIMIT), worker.tail()
         assert worker.stop() == 0
         runs = task_log.runs()
         assert runs.total() == RUNS
