@@ -41,7 +41,7 @@ class ActivePublish(ContextStack):
     __slots__ = ("_token", "app", "canvas", "interrupted", "producer", "publish")
 
     def __init__(self, guard: Guard, app: App | None = None) -> None:
-        super().__init__(guard)
+        self._guard, self._open = guard, []  # what the base does, without the call
         self.app = app
         self.publish: Publish | None = None
         self.canvas: Canvas | None = None

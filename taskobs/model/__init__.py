@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DeadLetter,
         ExternalOutcome,
         Outcome,
+        Route,
         Run,
         SpanAddress,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "ExternalOutcome",
     "Outcome",
     "Publish",
+    "Route",
     "Run",
     "Schedule",
     "SpanAddress",
@@ -53,7 +55,10 @@ _HOMES: Final = {
         "taskobs.model.messages",
     ),
     **dict.fromkeys(
-        ("ChordLinkStore", "DeadLetter", "ExternalOutcome", "Outcome", "Run", "SpanAddress"),
+        (
+            *("ChordLinkStore", "DeadLetter", "ExternalOutcome", "Outcome", "Route", "Run"),
+            "SpanAddress",
+        ),
         "taskobs.model.runs",
     ),
     **dict.fromkeys(("Canvas", "Schedule"), "taskobs.model.sources"),

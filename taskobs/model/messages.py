@@ -32,7 +32,9 @@ NOWHERE: Final = Broker()
 # No method is generated but `__init__`, and that not where nobody calls it: each takes as long to
 # generate as a module to import, and a command that publishes does without them. Records are
 # compared by identity.
-@dataclass(slots=True, kw_only=True, init=False, eq=False, repr=False, match_args=False)
+# They have no slots: a default is an attribute of the class, so a record that is made without
+# `__init__` has it too, and only what differs is set.
+@dataclass(kw_only=True, init=False, eq=False, repr=False, match_args=False)
 class TaskMessage:
     """What a publish and a run have in common: a task, and the message that asks for it."""
 
@@ -60,7 +62,7 @@ class TaskMessage:
         return f"<taskobs.{type(self).__name__} of {self.task} ({self.task_id or 'no id yet'})>"
 
 
-@dataclass(slots=True, kw_only=True, eq=False, repr=False, match_args=False)
+@dataclass(kw_only=True, eq=False, repr=False, match_args=False)
 class Publish(TaskMessage):
     """One message handed to the broker.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from taskobs.model.messages import ContextValues, TaskMessage
+from taskobs.model.messages import Broker, ContextValues, TaskMessage
 
 
 class Outcome(str, Enum):
@@ -73,9 +73,30 @@ class DeadLetter(NamedTuple):
     times: int
 
 
-@dataclass(slots=True, kw_only=True, eq=False, repr=False)
+@dataclass(slots=True, kw_only=True, eq=False)
+class Route:
+    """How messages of one task come to this process: what their runs have in common."""
+
+    task: Callable[[], object]
+    """Returns the task, or None if it is gone."""
+    exchange: str
+    routing_key: str | None
+    priority: int | None
+    redelivered: bool
+    queue: str | None
+    broker: Broker
+    stock: Mapping[str, object]
+    """The attributes that the stock instrumentation would set on each of them."""
+    described: object = None
+    """What the spans observer keeps of them; its own."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class Run(TaskMessage):
     """One attempt to execute a task."""
+
+    route: Route | None = None
+    """What it has in common with others; None if that is not known."""
 
     redelivered: bool = False
     delivery_count: int | None = None

@@ -58,6 +58,7 @@ def of_publish(publish: Publish) -> Attributes:
 def of_message(publish: Publish, *, stock: bool) -> Attributes:
     """Describe a publish once its message is routed."""
     found = _of_task_message(publish, stock=stock)
+    _add_destination(found, publish)
     if publish.routing_key and publish.broker.system == "rabbitmq":
         found[semconv.MESSAGING_ROUTING_KEY] = publish.routing_key
     return found if _PLAIN.issuperset(map(type, found.values())) else plain(found)
@@ -72,21 +73,42 @@ def of_run(run: Run, *, stock: bool) -> Attributes:
         found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
     if run.queue_latency is not None:
         found[semconv.CELERY_QUEUE_LATENCY] = run.queue_latency
-    if run.eager:
-        found[semconv.CELERY_EAGER] = True
-    if run.redelivered:
-        found[semconv.CELERY_REDELIVERED] = True
     if run.delivery_count is not None or run.dead_letter is not None:
         found.update(_of_deaths(run))
     if run.batch or run.context:
         found.update(_of_messages(run))
     if not _PLAIN.issuperset(map(type, found.values())):
         found = plain(found)
-    remembered = _of_task.get(run.task)
-    if remembered is None or remembered[0] != (run.broker, run.hostname, run.pid):
-        remembered = _describe_task(run)
-    found.update(remembered[1])
+    route = run.route
+    common = cast("_Common | None", None if route is None else route.described)
+    if common is None or common[0] != (stock, run.hostname, run.pid):
+        common = _in_common(run, stock=stock)
+    found.update(common[1])
     return found
+
+
+_Common: TypeAlias = "tuple[tuple[bool, str | None, int], Attributes]"
+
+
+def _in_common(run: Run, *, stock: bool) -> _Common:
+    """Describe what a run has in common with all that came the same way, kept with the route."""
+    route = run.route
+    found: dict[str, Any] = {**route.stock} if stock and route is not None else {}
+    found.update(of_sampling(run))
+    _add_destination(found, run)
+    if run.eager:
+        found[semconv.CELERY_EAGER] = True
+    if run.redelivered:
+        found[semconv.CELERY_REDELIVERED] = True
+    if run.pid:
+        found[semconv.PROCESS_PID] = run.pid
+    if run.hostname:
+        found[semconv.CELERY_HOSTNAME] = run.hostname
+    _add_broker(found, run.broker)
+    common: _Common = (stock, run.hostname, run.pid), plain(found)
+    if route is not None:
+        route.described = common
+    return common
 
 
 def _of_messages(run: Run) -> Attributes:
@@ -109,10 +131,20 @@ def _of_deaths(run: Run) -> Attributes:
 
 
 def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
+    """Describe what no other message has."""
     found: dict[str, Any] = {**record.stock()} if stock else {}
     found[semconv.CELERY_ATTEMPT] = record.attempt
     if record.task_id:
         found[semconv.MESSAGING_MESSAGE_ID] = found[semconv.CELERY_TASK_ID] = record.task_id
+    if record.root_id:
+        found[semconv.CELERY_ROOT_ID] = record.root_id
+    rare = _rare(record)
+    if rare != _NONE_OF_THEM:
+        found.update(zip(_RARE, rare, strict=True))
+    return found
+
+
+def _add_destination(found: dict[str, Any], record: TaskMessage) -> None:
     queue = record.queue
     if queue:
         found[semconv.MESSAGING_DESTINATION_NAME] = found[semconv.CELERY_QUEUE] = queue
@@ -122,34 +154,8 @@ def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
             found[semconv.CELERY_ROUTING_KEY] = record.routing_key
     if record.name != record.task:
         found[semconv.CELERY_INNER_TASK] = record.name
-    if record.root_id:
-        found[semconv.CELERY_ROOT_ID] = record.root_id
     if record.priority is not None:
         found[semconv.CELERY_PRIORITY] = record.priority
-    rare = _rare(record)
-    if rare != _NONE_OF_THEM:
-        found.update(zip(_RARE, rare, strict=True))
-    return found
-
-
-# What is the same for all runs of a task in this process is worked out once. The names of tasks
-# come with messages, so their number is bounded.
-_TASKS: Final = 500
-_Described: TypeAlias = "tuple[tuple[Broker, str | None, int], Attributes]"
-_of_task: Final[dict[str, _Described]] = {}
-
-
-def _describe_task(run: Run) -> _Described:
-    found: dict[str, Any] = {**of_sampling(run)}
-    if run.pid:
-        found[semconv.PROCESS_PID] = run.pid
-    if run.hostname:
-        found[semconv.CELERY_HOSTNAME] = run.hostname
-    _add_broker(found, run.broker)
-    if len(_of_task) >= _TASKS:
-        _of_task.clear()
-    described = _of_task[run.task] = (run.broker, run.hostname, run.pid), plain(found)
-    return described
 
 
 def of_broker(broker: Broker) -> Attributes:

@@ -97,11 +97,12 @@ class SpanObserver(Observer):
         if publish.task in _POLLS:
             return NOTHING
         made = self._tracer if self._by_task is None else self._by_task[publish.task]
-        name = semconv.PUBLISH_SPAN + encodable(publish.name)
-        context = None  # the current one, as nearly always
+        task = publish.name
+        name = semconv.PUBLISH_SPAN + (task if task.isascii() else encodable(task))
+        current, context = otel_context.get_current(), None  # the current one, as nearly always
         if publish.schedule is not None or publish.retries is not None:
             context = self._context_of_publish(publish)
-        span_above = trace.get_current_span(context)
+        span_above = trace.get_current_span(current if context is None else context)
         if type(span_above) is UntracedSpan:
             return NOTHING
         above = span_above.get_span_context()
@@ -112,18 +113,13 @@ class SpanObserver(Observer):
                 context = outer_trace.of_request(made.tracer, name)
             if context is not None:
                 above = trace.get_current_span(context).get_span_context()
-        if made.deferred is not None:
-            describe = partial(of_publish, publish)
-            span = made.deferred.start_span(name, context, above, SpanKind.PRODUCER, describe)
-        else:
-            span = made.tracer.start_span(
-                name, context=context, kind=SpanKind.PRODUCER, attributes=of_publish(publish)
-            )
+        describe = partial(of_publish, publish)
+        span = made.start(name, context, above, SpanKind.PRODUCER, describe)
         publish.has_span = True
         # What a retry is a child of is not what its message carries.
-        below = None if publish.retries else context
-        current = trace.set_span_in_context(span, below)
-        return _Current(current, _end_publish, publish, span, publish.broker)
+        below = current if publish.retries or context is None else context
+        within = trace.set_span_in_context(span, below)
+        return _Current(within, _end_publish, publish, span, publish.broker)
 
     def _context_of_publish(self, publish: Publish) -> Context | None:
         """Return what a publish is a child of; None for the current span."""
@@ -160,16 +156,19 @@ class SpanObserver(Observer):
 
     def sending(self, publish: Publish) -> None:
         """Describe the span, now that the message is routed, and write the headers."""
-        span = trace.get_current_span()
+        current = otel_context.get_current()
+        span = trace.get_current_span(current)
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(semconv.PUBLISH_SPAN + encodable(publish.name))
             attributes = of_message(publish, stock=self._stock)
-            if not self._set_unchecked(span, attributes):
-                span.set_attributes(attributes)
-        self._write_headers(publish, span)
+            # A fast span takes them in one call, and no other span has it.
+            try_set = getattr(span, "try_set_attributes", None)
+            if try_set is None or not try_set(attributes):
+                add(span, attributes, self._set_unchecked)
+        self._write_headers(publish, span, current)
 
-    def _write_headers(self, publish: Publish, span: Span) -> None:
+    def _write_headers(self, publish: Publish, span: Span, current: Context) -> None:
         headers = publish.headers
         headers[semconv.HEADER_PUBLISHED_AT] = f"{self._clock():.6f}"
         headers.pop(semconv.HEADER_RUN_SPAN, None)  # of the run that hands its headers on
@@ -178,8 +177,10 @@ class SpanObserver(Observer):
             anchor = trace.get_current_span(again.parent_span)
             self._propagator.inject(headers, trace.set_span_in_context(anchor))
         else:
-            self._propagator.inject(headers, otel_context.get_current())
-        links = self._links_to_send(publish, span)
+            self._propagator.inject(headers, current)
+        links = None
+        if again is not None or publish.header_runs is not None:
+            links = self._links_to_send(publish, span)
         if links:
             headers[semconv.HEADER_LINKS] = write_links(links)
         else:

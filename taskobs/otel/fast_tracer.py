@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import SpanLimits, Tracer
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
     SpanContext,
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 _SAMPLED: Final = 0x01
 _RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS: Final = tuple(map(TraceFlags, range(4)))
+_KINDS: Final = {kind: kind.value for kind in SpanKind}
+"""An enum's own ``value`` takes two calls."""
 _STATE: Final = 4
 """Where a span's context, a tuple, has its trace state."""
+_NO_STATE: Final = INVALID_SPAN_CONTEXT[_STATE]
+"""The one of nearly all contexts: asking it for its length takes two calls."""
 _DESCRIBED: Final = 64
 """The attribute limit must be at least this: spans of tasks have fewer attributes."""
 BOTH: Final = (True, True)
@@ -175,13 +180,13 @@ class FastSpanTracer(Tracer):
         address = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
         span.fast_key = address[0] + address[1]
         above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
-        header = state.to_header() if state else ""
+        header = "" if state is _NO_STATE or not state else state.to_header()
         if start_time is None:
             began, span.fast_ticks = time.time_ns(), time.monotonic_ns()
         else:  # the caller's clock, so it ends by the wall clock, too
             began, span.fast_ticks = start_time, 0
         span.fast_row = [
-            *(name, *address, *above, flags, header, kind.value, began, None),
+            *(name, *address, *above, flags, header, _KINDS[kind], began, None),
             *({}, [], (), 0, None, self.fast_scope_row, 0, 0, 0),
         ]
         if mark is not None:

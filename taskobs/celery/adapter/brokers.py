@@ -53,12 +53,18 @@ _of_apps: Final[dict[int, _AppBrokers]] = {}
 
 def published_to(app: App) -> Broker:
     """Return where an app publishes by default; no connection is opened."""
-    return _of_app(app).write
+    found = _of_apps.get(id(app))
+    if found is None or found.app() is not app:
+        found = _of_app(app)
+    return found.write
 
 
 def varies(app: App) -> bool:
     """Whether only a connection tells where an app publishes: with several brokers, or Sentinel."""
-    return _of_app(app).varies
+    found = _of_apps.get(id(app))
+    if found is None or found.app() is not app:
+        found = _of_app(app)
+    return found.varies
 
 
 def consumed_from(app: App) -> Broker:

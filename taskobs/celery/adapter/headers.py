@@ -47,6 +47,8 @@ def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
             and (value.isascii() or value.isprintable())
         ):
             found[name] = value
+    if nested and type(nested) is dict and nested.keys() <= fields.keys():
+        return found  # as in Celery 5.7, which puts the flat headers there too
     if nested and isinstance(nested, Mapping):
         more = cast("Mapping[object, object]", nested)
         missing = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskobs import semconv
 from taskobs.celery.adapter import brokers, stock_attributes
-from taskobs.celery.adapter.names import attempt_of, name_of, text_of
+from taskobs.celery.adapter.names import MAPPED, attempt_of, name_of, text_of
 from taskobs.celery.adapter.queues import queue_of
 from taskobs.model.messages import Publish
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # a command that publishes has no use for the record of a run
     from taskobs.model import Run
 
 _RABBITMQ: Final = "rabbitmq"
+_new: Final = Publish.__new__
 
 
 def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | None) -> Publish:
@@ -27,14 +28,15 @@ def publish_of(app: App, task: str, options: Mapping[str, Any], within: Run | No
         and options.get("task_id") == within.task_id
         and attempt_of(options.get("retries")) == within.attempt + 1
     )
-    return Publish(
-        task=task,
-        name=task,
-        within=within,
-        retries=within if again else None,
-        broker=brokers.published_to(app),
-        headers=given_headers(options),
-    )
+    # Without `__init__`, which sets each field, though nearly all have their defaults.
+    publish = _new(Publish)
+    publish.task = publish.name = task
+    publish.within = within
+    if again:
+        publish.retries = within
+    publish.broker = brokers.published_to(app)
+    publish.headers = given_headers(options)
+    return publish
 
 
 def given_headers(options: Mapping[str, Any]) -> dict[str, object]:
@@ -52,18 +54,21 @@ def complete(publish: Publish, app: App, message: Routed) -> None:
     # Protocol 1 has everything in the body and no headers of its own.
     task = headers if "id" in headers else body
     kwargs = body[1] if isinstance(message["body"], tuple) else body.get("kwargs")
-    publish.name = name_of(publish.task, kwargs)
+    if publish.task in MAPPED:
+        publish.name = name_of(publish.task, kwargs)
     publish.task_id = task.get("id") or ""
     publish.root_id = task.get("root_id")
     publish.parent_id = task.get("parent_id")
     publish.group_id = task.get("group")
     retries = task.get("retries")
-    publish.attempt = attempt_of(retries) if retries else 1
+    if retries:
+        publish.attempt = attempt_of(retries)
     named = publish.exchange = str(getattr(exchange, "name", exchange) or "")
     publish.routing_key = message["routing_key"]
     publish.queue = queue_of(app, named, publish.routing_key, message["declare"])
-    publish.eta = text_of(task.get("eta"))
-    publish.expires = text_of(task.get("expires"))
+    eta, expires = task.get("eta"), task.get("expires")
+    if eta is not None or expires is not None:
+        publish.eta, publish.expires = text_of(eta), text_of(expires)
     properties = message["properties"]
     publish.priority = properties.get("priority")
     if publish.broker.system == _RABBITMQ:
@@ -71,7 +76,10 @@ def complete(publish: Publish, app: App, message: Routed) -> None:
         # py-amqp refuses the property unless it is a whole number (seen in 5.3).
         properties.setdefault("timestamp", int(time.time()))
     publish.headers = headers
-    _note_schedule(publish)
+    if publish.schedule is not None or publish.retries is not None:
+        _note_schedule(publish)
+    else:
+        headers.pop(semconv.HEADER_SCHEDULE, None)  # of the run that hands its headers on
     if publish.context or semconv.HEADER_CONTEXT in headers:
         from taskobs.observers.context import header as context_header  # few publishes have any
 

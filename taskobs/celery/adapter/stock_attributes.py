@@ -17,14 +17,8 @@ from taskobs.celery.adapter.names import text_of
 
 _DESTINATION_KINDS: Final = {"direct": "queue", "topic": "topic"}
 _NO_LIMITS: Final = [None, None]  # as nearly always
-_RARE: Final = (
-    ("celery.compression", "compression"),
-    ("celery.serializer", "serializer"),
-    ("celery.countdown", "countdown"),
-    ("celery.eta", "eta"),
-    ("celery.expires", "expires"),
-    ("celery.retries", "retries"),
-)
+_RARE: Final = ("compression", "serializer", "countdown", "eta", "expires", "retries")
+"""Fields that are attributes of the same name."""
 
 
 def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
@@ -40,30 +34,44 @@ def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
 
 def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
     """Return what stock sets on the span of a run."""
+    return {**of_route(routing_key, request.delivery_info), **of_message(request)}
+
+
+def of_route(routing_key: str | None, delivery_info: object) -> Mapping[str, object]:
+    """Return the part of it that the route of a message decides."""
     found: dict[str, object] = {"celery.action": "run"}
     if routing_key:
         found["messaging.destination"] = routing_key
-    if request.delivery_info is not None:
+    if delivery_info is not None:
         try:
-            found["celery.delivery_info"] = str(request.delivery_info)
+            found["celery.delivery_info"] = str(delivery_info)
         except Exception:  # noqa: BLE001  # with pickle, a message may have any object
-            found["celery.delivery_info"] = type(request.delivery_info).__name__
+            found["celery.delivery_info"] = type(delivery_info).__name__
+    return found
+
+
+def of_message(request: Any) -> Mapping[str, object]:
+    """Return the other part: what each message may have of its own."""
+    found: dict[str, object] = {}
     if request.correlation_id:
         found["messaging.conversation_id"] = request.correlation_id
     if request.reply_to:
         found["celery.reply_to"] = request.reply_to
     limits = request.timelimit
-    has_limits = isinstance(limits, (list, tuple)) and limits != _NO_LIMITS
-    if has_limits and any(limit is not None for limit in limits):
+    if limits is not None and limits != _NO_LIMITS:
+        _add_limits(found, limits)
+    fields = vars(request)
+    if any(map(fields.get, _RARE)):
+        found.update({f"celery.{name}": fields[name] for name in _RARE if fields.get(name)})
+    return found
+
+
+def _add_limits(found: dict[str, object], limits: object) -> None:
+    if isinstance(limits, (list, tuple)) and any(limit is not None for limit in limits):
         partly = any(limit is None for limit in limits)
         found["celery.timelimit"] = (
             [text_of(limit) or "" for limit in limits] if partly else [*limits]
         )
-    for key, name in _RARE:
-        value = getattr(request, name, None)
-        if value:
-            found[key] = value
-    return found
 
 
 def _kind(declare: Any) -> str | None:
