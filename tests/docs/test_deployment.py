@@ -154,7 +154,7 @@ def test_systemd_accepts_the_units(page: str, path: str, tmp_path: Path) -> None
         [program, "verify", "--recursive-errors=no", str(unit)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -171,7 +171,7 @@ def test_hadolint_accepts_the_dockerfile(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -187,7 +187,7 @@ def test_the_compose_file_fits_its_schema(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

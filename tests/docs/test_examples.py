@@ -158,7 +158,7 @@ def test_an_example_that_does_not_start_says_why(name: str, tmp_path: Path) -> N
     (tmp_path / "shop/Procfile").write_text(f"{name}: no_such_package\n", encoding="utf-8")
     command = [sys.executable, "run.py", "shop"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
     assert f"{name} did not start:" in done.stderr

@@ -47,7 +47,7 @@ assert "requests" not in sys.modules
 
 def run(source: str, **env: str) -> None:
     command = [sys.executable, "-c", source]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60, env={**os.environ, **env})
+    subprocess.run(command, cwd=ROOT, check=True, timeout=240, env={**os.environ, **env})
 
 
 def test_a_fork_waits_for_an_import(tmp_path: Path) -> None:

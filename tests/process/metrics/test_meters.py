@@ -45,7 +45,7 @@ def run(script: str, **env: str) -> Any:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -71,7 +71,7 @@ def main() -> None:
 
         greenlets: list[Any] = [gevent.spawn(task, name) for name in range(50)]
         gevent.joinall(greenlets)
-        assert client.settle(10)
+        assert client.settle(60)
         assert os.waitpid(pid, 0)[1] == 0
         print("sent")  # noqa: T201
 
@@ -93,7 +93,7 @@ def main() -> None:
         began = time.monotonic()
         for number in range(30_000):
             stuck.send(FrameKind.LOG, b"%d" % number + b"x" * 600)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
         assert not stuck.close_gracefully(0.1)
         print("stuck")  # noqa: T201
 

@@ -67,7 +67,7 @@ def test_what_a_script_publishes_is_counted(*, traces: bool, forks: bool) -> Non
             [sys.executable, "-c", SCRIPT.format(forks=forks)],
             env={**env, **endpoint, "PYTHONPATH": str(ROOT), "TASKOBS_SHUTDOWN_TIMEOUT": "60"},
             check=True,
-            timeout=60,
+            timeout=240,
         )
         found = sorted(published(receiver).values(), key=len)
         spans = len(receiver.spans)
