@@ -331,7 +331,10 @@ def rabbitmq(folder: Path) -> Generator[RabbitMQ]:
         ) as server,
     ):
         names.wait_ready(lambda: listens(ports["epmd"]))
-        server.wait_ready(lambda: answers(f"{management}/") and listens(ports["amqp"]))
+        server.wait_ready(
+            lambda: answers(f"{management}/") and listens(ports["amqp"]),
+            timeout=2 * LIMIT,  # Erlang is the slowest of all to start
+        )
         yield RabbitMQ(ports["amqp"], management)
 
 
