@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,9 @@ class Sentinel:
     def fail_over(self) -> None:
         """Have the replica become the master, and wait until the old master is a replica."""
         before = self.master_port()
-        self.ask("sentinel", "failover", "shop")
+        # It takes no replica of which it has not heard for some seconds, on a busy machine for one.
+        told = partial(self.ask, "sentinel", "failover", "shop")
+        assert wait_until(lambda: "NOGOODSLAVE" not in told(), timeout=LIMIT)
         assert wait_until(lambda: self.master_port() != before, timeout=LIMIT)
         # Until the old master knows, it takes what it is sent over the connections that it has.
         # It closes all of them then, that of this question too.
@@ -203,7 +206,7 @@ port {port}
 bind {host}
 dir {folder}
 sentinel monitor shop {host} {master} 1
-sentinel down-after-milliseconds shop 2000
+sentinel down-after-milliseconds shop 60000
 sentinel failover-timeout shop 10000
 """
 
