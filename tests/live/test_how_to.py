@@ -102,7 +102,7 @@ def test_collector(
         "14318": port_of(receiver.endpoint),
         "16686": port_of(jaeger.query),
         "OTEL_SERVICE_NAME=shop": f"OTEL_SERVICE_NAME={COLLECTED}",
-        "decision_wait: 30s": "decision_wait: 3s",
+        "decision_wait: 30s": "decision_wait: 15s",
     }
     env = {**pages_of(jaeger), "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
     with HowTo("collector", tmp_path, replaced, env) as reader:
