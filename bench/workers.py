@@ -41,7 +41,7 @@ class MissingRedisError(Exception):
 
 
 @contextmanager
-def redis_server(databases: int) -> Generator[str]:
+def redis_server(databases: int = 16) -> Generator[str]:
     """Run a Redis server that keeps nothing; gives its URL without the database."""
     program = shutil.which("redis-server")
     if program is None:
