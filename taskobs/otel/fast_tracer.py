@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 _SAMPLED: Final = 0x01
 _RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS: Final = tuple(map(TraceFlags, range(4)))
-_KINDS: Final = {kind: kind.value for kind in SpanKind}
-"""An enum's own ``value`` takes two calls."""
 _STATE: Final = 4
 """Where a span's context, a tuple, has its trace state."""
 _NO_STATE: Final = INVALID_SPAN_CONTEXT[_STATE]
 """The one of nearly all contexts: asking it for its length takes two calls."""
+_CONTEXT_IS_KNOWN: Final = INVALID_SPAN_CONTEXT == (0, 0, False, 0, _NO_STATE, False)
+"""Whether a span's context is the tuple that is made and read here."""
+_MAX_TRACE_ID: Final = 2**128 - 1
+_MAX_SPAN_ID: Final = 2**64 - 1
+_new: Final = tuple.__new__
 _DESCRIBED: Final = 64
 """The attribute limit must be at least this: spans of tasks have fewer attributes."""
 BOTH: Final = (True, True)
@@ -145,6 +148,7 @@ class FastSpanTracer(Tracer):
         if (
             type(parent) is not SpanContext
             or type(parent[_STATE]) is not TraceState
+            or not _CONTEXT_IS_KNOWN
             or type(kind) is not SpanKind
             or self.sampler is not self.fast_sampler
             or (self.fast_can_be_off and not is_switched_on(self))
@@ -152,20 +156,22 @@ class FastSpanTracer(Tracer):
             return None
         # In the SDK's order: an id generator or a sampler may depend on the number of calls.
         ids: Any = self.id_generator
-        state: TraceState | None
+        state: TraceState
         trace_id, parent_id, remote, flags, state, valid = parent
         if valid:
             sampled = flags & _SAMPLED if self.fast_follows_parents else None
         else:
-            state, sampled = None, self.fast_root
+            state, sampled = _NO_STATE, self.fast_root
             trace_id = ids.generate_trace_id()
             flags = _FLAGS[_RANDOM if getattr(ids, "is_trace_id_random", bool)() else 0]
         if sampled is None:
             result: Any = self.sampler.should_sample(context, trace_id, name, kind, attributes, ())
-            sampled, state = int(result.decision.is_sampled()), result.trace_state
+            sampled = int(result.decision.is_sampled())
+            state = _NO_STATE if result.trace_state is None else result.trace_state
         span_id = ids.generate_span_id()
         flags = _FLAGS[sampled | flags & _RANDOM]
-        own = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+        is_valid = 0 < trace_id <= _MAX_TRACE_ID and 0 < span_id <= _MAX_SPAN_ID
+        own = _new(SpanContext, (trace_id, span_id, False, flags, state, is_valid))
         mark = None
         if not sampled:
             holding = self.fast_holding
@@ -177,17 +183,32 @@ class FastSpanTracer(Tracer):
         span.fast_context = own
         span.fast_parent = parent if valid else None
         span.fast_flags = BOTH
-        address = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
-        span.fast_key = address[0] + address[1]
-        above = (parent_id.to_bytes(8, "big"), remote) if valid else (None, False)
-        header = "" if state is _NO_STATE or not state else state.to_header()
+        trace_bytes, span_bytes = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
+        span.fast_key = trace_bytes + span_bytes
         if start_time is None:
             began, span.fast_ticks = time.time_ns(), time.monotonic_ns()
         else:  # the caller's clock, so it ends by the wall clock, too
             began, span.fast_ticks = start_time, 0
         span.fast_row = [
-            *(name, *address, *above, flags, header, _KINDS[kind], began, None),
-            *({}, [], (), 0, None, self.fast_scope_row, 0, 0, 0),
+            name,
+            trace_bytes,
+            span_bytes,
+            parent_id.to_bytes(8, "big") if valid else None,
+            remote if valid else False,
+            flags,
+            "" if state is _NO_STATE or not state else state.to_header(),
+            kind._value_,
+            began,
+            None,
+            {},
+            [],
+            (),
+            0,
+            None,
+            self.fast_scope_row,
+            0,
+            0,
+            0,
         ]
         if mark is not None:
             span.fast_row += mark

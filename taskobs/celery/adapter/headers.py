@@ -43,7 +43,7 @@ def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
         value = fields[name]
         if (
             isinstance(value, str)
-            and len(value) <= _LONGER.get(name, _CHARS)
+            and (len(value) <= _CHARS or len(value) <= _LONGER.get(name, _CHARS))
             and (value.isascii() or value.isprintable())
         ):
             found[name] = value
