@@ -11,6 +11,7 @@ from importlib import reload
 from threading import Thread
 from typing import Any, Final
 
+from sentry_sdk import client as sentry_client
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.scope import Scope
 from sentry_sdk.transport import HttpTransport, Transport
@@ -88,6 +89,7 @@ _EXPERIMENTS: Final = _name(
     "may hold the app's before_send_log; without it only the option of that name is called",
     of_instances=True,
 )
+SERIALIZE: Final = "serialize"
 NAMES: Final = (
     *(_IGNORED_LOGGERS, _EVENT_PROCESSORS, _SCOPE_NAME, _INTEGRATIONS, _DEACTIVATES),
     *(_WORKER, _THREAD, _QUEUE, _REQUEST, _WSGI_HELPERS, _EXPERIMENTS),
@@ -160,6 +162,15 @@ def watch_requests(patches: Patches, around: Callable[..., Any]) -> None:
     """Have ``around(request, transport, args, kwargs)`` called for each request of a transport."""
     if not _REQUEST.missing:
         patches.wrap(HttpTransport, "_request", around)
+
+
+def replace_serializer(patches: Patches, around: Callable[..., Any]) -> None:
+    """Have ``around(serialize, None, args, kwargs)`` called for each event that is serialized.
+
+    No private name, but no documented one either: without it, Sentry serializes all of an event.
+    """
+    if callable(getattr(sentry_client, SERIALIZE, None)):
+        patches.wrap(sentry_client, SERIALIZE, around)
 
 
 def has_sender(transport: Transport | None) -> bool:

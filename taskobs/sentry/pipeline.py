@@ -22,11 +22,13 @@ from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
 from taskobs.internal.guard import Guard
 from taskobs.internal.private_names import warn_of_missing
+from taskobs.internal.wrapping import Patches
 from taskobs.observers import outer_trace
 from taskobs.observers.context import state as context_state
 from taskobs.observers.context import values as context_values
 from taskobs.observers.sentry import redact
 from taskobs.observers.sentry.context_tags import add_context
+from taskobs.observers.sentry.plain_parts import serialize_event
 from taskobs.observers.sentry.reported import exception_of
 from taskobs.relay_client.client import RelayClient
 from taskobs.sentry import _compat, trace_ids
@@ -90,6 +92,7 @@ class SentryPipeline:
         self._logs = LogFilter(send_arguments=send_arguments)
         self._request_trace = trace_ids.RequestTrace()
         self._thread_context = ThreadContextPatch()
+        self._serializer = Patches()
         self._send_outages = SendOutages()
         self._closed = False
         self._lock = Lock()
@@ -256,6 +259,7 @@ class SentryPipeline:
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         outer_trace.sources.append(self._request_trace.ids)
         self._thread_context.install()
+        _compat.replace_serializer(self._serializer, serialize_event)
         self._send_outages.install()
         self.client()
 
@@ -269,6 +273,7 @@ class SentryPipeline:
         if self._request_trace.ids in outer_trace.sources:
             outer_trace.sources.remove(self._request_trace.ids)
         self._thread_context.remove()
+        self._serializer.remove()
         self._logs.remove()
         self._outgoing.remove()
         _compat.unsilence(self._silenced)

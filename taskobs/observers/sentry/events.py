@@ -31,7 +31,7 @@ _REPORTING: Final = frozenset({"sentry_sdk", "taskobs"})
 _TAKES_OPTIONS: Final = "client_options" in inspect.signature(event_from_exception).parameters
 
 
-class _Texts(list[str]):
+class Texts(list[str]):
     """A list of strings that Sentry's serializer takes as it is.
 
     The serializer visits each value of an event, at about 5 us each, unless the value's class
@@ -42,7 +42,7 @@ class _Texts(list[str]):
         return list(self)
 
 
-class _TextTable(dict[str, str]):
+class TextTable(dict[str, str]):
     """A dict of strings, for the same reason."""
 
     def __sentry_repr__(self) -> dict[str, str]:
@@ -81,7 +81,7 @@ def spare_serializer(event: dict[str, object]) -> None:
     """Have the serializer take the table of packages, half of an event's values, as it is."""
     modules = redact.table(event.get("modules"))
     if set(map(type, modules.values())) == {str}:
-        event["modules"] = _TextTable(cast("dict[str, str]", modules))
+        event["modules"] = TextTable(cast("dict[str, str]", modules))
 
 
 def _sentrys_own(exception: BaseException, options: dict[str, Any]) -> tuple[Event, Hint]:
@@ -124,7 +124,7 @@ def _add_source(frame: dict[str, object], longest: int | None) -> None:
 
 
 def _texts(lines: list[str], longest: int | None) -> list[str]:
-    texts = _Texts(line.strip("\r\n") for line in lines)
+    texts = Texts(line.strip("\r\n") for line in lines)
     if longest is not None and any(len(text) > longest for text in texts):
         return list(texts)  # for Sentry to cut
     return texts
