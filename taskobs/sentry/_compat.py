@@ -86,7 +86,8 @@ _WSGI_HELPERS: Final = _name(
 _EXPERIMENTS: Final = _name(
     "sentry_sdk.consts",
     "DEFAULT_OPTIONS._experiments",  # an option, which is a key and no attribute
-    "may hold the app's before_send_log; without it only the option of that name is called",
+    "may hold the app's before_send_log, and takes the level of compression; without it only the"
+    " option of that name is called, and events are compressed as much as Sentry does",
     of_instances=True,
 )
 SERIALIZE: Final = "serialize"
@@ -118,6 +119,15 @@ def reload_wsgi_helpers() -> None:
 def experiments(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return those of a client's options that Sentry calls experiments."""
     return options.get(_EXPERIMENTS.path.rpartition(".")[2]) or {}
+
+
+def fast_compression() -> dict[str, object]:
+    """Return the option for a client whose events are compressed at gzip's fastest level.
+
+    Sentry's own level is gzip's best, which takes several times as long to make an event a tenth
+    shorter.
+    """
+    return {_EXPERIMENTS.path.rpartition(".")[2]: {"transport_compression_level": 1}}
 
 
 def deactivated() -> Mapping[str, set[str]]:

@@ -72,6 +72,7 @@ def make_client(settings: SentrySettings) -> BaseClient:
         "shutdown_timeout": 0,  # `drain` bounds the flush, so Sentry's atexit hook must not wait
         "transport_queue_size": _QUEUE,
         "enable_backpressure_handling": False,  # only needed for tracing, and starts a thread
+        **_compat.fast_compression(),
     }
     if "include_local_variables" in DEFAULT_OPTIONS:
         wanted["include_local_variables"] = settings.send_arguments

@@ -367,6 +367,26 @@ def test_flush_waits_for_what_was_captured(server: _Server) -> None:
         assert server.messages() == ["one"]
 
 
+def test_events_are_compressed_fast(server: _Server) -> None:
+    """My web process spends little on compressing what goes to Sentry, as a relay does."""
+    with pipeline(sentry_dsn=server.dsn) as ours:
+        sentry_sdk.capture_message("one")
+        assert ours.flush(60.0)
+    encoding, body = server.bodies[0]
+    assert encoding == "gzip"
+    assert body[8] == 4, "gzip's own word for its fastest level"
+
+
+def test_a_client_of_the_apps_compresses_as_the_app_says(server: _Server) -> None:
+    """What I have set for my own client holds."""
+    options: Any = {"_experiments": {"transport_compression_level": 9}}
+    sentry_sdk.init(dsn=server.dsn, auto_enabling_integrations=False, **options)
+    with pipeline() as ours:
+        sentry_sdk.capture_message("one")
+        assert ours.flush(60.0)
+    assert server.bodies[0][1][8] == 2, "gzip's own word for its best level"
+
+
 def test_close_sends_what_is_left_and_ends_the_thread(server: _Server) -> None:
     """Nothing captured before ``close()`` is lost, and no thread stays."""
     before = set(threading.enumerate())
