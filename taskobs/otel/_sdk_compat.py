@@ -12,12 +12,14 @@ themselves, so their callers need no check.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import attach, detach, set_value
 from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 
 from taskobs.internal.private_names import PrivateName
@@ -42,6 +44,12 @@ _SET_ONCE: Final = PrivateName(
     module="opentelemetry.trace",
     path="_TRACER_PROVIDER_SET_ONCE",
     use="close() leaves its TracerProvider in place, and a later one of the app is refused",
+)
+_SUPPRESS: Final = PrivateName(
+    package="opentelemetry-api",
+    module="opentelemetry.context",
+    path="_SUPPRESS_INSTRUMENTATION_KEY",
+    use="libraries that look for it themselves may make spans of the export of spans",
 )
 _PARTS: Final = PrivateName(
     package="opentelemetry-api",
@@ -144,12 +152,13 @@ _GRPC_CHANNEL: Final = PrivateName(
 )
 
 NAMES: Final = (
-    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _PARTS, _LOGS),
+    *(_SET_PROVIDER, _PROVIDER, _SET_ONCE, _SUPPRESS, _PARTS, _LOGS),
     *(_SPAN_ATTRIBUTES, _SPAN_EVENTS, _SPAN_LINKS, _ATTRIBUTES_DICT, _LIST_DEQUE, _TRACER_CONFIG),
     *(_INSTANCE, _IS_INSTRUMENTED, _STOCK_TRACER, _STOCK_LINKS),
     *(_STATEMENT_SPAN, _GRPC_CHANNEL),
 )
 
+_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 GRPC_IMPORTS: Final = ("grpc.experimental", _GRPC_CHANNEL.module)
 """The modules that the exporter over gRPC imports when it is made (seen in grpcio 1.60 to 1.85).
 
@@ -204,6 +213,21 @@ def parts_of(propagator: object) -> Iterable[object]:
     """Return what a composite propagator consists of; nothing if that can't be told."""
     parts: Iterable[object] = _PARTS.read(propagator, ())
     return parts
+
+
+@contextmanager
+def no_spans_of_export() -> Generator[None]:
+    """Have instrumented libraries make no spans in a block, as the SDK's processors do.
+
+    ``own_traffic.suppressed`` imports half of a hundred modules for that.
+    """
+    # The second key is that of older releases, which `is_instrumentation_enabled` still reads.
+    context = set_value(_SUPPRESS.find() or _SUPPRESS_PLAIN, value=True)
+    token = attach(set_value(_SUPPRESS_PLAIN, value=True, context=context))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 def can_be_switched_off(tracer: object) -> bool:

@@ -1,4 +1,4 @@
-"""The pipeline `direct`: each process exports its own spans, through the SDK's batch processor."""
+"""The pipeline `direct`: each process exports its own spans, in batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from taskobs.internal import forksafe
 from taskobs.internal.forksafe import ForkStep
+from taskobs.otel.export.batches import SpanBatches
+from taskobs.otel.fast_spans import FastSpan
 
 
 class SwitchableProcessor(SpanProcessor):
@@ -39,7 +41,7 @@ class PerProcessProcessor(SpanProcessor):
     """Forwards ended spans to a processor of this process, which is made for its first span.
 
     A batch processor has a thread, a queue and an exporter with a socket. None of them can be used
-    in a forked child, so the child makes its own.
+    in a forked child, so the child makes its own. It is a ``SpanSink``, too.
     """
 
     def __init__(self, make: Callable[[], SpanProcessor]) -> None:
@@ -81,6 +83,17 @@ class PerProcessProcessor(SpanProcessor):
         if processor is not None:
             processor.on_end(span)
 
+    def fast_span_started(self, span: FastSpan) -> None:
+        """Do nothing, as ``on_start``."""
+
+    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> None:
+        """Forward a fast span that has ended, as ``on_end`` does."""
+        processor = self._processor or self._start()
+        if type(processor) is SpanBatches:
+            processor.fast_span_ended(span, again=again)
+        elif processor is not None and not again:
+            processor.on_end(span.as_sdk_span())
+
     def _start(self) -> SpanProcessor | None:
         with self._lock:
             if self._processor is None and not self._closed:
@@ -91,10 +104,11 @@ class PerProcessProcessor(SpanProcessor):
     def _end_inherited(self) -> None:
         """Shut down the parent's processor, which the SDK has restarted, empty, in this child.
 
-        On a thread of its own: a lock of the parent's exporter may have been held at the fork.
+        Ours has stopped by itself. On a thread of its own: a lock of the parent's exporter may
+        have been held at the fork.
         """
         inherited, self._inherited = self._inherited, None
-        if inherited is not None:
+        if inherited is not None and type(inherited) is not SpanBatches:
             threading.Thread(
                 target=inherited.shutdown, name="taskobs-end-inherited", daemon=True
             ).start()

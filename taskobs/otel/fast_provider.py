@@ -1,4 +1,4 @@
-"""A tracer provider whose tracers start ``FastSpan``s while the relay is their only receiver.
+"""A tracer provider whose tracers start ``FastSpan``s while a sink of ours is their only receiver.
 
 The provider, its tracers and its processors are the SDK's classes with a method or two of their
 own. Where a release of the SDK, or a library that has patched it, does something that fast spans
@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -131,9 +131,8 @@ class FastSpanProvider(TracerProvider):
         return (
             tracer.span_processor is self.fast_processors
             and _drops_or_samples(deciding(tracer.sampler))
-            and not _COUNTS_ITS_SPANS
-            and os.environ.get(_INTERNAL_METRICS, "").strip().lower() != "true"
-            and all(map(_is_the_sdks, _not_called()))
+            and not has_internal_metrics()
+            and all(is_of(sdk, function) for function in _not_called())
         )
 
     def _make_fast(self, tracer: Any, scope: InstrumentationScope) -> None:  # noqa: ANN401  # in between
@@ -202,10 +201,15 @@ def _not_called() -> Iterable[object]:
     return (Span.__init__, Span.start, Span.end, ReadableSpan.__init__, Tracer.start_span)
 
 
-def _is_the_sdks(function: object) -> bool:
-    """Tell whether a function is the SDK's own: some libraries patch it."""
+def is_of(module: ModuleType, function: object) -> bool:
+    """Tell whether a function is a module's own: some libraries patch those of the SDK."""
     code = getattr(function, "__code__", None)
-    return type(function) is FunctionType and code.co_filename == sdk.__file__  # type: ignore[union-attr]
+    return type(function) is FunctionType and code.co_filename == module.__file__  # type: ignore[union-attr]
+
+
+def has_internal_metrics() -> bool:
+    """Tell whether the SDK counts its spans, which it can't do with those that bypass it."""
+    return _COUNTS_ITS_SPANS or os.environ.get(_INTERNAL_METRICS, "").strip().lower() == "true"
 
 
 def _try_out(tracer: FastSpanTracer) -> None:

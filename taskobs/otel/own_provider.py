@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import Tracer, TracerProvider
 
 from taskobs.otel.fast_provider import FastSpanProvider
+from taskobs.otel.fast_spans import SpanSink
 
 
 class OwnProvider(FastSpanProvider):
@@ -20,6 +21,8 @@ class OwnProvider(FastSpanProvider):
             WeakKeyDictionary()
         )
         self._successor: TracerProvider | None = None
+        self._sink: SpanSink | None = None
+        """Of fast spans, while there is a successor."""
         self.added: list[SpanProcessor] = []
         """Processors that the app has added."""
         super().__init__(**options)
@@ -32,6 +35,15 @@ class OwnProvider(FastSpanProvider):
         tracer = super().get_tracer(*args, **named)
         self._given_out[tracer] = args, named
         return tracer
+
+    def route_to(self, span_sink: SpanSink | None) -> None:
+        """Send fast spans to a sink, if there is no other processor; None: make none.
+
+        While there is a successor none are made, as all spans are the successor's.
+        """
+        self._sink = span_sink
+        if self._successor is None:
+            super().route_to(span_sink)
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Add a processor of the app's."""
@@ -46,6 +58,9 @@ class OwnProvider(FastSpanProvider):
 
         It also gets the processors that the app has added to this one.
         """
+        if self._successor is None:
+            self._sink = self.fast_processors.span_sink
+            super().route_to(None)
         self._successor = successor
         for tracer, (args, named) in list(self._given_out.items()):
             following: Any = successor.get_tracer(*args, **named)
@@ -59,6 +74,7 @@ class OwnProvider(FastSpanProvider):
     def take_back(self) -> None:
         """Be used again, also by the tracers that were given out, after ``replace_by``."""
         self._successor = None
+        self.route_to(self._sink)
         for tracer in list(self._given_out):
             vars(tracer).pop("start_span", None)
             vars(tracer).pop("start_as_current_span", None)

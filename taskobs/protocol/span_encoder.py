@@ -64,6 +64,8 @@ _DROPPED_AT: Final = {
 _UNSET: Final = ReadableSpan("", resource=Resource({})).status
 """The status that all spans without one share. It is compared by identity: reading takes longer."""
 
+_EVENTS_READ: Final = 7
+"""Where what ``Fields`` returns has the events."""
 Fields = Callable[[ReadableSpan], "tuple[Any, ...]"]
 """Reads a span as ``public_fields`` does."""
 
@@ -115,6 +117,15 @@ def _packed(span: ReadableSpan, limit: int, fields: Fields) -> bytes:
 
 
 def _quickly(fields: tuple[Any, ...]) -> bytes:
+    if len(fields[_EVENTS_READ]) > MOST:
+        raise OverflowError("more events than a frame holds")
+    row = row_of(fields)
+    key: bytes = row[TRACE_ID] + row[SPAN_ID]
+    return key + pack(row)
+
+
+def row_of(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the fields of a span as they are packed; attributes are not copied."""
     (
         name,
         (trace_id, span_id, _, flags, state, _),
@@ -131,15 +142,11 @@ def _quickly(fields: tuple[Any, ...]) -> bytes:
         dropped_events,
         dropped_links,
     ) = fields
-    if len(events) > MOST:
-        raise OverflowError("more events than a frame holds")
-    trace = trace_id.to_bytes(16, "big")
-    this = span_id.to_bytes(8, "big")
     cached = _scopes.get(id(scope))
-    row = (
+    return (
         name,
-        trace,
-        this,
+        trace_id.to_bytes(16, "big"),
+        span_id.to_bytes(8, "big"),
         None if parent is None else parent[1].to_bytes(8, "big"),
         False if parent is None else parent[2],
         flags,
@@ -157,8 +164,6 @@ def _quickly(fields: tuple[Any, ...]) -> bytes:
         dropped_events,
         dropped_links,
     )
-    key: bytes = trace + this
-    return key + pack(row)
 
 
 def _event(event: Event) -> list[object]:

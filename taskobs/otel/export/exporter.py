@@ -6,10 +6,11 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import export as sdk_export
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from taskobs.config.settings import Settings
 from taskobs.errors import MissingExtraError
@@ -17,8 +18,14 @@ from taskobs.internal.causes import describe, innermost
 from taskobs.internal.import_lock import import_locked, watch_forks
 from taskobs.internal.outage import LibraryLog, Outage
 from taskobs.otel._sdk_compat import GRPC_IMPORTS
+from taskobs.otel.export.batches import SpanBatches
+from taskobs.otel.export.encoding import encoding_exporter
 from taskobs.otel.export.otlp_post import suits
 from taskobs.otel.export.secrets import secrets_of
+from taskobs.otel.fast_provider import has_internal_metrics, is_of
+
+if TYPE_CHECKING:
+    from taskobs.otel.export.first_export import FirstExport
 
 _log: Final = logging.getLogger("taskobs")
 _HTTP: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -63,18 +70,35 @@ class ExporterFactory:
         """Import the modules: in the parent, so that its children share their memory."""
         return import_locked(self._module, *_IMPORTED_LATE[self._module])
 
-    def make(self) -> SpanExporter:
+    @property
+    def encodes(self) -> bool:
+        """Whether spans are encoded here, for which they need not be the SDK's."""
+        return self._module == _HTTP and not has_internal_metrics()
+
+    def make_processor(self) -> SpanProcessor:
+        """Make one, and what gives it ended spans in batches."""
+        # The SDK's, if another library has changed what it does.
+        if self.encodes and all(is_of(sdk_export, one) for one in _not_called()):
+            exporter = self.make()
+            return SpanBatches(exporter, exporter.lost)
+        return BatchSpanProcessor(self.make())
+
+    def make(self) -> FirstExport | LoggedExporter:
         """Make one, or what exports in its place until it is worth its import."""
         if self._module == _HTTP and _HTTP not in sys.modules and self._endpoint is not None:
             own = import_locked("taskobs.otel.export.first_export")
             if suits(self._endpoint):
-                first: SpanExporter = own.FirstExport(self._make, self._endpoint, self._headers)
+                first: FirstExport = own.FirstExport(self._make, self._endpoint, self._headers)
                 return first
         return self._make()
 
-    def _make(self) -> SpanExporter:
+    def _make(self) -> LoggedExporter:
         # It reads the other options from ``OTEL_EXPORTER_OTLP_*`` itself.
-        exporter = self.prepare().OTLPSpanExporter(**self._options)
+        exporter: SpanExporter
+        if self.encodes:
+            exporter = encoding_exporter(self.prepare(), self._options)
+        else:
+            exporter = self.prepare().OTLPSpanExporter(**self._options)
         return LoggedExporter(exporter, self._destination, secrets_of(self._settings))
 
 
@@ -105,6 +129,11 @@ class LoggedExporter(SpanExporter):
             self._outage.lost(len(spans))
         return result
 
+    def lost(self, number: int) -> None:
+        """Log that spans were dropped, as more ended than could be sent."""
+        self._outage.began("more spans ended than could be sent")
+        self._outage.lost(number)
+
     def shutdown(self) -> None:
         """Stop the exporter, and log what was lost."""
         self._exporter.shutdown()
@@ -114,6 +143,11 @@ class LoggedExporter(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flush the exporter."""
         return self._exporter.force_flush(timeout_millis)
+
+
+def _not_called() -> Iterable[object]:
+    """Return the SDK's functions that ``SpanBatches`` bypasses."""
+    return (BatchSpanProcessor.__init__, BatchSpanProcessor.on_end)
 
 
 def _is_installed(module: str) -> bool:

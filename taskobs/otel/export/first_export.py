@@ -14,12 +14,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from taskobs.internal.causes import describe
+from taskobs.otel.export.exporter import LoggedExporter
 from taskobs.otel.export.otlp_post import post
-from taskobs.protocol.frames import pack
-from taskobs.protocol.otlp.packed_spans import SpanMessages
-from taskobs.protocol.otlp.spans import encode_request
-from taskobs.protocol.sanitize import sanitize
-from taskobs.protocol.span_encoder import pack_end, split
+from taskobs.otel.export.span_requests import SpanRequests
 
 _log: Final = logging.getLogger("taskobs")
 _MOST: Final = 64
@@ -48,13 +45,22 @@ class FirstExport(SpanExporter):
             self._tried = True
             if len(spans) <= _MOST and self._is_sent(spans):
                 return SpanExportResult.SUCCESS
+        return self._made().export(spans)
+
+    def _made(self) -> SpanExporter:
         if self._exporter is None:
             self._exporter = self._make()
-        return self._exporter.export(spans)
+        return self._exporter
+
+    def lost(self, number: int) -> None:
+        """Have the exporter log that spans were dropped."""
+        exporter = self._made()
+        if isinstance(exporter, LoggedExporter):
+            exporter.lost(number)
 
     def _is_sent(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
-            return post(self._endpoint, self._headers, _encode(spans))
+            return post(self._endpoint, self._headers, SpanRequests().encode(spans))
         except (OSError, ValueError) as error:
             _log.debug(
                 "taskobs: the first spans go through OpenTelemetry's exporter: %s", describe(error)
@@ -70,14 +76,3 @@ class FirstExport(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Do nothing: no span is kept here."""
         return self._exporter is None or self._exporter.force_flush(timeout_millis)
-
-
-def _encode(spans: Sequence[ReadableSpan]) -> bytes:
-    messages = SpanMessages()
-    return encode_request(
-        messages.encode(
-            split(pack_end(span))[1],
-            pack([sanitize(span.resource.attributes), span.resource.schema_url]),
-        )
-        for span in spans
-    )

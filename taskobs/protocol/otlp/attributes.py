@@ -13,6 +13,7 @@ from taskobs.protocol.otlp.wire_format import BYTES, FIXED64, VARINT, message, t
 
 Encoder = Callable[[Any], bytes]
 _64_BITS: Final = (1 << 64) - 1
+_INT64: Final = 1 << 63
 _KEY: Final = tag(1, BYTES)
 _VALUE: Final = tag(2, BYTES)
 _STRING: Final = tag(1, BYTES)
@@ -112,6 +113,8 @@ def _bool(value: bool) -> bytes:  # noqa: FBT001  # one of the encoders
 
 
 def _int(value: int) -> bytes:
+    if not -_INT64 <= value < _INT64:  # inside a tuple, which `validation` leaves alone
+        return _string(str(value))
     return _INT + varint(value & _64_BITS)
 
 

@@ -7,33 +7,21 @@ the response, and give the exporter one that it does not repeat a request for.
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import requests
 from requests.adapters import BaseAdapter
 
 from taskobs.internal.causes import innermost, masked, secrets_of_headers, secrets_of_url
+from taskobs.protocol.otlp.request_body import RequestBody
 from taskobs.relay.export import hints, responses
 from taskobs.relay.export.otlp_messages import error_message, partial_success
 from taskobs.relay.export.responses import RETRIED, ExportResult, ExportStatus
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-_ENCODING: Final = "Content-Encoding"
-_COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "gzip": partial(gzip.compress, compresslevel=6),
-    "deflate": zlib.compress,
-}
-"""At zlib's usual level: gzip's highest takes twice as long, for one percent."""
 _BODY: Final = 64 * 1024
 _REFUSED: Final = 400
 _SERVER_ERRORS: Final = 500
@@ -49,14 +37,14 @@ class HttpExporterAdapter:
         """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS, LOGS."""
         self._results: list[ExportResult] = []
         session = _session(signal, self._results)
-        self._replacement = _Replacement(session)
+        self._body = RequestBody(session)
         self._exporter = kind(session=session, **options)
 
     def send_encoded(self, request: bytes) -> ExportResult | None:
         """Send an OTLP request once, with the exporter's address, headers and compression."""
-        with self._replacement.of(request) as replacement:
+        with self._body.of(request) as body:
             result = self.send(())
-        return result if replacement.was_sent else None
+        return result if body.was_sent else None
 
     def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing was sent, for a reason that the exporter has logged."""
@@ -67,35 +55,6 @@ class HttpExporterAdapter:
     def close(self) -> None:
         """Close its connections."""
         self._exporter.shutdown()
-
-
-class _Replacement:
-    """What a session sends instead of what the exporter has encoded."""
-
-    def __init__(self, session: requests.Session) -> None:
-        self._content: bytes | None = None
-        self._session = session
-        # Replaced before it is prepared: the session of a credential provider may sign it.
-        self._send: Callable[..., requests.Response] = session.request
-        session.request = cast("Any", self._request)  # type: ignore[method-assign]
-
-    @contextmanager
-    def of(self, content: bytes) -> Generator[Self]:
-        """Send this, compressed as the exporter would, for any request in this block."""
-        self._content, self.was_sent = content, False
-        try:
-            yield self
-        finally:
-            self._content = None
-
-    def _request(self, method: str, url: str, **options: Any) -> requests.Response:  # noqa: ANN401  # as requests has it
-        if self._content is not None:
-            # The exporter has them in the session, since 1.44 in each request.
-            headers: Mapping[str, Any] = options.get("headers") or {}
-            used = headers.get(_ENCODING) or cast("Any", self._session.headers).get(_ENCODING)
-            options["data"] = _COMPRESS.get(used, bytes)(self._content)
-            self.was_sent = True
-        return self._send(method, url, **options)
 
 
 class _RecordingAdapter(BaseAdapter):

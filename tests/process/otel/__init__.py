@@ -1,0 +1,1 @@
+"""Spans of processes that export for themselves."""
