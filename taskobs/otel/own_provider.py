@@ -21,7 +21,7 @@ class OwnProvider(FastSpanProvider):
             WeakKeyDictionary()
         )
         self._successor: TracerProvider | None = None
-        self._sink: SpanSink | None = None
+        self._span_sink: SpanSink | None = None
         """Of fast spans, while there is a successor."""
         self.added: list[SpanProcessor] = []
         """Processors that the app has added."""
@@ -41,7 +41,7 @@ class OwnProvider(FastSpanProvider):
 
         While there is a successor none are made, as all spans are the successor's.
         """
-        self._sink = span_sink
+        self._span_sink = span_sink
         if self._successor is None:
             super().route_to(span_sink)
 
@@ -59,7 +59,7 @@ class OwnProvider(FastSpanProvider):
         It also gets the processors that the app has added to this one.
         """
         if self._successor is None:
-            self._sink = self.fast_processors.span_sink
+            self._span_sink = self.fast_processors.span_sink
             super().route_to(None)
         self._successor = successor
         for tracer, (args, named) in list(self._given_out.items()):
@@ -74,7 +74,7 @@ class OwnProvider(FastSpanProvider):
     def take_back(self) -> None:
         """Be used again, also by the tracers that were given out, after ``replace_by``."""
         self._successor = None
-        self.route_to(self._sink)
+        self.route_to(self._span_sink)
         for tracer in list(self._given_out):
             vars(tracer).pop("start_span", None)
             vars(tracer).pop("start_as_current_span", None)

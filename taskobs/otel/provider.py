@@ -136,11 +136,11 @@ class OwnTraceProvider(TraceProvider):
             self._hold(rules.parse(settings.keep))
         for name in settings.other_exporters:
             self._own.add_span_processor(PerProcessProcessor(self._maker(name)))
-        self._own.route_to(self._sink)
+        self._own.route_to(self._span_sink)
         super().__init__(self._own)
 
     @property
-    def _sink(self) -> PerProcessProcessor | None:
+    def _span_sink(self) -> PerProcessProcessor | None:
         """Where fast spans go without a relay; with None, spans are the SDK's."""
         can_be_fast = self._exporter is not None and self._exporter.encodes
         return self._spans if can_be_fast and self._sampler is None else None
@@ -222,7 +222,7 @@ class OwnTraceProvider(TraceProvider):
 
     def restore(self) -> None:
         """Export spans from this process again."""
-        self._own.route_to(self._sink)
+        self._own.route_to(self._span_sink)
         self._switch.to = self._direct
 
     def flushes(self, timeout: float, *, relayed: bool = False) -> list[Callable[[], object]]:

@@ -31,6 +31,8 @@ _BATCH: Final = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
 _DELAY: Final = ("OTEL_BSP_SCHEDULE_DELAY", 5000)
 _SHUTDOWN: Final = 30.0
 """Seconds that ``shutdown`` waits for an export at most, as the SDK's does."""
+_JOIN: Final = 5.0
+"""Seconds that it waits for the thread, which has nothing more to do then."""
 
 
 class Limits(NamedTuple):
@@ -100,6 +102,7 @@ class SpanBatches(SpanProcessor):
         self._wake = threading.Event()
         # Whoever takes the token starts the thread.
         self._start_tokens: list[object] = [None]
+        self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
         """In a forked child: leave what waits to the parent."""
@@ -152,8 +155,10 @@ class SpanBatches(SpanProcessor):
             token = self._start_tokens.pop()
         except IndexError:  # another thread was faster
             return
+        thread = threading.Thread(target=self._run, name="taskobs-spans", daemon=True)
         try:
-            threading.Thread(target=self._run, name="taskobs-spans", daemon=True).start()
+            thread.start()
+            self._thread = thread
         except RuntimeError:  # no thread can be had: a later span tries again, or a flush sends it
             self._start_tokens.append(token)
         except BaseException:  # a time limit's signal: perhaps two threads, rather than none
@@ -227,7 +232,8 @@ class SpanBatches(SpanProcessor):
         forksafe.remove(self)
         self._closed = True
         self._wake.set()
-        self._export_all(_SHUTDOWN)
+        if self._export_all(_SHUTDOWN) and self._thread is not None:
+            self._thread.join(_JOIN)
         self._exporter.shutdown()
 
 

@@ -18,7 +18,7 @@ from taskobs.testing.receiver import Receiver
 from tests.support.paths import ROOT
 
 PATIENCE = 60.0
-NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+NO_TIMER = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -54,7 +54,7 @@ def test_a_child_sends_its_own_spans_and_none_of_its_parents(
 def run(program: str, endpoint: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", f"import taskobs; taskobs.init()\n{program}"],
-        env={**os.environ, **NEVER, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **env},
+        env={**os.environ, **NO_TIMER, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **env},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -147,7 +147,7 @@ gevent.joinall([gevent.spawn(request, number) for number in range(20)])
         first = "from gevent import monkey; monkey.patch_all()\nimport taskobs; taskobs.init()\n"
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", first + program],
-            env={**os.environ, **NEVER, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint},
+            env={**os.environ, **NO_TIMER, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint},
             cwd=ROOT,
             capture_output=True,
             text=True,
