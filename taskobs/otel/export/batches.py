@@ -232,7 +232,8 @@ class SpanBatches(SpanProcessor):
         forksafe.remove(self)
         self._closed = True
         self._wake.set()
-        if self._export_all(_SHUTDOWN) and self._thread is not None:
+        self._export_all(_SHUTDOWN)
+        if self._thread is not None and not self._exporting.locked():
             self._thread.join(_JOIN)
         self._exporter.shutdown()
 
