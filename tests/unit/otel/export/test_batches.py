@@ -22,12 +22,19 @@ from taskobs.otel.export.batches import Limits, SpanBatches
 from taskobs.otel.export.exporter import ExporterFactory
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.fast_spans import FastSpan
+from taskobs.otel.fast_tracer import FastSpanTracer
 from taskobs.testing.receiver import Receiver
 from tests.support.export import Backend, Reply, backend
 
 PATIENCE = 60.0
 LONG = 3600.0
 """Seconds that no test waits for."""
+
+
+pytestmark = pytest.mark.skipif(
+    type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
+    reason="this release of the SDK makes its spans in another way",
+)
 
 
 class Exporter(SpanExporter):
@@ -178,7 +185,7 @@ def test_a_dead_collector_is_one_line_with_the_number_of_what_was_lost(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """My log says that spans are lost, how many and why, and not once for each."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
     with Receiver() as receiver:
@@ -370,14 +377,15 @@ def test_fast_spans_arrive_over_the_exporters_connection(there: Backend) -> None
 
 
 def test_the_exporters_retries_are_those_of_opentelemetry() -> None:
-    """My collector is restarted: it says 503 once, and nothing is lost or sent twice."""
-    with backend(Reply(503, {"Retry-After": "0"})) as there:
+    """My collector is restarted: it says 503 twice, and nothing is lost or sent twice."""
+    again = Reply(503, {"Retry-After": "0"})
+    with backend(again, again) as there:  # the first export is made again by the exporter
         base = there.endpoint.removesuffix("/v1/traces")
         provider, spans = direct(resolve({"otlp_endpoint": base}, {}))
         provider.get_tracer("shop").start_span("one").end()
         assert provider.force_flush()
         spans.shutdown()
-        assert [request.names for request in there.requests][-1] == ["one"]
+        assert [request.names for request in there.requests] == [["one"]] * 3
         assert len({request.body for request in there.requests}) == 1
 
 

@@ -36,6 +36,7 @@ from taskobs.otel.export.exporter import ExporterFactory
 from taskobs.otel.export.span_requests import SpanRequests
 from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.fast_spans import FastSpan
+from taskobs.otel.fast_tracer import FastSpanTracer
 from taskobs.protocol.otlp.request_body import RequestBody
 from tests.support.export import Backend, backend
 
@@ -67,6 +68,12 @@ Span = trace.Span
 
 # Before 1.31 the exporter leaves out what a scope has beside its name and version. We never do.
 WHOLE_SCOPES = Version(version("opentelemetry-exporter-otlp-proto-common")) >= Version("1.31")
+
+
+pytestmark = pytest.mark.skipif(
+    type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
+    reason="this release of the SDK makes its spans in another way",
+)
 
 
 class Counted(IdGenerator):
@@ -190,7 +197,7 @@ def sent(made: TracerProvider, there: Backend, act: Act) -> Any:
     request = ExportTraceServiceRequest.FromString(there.requests[-1].body)
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
-            if scope.scope.name == "shop" and not WHOLE_SCOPES:
+            if scope.scope.name == "shop" and not scope.schema_url and not WHOLE_SCOPES:
                 scope.schema_url = "http://scope"
                 scope.scope.attributes.add(key="of").value.string_value = "scope"
             for span in scope.spans:
