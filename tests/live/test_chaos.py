@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.live.chaos.plan import CLASSIC_WITHOUT_RELAY, WIDE_QUICK, classic, draw
 from tests.live.chaos.rows import table
 from tests.live.chaos.run import Report, run_plan
@@ -25,7 +23,6 @@ def tell(name: str, report: Report) -> None:
     print(report.counted.by_reason)  # noqa: T201
 
 
-@pytest.mark.timeout(420)
 def test_the_relay_loses_nothing(redis_broker: Broker, tmp_path: Path) -> None:
     """I break what I can around my worker: all of it arrives, once, or is counted as dropped."""
     report = run_plan(draw(SEED, WIDE_QUICK), tmp_path, redis_broker, relay=True)
@@ -36,7 +33,6 @@ def test_the_relay_loses_nothing(redis_broker: Broker, tmp_path: Path) -> None:
     assert report.finding.good, report.finding.complaints()
 
 
-@pytest.mark.timeout(420)
 def test_without_the_relay_spans_are_lost(redis_broker: Broker, tmp_path: Path) -> None:
     """I do less of it to a worker without the relay, and see why there is one."""
     report = run_plan(classic(5, CLASSIC_WITHOUT_RELAY), tmp_path, redis_broker, relay=False)

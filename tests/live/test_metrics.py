@@ -233,7 +233,6 @@ def hold_measured(found: Found, runs: Counter[str], lengths: str) -> None:
     ]
 
 
-@pytest.mark.timeout(420)
 @pytest.mark.parametrize("relay", ["1", "0"], ids=["relay", "no relay"])
 def test_counts_are_exact_whatever_is_killed(
     relay: str, live: LiveApp, redis_broker: Broker, receiver: Receiver, tmp_path: Path

@@ -79,7 +79,6 @@ def summed(found: list[bytes]) -> Counter[str]:
     return sums
 
 
-@pytest.mark.timeout(600)  # each of some twenty children takes a while to start
 @pytest.mark.parametrize(
     ("pool", "more"), [("prefork", {}), ("prefork", IN_CHILDREN), ("spawn", {})], ids=repr
 )

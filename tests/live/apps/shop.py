@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celery import Task
 
 NOW = datetime.now(timezone.utc).isoformat()
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds: as many as a test may take."""
 folder.register()
 app = Celery("shop", broker=os.environ["APP_BROKER"], backend=os.environ["APP_BACKEND"])
