@@ -69,6 +69,9 @@ test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what wa
 	@$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
 	@$(BIN)/coverage combine -q
 
+# With PYTHONDONTWRITEBYTECODE, each process would rewrite the assertions of all modules anew: more
+# than half of the time that it takes to collect the tests.
+test-unit: export PYTHONDONTWRITEBYTECODE :=
 test-unit: $(VENV)/dev.stamp  ## run the unit tests alone, in under a minute
 	@$(COMPILE)
 	@$(BIN)/pytest -n $(JOBS) -q tests/unit $(ARGS)
