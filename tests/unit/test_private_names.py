@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from pkgutil import walk_packages
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import pytest
 
 import taskobs
 from taskobs.internal.private_names import PrivateName
 
+Node = TypeVar("Node", bound=ast.AST)
 PACKAGE: Final = Path(taskobs.__file__).parent
 COMPAT: Final = {
     "celery/_compat.py": "taskobs.celery._compat",
@@ -81,20 +83,25 @@ class Module:
     tree: ast.Module
 
     @cached_property
-    def nodes(self) -> tuple[ast.AST, ...]:
-        """All nodes: several searches go through them."""
-        return tuple(ast.walk(self.tree))
+    def _nodes(self) -> dict[type[ast.AST], list[Any]]:
+        found = defaultdict[type[ast.AST], list[Any]](list)
+        for node in ast.walk(self.tree):
+            found[type(node)].append(node)
+        return found
+
+    def of(self, *kinds: type[Node]) -> Iterator[Node]:
+        """Give the nodes of some kinds: several searches go through a few of many."""
+        return chain.from_iterable(self._nodes.get(kind, ()) for kind in kinds)
 
     @property
     def foreign(self) -> set[str]:
         """The names that stand for something of the libraries, or for one of their modules."""
         found: set[str] = set()
-        for node in self.nodes:
-            if isinstance(node, ast.Import):
-                found |= {
-                    one.asname or one.name.split(".")[0] for one in node.names if of_them(one.name)
-                }
-            elif isinstance(node, ast.ImportFrom) and of_them(node.module or ""):
+        for plain in self.of(ast.Import):
+            names = (one for one in plain.names if of_them(one.name))
+            found |= {one.asname or one.name.split(".")[0] for one in names}
+        for node in self.of(ast.ImportFrom):
+            if of_them(node.module or ""):
                 found |= {one.asname or one.name for one in node.names}
         return found
 
@@ -121,17 +128,15 @@ def modules() -> tuple[Module, ...]:
 def defined(module: Module) -> set[str]:
     """Name what a module defines: itself, functions, classes, variables, and self's attributes."""
     found = set(Path(module.file).with_suffix("").parts)
-    for node in module.nodes:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found |= {node.attr} if stands_for_self(node.value) else set()
-        elif isinstance(node, ast.Assign) and any(map(is_slots, node.targets)):
-            found |= set(texts_in(node.value))
+    found |= {node.name for node in module.of(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)}
+    found |= {node.arg for node in module.of(ast.arg)}
+    found |= {node.id for node in module.of(ast.Name) if isinstance(node.ctx, ast.Store)}
+    for attribute in module.of(ast.Attribute):
+        if isinstance(attribute.ctx, ast.Store) and stands_for_self(attribute.value):
+            found.add(attribute.attr)
+    for assignment in module.of(ast.Assign):
+        if any(map(is_slots, assignment.targets)):
+            found |= set(texts_in(assignment.value))
     return found
 
 
@@ -160,7 +165,7 @@ def uses(module: Module, ours: set[str]) -> Iterator[Use]:
     """
     foreign, texts = module.foreign, no_names(module)
     here = defined(module) | (ours & ALLOWED)
-    for node in module.nodes:
+    for node in module.of(ast.Attribute, ast.Import, ast.ImportFrom, ast.keyword, ast.Constant):
         for name in names_of(node, foreign, ours, here, texts):
             yield Use(module.file, getattr(node, "lineno", 0), name)
 
@@ -197,8 +202,8 @@ def root_of(node: ast.expr) -> str:
 
 def no_names(module: Module) -> set[int]:
     """Give the ids of the nodes of texts that name nothing: docstrings, and ends of f-strings."""
-    alone = (node.value for node in module.nodes if isinstance(node, ast.Expr))
-    joined = (node.values for node in module.nodes if isinstance(node, ast.JoinedStr))
+    alone = (node.value for node in module.of(ast.Expr))
+    joined = (node.values for node in module.of(ast.JoinedStr))
     ends = (
         part
         for parts in joined

@@ -120,11 +120,11 @@ def test_a_relay_that_never_reads_delays_nothing(
         peer.accept()
     fill(client)
     before, began = resident(), time.monotonic()
-    for _ in range(50_000):
+    for _ in range(30_000):
         client.send(FrameKind.END, b"x" * 600)
-    assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 1,000 s
+    assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 600 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
-    assert dropped(client, FrameKind.END) > 30_000
+    assert dropped(client, FrameKind.END) > 10_000
     began = time.monotonic()
     assert not client.flush(0.2)
     assert not client.close_gracefully(0.2)
@@ -135,7 +135,7 @@ def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> N
     """A frame takes more memory than it has bytes."""
     client.open()
     fill(client)
-    for _ in range(outbox.MAX_FRAMES * 3):
+    for _ in range(outbox.MAX_FRAMES * 3 // 2):
         client.send(FrameKind.END, b"")
     assert len(client._channel.outbox.waiting) <= outbox.MAX_FRAMES  # pyright: ignore[reportPrivateUsage]
     assert peer
@@ -161,7 +161,7 @@ def test_starts_make_room_for_ends(peer: Peer, client: RelayClient) -> None:
     """An END says all that a START says."""
     client.open()
     fill(client)
-    for number in range(30_000):
+    for number in range(15_000):
         client.started(key(number), b"x" * 600)
     waiting = client._channel.outbox.waiting  # pyright: ignore[reportPrivateUsage]
     assert len(waiting) <= outbox.MAX_FRAMES // 2 + 64

@@ -1,4 +1,4 @@
-"""A whole session, thousands of tasks, and nothing of ours is left when it is closed."""
+"""A whole session, hundreds of tasks, and nothing of ours is left when it is closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from taskobs.testing.receiver import Receiver
 from tests.conftest import children, our_receivers, our_threads
 from tests.live.process import wait_until
 
-NUMBER = 1_000
+NUMBER = 600
 FAILING = 20
 """Every how many eager runs one fails: each makes an event, and that takes its time."""
 needs_proc = pytest.mark.skipif(

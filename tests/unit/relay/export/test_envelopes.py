@@ -80,15 +80,15 @@ def test_a_sentry_that_is_down_for_long_loses_nothing_and_holds_up_no_other(
     with backend() as well:
         _, counters, sender = sent(store)
         with running(sender, store):
-            for number in range(300):
+            for number in range(150):
                 store.append([item(dead, number), item(well.dsn, number)])
-            well.wait(300)
-            until(lambda: store.pending("envelope").items == 300)
+            well.wait(150)
+            until(lambda: store.pending("envelope").items == 150)
             monkeypatch.setattr("tests.support.export._PORT", int(dead.split(":")[2].split("/")[0]))
             with backend() as back:
                 wait_out(store)
-                assert sorted(numbers(back)) == list(range(300))
-        assert counters.total(EXPORTED) == 600
+                assert sorted(numbers(back)) == list(range(150))
+        assert counters.total(EXPORTED) == 300
         assert counters.total(DROPPED) == 0
 
 
@@ -138,17 +138,17 @@ def test_under_load_each_envelope_is_sent_once_over_few_connections(store: Store
     with backend(respond=lambda _: Reply(delay=0.005)) as first, backend() as second:
         _, counters, sender = sent(store)
         with running(sender, store):
-            for number in range(0, 400, 20):
+            for number in range(0, 200, 20):
                 some = range(number, number + 20)
                 store.append([item(one.dsn, n) for n in some for one in (first, second)])
             wait_out(store)
             ours = [one for one in threading.enumerate() if one.name.startswith("taskobs-env")]
             assert 1 < len(ours) <= envelopes.THREADS
         for there in (first, second):
-            assert Counter(numbers(there)) == Counter(range(400))
+            assert Counter(numbers(there)) == Counter(range(200))
             assert there.most_at_once <= destinations.WINDOW
             assert there.connections <= destinations.WINDOW
-        assert counters.total(EXPORTED) == 800
+        assert counters.total(EXPORTED) == 400
 
 
 def test_an_envelope_on_which_sentry_fails_holds_up_no_other(
