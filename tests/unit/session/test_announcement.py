@@ -63,7 +63,8 @@ def test_several_apps_share_the_name_of_one(
     app: Celery, receiver: Receiver, caplog: pytest.LogCaptureFixture, service_name: str | None
 ) -> None:
     """My process has two apps: I am told once whose name the service has, unless I name it."""
-    second = PrivateApp("second-of-two", broker="memory://", set_as_current=False)
+    # Each case has a name of its own: those of apps that earlier cases have made are hidden.
+    second = PrivateApp(f"beside-{service_name}", broker="memory://", set_as_current=False)
     with (
         caplog.at_level(logging.INFO, "taskobs"),
         taskobs.init(
@@ -74,7 +75,7 @@ def test_several_apps_share_the_name_of_one(
         for publisher in (app, second, app):
             publisher.send_task("any")
         assert session.flush(30)
-    said = [text for _, text in lines(caplog) if "second-of-two" in text]
+    said = [text for _, text in lines(caplog) if second.main in text]
     assert len(said) == (service_name is None)
     for text in said:
         assert f"the service is called {app.main!r}" in text
