@@ -128,7 +128,9 @@ def modules() -> tuple[Module, ...]:
 def defined(module: Module) -> set[str]:
     """Name what a module defines: itself, functions, classes, variables, and self's attributes."""
     found = set(Path(module.file).with_suffix("").parts)
-    found |= {node.name for node in module.of(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)}
+    found |= {node.name for node in module.of(ast.FunctionDef)}
+    found |= {node.name for node in module.of(ast.AsyncFunctionDef)}
+    found |= {node.name for node in module.of(ast.ClassDef)}
     found |= {node.arg for node in module.of(ast.arg)}
     found |= {node.id for node in module.of(ast.Name) if isinstance(node.ctx, ast.Store)}
     for attribute in module.of(ast.Attribute):
