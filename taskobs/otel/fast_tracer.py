@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -40,7 +40,7 @@ _CONTEXT_IS_KNOWN: Final = INVALID_SPAN_CONTEXT == (0, 0, False, 0, _NO_STATE, F
 """Whether a span's context is the tuple that is made and read here."""
 _MAX_TRACE_ID: Final = 2**128 - 1
 _MAX_SPAN_ID: Final = 2**64 - 1
-_new: Final = tuple.__new__
+_new: Final = cast("Callable[..., Any]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 _DESCRIBED: Final = 64
 """The attribute limit must be at least this: spans of tasks have fewer attributes."""
 BOTH: Final = (True, True)
