@@ -31,8 +31,9 @@ def route_of(
 
     ``delivery_info`` comes with the message, so it may be anything.
     """
+    kind: type[object] = type(delivery_info)
     if (
-        type(delivery_info) is not dict
+        kind is not dict
         or tuple(delivery_info) != _FIELDS
         or semconv.HEADER_BROKER in headers
         or semconv.HEADER_QUEUE in headers
