@@ -136,6 +136,7 @@ class Settings(_Record):
     relay_spool: str | None = setting("TASKOBS_RELAY_SPOOL", None, checks.TEXT, "A directory where the helper process keeps what is not yet sent, over restarts. Without it: in memory.")
     relay_spool_bytes: int = setting("TASKOBS_RELAY_SPOOL_BYTES", spool_defaults.BYTES, checks.BYTES, "Bytes that one worker may keep in `relay_spool`, 1 MiB or more; beyond them the oldest is dropped.")
     relay_spool_age: float = setting("TASKOBS_RELAY_SPOOL_AGE", spool_defaults.AGE, checks.AGE, "Seconds after which what is kept in `relay_spool` is dropped unsent: 60 or more.")
+    gc_freeze: bool = setting("TASKOBS_GC_FREEZE", default=False, value_check=checks.SWITCH, meaning="Call `gc.freeze()` in a prefork worker before its children are forked, so that they share more of its memory ([how much](../performance.md#children-that-share-more)).")
     shutdown_timeout: float = setting("TASKOBS_SHUTDOWN_TIMEOUT", 3.0, checks.SECONDS, "Seconds that a process may spend on sending what is left when it ends: above 0, up to 60.")
     strict: bool = setting("TASKOBS_STRICT", default=False, value_check=checks.SWITCH, meaning="Raise what goes wrong inside taskobs, instead of logging it. For tests.")
     enabled: bool = setting("TASKOBS_ENABLED", default=True, value_check=checks.SWITCH, meaning="Off: `init()` changes nothing in the process.")

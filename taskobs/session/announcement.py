@@ -28,7 +28,7 @@ _log: Final = logging.getLogger("taskobs")
 _NOT_TELEMETRY: Final = frozenset(
     {
         *("enabled", "strict", "log_ids", "log_format", "relay", "relay_providers"),
-        *("trace_url", "event_url"),
+        *("trace_url", "event_url", "gc_freeze"),
         *("shutdown_timeout", "context_keys", "on_publish", "on_run", "on_run_end"),
     }
 )

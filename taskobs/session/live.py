@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from taskobs.celery.patches.embedded_beat import EmbeddedBeat
+from taskobs.celery.patches.frozen_objects import FrozenObjects
 from taskobs.celery.process_signals import at_process_end, runs_no_tasks
 from taskobs.celery.roles import Role
 from taskobs.celery.watches import FailureWatch
@@ -119,16 +120,16 @@ class LiveSession:
         Raises what a setting may cause that can be checked only now.
         """
         undo, guard = self._undo, shared_task_signals().guard
-        failures, late_setup = (
-            FailureWatch(shared_task_signals(), self._reports_now),
-            LateSetup(self, self._metrics.look),
-        )
+        failures = FailureWatch(shared_task_signals(), self._reports_now)
+        late_setup = LateSetup(self, self._metrics.look)
         try:
             undo.callback(setattr, guard, "strict", guard.strict)
             guard.strict = self.settings.strict
             undo.callback(lambda: self._spans.stop(self.delivery.left()))
             undo.callback(self._errors.stop)
             self._start_logs()
+            if self.settings.gc_freeze:
+                undo.enter_context(FrozenObjects())
             undo.callback(failures.remove)
             failures.install()
             undo.callback(single_apps.stop)

@@ -288,6 +288,7 @@ def init(  # noqa: PLR0913  # one argument a setting, all keywords
     relay_spool: str | None = None,
     relay_spool_bytes: int | None = None,
     relay_spool_age: float | None = None,
+    gc_freeze: bool | None = None,
     shutdown_timeout: float | None = None,
     strict: bool | None = None,
     enabled: bool | None = None,

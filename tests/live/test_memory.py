@@ -5,11 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tools.worker_soak import Held, Looks, problems
 
+if TYPE_CHECKING:
+    from tests.live.celery_process import Broker, LiveApp
+
+MEMORY = "tests.live.apps.memory"
 TOOLS = Path(__file__).parents[2] / "tools"
 SMALL = Held(resident=50.0, proportional=30.0, descriptors=20, threads=1)
 
@@ -54,3 +59,21 @@ def test_what_a_bare_worker_grows_by_is_its_own() -> None:
     grown = Held(59.0, 39.0, 22, 1)
     looks: Looks = {5_000: {"children": SMALL}, 50_000: {"children": grown}}
     assert problems(looks, looks, 3.0) == []
+
+
+def own_memory(live: LiveApp, broker: Broker, **env: str) -> int:
+    """Start a worker, and ask a child of its pool for the bytes that it has to itself."""
+    worker = live.worker(broker, concurrency=1, app=MEMORY, env=env)
+    number = live.producer(broker, app=MEMORY).run(
+        "result = app.own_memory.delay().get(timeout=90)"
+    )
+    assert worker.stop() == 0
+    return int(number)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_frozen_objects_stay_shared(live: LiveApp, file_broker: Broker) -> None:
+    """I set `TASKOBS_GC_FREEZE`, and a pool child copies less of what its worker has loaded."""
+    without = own_memory(live, file_broker)
+    frozen = own_memory(live, file_broker, TASKOBS_GC_FREEZE="true")
+    assert frozen < 0.85 * without

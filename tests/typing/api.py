@@ -85,6 +85,7 @@ def settings() -> None:
         relay_spool="/var/spool/taskobs",
         relay_spool_bytes=256 * 1024 * 1024,
         relay_spool_age=86_400.0,
+        gc_freeze=True,
         shutdown_timeout=3.0,
         strict=False,
         enabled=True,

@@ -61,7 +61,8 @@ _HEEDED: Final = frozenset(
             "strict",
             "enabled",
         ),
-        *("send_arguments", "crons", "log_ids", "relay", "relay_providers"),  # not for a publish
+        # Not for a publish:
+        *("send_arguments", "crons", "log_ids", "relay", "relay_providers", "gc_freeze"),
     }
 )
 """The settings that are heeded here, likewise."""
