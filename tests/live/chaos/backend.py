@@ -70,9 +70,11 @@ class FaultyBackend:
         self.apply()
         # Those that began before, slow ones too.
         assert receiver.wait_for(lambda receiver: not receiver.busy, 60)
-        if self.retry_after is None:  # else nobody asks again before that
-            for path, timeout in ASKS_AGAIN.items():  # who asks again has seen the answer before
-                receiver.wait_for(partial(_refused, already=already, path=path), timeout)
+        for path, timeout in ASKS_AGAIN.items():  # who asks again has seen the answer before
+            # Whoever was told to wait doesn't ask again soon. A sender that has not asked since
+            # its last success does, and may not have seen that answer yet.
+            since = already if self.retry_after is None else _after_success(receiver, path)
+            receiver.wait_for(partial(_refused, already=since, path=path), timeout)
 
     def accept(self) -> None:
         """Take what comes again, as it did before it refused."""
@@ -95,6 +97,11 @@ class FaultyBackend:
                 limit=self.limit,
                 retry_after=self.retry_after,
             )
+
+    @property
+    def statuses(self) -> list[int]:
+        """How it has answered since it came back last."""
+        return [request.status for request in self._receiver.requests] if self._receiver else []
 
     @property
     def spans(self) -> list[ReceivedSpan]:
@@ -137,6 +144,16 @@ def _refused(receiver: Receiver, already: int, path: str) -> bool:
         request.status != HTTPStatus.OK and request.path.startswith(path)
         for request in receiver.requests[already:]
     )
+
+
+def _after_success(receiver: Receiver, path: str) -> int:
+    """Return how many requests there were when the last one for a path was accepted."""
+    accepted = [
+        number
+        for number, request in enumerate(receiver.requests, 1)
+        if request.status == HTTPStatus.OK and request.path.startswith(path)
+    ]
+    return accepted[-1] if accepted else 0
 
 
 def _metrics(receiver: Receiver) -> list[bytes]:
