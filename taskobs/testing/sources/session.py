@@ -14,6 +14,7 @@ from taskobs.config.settings import SDK_DISABLED, Settings, resolve
 from taskobs.internal.wrapping import Patches
 from taskobs.session import session as session_module
 from taskobs.session.session import Session, current_session, current_settings, replace_session
+from taskobs.testing.sources.measurements import instruments_made_again
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,13 +101,14 @@ class SessionOfTest:
         self.session.close()
 
     def _start(self) -> None:
-        self.session.start()
-        replace_session(self.session)
-        self.session.begin(errors=True)
-        for worker in embedded_workers():
-            self.session.became(Role.WORKER, worker)
-            _count_anew(worker)
-        self._started()
+        with instruments_made_again():
+            self.session.start()
+            replace_session(self.session)
+            self.session.begin(errors=True)
+            for worker in embedded_workers():
+                self.session.became(Role.WORKER, worker)
+                _count_anew(worker)
+            self._started()
 
     def _called(
         self, init: Callable[..., Session], _: object, args: tuple[Any, ...], named: dict[str, Any]
