@@ -75,7 +75,7 @@ def _make(task: Task, name: str, delivery_info: Mapping[str, Any]) -> Route | No
         routing_key=routing_key,
         priority=priority,
         redelivered=redelivered,
-        queue=queue_of(task.app, exchange, routing_key) if exchange else routing_key,
+        queue=queue_of(task.app, exchange, routing_key),
         broker=brokers.consumed_from(task.app),
         stock=stock_attributes.of_route(routing_key, delivery_info),
     )

@@ -17,8 +17,15 @@ from taskobs.celery.adapter.names import text_of
 
 _DESTINATION_KINDS: Final = {"direct": "queue", "topic": "topic"}
 _NO_LIMITS: Final = [None, None]  # as nearly always
-_RARE: Final = ("compression", "serializer", "countdown", "eta", "expires", "retries")
-"""Fields that are attributes of the same name."""
+_RARE: Final = {
+    "compression": "celery.compression",
+    "serializer": "celery.serializer",
+    "countdown": "celery.countdown",
+    "eta": "celery.eta",
+    "expires": "celery.expires",
+    "retries": "celery.retries",
+}
+"""The attributes for fields of a request that it seldom has."""
 
 
 def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
@@ -62,7 +69,7 @@ def of_message(request: Any) -> Mapping[str, object]:
         _add_limits(found, limits)
     fields = vars(request)
     if any(map(fields.get, _RARE)):
-        found.update({f"celery.{name}": fields[name] for name in _RARE if fields.get(name)})
+        found.update({key: fields[name] for name, key in _RARE.items() if fields.get(name)})
     return found
 
 

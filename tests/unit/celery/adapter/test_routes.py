@@ -37,6 +37,7 @@ MESSAGES: tuple[Mapping[str, Any], ...] = (
     {"delivery_info": {**ROUTE, "priority": None}},
     {"delivery_info": {**ROUTE, "exchange": "orders", "routing_key": "orders.eu"}},
     {"delivery_info": {**ROUTE, "exchange": None}},
+    {"delivery_info": {**ROUTE, "routing_key": "k" * 300}},
     {"delivery_info": {**ROUTE, "routing_key": "k" * 600}},
     {"delivery_info": {**ROUTE, "routing_key": ["no", "key"]}},
     {"delivery_info": {**ROUTE, "priority": "high"}},
