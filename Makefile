@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flask-app django-app fastapi-app test test-unit lint lint-style lint-types lint-layers coverage check build \
-  matrix outcomes soak worker-soak celery-suite bench chaos docs docs-site newcomer clean
+  matrix outcomes soak worker-soak celery-suite bench scale chaos docs docs-site newcomer clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ worker-soak: $(VENV)/dev.stamp  ## run 50,000 tasks in prefork workers, and comp
 
 celery-suite: $(VENV)/dev.stamp  ## run Celery's own unit tests without taskobs and with it, and compare
 	@$(BIN)/python tools/celery_suite.py $(ARGS)
+
+scale: $(BENCH)/bench.stamp  ## measure what a worker sends, and load an OpenTelemetry Collector until it no longer keeps up
+	@$(BENCH)/bin/python -m tools.scale $(ARGS)
 
 chaos: $(VENV)/dev.stamp  ## inject faults into a worker, its relay and its backend: what is lost, and is it counted?
 	@$(BIN)/python tools/chaos.py $(ARGS)

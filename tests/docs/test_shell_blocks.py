@@ -24,7 +24,9 @@ from tests.docs.test_configuration_blocks import READERS as CONFIGURATION
 from tests.support.paths import ROOT
 
 BLOCKS: Final = all_blocks("bash")
-SETTINGS: Final = {setting.variable for _, setting in declared()}
+STANDARD: Final = {"OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_METRIC_EXPORT_INTERVAL"}
+"""Variables that OpenTelemetry's exporters read themselves."""
+SETTINGS: Final = {setting.variable for _, setting in declared()} | STANDARD
 ELSEWHERE: Final = ("curl",)
 """Programs that are no part of this project, whose arguments are nothing of ours."""
 NOT_RUN_THERE: Final = ("docker", "pip")
