@@ -91,12 +91,9 @@ def _find_queue(run: Run, task: Task) -> None:
     # A worker's main process adds these where they are not what the message or the app says.
     broker, queue = run.headers.get(semconv.HEADER_BROKER), run.headers.get(semconv.HEADER_QUEUE)
     run.broker = brokers.from_text(broker) if broker else brokers.consumed_from(task.app)
-    if queue is not None:
-        run.queue = queue
-    elif run.exchange:
-        run.queue = queue_of(task.app, run.exchange, run.routing_key)
-    else:  # the default exchange: the key is the queue's name, as nearly always
-        run.queue = run.routing_key
+    if queue is None:
+        queue = queue_of(task.app, run.exchange or "", run.routing_key)
+    run.queue = queue
 
 
 def context_of_message(request: Context) -> ContextValues | None:
