@@ -27,7 +27,6 @@ from opentelemetry.sdk.trace import (
     SpanProcessor,
     TracerProvider,
 )
-from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -50,6 +49,7 @@ from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol.frames import unpack
 from taskobs.protocol.span_encoder import ATTRIBUTES, END_NS, EVENTS, START_NS, split
 from taskobs.relay_client.client import RelayClient
+from tests.support.counted_ids import Counted
 from tests.support.recording import Recorder
 
 REMOTE = SpanContext(
@@ -65,19 +65,6 @@ pytestmark = pytest.mark.skipif(
     type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
     reason="this release of the SDK makes its spans in another way",
 )
-
-
-class Counted(IdGenerator):
-    """Gives ids in their order."""
-
-    def __init__(self) -> None:
-        self._numbers = count(1)
-
-    def generate_span_id(self) -> int:
-        return next(self._numbers)
-
-    def generate_trace_id(self) -> int:
-        return next(self._numbers)
 
 
 class RecordingClient:

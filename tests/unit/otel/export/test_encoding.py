@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import count
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -38,6 +36,7 @@ from taskobs.otel.fast_provider import FastSpanProvider
 from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.fast_tracer import FastSpanTracer
 from taskobs.protocol.otlp.request_body import RequestBody
+from tests.support.counted_ids import Counted
 from tests.support.export import Backend, backend
 
 RESOURCE = Resource({"service.name": "shop", "n": 1, "list": ["a", "b"]}, "http://schema")
@@ -74,19 +73,6 @@ pytestmark = pytest.mark.skipif(
     type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
     reason="this release of the SDK makes its spans in another way",
 )
-
-
-class Counted(IdGenerator):
-    """Gives ids in their order."""
-
-    def __init__(self) -> None:
-        self._numbers = count(1)
-
-    def generate_span_id(self) -> int:
-        return next(self._numbers)
-
-    def generate_trace_id(self) -> int:
-        return next(self._numbers)
 
 
 def below(parent: SpanContext) -> Any:
