@@ -536,6 +536,18 @@ def test_instruments_of_the_app_go_where_it_says(
     provider.shutdown()
 
 
+def test_what_the_sdk_measures_of_itself_is_left_out(
+    charge: Task[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """My app has the SDK count its spans: a test has what my tasks measure, and no more."""
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    provider = TracerProvider(shutdown_on_exit=False)
+    with TestProcess().recorded(timeout=PATIENCE) as telemetry:
+        provider.get_tracer("shop").start_span("of the app").end()
+        charge.apply(args=(1,))
+        assert {one.name for one in telemetry.metrics} == {"shop.orders", "shop.bank.wait"}
+
+
 def test_no_socket_is_made(
     recorded: Recorded, charge: Task[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
