@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.fixtures import app, peer, receiver, spans
+from tests.support.integrations import import_missing_ones_once
 
 __all__ = ["app", "peer", "receiver", "spans"]
 
@@ -19,7 +20,11 @@ collect_ignore_glob = [] if find_spec("grpc") else ["*_grpc.py"]
 
 
 def pytest_collection_finish() -> None:
-    """Leave out of each later collection of garbage what the imports have made: it stays."""
+    """Leave out of each later collection of garbage what the imports have made: it stays.
+
+    And out of each later ``sentry_sdk.init()`` what it can't import.
+    """
+    import_missing_ones_once()
     gc.collect()
     gc.freeze()
 
