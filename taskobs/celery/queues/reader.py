@@ -13,6 +13,7 @@ from taskobs.celery import _compat
 from taskobs.celery._types import App
 from taskobs.celery.adapter import brokers
 from taskobs.celery.adapter.queues import queue_of
+from taskobs.celery.queues.connection import opened
 from taskobs.celery.queues.discovery import configured_queues, unique
 from taskobs.celery.queues.management import Management
 from taskobs.celery.queues.rabbitmq import RabbitQueues
@@ -30,11 +31,6 @@ from taskobs.observers.own_traffic import suppressed
 
 _TIME: Final = 5.0
 """Seconds that the broker may take to connect, or to answer."""
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "redis": {"socket_timeout": _TIME, "socket_connect_timeout": _TIME},
-    "rabbitmq": {"read_timeout": _TIME, "write_timeout": _TIME},
-}
-_ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 _CREDENTIALS: Final = re.compile(r"//[^/\s]*@")
 
 
@@ -102,11 +98,7 @@ class QueueReader:
     def _connect(self) -> Any:
         """Open a connection as a worker would, but for its patience."""
         app: Any = self._app
-        system = brokers.consumed_from(self._app).system
-        given: dict[str, Any] = app.conf.broker_transport_options or {}
-        options: dict[str, Any] = {**_OPTIONS.get(system, {}), **given, **_ONE_TRY}
-        connection = app.connection_for_read(heartbeat=0, transport_options=options)
-        connection.connect()
+        connection = opened(app, app.connection_for_read, _TIME)
         self._rabbit = RabbitQueues(Management(self._broker_api, connection))
         return connection
 

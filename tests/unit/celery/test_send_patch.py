@@ -111,6 +111,7 @@ def test_a_refused_publish_is_an_error(spans: Recorder) -> None:
     """When no broker answers I get the error, and its span has it too."""
     app = Celery("shop", broker="amqp://127.0.0.1:9//", set_as_current=False)
     app.conf.broker_connection_timeout = 0.2
+    app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0}
     with pytest.raises(OperationalError, match="refused"):
         app.send_task("add", retry=False)
     publish = spans.one("publish add")

@@ -15,16 +15,12 @@ from uuid import uuid4
 from celery.backends.base import DisabledBackend
 
 from taskobs.celery.adapter import brokers
+from taskobs.celery.queues.connection import opened
 from taskobs.cli.doctor.asking.waiting import LATE, within_time
 from taskobs.cli.doctor.evidence import Clock, Connection
 from taskobs.observers.own_traffic import suppressed
 
 _SECONDS: Final = 4.0
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "redis": {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS},
-    "rabbitmq": {"read_timeout": _SECONDS, "write_timeout": _SECONDS},
-}
-_ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 
 
 def ask_broker(app: Any) -> tuple[Connection, Clock | None]:  # noqa: ANN401  # Celery's app
@@ -48,13 +44,9 @@ def _ask_broker(app: Any, address: str) -> tuple[Connection, Clock | None]:  # n
 
 @contextmanager
 def broker_connection(app: Any) -> Generator[Any]:  # noqa: ANN401  # same, and kombu's connection
-    """Have a connection for messages, for which nothing is tried twice."""
-    given: dict[str, Any] = app.conf.broker_transport_options or {}
-    system = brokers.consumed_from(app).system
-    options = {**_OPTIONS.get(system, {}), **given, **_ONE_TRY}
-    connection = app.connection_for_write(heartbeat=0, transport_options=options)
+    """Have a connection for messages."""
+    connection = opened(app, app.connection_for_write, _SECONDS)
     try:
-        connection.connect()
         yield connection
     finally:
         with suppress(Exception):
