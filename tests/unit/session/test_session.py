@@ -284,9 +284,10 @@ def test_a_dead_collector_does_not_hold_close_up(app: Celery, manner: str) -> No
         started = time.monotonic()
         session.close()
         assert time.monotonic() - started < 0.5 + 8  # the exporter itself gives up after 10 s
-    for thread in threading.enumerate():
-        if thread.name.startswith(("taskobs-flush", "OtelBatch")):
-            thread.join(20)
+    with Receiver(port=int(endpoint.rpartition(":")[2])):  # so that the exporter's retries end
+        for thread in threading.enumerate():
+            if thread.name.startswith(("taskobs-flush", "OtelBatch")):
+                thread.join(20)
 
 
 def test_repr_tells_no_secret(receiver: Receiver) -> None:

@@ -95,7 +95,7 @@ def test_a_sentry_that_is_down_for_long_loses_nothing_and_holds_up_no_other(
 @pytest.mark.parametrize("children", [1, 2, 4])
 def test_a_slow_sentry_gets_at_least_as_many_as_without_a_relay(children: int) -> None:
     """Sentry takes 100 ms for each event: a relay is no slower than so many processes are."""
-    count = 12 * children
+    count = 6 * children
     with backend(respond=lambda _: Reply(delay=DELAY)) as there:
         seconds_direct(there, children, count)
         direct = there.most_at_once
@@ -200,6 +200,7 @@ def test_a_sentry_that_fails_on_everything_loses_nothing(
 ) -> None:
     """Sentry's database is down for a while, and it answers 500: all events are there later."""
     quick(monkeypatch)
+    monkeypatch.setattr(destinations, "_PACE", 0.01)
     down = [True]
     with backend(respond=lambda _: Reply(500 if down[0] else 200)) as there:
         _, counters, sender = sent(store)

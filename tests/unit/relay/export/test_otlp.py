@@ -65,6 +65,12 @@ def unused_port() -> int:
         return int(free.getsockname()[1])
 
 
+def send_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no batch wait a second for more spans."""
+    limits = SpanSender.limits._replace(max_delay=0.0)
+    monkeypatch.setattr(SpanSender, "limits", limits)
+
+
 def names(there: Backend) -> list[str]:
     return [name for request in there.requests for name in request.names]
 
@@ -143,6 +149,7 @@ def test_a_backend_that_refuses_is_not_asked_again(
 
 def test_retry_after_is_honoured_even_after_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy backend asks for a second, and gets it."""
+    send_at_once(monkeypatch)
     failed = quick(monkeypatch)
     with backend(Reply(429, {"Retry-After": "1"})) as there:
         store, _, spans = sent(there)
@@ -158,6 +165,7 @@ def test_retry_after_is_honoured_even_after_a_flush(monkeypatch: pytest.MonkeyPa
 
 def test_a_backoff_is_cut_short_by_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that stops does not wait for half a minute to pass."""
+    send_at_once(monkeypatch)
     quick(monkeypatch, 3600.0)
     with backend(Reply(503)) as there:
         store, _, spans = sent(there)
@@ -300,6 +308,7 @@ def test_a_backend_that_is_not_there_yet(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The collector starts after the worker: two lines, one of the outage, one of its end."""
+    send_at_once(monkeypatch)
     quick(monkeypatch)
     port = unused_port()
     counters = Counters()
@@ -327,6 +336,7 @@ def test_a_backend_that_hangs_costs_no_more_than_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A backend takes connections and never answers: the batch waits, and is sent again."""
+    send_at_once(monkeypatch)
     quick(monkeypatch)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with backend(Reply(hang=True)) as there:
@@ -429,8 +439,11 @@ def test_what_is_left_at_the_end_is_counted() -> None:
         assert counters.counts()[DROPPED] == {("span", AT_THE_END): 2}
 
 
-def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(tmp_path: Path) -> None:
+def test_what_is_left_in_the_spool_is_sent_by_the_next_relay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An outage outlives the worker: with a spool, the next worker's relay sends it all."""
+    send_at_once(monkeypatch)
     with backend(*[Reply(503)] * 100) as there:
         counters = Counters()
         store = Spool(counters, SpoolConfig(tmp_path, "celery@a"))

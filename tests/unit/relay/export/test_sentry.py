@@ -112,7 +112,7 @@ def test_a_key_that_a_server_repeats_is_not_logged(caplog: pytest.LogCaptureFixt
 def test_a_connection_that_ends_unanswered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentry, or a proxy, hangs up: the event goes out over a new connection."""
     quick(monkeypatch)
-    monkeypatch.setattr(sentry, "TIMEOUT", 1.0)
+    monkeypatch.setattr(sentry, "TIMEOUT", 0.3)
     with backend(Reply(hang=True)) as there:
         store, counters, sender = sent()
         store.append([item(there.dsn, 1)])
