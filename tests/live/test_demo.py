@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskobs.testing.receiver import Receiver
+from tests.live.process import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,12 @@ def demo(folder: Path, variables: Mapping[str, str], *arguments: str) -> str:
 
 
 def remains(folder: Path) -> list[str]:
+    """Name what is left for good; a relay ends a moment after its worker."""
+    wait_until(lambda: not found_now(folder), timeout=LIMIT)
+    return found_now(folder)
+
+
+def found_now(folder: Path) -> list[str]:
     """Name the processes and files that were started and made under the test's folder."""
     found = [str(path) for path in (folder / "tmp").iterdir()]
     for entry in Path("/proc").glob("[0-9]*/environ"):

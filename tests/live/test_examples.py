@@ -76,7 +76,10 @@ def is_whole(trace: dict[str, Any]) -> bool:
     names = {span["operationName"] for span in trace["spans"]}
     has_request = any(name.startswith("POST ") for name in names)
     has_sql = {"INSERT", "UPDATE"} <= {words.split()[0] for _, words in statements(trace)}
-    return has_request and has_sql and {f"publish {TASK}", f"run {TASK}"} <= names
+    # A span that ends before its parent arrives before it.
+    ids = {CALLER, *(span["spanID"] for span in trace["spans"])}
+    has_parents = {parent(span) for span, _ in statements(trace)} <= ids
+    return has_request and has_sql and has_parents and {f"publish {TASK}", f"run {TASK}"} <= names
 
 
 def statements(trace: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

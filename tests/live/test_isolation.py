@@ -54,10 +54,10 @@ def crowd(
             f"for name in {NAMES!r}: app.mingle.apply_async(task_id=name)\n"
             f"from celery.result import AsyncResult\n"
             f"for name in {NAMES!r}: AsyncResult(name, app=app.app).get("
-            "timeout=90, propagate=False)\n"
+            f"timeout={2 * LIMIT}, propagate=False)\n"
             f"later = [app.fail.delay(str(number)) for number in range({SIZE})]\n"
             "for sent in later: sent.get(timeout=90, propagate=False)\n",
-            timeout=2 * LIMIT,
+            timeout=3 * LIMIT,
         )
         assert producer.close() == 0
         assert worker.stop() == 0

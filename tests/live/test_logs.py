@@ -94,7 +94,7 @@ def test_each_line_arrives_once_on_other_pools_and_from_producers(
     producer.run(
         "import logging\nids = [app.speak.delay(str(n)).id for n in range(20)]\n"
         "logging.getLogger('script').warning('from the script')\n"
-        "for one in ids: app.app.AsyncResult(one).get(timeout=60)\nresult = ids"
+        "for one in ids: app.app.AsyncResult(one).get(timeout=90)\nresult = ids"
     )
     assert producer.close() == 0
     worker.stop()

@@ -11,6 +11,7 @@ from taskobs import semconv
 from taskobs.testing.receiver import Receiver
 from tests.live.audit import AuditedShop, open_audited
 from tests.live.celery_process import Broker, LiveApp
+from tests.live.process import LIMIT, wait_until
 from tests.live.shop import QUICK, tags, trace_of
 from tests.live.test_messages import (
     test_baggage_headers_and_stamps_arrive,
@@ -332,18 +333,25 @@ def test_a_warm_stop_loses_nothing(
     live: LiveApp, receiver: Receiver, redis_broker: Broker, parameter: str
 ) -> None:
     """I stop the worker while tasks run: when it has ended, their spans and events are there."""
-    failed = live.task("slow_fail", app=CROWD)
+    failed, folders = live.task("hold_and_fail", app=CROWD), (live.folder / "a", live.folder / "b")
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "go").touch()
     worker = live.worker(redis_broker, pool=pool_of(parameter), app=CROWD)
     producer = live.producer(redis_broker, app=CROWD)
     ended, running = producer.run(
-        "ended = app.slow_fail.delay(0); ended.get(timeout=90, propagate=False)\n"
-        "result = ended.id, app.slow_fail.delay(5).id"
+        f"first, second = {list(map(str, folders))!r}\n"
+        "ended = app.hold_and_fail.delay(first); ended.get(timeout=90, propagate=False)\n"
+        "result = ended.id, app.hold_and_fail.delay(second).id"
     )
-    worker.wait_received(running)
-    if pool_of(parameter) in ("prefork", "spawn"):  # what none has begun goes back
+    assert wait_until((folders[1] / running).exists, timeout=LIMIT), worker.tail()
+    if pool_of(parameter) in ("prefork", "spawn"):  # what is not known to have begun goes back
         producer.wait_active(running)
     assert producer.close() == 0
-    assert worker.stop() == 0
+    worker.signal("TERM")
+    worker.wait_log("Warm shutdown")
+    (folders[1] / "go").touch()
+    assert worker.wait() == 0
     # Each child sends its own when it ends, and either may be the first.
     runs = [span for span in receiver.spans if span.name == f"run {failed}"]
     assert sorted(str(run.attributes[semconv.MESSAGING_MESSAGE_ID]) for run in runs) == sorted(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from taskobs.testing.wire import ReceivedSpan
     from tests.live import services
+    from tests.live.others import DatadogAgent
     from tests.live.shop import Shop
 
 SCOPE = "opentelemetry.instrumentation"
@@ -102,6 +103,15 @@ def tags_on_page() -> set[str]:
     return found - {"celery.beat.apply_entry", "celery.retries", "celery.retry.reason"}
 
 
+def sends(agent: DatadogAgent, *names: str) -> bool:
+    """Wait for as many spans of each name as an order runs: ddtrace sends by its own timer."""
+    return agent.wait_for(
+        lambda spans: all(
+            sum(span["name"] == name for span in spans) >= RUNS.total() for name in names
+        )
+    )
+
+
 @pytest.mark.neighbour("Datadog")
 def test_ddtrace(beside: Beside, receiver: Receiver) -> None:
     """I start my worker with `ddtrace-run`: a run is one span in Datadog, and one in Jaeger."""
@@ -110,6 +120,7 @@ def test_ddtrace(beside: Beside, receiver: Receiver) -> None:
             "nothing", under=["ddtrace-run"], **DATADOG, DD_TRACE_AGENT_URL=agent.url
         )
         failed = shop.run(ORDER)
+        assert sends(agent, "celery.apply", "celery.run")
         close(shop)
     assert_told_once(receiver, failed)
     published = {span["span_id"]: span for span in agent.spans if span["name"] == "celery.apply"}
@@ -136,6 +147,7 @@ def test_ddtrace_as_the_provider(beside: Beside, receiver: Receiver) -> None:
         env |= {**DATADOG, "DD_TRACE_AGENT_URL": agent.url}
         shop = beside.start("nothing", under=["ddtrace-run"], **env)
         failed = shop.run(ORDER)
+        assert sends(agent, "producer", "consumer")
         close(shop)
     published = {span["span_id"]: span for span in agent.spans if span["name"] == "producer"}
     theirs = [span for span in agent.spans if span["name"] == "consumer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
 
@@ -12,23 +12,22 @@ import sentry_sdk
 from celery.utils.log import get_task_logger
 from opentelemetry import trace
 
-from tests.live.apps.shop import add, app, fail
+from tests.live.apps.shop import add, app, fail, stay
 
 if TYPE_CHECKING:
     from celery import Task
 
-__all__ = ["add", "app", "fail", "mingle", "slow_fail"]
+__all__ = ["add", "app", "fail", "hold_and_fail", "mingle"]
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 everybody = Barrier(int(os.environ.get("CROWD", "1")))
 loggers = (logging.getLogger("crowd"), get_task_logger("crowd"))
 
 
-@app.task
-def slow_fail(seconds: float) -> None:
-    """Take that long, and fail."""
-    time.sleep(seconds)
-    raise ValueError(seconds)
+@app.task(bind=True)
+def hold_and_fail(self: Task[..., None], where: str) -> None:
+    """Stay as `shop.hold` does, and fail."""
+    raise ValueError(stay(str(self.request.id), Path(where)))
 
 
 def leave_traces(name: str) -> None:

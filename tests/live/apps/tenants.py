@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "attempts", "fails", "follow"]
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 everybody = Barrier(int(os.environ.get("CROWD", "1")))
 loggers = (logging.getLogger("tenants"), get_task_logger("tenants"))
 

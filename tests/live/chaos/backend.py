@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRACES = "/v1/traces"
 SENTRY = "/api/"
 METRICS = "/v1/metrics"
-ASKS_AGAIN = {TRACES: 10.0, SENTRY: 2.0}
+ASKS_AGAIN = {TRACES: 10.0, SENTRY: 4.0}
 """Seconds that a sender may take to ask again: there are always spans, but not always events."""
 
 

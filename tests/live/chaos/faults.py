@@ -31,7 +31,7 @@ BUSY_SHARE = 0.8
 """How many of the kills are aimed at a process that has been within a task for a while."""
 IDLE = 10.0
 """Seconds to wait until no child is in a run."""
-BURST = 30.0
+BURST = 120.0
 """Seconds that a burst may take."""
 OVERFLOW = (14, 1000 * traffic.KIB)
 """Long spans of one task, and the characters of each: more than a process's ring holds."""

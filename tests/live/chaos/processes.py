@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.live.process import wait_until
+from tests.live.process import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +70,7 @@ class WorkerProcesses:
 
     def wait_relay(self) -> int | None:
         """Wait for a relay, and return its process id; None if none comes."""
-        if not wait_until(lambda: bool(self.find_relays()), timeout=20):
+        if not wait_until(lambda: bool(self.find_relays()), timeout=LIMIT):
             return None
         return self.find_relays()[0]
 
