@@ -29,8 +29,9 @@ def spans() -> Generator[Recorder]:
 
 
 @pytest.fixture
-def receiver() -> Generator[Receiver]:
-    """Give a backend that takes spans and events."""
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Generator[Receiver]:
+    """Give a backend that takes spans and events; a session waits for it, also when it is busy."""
+    monkeypatch.setenv("TASKOBS_SHUTDOWN_TIMEOUT", "60")
     with Receiver() as receiver:
         yield receiver
 

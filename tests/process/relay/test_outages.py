@@ -72,7 +72,12 @@ def test_an_outage_takes_one_line_when_it_begins_and_one_when_it_ends(port: int)
     """Sentry and the collector are away for a while: two lines each, none of any library."""
     with RelayProcess(None) as relay, closing(relay.worker()) as worker:
         send(worker, f"http://key@127.0.0.1:{port}/1", number_of_spans=3, number_of_events=3)
-        wait_until_true(lambda: worker.status()["retried"].get("envelope", 0) >= 2)
+
+        def retried() -> bool:  # each by a thread of its own
+            number = worker.status()["retried"]
+            return all(number.get(kind, 0) >= 2 for kind in ("span", "envelope"))
+
+        wait_until_true(retried)
         lines = warnings(relay)
         assert len(lines) == 2, lines
         assert {"span export failed" in line for line in lines} == {True, False}

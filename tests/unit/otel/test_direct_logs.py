@@ -49,8 +49,9 @@ def test_records_arrive_by_themselves_in_one_request(
     receiver: Receiver, direct: DirectLogs
 ) -> None:
     """Nobody has to flush: what I log is there a second later."""
-    for number in range(100):
-        direct.put(payload(f"line {number}"))
+    # Made before: the first one starts the timer.
+    for line in [payload(f"line {number}") for number in range(100)]:
+        direct.put(line)
     assert receiver.wait_for(lambda there: len(there.logs) == 100, PATIENCE)
     assert len(receiver.requests) == 1
     assert receiver.logs[0].resource == {"service.name": "shop"}
@@ -87,8 +88,9 @@ def test_more_than_can_wait_is_dropped_and_said(
 ) -> None:
     """A loop that logs without end takes a bounded memory; the log says how much was lost."""
     with caplog.at_level(logging.WARNING, "taskobs"):
-        for number in range(MOST + 50):
-            direct.put(payload(str(number)))
+        # Made before: the first one starts the timer.
+        for line in [payload(str(number)) for number in range(MOST + 50)]:
+            direct.put(line)
         direct.flush()
     arrived = len(receiver.logs)
     assert MOST <= arrived < MOST + 50  # the thread may have sent some meanwhile

@@ -473,7 +473,7 @@ def test_a_flush_waits_for_the_relay(peer: Peer, client: RelayClient) -> None:
     client.ended(key(1), b"end")
     relay = peer.accept()
     with Beside(lambda: reply_to(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
-        assert client.flush(10)
+        assert client.flush(PATIENCE)
     assert [frame.kind for frame in relay.frames] == [
         FrameKind.HELLO,
         FrameKind.END,
@@ -494,7 +494,7 @@ def test_a_flush_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):
-        assert client.flush(10)
+        assert client.flush(PATIENCE)
 
 
 def test_an_old_answer_is_no_answer(peer: Peer, client: RelayClient) -> None:
@@ -502,7 +502,7 @@ def test_an_old_answer_is_no_answer(peer: Peer, client: RelayClient) -> None:
     client.open()
     relay = peer.accept()
     with Beside(lambda: reply_to(relay, FrameKind.FLUSH, FrameKind.FLUSHED)):
-        assert client.flush(10)
+        assert client.flush(PATIENCE)
     relay.say(FrameKind.FLUSHED, 1)
     assert not client.flush(0.1)
 
@@ -514,7 +514,7 @@ def test_a_close_hands_over_all_that_waits(peer: Peer, client: RelayClient) -> N
     for number in range(5_000):
         client.ended(key(number), number.to_bytes(500, "big"))
     with Beside(lambda: reply_to(relay, FrameKind.CLOSE, FrameKind.CLOSED)):
-        assert client.close_gracefully(10)
+        assert client.close_gracefully(PATIENCE)
     assert [int.from_bytes(payload, "big") for payload in relay.numbered] == list(range(5_000))
     assert relay.frames[-1].kind is FrameKind.CLOSE
     assert not relay.receive()
@@ -539,7 +539,7 @@ def test_a_close_outlives_a_relay(peer: Peer, client: RelayClient) -> None:
         assert second.numbered == [b"end"]
 
     with Beside(die_and_come_back):
-        assert client.close_gracefully(10)
+        assert client.close_gracefully(PATIENCE)
 
 
 @pytest.mark.parametrize("ask", [RelayClient.flush, RelayClient.close_gracefully])

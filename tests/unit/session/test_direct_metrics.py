@@ -28,5 +28,5 @@ def test_nothing_is_served_after_close() -> None:
     finally:
         direct.close()
         metrics.stop()
-    thread.join(10.0)
+    thread.join(60.0)
     assert not thread.is_alive()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +10,7 @@ from celery import Celery
 
 import taskobs
 from taskobs.testing.receiver import Receiver
+from tests.live.services import free_port
 
 PATIENCE = 60.0
 
@@ -18,9 +18,7 @@ PATIENCE = 60.0
 @pytest.fixture
 def port() -> int:
     """Give a port of which nobody takes connections yet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 def warnings(records: Iterable[logging.LogRecord]) -> list[str]:

@@ -22,6 +22,7 @@ from tests.conftest import children, our_receivers, our_threads
 from tests.live.process import wait_until
 
 NUMBER = 600
+PATIENCE = 60.0
 FAILING = 20
 """Every how many eager runs one fails: each makes an event, and that takes its time."""
 needs_proc = pytest.mark.skipif(
@@ -81,9 +82,14 @@ def nest(app: Celery) -> None:
 def session() -> Generator[Receiver]:
     """Be in a session that sends traces and errors, and close it."""
     with Receiver() as receiver:
-        with taskobs.init(otlp_endpoint=receiver.endpoint, sentry_dsn=receiver.dsn, strict=True):
+        with taskobs.init(
+            otlp_endpoint=receiver.endpoint,
+            sentry_dsn=receiver.dsn,
+            shutdown_timeout=PATIENCE,
+            strict=True,
+        ):
             yield receiver
-        assert wait_until(lambda: receiver.spans != (), timeout=10)
+        assert wait_until(lambda: receiver.spans != (), timeout=PATIENCE)
 
 
 @needs_proc
@@ -101,9 +107,9 @@ def test_nothing_is_left_after_close(app: Celery, misuse: Callable[[Celery], Non
     assert len(receiver.spans) == NUMBER * (2 if misuse is nest else 1)
     assert len(receiver.events) == (NUMBER // FAILING if misuse is nest else 0)
     assert our_receivers() == receivers
-    assert wait_until(lambda: our_threads() <= threads, timeout=5)
-    assert wait_until(lambda: children() <= processes, timeout=5)
-    assert wait_until(lambda: open_files() <= files, timeout=5), open_files() - files
+    assert wait_until(lambda: our_threads() <= threads, timeout=PATIENCE)
+    assert wait_until(lambda: children() <= processes, timeout=PATIENCE)
+    assert wait_until(lambda: open_files() <= files, timeout=PATIENCE), open_files() - files
     assert not get_client().is_active()
     assert get_current() == context
 

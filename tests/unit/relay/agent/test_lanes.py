@@ -54,7 +54,7 @@ def table() -> Generator[Table]:
 
 
 def exporter(endpoint: str, token: str = "") -> bytes:
-    settings = {"protocol": "http/protobuf", "endpoint": endpoint, "timeout": 5.0}
+    settings = {"protocol": "http/protobuf", "endpoint": endpoint, "timeout": PATIENCE}
     return pack({**settings, "headers": {"authorization": token}})
 
 

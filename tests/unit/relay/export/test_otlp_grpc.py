@@ -34,7 +34,8 @@ from taskobs.relay.export.otlp import LogSender, SpanSender, make_exporter_adapt
 from taskobs.relay.export.responses import ExportStatus
 from taskobs.relay.storage.items import Item
 from taskobs.relay.storage.memory import MemoryStore
-from tests.support.export import RESOURCE_BLOB, items, quick, running, spans, wait_out
+from tests.live.services import free_port
+from tests.support.export import PATIENCE, RESOURCE_BLOB, items, quick, running, spans, wait_out
 from tests.support.export import backend as http_backend
 
 CODES = grpc.StatusCode
@@ -191,7 +192,7 @@ def test_a_partial_success_is_none_for_what_was_rejected() -> None:
 def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector is replaced by another on the same port: a new connection is made."""
     quick(monkeypatch, 0.1)
-    with backend() as there:
+    with backend(port=free_port()) as there:
         store, counters, spans = sent(there.port)
         store.append(items("a"))
         spans.start()
@@ -203,7 +204,7 @@ def test_a_backend_that_comes_back_gets_it_all(monkeypatch: pytest.MonkeyPatch) 
         wait_out(store)
         assert again.calls == [["b"]]
     store.close()
-    assert spans.join(10)
+    assert spans.join(PATIENCE)
     assert counters.total(DROPPED) == 0
 
 
