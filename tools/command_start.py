@@ -36,8 +36,10 @@ def measure(command: Sequence[str], rounds: int) -> tuple[list[float], list[floa
     observed: list[float] = []
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
         Path(folder, f"{_APP}.py").write_text(_SOURCE, encoding="utf-8")
-        # Installed packages are compiled; what a checkout has may not be.
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        # Installed packages are compiled; what a checkout has may not be. Coverage would take its
+        # time, too, for taskobs alone.
+        foreign = ("PYTHONDONTWRITEBYTECODE", "COVERAGE_")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         env |= {"PYTHONPATH": os.pathsep.join([folder, *sys.path])}
         used = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "SENTRY_DSN": receiver.dsn}
         with_taskobs = {**env, **used, "SHOP_IS_OBSERVED": "1"}
