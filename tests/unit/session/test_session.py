@@ -19,6 +19,7 @@ import taskobs
 from taskobs.errors import SettingError
 from taskobs.otel.task_spans import shared_task_signals
 from taskobs.testing.receiver import Receiver
+from tests.live.services import free_port
 from tests.support.recording import PrivateApp, Recorder, global_provider, tracer_provider
 
 SPANS = ["publish add", "run add"]
@@ -273,7 +274,7 @@ def test_sampled_out_sends_no_span_but_passes_on(app: Celery, receiver: Receiver
 @pytest.mark.parametrize("manner", ["refused", "hanging"])
 def test_a_dead_collector_does_not_hold_close_up(app: Celery, manner: str) -> None:
     """When nobody takes my traces, `close()` waits no longer than `shutdown_timeout`."""
-    with Receiver() as receiver:
+    with Receiver(port=free_port()) as receiver:
         endpoint = receiver.endpoint
         if manner == "refused":
             receiver.close()
