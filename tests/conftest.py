@@ -109,6 +109,51 @@ def let_interrupts_through() -> None:
 
 
 @pytest.fixture(autouse=True)
+def one_test() -> Generator[None]:
+    """Keep a test from what is around it, and what is around it from the test.
+
+    One fixture for all of that: of several, pytest's own part takes longer than theirs does, for
+    each of thousands of tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        hide_settings(patch)
+        hide_apps_of_other_tests(patch)
+        with no_context_values(), nothing_left():
+            yield
+
+
+def hide_settings(patch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "SENTRY_", "TASKOBS_")):
+            patch.delenv(name)
+
+
+def hide_apps_of_other_tests(patch: pytest.MonkeyPatch) -> None:
+    """Hide the apps that earlier tests have made, and that are not collected yet."""
+    from taskobs.celery import _compat
+
+    before = _compat.app_names()
+    seen = _compat.app_names
+    patch.setattr(_compat, "app_names", lambda: seen() - before)
+
+
+@contextlib.contextmanager
+def no_context_values() -> Generator[None]:
+    """Take away the context values that a test leaves, and the keys that it accepts."""
+    try:
+        yield
+    finally:
+        from taskobs.observers.context import accept, state
+
+        accept(frozenset())
+        values = sys.modules.get("taskobs.observers.context.values")
+        if values is not None:
+            values.put(None, {})
+        state.in_use = False
+
+
+@contextlib.contextmanager
 def nothing_left() -> Generator[None]:
     """Fail a test that leaves a span current, or a receiver, thread or process of ours.
 
@@ -126,37 +171,6 @@ def nothing_left() -> Generator[None]:
         wait_until(lambda: not children() - processes - LASTING, timeout=PATIENCE)
         left = [_command(pid) for pid in children() - processes - LASTING]
         assert not left, f"processes still run: {left}"
-
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
-    for name in list(os.environ):
-        if name.startswith(("OTEL_", "SENTRY_", "TASKOBS_")):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def no_context_values() -> Generator[None]:
-    """Take away the context values that a test leaves, and the keys that it accepts."""
-    yield
-    from taskobs.observers.context import accept, state
-
-    accept(frozenset())
-    values = sys.modules.get("taskobs.observers.context.values")
-    if values is not None:
-        values.put(None, {})
-    state.in_use = False
-
-
-@pytest.fixture(autouse=True)
-def no_app_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the apps that earlier tests have made, and that are not collected yet."""
-    from taskobs.celery import _compat
-
-    before = _compat.app_names()
-    seen = _compat.app_names
-    monkeypatch.setattr(_compat, "app_names", lambda: seen() - before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+from collections.abc import Generator
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,7 +31,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_process() -> Generator[None]:
     """Fail a test that starts a process: such a test belongs into ``tests/process``."""
     start = subprocess.Popen.__init__
 
@@ -39,9 +40,12 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(args)[:1] == ["git"], f"starts {args}"
         start(self, args, *more, **named)
 
-    def refuse(*_: object, **__: object) -> int:
-        pytest.fail("starts a process")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", popen)
+        patch.setattr(os, "fork", refuse)
+        patch.setattr(os, "posix_spawn", refuse)
+        yield
 
-    monkeypatch.setattr(subprocess.Popen, "__init__", popen)
-    monkeypatch.setattr(os, "fork", refuse)
-    monkeypatch.setattr(os, "posix_spawn", refuse)
+
+def refuse(*_: object, **__: object) -> int:
+    pytest.fail("starts a process")
