@@ -57,13 +57,14 @@ def clear_isolation_scope() -> None:
 
 
 def user_init(**options: Any) -> Kept:
-    """Call ``sentry_sdk.init()`` as an app would."""
+    """Call ``sentry_sdk.init()`` as an app would, with no breadcrumb of an earlier test."""
     kept = Kept({"dsn": DSN})
     if "default_integrations" not in options:  # 3.x has none for logging by default
         options.setdefault("integrations", [])
         if not any(isinstance(one, LoggingIntegration) for one in options["integrations"]):
             options["integrations"] += [LoggingIntegration(event_level=logging.ERROR)]
     sentry_sdk.init(dsn=DSN, transport=kept, **options)
+    clear_isolation_scope()
     return kept
 
 

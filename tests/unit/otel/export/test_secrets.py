@@ -58,8 +58,8 @@ def test_log_records_of_a_process_that_exports_by_itself(caplog: pytest.LogCaptu
 
 
 def test_metrics_of_a_process_that_exports_by_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """The same for its metrics: the line is that of a refusal of today's releases."""
-    with backend(Reply(401)) as there, caplog.at_level(logging.WARNING):
+    """The same for its metrics: newer exporters tell the status's reason, older ones the body."""
+    with backend(Reply(401, body=b"Unauthorized")) as there, caplog.at_level(logging.WARNING):
         settings = resolve({"otlp_endpoint": f"http://{there.address}/?key=Unauthorized"}, {})
         sender = OtlpSender(settings, lambda: ([], Resource({})), interval=60)
         assert not sender.send()
