@@ -217,6 +217,9 @@ class PublishTable:
 
     def key(self, task: str, queue: str, error: str) -> PublishKey:
         """Return what to count a publish as."""
+        key = task, queue, error
+        if key in self.counts:  # so these names are among those that are kept
+            return key
         key = self._tasks(task), self._queues(queue), self._errors(error) if error else ""
         if key in self.counts or len(self.counts) < MAX_SERIES:
             return key

@@ -86,3 +86,7 @@ class Publish(TaskMessage):
     error: BaseException | None = None
     has_span: bool = field(default=False, init=False)
     """Whether the current span is that of the publish, sampled or not."""
+    opened: tuple[object, object] | None = field(default=None, init=False)
+    """OpenTelemetry's context that was made current for it, and the span in that."""
+    traceparent: str | None = field(default=None, init=False)
+    """The address of the current span, if the message carries it: what ``traceparent`` says."""

@@ -12,7 +12,14 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from taskobs import semconv
@@ -28,6 +35,8 @@ _BAGGAGE_BYTES: Final = 8192
 _BAGGAGE_MEMBERS: Final = 180
 _FLAGS: Final = {f"{flags:02x}": TraceFlags(flags) for flags in range(256)}
 _LINKS: Final = 128  # the SDK's default limit of links on a span
+_NO_STATE: Final = INVALID_SPAN_CONTEXT.trace_state
+"""The one of nearly all spans: asking it for its length takes two calls."""
 _PUBLISH: Final = {semconv.LINK_KIND: semconv.LINK_PUBLISH}
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
@@ -105,19 +114,26 @@ class HeaderPropagator:
         valid = (Link(parent, _PUBLISH) for parent in parents if parent.is_valid)
         return list(islice(valid, _LINKS))
 
-    def inject(self, headers: MutableMapping[str, object], context: Context) -> None:
-        """Write ``context`` into ``headers``.
+    def inject(
+        self, headers: MutableMapping[str, object], context: Context, span: Span | None = None
+    ) -> str | None:
+        """Write ``context`` into ``headers``; ``span`` is the one in it, if that is at hand.
 
         What an earlier attempt left there is replaced. Members of a ``baggage`` that is already
-        there are kept, unless the context has a member of the same name.
+        there are kept, unless the context has a member of the same name. Returns the span's
+        address if that is all that was written.
         """
         before = headers.get(_BAGGAGE)
         propagator = propagate.get_global_textmap()
         traits = (
             self._traits if self._traits.propagator is propagator else self._read_traits(propagator)
         )
-        if traits.is_w3c and before is None and _inject_plain(headers, context):
-            return
+        if traits.is_w3c and before is None:
+            if span is None:
+                span = trace.get_current_span(context)
+            address = _inject_plain(headers, context, span)
+            if address is not None:
+                return address
         for name in traits.fields:
             headers.pop(name, None)
         carrier: dict[str, str] = {}
@@ -125,6 +141,7 @@ class HeaderPropagator:
         headers.update(carrier)
         if isinstance(before, str) and before:
             headers[_BAGGAGE] = _merged(carrier.get(_BAGGAGE, ""), before)
+        return None
 
     def _read_traits(self, propagator: TextMapPropagator) -> _Traits:
         is_w3c = (
@@ -137,17 +154,21 @@ class HeaderPropagator:
         return traits
 
 
-def _inject_plain(headers: MutableMapping[str, object], context: Context) -> bool:
+def _inject_plain(headers: MutableMapping[str, object], context: Context, span: Span) -> str | None:
     """Write a ``traceparent`` if OpenTelemetry's default would write no more than that."""
-    span = trace.get_current_span(context).get_span_context()
+    found = span.get_span_context()
+    if type(found) is SpanContext:  # see ``address_of``
+        _, _, _, _, state, valid = found
+    else:
+        state, valid = found.trace_state, found.is_valid
     # A context of one entry holds the span and no baggage.
-    has_more = span.trace_state or (len(context) > 1 and baggage.get_all(context))
-    if not span.is_valid or has_more:
-        return False
+    has_more = (state is not _NO_STATE and state) or (len(context) > 1 and baggage.get_all(context))
+    if not valid or has_more:
+        return None
     headers.pop(_TRACESTATE, None)
     headers.pop(_BAGGAGE, None)
-    headers[_TRACEPARENT] = address_of(span)
-    return True
+    headers[_TRACEPARENT] = address = address_of(found)
+    return address
 
 
 def _merged(ours: str, theirs: str) -> str:

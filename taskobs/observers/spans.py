@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -119,6 +119,7 @@ class SpanObserver(Observer):
         # What a retry is a child of is not what its message carries.
         below = current if publish.retries or context is None else context
         within = trace.set_span_in_context(span, below)
+        publish.opened = within, span
         return _Current(within, _end_publish, publish, span, publish.broker)
 
     def _context_of_publish(self, publish: Publish) -> Context | None:
@@ -157,7 +158,9 @@ class SpanObserver(Observer):
     def sending(self, publish: Publish) -> None:
         """Describe the span, now that the message is routed, and write the headers."""
         current = otel_context.get_current()
-        span = trace.get_current_span(current)
+        within, opened = publish.opened or (None, None)
+        # Asked only if somebody has made another context current meanwhile.
+        span = cast("Span", opened) if within is current else trace.get_current_span(current)
         if publish.task not in _POLLS and span.is_recording():
             if publish.name != publish.task:
                 span.update_name(semconv.PUBLISH_SPAN + encodable(publish.name))
@@ -175,9 +178,9 @@ class SpanObserver(Observer):
         again = publish.retries
         if again is not None and isinstance(again.parent_span, Context) and not is_untraced():
             anchor = trace.get_current_span(again.parent_span)
-            self._propagator.inject(headers, trace.set_span_in_context(anchor))
+            self._propagator.inject(headers, trace.set_span_in_context(anchor), anchor)
         else:
-            self._propagator.inject(headers, current)
+            publish.traceparent = self._propagator.inject(headers, current, span)
         links = None
         if again is not None or publish.header_runs is not None:
             links = self._links_to_send(publish, span)

@@ -32,7 +32,8 @@ class PublishCounts(Observer):
 
     def sending(self, publish: Publish) -> None:
         """Say in the message when it was published, for its time in the queue; spans may be off."""
-        publish.headers[semconv.HEADER_PUBLISHED_AT] = f"{time():.6f}"
+        if not publish.has_span:  # else its span's observer says it
+            publish.headers[semconv.HEADER_PUBLISHED_AT] = f"{time():.6f}"
 
     def restart(self) -> None:
         """Count from zero, in a process of its own."""

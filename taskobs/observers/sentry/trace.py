@@ -30,6 +30,8 @@ _NESTED: Final = "headers"
 """Where Sentry's own integration looks for headers: a dict in a message's headers."""
 _SENTRY_MEMBER: Final = "sentry-"
 _BAGGAGE_BYTES: Final = 8192
+_IDS: Final = slice(3, 52)
+"""Where a ``traceparent`` has its two ids, with a hyphen between: all of a ``sentry-trace``."""
 _W3C_FORM: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
@@ -56,8 +58,10 @@ def write(publish: Publish) -> None:
     headers = publish.headers
     if _PROPAGATE in headers and not headers.pop(_PROPAGATE):
         return
-    span, baggage = trace.get_current_span().get_span_context(), None
-    if span.is_valid:
+    address, baggage = publish.traceparent, None
+    if address is not None:  # the ids are written out already, as nearly always
+        sentry_trace = address[_IDS]
+    elif (span := trace.get_current_span().get_span_context()).is_valid:
         sentry_trace = f"{span.trace_id:032x}-{span.span_id:016x}"
     elif publish.schedule is not None:  # each tick of beat begins a trace
         sentry_trace = f"{uuid4().hex}-{uuid4().hex[16:]}"
@@ -65,12 +69,14 @@ def write(publish: Publish) -> None:
         import sentry_sdk  # here: a span's trace is written without it
 
         sentry_trace, baggage = sentry_sdk.get_traceparent() or "", sentry_sdk.get_baggage()
+    headers[semconv.HEADER_SENTRY_TRACE] = sentry_trace
+    if address is not None and _BAGGAGE not in headers and _NESTED not in headers:
+        return
     carried = {semconv.HEADER_SENTRY_TRACE: sentry_trace}
     if baggage is not None or _BAGGAGE in headers:
         members = _with_members(headers.pop(_BAGGAGE, None), baggage, sentry_trace[:32])
         if members:
             headers[_BAGGAGE] = carried[_BAGGAGE] = members
-    headers[semconv.HEADER_SENTRY_TRACE] = sentry_trace
     # Never made here: a request of Celery 5.7 has the flat headers in `request.headers`, those of
     # the user too, unless there is a nested dict, which then hides them all.
     if isinstance(nested := headers.get(_NESTED), dict):

@@ -37,10 +37,35 @@ _short_text: Final = _TextHeads()
 """What comes before a text of so many bytes; a character takes up to four."""
 _KEYS: Final = 1024
 """Short keys that are kept encoded; emptied when full, as a task may make keys of its data."""
-_keys: Final[dict[str, bytes]] = {}
+_PAIRS: Final = 16
+"""Attributes with one key that are kept encoded: nearly all have one value, or ever other ones."""
 
 
-def encode_attributes(field: int, attributes: Mapping[str, Any] | None) -> bytes:
+class _Key:
+    """A key, encoded, and the first attributes with it."""
+
+    __slots__ = ("encoded", "pairs")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+        self.pairs: dict[object, bytes] = {}
+
+
+class _Keys(dict[str, _Key]):
+    def __missing__(self, key: str) -> _Key:
+        content = key.encode()
+        found = _Key(_KEY + varint(len(content)) + content)
+        if len(key) < _SHORT:
+            if len(self) >= _KEYS:
+                self.clear()
+            self[key] = found
+        return found
+
+
+_keys: Final = _Keys()
+
+
+def encode_attributes(field: int, attributes: Mapping[str, object] | None) -> bytes:
     """Return attributes as ``KeyValue`` messages in a repeated field.
 
     Raises:
@@ -51,31 +76,35 @@ def encode_attributes(field: int, attributes: Mapping[str, Any] | None) -> bytes
         return b""
     before = tag(field, BYTES)
     found: list[bytes] = []
-    for key, value in attributes.items():
-        head = _keys.get(key) or _encode_key(key)
-        if type(value) is str and len(value) < _SHORT:  # nearly all: without a call
-            content = value.encode()
-            pair = head + _short_text[len(content)] + content
+    for name, value in attributes.items():
+        key = _keys[name]
+        kind = type(value)
+        if kind is str or kind is int:  # nearly all; a bool or a float may equal an int
+            pair = key.pairs.get(value) or _encode_pair(key, value)
         else:
-            pair = head + _encode_field(value)
-        found += (before, varint(len(pair)), pair)
-    return b"".join(found)
+            field_of_key = key.encoded + _encode_field(value)
+            pair = varint(len(field_of_key)) + field_of_key
+        found.append(pair)
+    return before + before.join(found)
+
+
+def _encode_pair(key: _Key, value: object) -> bytes:
+    """Return a ``KeyValue`` after its length, and keep it if it is among the first of its key."""
+    if type(value) is str and len(value) < _SHORT:
+        content = value.encode()
+        pair = key.encoded + _short_text[len(content)] + content
+    else:
+        pair = key.encoded + _encode_field(value)
+    found = varint(len(pair)) + pair
+    if len(key.pairs) < _PAIRS and len(found) < 2 * _SHORT:
+        key.pairs[value] = found
+    return found
 
 
 def _encode_field(value: object) -> bytes:
     """Return the field of a ``KeyValue`` that has its value."""
     content = _encode_value(value)
     return _VALUE + varint(len(content)) + content
-
-
-def _encode_key(key: str) -> bytes:
-    content = key.encode()
-    found = _KEY + varint(len(content)) + content
-    if len(key) < _SHORT:
-        if len(_keys) >= _KEYS:
-            _keys.clear()
-        _keys[key] = found
-    return found
 
 
 def _encode_value(value: object) -> bytes:

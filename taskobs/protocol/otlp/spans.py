@@ -13,7 +13,17 @@ from typing import Any, Final, NamedTuple
 
 from taskobs.protocol import validation
 from taskobs.protocol.otlp.attributes import encode_attributes
-from taskobs.protocol.otlp.wire_format import FIXED32, FIXED64, fixed64, message, number, tag, text
+from taskobs.protocol.otlp.wire_format import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    fixed64,
+    message,
+    number,
+    tag,
+    text,
+    varint,
+)
 
 _FLAGS: Final = {
     remote: (0x300 if remote else 0x100).to_bytes(4, "little") for remote in (True, False)
@@ -24,6 +34,7 @@ _LINK_FLAGS: Final = {remote: tag(6, FIXED32) + flags for remote, flags in _FLAG
 _TRACE_ID, _SPAN_ID = message(1, bytes(16))[:2], message(2, bytes(8))[:2]
 _PARENT_ID: Final = message(4, bytes(8))[:2]
 """What comes before ids, whose lengths are known."""
+_SPAN: Final = tag(2, BYTES)
 _KINDS: Final = {kind: number(6, kind + 1) for kind in range(5)}  # 0 is "unspecified" there
 _START, _END = 7 << 3 | FIXED64, 8 << 3 | FIXED64
 _pack_times: Final = struct.Struct("<BQBQ").pack
@@ -31,8 +42,27 @@ _UNSET: Final = message(15, b"")
 _STATUS: Final = {code: message(15, number(3, code)) for code in range(3)}
 _ERROR: Final = 2
 _TRACE_FLAGS: Final = range(256)
+_NONE_DROPPED: Final = [0, 0, 0]
+_ENCODED_AS_THEY_ARE: Final = frozenset({str, bool, int, float, bytes})
+"""Types of attributes that need no check before: the encoder has a place for each such value."""
+_NAMES: Final = 1024
+"""Short names that are kept encoded; emptied when full, as a name may have data in it."""
+_SHORT: Final = 128
 _REST: Final = (3, 4, 5)
 """Fields after the scope: three counts of what was dropped, then perhaps a route or a mark."""
+
+
+class _Names(dict[str, bytes]):
+    def __missing__(self, name: str) -> bytes:
+        found = text(5, validation.text(name))
+        if len(found) < _SHORT:
+            if len(self) >= _NAMES:
+                self.clear()
+            self[name] = found
+        return found
+
+
+_names: Final = _Names()
 
 
 class Frame(NamedTuple):
@@ -70,7 +100,9 @@ def encode_request(spans: Iterable[EncodedSpan]) -> bytes:
     """Return a request that has these spans, by resource and scope."""
     groups: dict[Frame, dict[Frame, list[bytes]]] = {}
     for resource, scope, span in spans:
-        groups.setdefault(resource, {}).setdefault(scope, []).append(message(2, span))
+        groups.setdefault(resource, {}).setdefault(scope, []).extend(
+            (_SPAN, varint(len(span)), span)
+        )
     found: list[bytes] = []
     for (before, after), scopes in groups.items():
         inner = [message(2, b"".join((head, *of, tail))) for (head, tail), of in scopes.items()]
@@ -88,18 +120,21 @@ def encode_span(row: Sequence[Any]) -> bytes:
     attributes, events, links, code, description, _, *rest = row[10:]
     if len(rest) not in _REST or flags not in _TRACE_FLAGS:
         validation.wrong(f"{len(row)} fields, flags {flags}")
+    if not _ENCODED_AS_THEY_ARE.issuperset(map(type, attributes.values())):
+        attributes = validation.attributes(attributes)
+    dropped = rest[:3]
     return b"".join(
         (
-            _ids(trace_id, span_id),
+            *(_TRACE_ID, _trace_id(trace_id), _SPAN_ID, _span_id(span_id)),
             _state(state) if state else b"",
             b"" if parent_id is None else _PARENT_ID + _span_id(parent_id),
-            text(5, validation.text(name)),
+            _names[name],
             _KINDS[kind],
             _times(start, end),
-            encode_attributes(9, validation.attributes(attributes)),
+            encode_attributes(9, attributes),
             *([_event(*event) for event in events] if events else ()),
             *([_link(*link) for link in links] if links else ()),
-            _dropped(*rest[:3]),
+            b"" if dropped == _NONE_DROPPED else _dropped(*dropped),
             _status(code, description) if code else _UNSET,
             _SPAN_FLAGS[parent_id is not None and bool(parent_is_remote)],
         )
@@ -115,16 +150,14 @@ def _times(start: int, end: int) -> bytes:
 
 def _dropped(attributes: int, events: int, links: int) -> bytes:
     """Return how many of each did not fit."""
-    if attributes or events or links:
-        counts = ((10, attributes), (12, events), (14, links))
-        return b"".join([number(field, validation.count(count)) for field, count in counts])
-    return b""
+    counts = ((10, attributes), (12, events), (14, links))
+    return b"".join([number(field, validation.count(count)) for field, count in counts])
 
 
-def _ids(trace_id: bytes, span_id: bytes) -> bytes:
+def _trace_id(trace_id: bytes) -> bytes:
     if len(trace_id) != 16:  # noqa: PLR2004  # the standard's size
         validation.wrong("a trace id of another length")
-    return b"".join((_TRACE_ID, trace_id, _SPAN_ID, _span_id(span_id)))
+    return trace_id
 
 
 def _span_id(span_id: bytes) -> bytes:
@@ -170,7 +203,7 @@ def _link(  # noqa: PLR0913, PLR0917  # the fields of its row
         13,
         b"".join(
             (
-                _ids(trace_id, span_id),
+                *(_TRACE_ID, _trace_id(trace_id), _SPAN_ID, _span_id(span_id)),
                 encode_attributes(4, validation.attributes(attributes)),
                 number(5, validation.count(dropped)),
                 _LINK_FLAGS[bool(is_remote)],

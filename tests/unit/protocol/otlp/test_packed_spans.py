@@ -24,6 +24,7 @@ from packaging.version import Version
 
 from taskobs.protocol import frames, span_encoder
 from taskobs.protocol.otlp import attributes
+from taskobs.protocol.otlp import spans as spans_module
 from taskobs.protocol.otlp.packed_spans import SpanMessages
 from taskobs.protocol.otlp.spans import encode_request
 from taskobs.protocol.span_decoder import SpanDecoder
@@ -174,6 +175,36 @@ def test_keys_without_number_fill_no_memory() -> None:
     [scope] = request(*items).resource_spans[0].scope_spans
     assert [span.attributes[0].key for span in scope.spans] == [f"order {n}" for n in range(3_000)]
     assert len(attributes._keys) <= attributes._KEYS  # pyright: ignore[reportPrivateUsage]
+
+
+def test_values_without_number_fill_no_memory() -> None:
+    """A task records ids and texts of any length under one key: each is sent, few are kept."""
+    values = [value for number in range(500) for value in (f"id {number}", number, "x" * number)]
+    items = [(unexpected(span_encoder.ATTRIBUTES, {"key": one}), RESOURCE_BLOB) for one in values]
+    for _ in range(2):
+        sent = request(*items).SerializeToString(deterministic=True)
+        assert sent == encode_spans(decoded(*items)).SerializeToString(deterministic=True)
+    kept = attributes._keys["key"].pairs  # pyright: ignore[reportPrivateUsage]
+    assert len(kept) <= attributes._PAIRS  # pyright: ignore[reportPrivateUsage]
+    assert max(map(len, kept.values())) < 256
+
+
+def test_equal_values_of_other_types_stay_apart() -> None:
+    """I record 1, then True and 1.0 under the same key: each arrives as what it is."""
+    values: tuple[object, ...] = (1, True, 1.0, "1", 0, False, -1, 2**63, 1)
+    items = [(unexpected(span_encoder.ATTRIBUTES, {"key": one}), RESOURCE_BLOB) for one in values]
+    sent = request(*items).SerializeToString(deterministic=True)
+    assert sent == encode_spans(decoded(*items)).SerializeToString(deterministic=True)
+
+
+def test_names_without_number_fill_no_memory() -> None:
+    """A library names spans after its data, or gives them long names: each is sent."""
+    names = [f"GET /{number}" for number in range(3_000)] + ["n" * 500, ""]
+    items = [(unexpected(span_encoder.NAME, name), RESOURCE_BLOB) for name in names]
+    [scope] = request(*items).resource_spans[0].scope_spans
+    assert [span.name for span in scope.spans] == names
+    assert len(spans_module._names) <= spans_module._NAMES  # pyright: ignore[reportPrivateUsage]
+    assert "n" * 500 not in spans_module._names  # pyright: ignore[reportPrivateUsage]
 
 
 def test_long_keys_fill_no_memory() -> None:
