@@ -153,8 +153,12 @@ def test_an_envelope_on_which_sentry_fails_holds_up_no_other(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One event breaks my Sentry each time: the next one is there before it is tried again."""
-    # The first wait is longer than a busy machine keeps the second envelope waiting.
-    monkeypatch.setattr(responses, "backoff", lambda attempt: 0.01 if attempt else 3.0)
+
+    def backoff(attempt: int) -> float:
+        # The first wait is longer than a busy machine keeps the second envelope waiting.
+        return 0.01 if attempt else 3.0
+
+    monkeypatch.setattr(responses, "backoff", backoff)
     with backend(respond=fails_on(1)) as there:
         _, counters, sender = sent(store)
         store.append([item(there.dsn, 1), item(there.dsn, 2)])
