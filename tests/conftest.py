@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
 
 OURS = ("taskobs", "OtelBatchSpanRecordProcessor", "sentry-sdk")
 PATIENCE = 30.0
@@ -191,8 +192,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError("the address of an object is in the name of " + ", ".join(names))
 
 
+WITH_BUGSINK = frozenset(
+    f"tests/live/test_{name}.py" for name in ("backends", "doctor", "examples", "how_to", "smoke")
+)
+"""Modules whose tests run in one process: Bugsink takes longer to start than most of them."""
+LONGEST = (
+    "Bugsink",
+    *(
+        f"tests/live/test_{name}.py"
+        for name in ("metrics", "memory", "own_meters", "isolation", "chaos", "context", "monitor")
+    ),
+    "tests/docs/test_site.py",
+    "tests/live/",
+    "tests/process/",
+    "tests/docs/",
+)
+"""Where modules begin first: one that takes minutes and begins last would run alone in the end."""
+
+
 class SharedWorkers(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    """Runs the tests of a module in one process: they share its fixtures.
+    """Runs the tests of a module in one process: they share its fixtures. The longest begin first.
 
     Live tests over several brokers and pools, ``[redis-prefork]`` for one, may run in several.
     (Marks named ``xdist_group`` do the same, and have no effect on pytest 9 with xdist 3.8.)
@@ -200,8 +219,21 @@ class SharedWorkers(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships n
 
     def _split_scope(self, nodeid: str) -> str:
         variant = re.search(r"\[((?:redis|rabbitmq)-\w+)", nodeid)
-        module = super()._split_scope(nodeid)
+        module = str(super()._split_scope(nodeid))
+        if module in WITH_BUGSINK:
+            return "Bugsink"
         return f"{module}[{variant[1]}]" if variant else module
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Take what begins first of what is left; among equals, as xdist does, the most tests."""
+        first = min(self.workqueue, key=_rank)
+        self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
+
+
+def _rank(scope: str) -> int:
+    ranks = (rank for rank, name in enumerate(LONGEST) if scope.startswith(name))
+    return next(ranks, len(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)

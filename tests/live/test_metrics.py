@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 COUNTED = "tests.live.apps.counted"
 KILLED = 5
 TASKS = {
-    "ok": 900,
-    "fail": 300,
-    "expected": 150,
-    "again": 200,
-    "ignore": 100,
-    "reject": 100,
-    "publish": 150,
-    "die": 20,
-    "soft": 10,
-    "hard": 5,
+    "ok": 400,
+    "fail": 150,
+    "expected": 80,
+    "again": 100,
+    "ignore": 50,
+    "reject": 50,
+    "publish": 80,
+    "die": 12,
+    "soft": 6,
+    "hard": 4,
     "slow": KILLED,
     "revoked": 20,
     "expired": 20,
     "unknown": 20,
 }
-"""2,000 messages of each outcome, and what they publish themselves."""
+"""1,000 messages of each outcome, and what they publish themselves."""
 HARMLESS = {**dict.fromkeys(TASKS, 40), "die": 0, "soft": 0, "hard": 0, "slow": 0}
 """The same where a kill would end the worker, and time limits need processes."""
 PUBLISH = """
@@ -237,7 +237,7 @@ def hold_measured(found: Found, runs: Counter[str], lengths: str) -> None:
 def test_counts_are_exact_whatever_is_killed(
     relay: str, live: LiveApp, redis_broker: Broker, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """I run 2,000 tasks that end in each way, and children and the relay die: all is counted."""
+    """I run 1,000 tasks that end in each way, and children and the relay die: all is counted."""
     tasks = TASKS
     task_log = TaskLog(tmp_path / "task_log")
     config = {"worker_lost_wait": 0.5}

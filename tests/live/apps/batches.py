@@ -14,7 +14,7 @@ from celery_batches import Batches
 
 from tests.live.apps.shop import add, app
 
-__all__ = ["add", "app", "index"]
+__all__ = ["add", "alone", "app", "index"]
 
 
 @app.task(base=Batches, flush_every=5, flush_interval=600)
@@ -24,3 +24,9 @@ def index(requests: list[Any]) -> None:
     if any(request.args == ["bad"] for request in requests):
         msg = "no such order"
         raise KeyError(msg)
+
+
+@app.task(base=Batches, flush_every=1, flush_interval=600)
+def alone(requests: list[Any]) -> None:
+    """Be a batch of one message."""
+    logging.getLogger(__name__).debug("a batch of %d", len(requests))
