@@ -8,6 +8,7 @@ counted. When a budget is exceeded, profile before you raise it: ``make bench`` 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -79,6 +80,12 @@ def app() -> Generator[Celery]:
 
     yield app
     app.close()
+
+
+@pytest.fixture(autouse=True)
+def arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Sentry report a command of one word: cutting a list of many takes hundreds of calls."""
+    monkeypatch.setattr(sys, "argv", ["celery"])
 
 
 @pytest.fixture(autouse=True)
