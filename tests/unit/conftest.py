@@ -32,6 +32,11 @@ def made_again(record: logging.LogRecord) -> bool:
 logging.getLogger("opentelemetry.sdk.metrics._internal").addFilter(made_again)
 
 
+def pytest_configure() -> None:
+    """Look for no garbage while the tests are imported: there is next to none."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Leave out of each later collection of garbage what the imports have made: it stays.
 
@@ -40,6 +45,7 @@ def pytest_collection_finish() -> None:
     import_missing_ones_once()
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
