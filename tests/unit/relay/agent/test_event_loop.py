@@ -73,7 +73,8 @@ class Loop:
 
 
 @pytest.fixture
-def loop(tmp_path: Path) -> Generator[Loop]:
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Loop]:
+    monkeypatch.setattr(event_loop, "TICK", 0.02)  # a turn with nothing to read takes so long
     loop = Loop(tmp_path)
     yield loop
     loop.event_loop.close()
