@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
             return [path]
 
         monkeypatch.setattr(socket_directory, "candidates", candidates)
+        # A busy machine may take longer than the two seconds that the command waits.
+        monkeypatch.setattr(status, "every", partial(status.every, timeout=60.0))
         yield
 
 
