@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 import taskobs
 from taskobs.cli.main import main
 from taskobs.view.demo import run as demo_run
+from tests.live.services import free_port
 
 
 def test_the_version_is_the_packages() -> None:
@@ -49,8 +49,7 @@ def test_a_backend_that_is_not_there_is_named_without_its_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """I learn at once which of my variables points nowhere; my key is not shown."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     monkeypatch.setattr(demo_run, "_variables", _stop)
     monkeypatch.setenv("SENTRY_DSN", f"http://secret@127.0.0.1:{port}/1")
     result = CliRunner().invoke(main, ["demo", "--page", str(tmp_path / "page.html")])

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from taskobs.cli.main import main
 from taskobs.metrics.prometheus import exposition
+from tests.live.services import free_port
 
 APP = """
 from celery import Celery
@@ -30,7 +31,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """Be in a folder of apps, which nobody has imported."""
     monkeypatch.chdir(tmp_path)
     name = request.node.name.partition("[")[0]
-    for module, broker in ((name, "memory://"), (f"{name}_away", f"redis://:pw@{closed_port()}")):
+    away = f"redis://:pw@127.0.0.1:{free_port()}"
+    for module, broker in ((name, "memory://"), (f"{name}_away", away)):
         (tmp_path / f"{module}.py").write_text(APP.format(name=module, broker=broker))
     (tmp_path / f"{name}_broken.py").write_text("raise ValueError('not today')")
 
@@ -42,11 +44,6 @@ def the_log_s_level() -> Generator[None]:
     level = log.level
     yield
     log.setLevel(level)
-
-
-def closed_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"127.0.0.1:{closed.getsockname()[1]}"
 
 
 def monitor(*args: str) -> Result:

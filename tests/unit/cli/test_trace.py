@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import socket
 import time
 import uuid
 
@@ -15,6 +14,7 @@ from taskobs.cli.main import main
 from taskobs.testing.wire import ReceivedSpan
 from taskobs.view.traces import assemble
 from taskobs.view.tree import lines
+from tests.live.services import free_port
 from tests.support import demo
 from tests.support.jaeger import query_api, trace_of
 
@@ -115,15 +115,10 @@ def test_the_address_comes_from_a_variable_too(monkeypatch: pytest.MonkeyPatch) 
     assert "cret" not in result.output
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return int(closed.getsockname()[1])
-
-
 @pytest.mark.parametrize("url", ["http://anna:secret@127.0.0.1:{port}", "http://127.0.0.1:{port}"])
 def test_a_jaeger_that_does_not_answer_is_named(url: str) -> None:
     """Nothing listens there: one line says where, and how to name another one."""
-    port = closed_port()
+    port = free_port()
     result = command(url.format(port=port), TASK)
     assert result.exit_code == 1
     assert f"nothing answers at http://127.0.0.1:{port}" in result.output

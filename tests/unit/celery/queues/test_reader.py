@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Generator
 
 import pytest
@@ -10,6 +9,7 @@ from celery import Celery
 
 from taskobs.celery.queues.reader import BrokerError, QueueReader
 from taskobs.celery.queues.readings import CONSUMERS, FIELDS, OLDEST_AGE, UNACKED, QueueReading
+from tests.live.services import free_port
 from tests.support.recording import PrivateApp
 
 
@@ -64,8 +64,7 @@ def test_a_broker_that_is_not_there_is_named_without_its_password(
     """My broker is down: I read which, and why, at once, in one line and without my password."""
     waits: list[float] = []
     monkeypatch.setattr("kombu.utils.functional.sleep", waits.append)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     url = f"{scheme}://me:secret@127.0.0.1:{port}//"
     with PrivateApp("shop", broker=url, set_as_current=False) as app:
         reader = QueueReader(app)

@@ -21,6 +21,7 @@ from taskobs.cli.doctor.evidence import Connection, Evidence, Response
 from taskobs.cli.doctor.finding import Finding, Status
 from taskobs.relay.export.responses import ExportResult, ExportStatus
 from taskobs.testing.receiver import Receiver
+from tests.live.services import free_port
 from tests.support.doctor import asked, evidence, fine, found, probed
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -39,12 +40,6 @@ def ask(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Evidence:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     return asked(environ)
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port: int = closed.getsockname()[1]
-        return port
 
 
 def test_servers_that_accept_everything_are_fine(
@@ -91,7 +86,7 @@ def test_a_path_twice_is_found_by_what_the_server_says(
 
 def test_a_server_that_is_away_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing listens where my variable points."""
-    port = closed_port()
+    port = free_port()
     made = ask(monkeypatch, **{ENDPOINT: f"http://127.0.0.1:{port}"})
     finding = found("traces", made)
     assert "refused" in finding.what
@@ -146,7 +141,7 @@ def test_a_refused_dsn_is_found(receiver: Receiver, monkeypatch: pytest.MonkeyPa
 
 def test_a_sentry_that_is_away_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host of the DSN does not respond."""
-    port = closed_port()
+    port = free_port()
     finding = found("errors", ask(monkeypatch, SENTRY_DSN=f"http://key@127.0.0.1:{port}/1"))
     assert finding.fix.startswith(f"start the server at 127.0.0.1:{port}")
 
@@ -155,7 +150,7 @@ def test_a_proxy_that_is_in_the_way_is_found(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HTTP_PROXY is set for the outside, and takes what is for this machine."""
-    proxy = f"http://127.0.0.1:{closed_port()}"
+    proxy = f"http://127.0.0.1:{free_port()}"
     made = ask(monkeypatch, **{ENDPOINT: receiver.endpoint, "HTTP_PROXY": proxy})
     assert found("traces", made).fix == "export NO_PROXY=127.0.0.1"
     assert "through the proxy" in found("traces", made).what
@@ -166,7 +161,7 @@ def test_an_exception_from_the_proxy_is_fine(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I have written that line."""
-    environ = {"HTTP_PROXY": f"http://127.0.0.1:{closed_port()}", "NO_PROXY": "127.0.0.1"}
+    environ = {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}", "NO_PROXY": "127.0.0.1"}
     made = ask(monkeypatch, **{ENDPOINT: receiver.endpoint, **environ})
     fine("traces", made)
     fine("proxy", made)
@@ -284,7 +279,7 @@ def in_app(app: Celery) -> Evidence:
 
 def test_a_broker_that_is_away_is_found() -> None:
     """Nothing listens at the broker's port."""
-    app = Celery("shop", broker=f"redis://:pw@127.0.0.1:{closed_port()}", set_as_current=False)
+    app = Celery("shop", broker=f"redis://:pw@127.0.0.1:{free_port()}", set_as_current=False)
     finding = found("broker", in_app(app))
     assert finding.what.startswith("the broker redis at 127.0.0.1:")
     assert "Connection refused" in finding.what
@@ -293,7 +288,7 @@ def test_a_broker_that_is_away_is_found() -> None:
 
 def test_a_result_backend_that_is_away_is_found(app: Celery) -> None:
     """The broker responds, and the result backend does not."""
-    app.conf.update(result_backend=f"redis://127.0.0.1:{closed_port()}")
+    app.conf.update(result_backend=f"redis://127.0.0.1:{free_port()}")
     made = in_app(app)
     fine("broker", made)
     finding = found("result_backend", made)

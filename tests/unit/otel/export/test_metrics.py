@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import socket
 
 import pytest
 from opentelemetry.sdk.resources import Resource
 
 from taskobs.config.settings import resolve
 from taskobs.otel.export.metrics import OtlpSender, unchanging
+from tests.live.services import free_port
 
 
 def test_a_collector_that_is_away_is_one_line(
@@ -17,9 +17,7 @@ def test_a_collector_that_is_away_is_one_line(
 ) -> None:
     """My collector is away: the log says so in a line, and no traceback shows where it is."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    settings = resolve({"otlp_endpoint": f"http://127.0.0.1:{port}"}, {})
+    settings = resolve({"otlp_endpoint": f"http://127.0.0.1:{free_port()}"}, {})
     sender = OtlpSender(settings, lambda: (unchanging([]), Resource({})), interval=60.0)
     sender.start()
     sender.stop(60.0)
@@ -39,8 +37,7 @@ def test_the_key_in_an_endpoint_is_not_logged(
 ) -> None:
     """My backend takes its key in the URL: the log says why nothing is sent, without the key."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # one retry
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"http://127.0.0.1:{closed.getsockname()[1]}/v1/metrics?key=s3cret"
+    address = f"http://127.0.0.1:{free_port()}/v1/metrics?key=s3cret"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)
     settings = resolve({}, {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": address})
     sender = OtlpSender(settings, lambda: (unchanging([]), Resource({})), interval=60.0)
