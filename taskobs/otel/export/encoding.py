@@ -1,11 +1,11 @@
-"""OpenTelemetry's exporter over HTTP, without its encoder."""
+"""OpenTelemetry's exporters, without their encoder."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -15,9 +15,13 @@ from taskobs.otel.fast_provider import is_of
 from taskobs.protocol.otlp.request_body import RequestBody
 from taskobs.protocol.sanitize import UNEXPECTED
 
+if TYPE_CHECKING:
+    from taskobs.protocol.otlp.request_message import RequestMessage
+
 _log: Final = logging.getLogger("taskobs")
 _LARGE: Final = 32 * 1024 * 1024
 """Bytes of a request that is left to the exporter, which may have a limit (64 MB in 1.45)."""
+_HTTP: Final = ".http."
 _PROVIDERS: Final = tuple(
     f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}CREDENTIAL_PROVIDER" for signal in ("", "TRACES_")
 )
@@ -30,7 +34,7 @@ class EncodingExporter(SpanExporter):
     Not thread-safe.
     """
 
-    def __init__(self, exporter: SpanExporter, body: RequestBody | None) -> None:
+    def __init__(self, exporter: SpanExporter, body: RequestBody | RequestMessage | None) -> None:
         """``body`` is that of the exporter's requests; None if it can't be replaced."""
         self._exporter = exporter
         self._body = body
@@ -68,10 +72,25 @@ def encoding_exporter(module: Any, options: Mapping[str, object]) -> EncodingExp
     """Make the exporter of a module, which reads all but ``options`` from the environment."""
     kind = module.OTLPSpanExporter
     # Its own, as another library may have changed what it does with the spans.
-    if any(map(os.environ.get, _PROVIDERS)) or not is_of(module, getattr(kind, "export", None)):
+    if not is_of(module, getattr(kind, "export", None)):
+        return EncodingExporter(kind(**options), None)
+    return _over_http(kind, options) if _HTTP in module.__name__ else _over_grpc(kind, options)
+
+
+def _over_http(kind: Any, options: Mapping[str, object]) -> EncodingExporter:  # noqa: ANN401  # the exporter's class
+    if any(map(os.environ.get, _PROVIDERS)):
         return EncodingExporter(kind(**options), None)
     from requests import Session
 
     session = Session()
     body = RequestBody(session)
     return EncodingExporter(kind(session=session, **options), body)
+
+
+def _over_grpc(kind: Any, options: Mapping[str, object]) -> EncodingExporter:  # noqa: ANN401  # the exporter's class
+    from taskobs.protocol.otlp.request_message import RequestMessage, intercepted
+
+    message = RequestMessage()
+    with intercepted(message) as channels:
+        exporter = kind(**options)
+    return EncodingExporter(exporter, message if channels.number else None)

@@ -73,7 +73,7 @@ class ExporterFactory:
     @property
     def encodes(self) -> bool:
         """Whether spans are encoded here, for which they need not be the SDK's."""
-        return self._module == _HTTP and not has_internal_metrics()
+        return not has_internal_metrics()
 
     def make_processor(self) -> SpanProcessor:
         """Make one, and what gives it ended spans in batches."""

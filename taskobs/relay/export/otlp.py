@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol
 
 from taskobs.protocol.log_decoder import LogDecoder
 from taskobs.protocol.otlp.packed_spans import SpanMessages
@@ -40,21 +40,24 @@ _OPTIONS: Final = (
 class ExporterAdapter(Protocol):
     """Sends telemetry through one of OpenTelemetry's exporters."""
 
+    @property
+    def encodes(self) -> bool:
+        """Whether ``send_encoded`` works."""
+        ...
+
+    def send_encoded(self, request: bytes) -> ExportResult | None:
+        """Send an OTLP request once, without OpenTelemetry's encoder.
+
+        None if it was not sent, for a reason that the exporter has logged.
+        """
+        ...
+
     def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing was sent, for a reason that the exporter has logged."""
         ...
 
     def close(self) -> None:
         """Close its connections."""
-        ...
-
-
-@runtime_checkable
-class EncodedAdapter(ExporterAdapter, Protocol):
-    """Sends OTLP requests, too, without OpenTelemetry's encoder."""
-
-    def send_encoded(self, request: bytes) -> ExportResult | None:
-        """Send a request once; None if it was not, for a reason that the exporter has logged."""
         ...
 
 
@@ -180,7 +183,7 @@ class SpanSender(OtlpSender):
     ) -> None:
         """Raises what ``make_exporter_adapter`` does; ``address`` is for the log."""
         super().__init__(store, counters, exporter, address)
-        self._messages = SpanMessages() if isinstance(self._adapter, EncodedAdapter) else None
+        self._messages = SpanMessages() if self._adapter.encodes else None
 
     def _decode_one(self, one: Stored) -> object:
         if self._messages is not None:
@@ -188,7 +191,7 @@ class SpanSender(OtlpSender):
         return self._decoder.span(one.item.payload, one.item.resource_blob)
 
     def _export(self, decoded: Sequence[Any]) -> ExportResult | None:
-        if isinstance(self._adapter, EncodedAdapter):
+        if self._messages is not None:
             return self._adapter.send_encoded(encode_request(decoded))
         return super()._export(decoded)
 

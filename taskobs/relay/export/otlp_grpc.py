@@ -12,16 +12,14 @@ first, and tells only whether it went well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from importlib import import_module
-from threading import Lock
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
 from taskobs.internal.causes import masked, secrets_of_headers
+from taskobs.protocol.otlp.request_message import RequestMessage, intercepted
 from taskobs.relay.export import hints
 from taskobs.relay.export.otlp_messages import REJECTED, REJECTED_FIELDS, SAID
 from taskobs.relay.export.responses import ExportResult, ExportStatus
@@ -43,10 +41,6 @@ _TOO_LARGE: Final = ("larger than max", "exceeds maximum")
 """
 _INFO: Final = "google.rpc.retryinfo-bin"
 _DETAILS: Final = "grpc-status-details-bin"
-_EXPORTER_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
-_CHANNELS: Final = ("insecure_channel", "secure_channel")
-"""What exporters of 1.28 to 1.45 import from grpc, and make their channel with."""
-_making: Final = Lock()
 
 
 class GrpcExporterAdapter:
@@ -62,13 +56,28 @@ class GrpcExporterAdapter:
         self._kind = kind
         self._options = dict(options)
         self._exporter: Any = None
+        self._message = RequestMessage()
+        self._is_intercepted = False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether ``send_encoded`` works. To find out, the exporter is made."""
+        try:
+            self._make()
+        except Exception:  # noqa: BLE001  # for variables that it can't read: each ``send`` raises it
+            return False
+        return self._is_intercepted
+
+    def send_encoded(self, request: bytes) -> ExportResult | None:
+        """Send an OTLP request for spans once, with the exporter's address and metadata."""
+        with self._message.of(request) as message:
+            result = self.send(())
+        return result if message.was_sent else None
 
     def send(self, telemetry: object) -> ExportResult | None:
         """Export once; None if nothing was sent, for a reason that the exporter has logged."""
         self._results.clear()
-        if self._exporter is None:
-            with _intercepted(_Interceptor(self._results)):
-                self._exporter = self._kind(**self._options)
+        self._make()
         outcome = self._exporter.export(telemetry)
         if not self._results and getattr(outcome, "name", "") == "SUCCESS":
             return ExportResult(ExportStatus.SUCCESS)
@@ -76,6 +85,13 @@ class GrpcExporterAdapter:
         if result is not None and result.reason == _reason(_CODES.UNAVAILABLE):
             self.close()
         return result
+
+    def _make(self) -> None:
+        if self._exporter is not None:
+            return
+        with intercepted(_Interceptor(self._results), self._message) as channels:
+            self._exporter = self._kind(**self._options)
+        self._is_intercepted = channels.number > 0
 
     def close(self) -> None:
         """Close its connection."""
@@ -144,26 +160,6 @@ def options_of_app(exporter: Mapping[str, Any]) -> dict[str, object]:
     if exporter.get("channel_options"):
         options["channel_options"] = tuple((k, v) for k, v in exporter["channel_options"])
     return options
-
-
-@contextmanager
-def _intercepted(interceptor: _Interceptor) -> Generator[None]:
-    """Have exporters that are made in this block use channels with an interceptor."""
-    module = import_module(_EXPORTER_MODULE)
-
-    def intercepting(make: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **named: grpc.intercept_channel(make(*args, **named), interceptor)
-
-    with _making:  # the threads of spans and of metrics make theirs anew after a failure
-        # Read with the lock held: else one thread keeps, and puts back, what another has put there.
-        makers = {name: getattr(module, name) for name in _CHANNELS if hasattr(module, name)}
-        for name, make in makers.items():
-            setattr(module, name, intercepting(make))
-        try:
-            yield
-        finally:
-            for name, make in makers.items():
-                setattr(module, name, make)
 
 
 def _reason(code: Any) -> str:  # noqa: ANN401  # as grpc has it

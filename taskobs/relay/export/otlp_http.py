@@ -33,6 +33,8 @@ _PROVIDER: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}CREDENTIAL_PROVIDER"
 class HttpExporterAdapter:
     """Sends through one exporter. Not thread-safe."""
 
+    encodes = True
+
     def __init__(self, kind: Any, signal: str, options: Mapping[str, object]) -> None:  # noqa: ANN401  # three exporters, no common class
         """``kind`` is an exporter's class, ``signal`` one of TRACES, METRICS, LOGS."""
         self._results: list[ExportResult] = []
