@@ -183,23 +183,11 @@ class SpanObserver(Observer):
             publish.traceparent = self._propagator.inject(headers, current, span)
         links = None
         if again is not None or publish.header_runs is not None:
-            links = self._links_to_send(publish, span)
+            links = _links_to_send(publish, span)
         if links:
             headers[semconv.HEADER_LINKS] = write_links(links)
         else:
             headers.pop(semconv.HEADER_LINKS, None)  # an earlier attempt's
-
-    def _links_to_send(self, publish: Publish, span: Span) -> list[tuple[str, str]]:
-        links: list[tuple[str, str]] = []
-        again = publish.retries
-        if again is not None and again.span is not None:
-            links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
-            links.append((semconv.LINK_PUBLISH, address_of(span.get_span_context())))
-        if publish.header_runs is not None:
-            links += [
-                (semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.load()
-            ]
-        return links
 
     # Runs.
 
@@ -301,6 +289,17 @@ class SpanObserver(Observer):
         if dropped and span.is_recording():
             add(span, describe(), self._set_unchecked)
         return span
+
+
+def _links_to_send(publish: Publish, span: Span) -> list[tuple[str, str]]:
+    links: list[tuple[str, str]] = []
+    again = publish.retries
+    if again is not None and again.span is not None:
+        links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
+        links.append((semconv.LINK_PUBLISH, address_of(span.get_span_context())))
+    if publish.header_runs is not None:
+        links += [(semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.load()]
+    return links
 
 
 class _Current:
