@@ -3,7 +3,8 @@
 Three parts: one process (publish, run, failing run), prefork workers over Redis (throughput, CPU
 time by process, memory), and starting (imports, ``init()``, the time until a worker is ready).
 All set-ups run interleaved and export to a live receiver in another process; the figures are
-medians over the rounds. Read them as ratios, and measure on an idle machine.
+medians over the rounds. Read them as ratios, and measure on an idle machine. A fourth part, only
+if asked for, counts the instructions of one process, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from bench import page, plot, single, starting, workers
+from bench import instructions, page, plot, single, starting, workers
 from bench.children import ROOT
 from bench.peers import installed
 from bench.results import Results, machine
 
 PAGE: Final = ROOT / "docs/performance.md"
 PLOT: Final = ROOT / "docs/performance.svg"
-PARTS: Final = ("single", "workers", "starting")
+TIMED: Final = ("single", "workers", "starting")
+PARTS: Final = (*TIMED, "instructions")
 
 
 def measure(parts: list[str], *, full: bool, peers: Iterable[str]) -> Results:
@@ -33,6 +35,8 @@ def measure(parts: list[str], *, full: bool, peers: Iterable[str]) -> Results:
         results.workers = workers.measure(7 if full else 3, 3000 if full else 1500, peers)
     if "starting" in parts:
         results.starting = starting.measure(7 if full else 3)
+    if "instructions" in parts:
+        results.instructions = instructions.measure()
     return results
 
 
@@ -40,7 +44,7 @@ def main() -> int:
     """Measure, print, and write the page if asked."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(TIMED))
     parser.add_argument("--peers", action="store_true", help="also those of PEERS, if installed")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--load", type=Path, metavar="FILE", help="measure nothing: read this")
@@ -54,7 +58,7 @@ def main() -> int:
                 chosen.only, full=chosen.full, peers=tuple(installed()) if chosen.peers else ()
             )
         )
-    except workers.MissingRedisError as missing:
+    except (workers.MissingRedisError, instructions.MissingValgrindError) as missing:
         print(missing, file=sys.stderr)
         return 1
     if chosen.save:
@@ -63,7 +67,8 @@ def main() -> int:
     print("\n\n".join(parts.values()))
     if chosen.write:
         PAGE.write_text(page.filled(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
-        plot.draw(results, PLOT)
+        if all(getattr(results, part) for part in TIMED):
+            plot.draw(results, PLOT)
     return 0
 
 

@@ -25,6 +25,8 @@ FLOORS: Final = {
     "fail": {"relay": 1.6, "direct": 3.8},
 }
 """What spans and Sentry may add at most, in units of what the floor adds."""
+UNSAMPLED: Final = 0.55
+"""The same of an unsampled run with spans alone."""
 UNCOUNTED: Final = "everything but metrics, relay"
 PROCESSES: Final = ("parent", "children", "relay")
 
@@ -146,6 +148,30 @@ def _bounds(results: Results) -> Iterable[_Bound]:
         yield _Bound("ms of `import taskobs` over `import celery`", found, 40.0)
 
 
+def instructions_table(counts: dict[str, dict[str, float]]) -> str:
+    """Thousands of instructions, and what a set-up adds in units of what the floor adds."""
+    head = ["thousands of instructions"]
+    for what in WHATS:
+        head += [TITLES[what], "added", "aim"]
+    rows = [[name, *_instruction_cells(name, counts)] for name in counts]
+    return markdown(head, rows)
+
+
+def _instruction_cells(name: str, counts: dict[str, dict[str, float]]) -> Iterable[str]:
+    observed, _, mode = name.partition(", ")
+    for what in WHATS:
+        bare, floor = counts["bare"][what], counts["floor"][what]
+        yield f"{counts[name][what]:,.0f}"
+        found, aim = (counts[name][what] - bare) / (floor - bare), None
+        if observed == "spans + Sentry":
+            aim = FLOORS[what][mode]
+        elif observed == "unsampled" and what == "run":
+            aim = UNSAMPLED
+        met = aim is None or found <= aim
+        yield f"{found:.2f}" if met else f"**{found:.2f}**"
+        yield "" if aim is None else f"{aim:.2f}"
+
+
 def _single_bounds(single: dict[str, dict[str, Figure]]) -> Iterable[_Bound]:
     for what, modes in FLOORS.items():
         for mode, bound in modes.items():
@@ -153,7 +179,7 @@ def _single_bounds(single: dict[str, dict[str, Figure]]) -> Iterable[_Bound]:
             yield _Bound(f"{TITLES[what]}, {mode}: added, in units of the floor's", found, bound)
     for mode in ("relay", "direct"):
         found = _in_floors(single, f"unsampled, {mode}", "run")
-        yield _Bound(f"unsampled run, {mode}: added, in units of the floor's", found, 0.55)
+        yield _Bound(f"unsampled run, {mode}: added, in units of the floor's", found, UNSAMPLED)
     for what, bound in (("publish", 1 / 3), ("run", 1 / 5), ("fail", 1 / 2)):
         found = added(single, BEST, what) / added(single, "stock pair", what)
         yield _Bound(f"{TITLES[what]}, relay: added, of the stock pair's", found, bound)
@@ -199,7 +225,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def sections(results: Results) -> dict[str, str]:
     """Give the generated parts of the page, by the names of their markers."""
-    found = {"machine": results.machine, "bounds": bounds(results)}
+    found: dict[str, str] = {}
+    if results.single or results.workers or results.starting:
+        found = {"machine": results.machine, "bounds": bounds(results)}
+    if results.instructions:
+        found["instructions"] = instructions_table(results.instructions)
     if results.single:
         found["single"] = single_table(results.single)
     if results.workers:

@@ -22,6 +22,8 @@ class Results:
     single: dict[str, dict[str, Figure]] = field(default_factory=dict[str, dict[str, Figure]])
     workers: dict[str, Worked] = field(default_factory=dict[str, Worked])
     starting: dict[str, Figure] = field(default_factory=dict[str, Figure])
+    instructions: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Thousands."""
 
     def save(self, file: Path) -> None:
         """Write all of it as JSON."""
@@ -41,6 +43,7 @@ class Results:
                 for name, worked in found["workers"].items()
             },
             starting=_figures(found["starting"]),
+            instructions=found.get("instructions", {}),
         )
 
 
