@@ -11,7 +11,7 @@ pytest.importorskip("redis", reason="the benchmark's workers need celery[redis]"
 from bench import page
 from bench.results import Results
 
-COUNTS = {
+COUNTS: dict[str, dict[str, float]] = {
     "bare": dict.fromkeys(page.WHATS, 100.0),
     "floor": dict.fromkeys(page.WHATS, 200.0),
     "unsampled, relay": dict.fromkeys(page.WHATS, 150.0),
