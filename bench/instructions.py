@@ -1,7 +1,7 @@
 """The fourth part: instructions of a publish, a run and a failing run, counted by Cachegrind.
 
-A busy machine and a slow one count the same: where a thread exports, to some hundredths, else to less
-than one. What a relay does, in a process of its own, is not in there.
+A busy machine and a slow one count the same: where a thread exports, to some hundredths, else to
+less than one. What a relay does, in a process of its own, is not in there.
 """
 
 from __future__ import annotations

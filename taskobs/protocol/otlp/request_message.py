@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from taskobs.internal.import_lock import importing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 _EXPORTER_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 _CHANNELS: Final = ("insecure_channel", "secure_channel")
 """What exporters of 1.28 to 1.45 import from grpc, and make their channel with."""
-_making: Final = Lock()
 
 
 class RequestMessage(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # no types
@@ -85,7 +86,9 @@ def intercepted(*interceptors: grpc.UnaryUnaryClientInterceptor) -> Generator[Ma
 
         return with_interceptors
 
-    with _making:  # the threads of spans and of metrics make theirs anew after a failure
+    # The threads of spans and of metrics make theirs anew after a failure, and what a fork found
+    # half made would stay so in the child. The exporter imports modules as well.
+    with importing():
         # Read with the lock held: else one thread keeps, and puts back, what another has put there.
         makers = {name: getattr(module, name) for name in _CHANNELS if hasattr(module, name)}
         for name, make in makers.items():

@@ -35,6 +35,32 @@ importer.join()
 assert import_lock.import_locked("slow").whole
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+MAKE = """
+import os, signal, sys, threading, time
+import taskobs.internal.import_lock
+from opentelemetry.exporter.otlp.proto.grpc import exporter, trace_exporter
+from taskobs.otel.export.encoding import encoding_exporter
+taskobs.internal.import_lock.watch_forks()
+making, make = threading.Event(), exporter.insecure_channel
+def slow(*args, **options):
+    making.set()
+    time.sleep(0.5)
+    return make(*args, **options)
+def made():
+    return encoding_exporter(trace_exporter, {"endpoint": "http://127.0.0.1:1"})
+exporter.insecure_channel = slow
+thread = threading.Thread(target=made)
+thread.start()
+making.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)  # ends it if it hangs
+    assert exporter.insecure_channel is slow
+    made()
+    os._exit(0)
+thread.join()
+sys.exit(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
 INIT = """
 import sys
 from celery import Celery
@@ -54,6 +80,12 @@ def test_a_fork_waits_for_an_import(tmp_path: Path) -> None:
     """A child that is forked while another thread imports finds all of the module."""
     (tmp_path / "slow.py").write_text(SLOW)
     run(FORK.format(folder=str(tmp_path), root=str(ROOT)))
+
+
+def test_a_fork_waits_for_an_exporter_that_is_made() -> None:
+    """A child that is forked while another thread makes the exporter over gRPC makes its own."""
+    pytest.importorskip("grpc")
+    run(MAKE)
 
 
 def test_what_is_missing_says_so() -> None:
