@@ -1,9 +1,10 @@
-"""Sentry's integrations, of which each ``sentry_sdk.init()`` imports all that could be used."""
+"""What each ``sentry_sdk.init()`` would look for anew: libraries that it could integrate, git."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from importlib.machinery import PathFinder
 from typing import Any
@@ -23,6 +24,14 @@ def import_missing_ones_once() -> None:
     every = getattr(module, "iter_default_integrations", None)
     if names is not None and every is not None and not isinstance(every, _Integrations):
         module.iter_default_integrations = _Integrations(names, every, module.DidNotEnable)
+
+
+def ask_git_once() -> None:
+    """Have Sentry ask git once for the release: each ``init()`` without one starts a process."""
+    module: Any = sys.modules.get("sentry_sdk.utils")
+    ask = getattr(module, "get_git_revision", None)
+    if ask is not None and not hasattr(ask, "cache_info"):
+        module.get_git_revision = cache(ask)
 
 
 class _Integrations:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.fixtures import app, peer, receiver, spans
-from tests.support.integrations import import_missing_ones_once
+from tests.support.integrations import ask_git_once, import_missing_ones_once
 
 __all__ = ["app", "peer", "receiver", "spans"]
 
@@ -40,11 +40,15 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """Leave out of each later collection of garbage what the imports have made: it stays.
 
-    And out of each later ``sentry_sdk.init()`` what it can't import.
+    And out of each later ``sentry_sdk.init()`` what it can't import, and what git says.
     """
     import_missing_ones_once()
+    ask_git_once()
     gc.collect()
     gc.freeze()
+    # Most of what a test leaves is gone with the next; to look through all of it took a tenth of
+    # the time. What is about garbage collects it.
+    gc.set_threshold(7_000, 10, 50)
     gc.enable()
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import taskobs
 from taskobs.internal.private_names import PrivateName
+from tests.support.syntax import nodes_of
 
 Node = TypeVar("Node", bound=ast.AST)
 PACKAGE: Final = Path(taskobs.__file__).parent
@@ -86,7 +87,7 @@ class Module:
     @cached_property
     def _nodes(self) -> dict[type[ast.AST], list[Any]]:
         found = defaultdict[type[ast.AST], list[Any]](list)
-        for node in ast.walk(self.tree):
+        for node in nodes_of(self.tree):
             found[type(node)].append(node)
         return found
 

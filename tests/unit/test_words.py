@@ -15,6 +15,7 @@ import pytest
 
 import taskobs
 from tests.support.paths import ROOT
+from tests.support.syntax import nodes_of
 
 IDENTIFIERS: Final = frozenset(
     """
@@ -39,14 +40,16 @@ METAPHORS: Final = re.compile(
     re.IGNORECASE,
 )
 """Their metaphors, in docstrings, comments, log lines and pages."""
-MAY_HAVE: Final = re.compile(rf"\b_*(?:{'|'.join(map(re.escape, sorted(IDENTIFIERS)))})\b")
 MAY_NAME: Final = re.compile(
-    MAY_HAVE.pattern + r"(?=\s*[=:,(){}\[\]+*/%&|^<>@#;\\-]|\s+in\b|[ \t]*$)", re.MULTILINE
+    rf"\b_*(?:{'|'.join(map(re.escape, sorted(IDENTIFIERS)))})\b"
+    r"(?=\s*[=:,(){}\[\]+*/%&|^<>@#;\\-]|\s+in\b|[ \t]*$)",
+    re.MULTILINE,
 )
 """What is in each module that makes such a name, by what may follow one: few have to be parsed.
 
-``MAY_HAVE``, which also finds them in sentences, is the quicker one.
+``may_have``, which also finds them in sentences, is the quicker one.
 """
+WORD: Final = re.compile(r"\w+")
 PACKAGE: Final = Path(taskobs.__file__).parent
 FOLDERS: Final = ("tests", "bench", "tools")
 
@@ -58,9 +61,15 @@ def sources() -> list[Path]:
     return [path for path in found if path != Path(__file__)]
 
 
+def may_have(source: str) -> bool:
+    """Tell whether a module has one of those words, be it in a sentence."""
+    words = set(WORD.findall(source))
+    return not IDENTIFIERS.isdisjoint(words | {word.lstrip("_") for word in words})
+
+
 def names_in(source: str) -> Iterator[str]:
     """Give the names that a module makes itself: what others call theirs is not ours to choose."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(ast.parse(source)):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 yield name
@@ -89,7 +98,7 @@ def test_identifiers_have_the_words_of_the_field() -> None:
         f"{path.parent.name}/{path.name}: {name}"
         for path in sources()
         if (source := path.read_text(encoding="utf-8"))
-        if MAY_HAVE.search(source) and MAY_NAME.search(source)
+        if may_have(source) and MAY_NAME.search(source)
         for name in names_in(source)
         if name.lstrip("_") in IDENTIFIERS or name in IDENTIFIERS
     )

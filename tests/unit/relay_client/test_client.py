@@ -120,24 +120,27 @@ def test_a_relay_that_never_reads_delays_nothing(
         peer.accept()
     fill(client)
     before, began = resident(), time.monotonic()
-    for _ in range(30_000):
-        client.send(FrameKind.END, b"x" * 600)
-    assert time.monotonic() - began < 200  # a wait of 20 ms for each would take 600 s
+    for _ in range(10_000):
+        client.send(FrameKind.END, b"x" * 1800)
+    assert time.monotonic() - began < 100  # a wait of 20 ms for each would take 200 s
     assert resident() - before < 2.5 * outbox.MAX_BYTES
-    assert dropped(client, FrameKind.END) > 10_000
+    assert dropped(client, FrameKind.END) > 4_000
     began = time.monotonic()
     assert not client.flush(0.2)
     assert not client.close_gracefully(0.2)
     assert time.monotonic() - began < 20
 
 
-def test_many_small_frames_are_bounded_too(peer: Peer, client: RelayClient) -> None:
+def test_many_small_frames_are_bounded_too(
+    peer: Peer, client: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A frame takes more memory than it has bytes."""
+    monkeypatch.setattr(outbox, "MAX_FRAMES", 2_000)
     client.open()
     fill(client)
     for _ in range(outbox.MAX_FRAMES * 3 // 2):
         client.send(FrameKind.END, b"")
-    assert len(client._channel.outbox.waiting) <= outbox.MAX_FRAMES  # pyright: ignore[reportPrivateUsage]
+    assert 1_900 < len(client._channel.outbox.waiting) <= 2_000  # pyright: ignore[reportPrivateUsage]
     assert peer
 
 
@@ -145,9 +148,9 @@ def test_what_was_dropped_is_reported_when_there_is_room(peer: Peer, client: Rel
     """The relay counts it; what had room arrives whole and in order, once it reads again."""
     client.open()
     relay = peer.accept()
-    total = 30_000
+    total = 10_000
     for number in range(total):
-        client.ended(key(number), number.to_bytes(400, "big"))
+        client.ended(key(number), number.to_bytes(1200, "big"))
     number = dropped(client, FrameKind.END)
     assert number > 0
     with Beside(lambda: relay.wait_for(FrameKind.DROPPED)):
@@ -286,10 +289,10 @@ def test_a_client_does_not_storm_a_relay_that_hangs_up(peer: Peer, client: Relay
     began = time.monotonic()
     accepted = 0
     assert peer.listener is not None
-    peer.listener.settimeout(0)
+    peer.listener.settimeout(0.001)
     while (took := time.monotonic() - began) < 1 or accepted < 2:
         client.send(FrameKind.LOG, b"")
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(TimeoutError):
             peer.accept().close()
             accepted += 1
     assert accepted <= 10 * took + 2

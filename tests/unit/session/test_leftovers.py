@@ -22,7 +22,7 @@ from taskobs.testing.receiver import Receiver
 from tests.conftest import children, our_receivers, our_threads
 from tests.live.process import wait_until
 
-NUMBER = 600
+NUMBER = 200
 PATIENCE = 60.0
 FAILING = 20
 """Every how many eager runs one fails: each makes an event, and that takes its time."""

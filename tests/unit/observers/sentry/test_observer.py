@@ -363,7 +363,8 @@ def hostile() -> list[object]:
 def test_a_hostile_argument_neither_breaks_nor_slows(start: Start, position: int) -> None:
     """Whatever a task is given, its failure is reported at once and with a bounded event."""
     kept, observer = start(send_arguments=True)
-    run = make_run(args=[hostile()[position], "last"], kwargs={"value": hostile()[position]})
+    argument = hostile()[position]
+    run = make_run(args=[argument, "last"], kwargs={"value": argument})
     with observer.run(run):
         run.exception = raised(ValueError("x"))
         began = time.thread_time()  # what others do meanwhile does not count

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Generator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +18,11 @@ from taskobs.testing.receiver import Receiver
 from tests.support.instrumented_libraries import install_in
 
 flask = pytest.importorskip("flask")
-fastapi = pytest.importorskip("fastapi")
 flask_instrumentation = pytest.importorskip("opentelemetry.instrumentation.flask")
-fastapi_instrumentation = pytest.importorskip("opentelemetry.instrumentation.fastapi")
+for name in ("fastapi", "opentelemetry.instrumentation.fastapi"):
+    # Not imported: that takes long, and each process of the tests would do it.
+    if find_spec(name) is None:
+        pytest.skip(f"could not import {name!r}", allow_module_level=True)
 
 GET = "GET /orders/<int:order>"
 
@@ -42,7 +46,7 @@ def ask(app: Any) -> None:
 
 def fastapi_app() -> Any:
     """Make an app with one page."""
-    app = fastapi.FastAPI()
+    app = import_module("fastapi").FastAPI()
     app.add_api_route("/orders/{order}", page)
     return app
 

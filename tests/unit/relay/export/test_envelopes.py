@@ -93,7 +93,7 @@ def test_a_sentry_that_is_down_for_long_loses_nothing_and_holds_up_no_other(
 @pytest.mark.parametrize("children", [1, 2, 4])
 def test_a_slow_sentry_gets_at_least_as_many_as_without_a_relay(children: int) -> None:
     """Sentry takes 100 ms for each event: a relay is no slower than so many processes are."""
-    count = 6 * children
+    count = 3 * children
     with backend(respond=lambda _: Reply(delay=DELAY)) as there:
         seconds_direct(there, children, count)
         direct = there.most_at_once
@@ -153,10 +153,11 @@ def test_an_envelope_on_which_sentry_fails_holds_up_no_other(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One event breaks my Sentry each time: the next one is there before it is tried again."""
+    others_came, attempts = threading.Event(), list[int]()
 
     def backoff(attempt: int) -> float:
-        # The first wait is longer than a busy machine keeps the second envelope waiting.
-        return 0.01 if attempt else 3.0
+        attempts.append(attempt)
+        return 0.01 if others_came.is_set() else 3600.0
 
     monkeypatch.setattr(responses, "backoff", backoff)
     with backend(respond=fails_on(1)) as there:
@@ -165,9 +166,13 @@ def test_an_envelope_on_which_sentry_fails_holds_up_no_other(
         with running(sender, store):
             there.wait(2)
             assert numbers(there) == [1, 2]
+            others_came.set()
+            store.flush()  # ends the hour, if it has begun: that try is none of the five
             store.append([item(there.dsn, 3)])
             until(lambda: not store.pending("envelope").items)
-        assert Counter(numbers(there)) == {1: 5, 2: 1, 3: 1}
+        early = attempts.count(0) - 1
+        assert early in {0, 1}
+        assert Counter(numbers(there)) == {1: 5 + early, 2: 1, 3: 1}
         assert counters.counts()[DROPPED] == {("envelope", "HTTP 500"): 1}
 
 
