@@ -65,6 +65,9 @@ $(BIN)/pip install -q --disable-pip-version-check -e '.[$(1)]' -r examples/$(1)_
   $(BIN)/python examples/run.py $(1)_app
 endef
 
+# Sentry imports eventlet, and that a resolver of names, 230 modules, in each process that a test
+# starts. Workers of eventlet's pool have them all the same.
+test test-unit: export EVENTLET_NO_GREENDNS := yes
 test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what was skipped and why
 	@rm -f .coverage .coverage.*
 	@$(COMPILE)
@@ -74,8 +77,6 @@ test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what wa
 # With PYTHONDONTWRITEBYTECODE, each process would rewrite the assertions of all modules anew: more
 # than half of the time that it takes to collect the tests.
 test-unit: export PYTHONDONTWRITEBYTECODE :=
-# Sentry imports eventlet, and that a resolver of names, 230 modules that no unit test needs.
-test-unit: export EVENTLET_NO_GREENDNS := yes
 test-unit: $(VENV)/dev.stamp  ## run the unit tests alone, in under a minute
 	@$(COMPILE)
 	@$(BIN)/pytest -n $(UNIT_JOBS) -q tests/unit $(ARGS)

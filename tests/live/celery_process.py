@@ -187,6 +187,8 @@ class LiveApp:
         called = POOL_NAMES.get(pool, pool)
         if pool == "spawn":
             pool, env = "prefork", with_spawn(env)
+        elif pool == "eventlet":
+            env = {"EVENTLET_NO_GREENDNS": "no", **(env or {})}  # `make test` says yes
         name = f"w{next(self._numbers)}"
         command = [*self.launcher, "-m", *([script] if script else ["celery", "-A", app])]
         command += [
