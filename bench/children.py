@@ -30,10 +30,10 @@ with Receiver() as receiver, agent() as url:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Give an environment in which nothing is configured but ``extra``.
 
-    Modules are compiled once, as those of an installed package are.
+    Modules are compiled once, as those of an installed package are; coverage would take its time.
     """
     libraries = ("OTEL_", "SENTRY_", "TASKOBS_", "DD_", "NEW_RELIC_")
-    foreign = (*libraries, "PYTHONDONTWRITEBYTECODE")
+    foreign = (*libraries, "PYTHONDONTWRITEBYTECODE", "COVERAGE_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
 

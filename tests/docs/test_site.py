@@ -13,6 +13,7 @@ import pytest
 
 import taskobs
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 pytest.importorskip("sphinx")  # the dependency group `docs`
 
@@ -23,7 +24,13 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """Build a site as `make docs-site` does."""
     command = [sys.executable, "tools/docs_site.py", f"--source={source}", f"--out={out}"]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=unmeasured(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
 import sys
@@ -17,6 +16,7 @@ import pytest
 from tests.live.process import LIMIT, Program, wait_until
 from tests.live.services import HOST, free_port, listens
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 if TYPE_CHECKING:
     from tests.live import services
@@ -108,7 +108,7 @@ def test_request_publish_run_and_sql_are_one_trace(
     project, folder = bugsink.project(), ROOT / "examples" / name
     trace_id = secrets.token_hex(16)
     env = {
-        **os.environ,
+        **unmeasured(),
         "CELERY_BROKER_URL": redis_server.url(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "100",

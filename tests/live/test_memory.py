@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.unmeasured import unmeasured
 from tools.worker_soak import Held, Looks, problems
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SMALL = Held(resident=50.0, proportional=30.0, descriptors=20, threads=1)
 
 def run(tool: str, *arguments: str) -> str:
     command = [sys.executable, str(TOOLS / tool), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=unmeasured())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
