@@ -17,6 +17,7 @@ from taskobs.otel.export.plain_span import is_known
 from taskobs.testing.receiver import Receiver
 from taskobs.testing.wire import ReceivedSpan
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 APP = """
 import atexit, json, sys
@@ -57,7 +58,7 @@ class Command:
     def run(self, more: str = "", *arguments: str, **variables: str) -> str:
         """Run it until it ends; gives the last line that it prints."""
         (self._folder / "shop_of_test.py").write_text(APP + more, encoding="utf-8")
-        clean = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
+        clean = {n: text for n, text in unmeasured().items() if not n.startswith("OTEL_")}
         own = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.endpoint,
             "SENTRY_DSN": self.receiver.dsn,
