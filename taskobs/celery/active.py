@@ -6,7 +6,6 @@ so eager runs nest, and threads and greenlets don't see each other's.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskobs.celery._types import Task
 from taskobs.celery.observer_calls import ObserverCalls, Opener
+from taskobs.internal.exceptions.handled import handled
 from taskobs.internal.guard import Guard
 from taskobs.observers.base import NOTHING
 
@@ -82,7 +82,7 @@ class ActiveRun(ContextStack):
         """The last exception in the log of a batch: its failure, if it is signalled to fail."""
         self.refused: tuple[BaseException, object] | None = None
         """What ``retry`` raised when it could not publish, and what it was to retry for."""
-        self.handling = sys.exc_info()[1]
+        self.handling = handled()
         """What the caller of an eager run was handling already: it did not end this run."""
         self.reported: tuple[BaseException, ...] = ()
         """The exceptions that were reported as the run's failure."""
@@ -96,6 +96,8 @@ def begin_run(guard: Guard, calls: ObserverCalls, task: Task, run: Run) -> Activ
     active = ActiveRun(guard, run, task, ACTIVE_RUN.get())
     ACTIVE_RUN.set(active)
     active.open(calls.run, run)
+    if run.usual:
+        return active
     if run.chord_links is not None and run.span is not None and run.span.sampled:
         with guard:  # the backend may fail; the run is open all the same
             run.chord_links.save(run.span.traceparent)

@@ -7,7 +7,6 @@ from the requests of a worker's main process.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +32,7 @@ from taskobs.celery.patches.celery_stack import ended_run, handles_failure
 from taskobs.celery.patches.logged_errors import LoggedErrors
 from taskobs.celery.patches.retry import RetryPatch
 from taskobs.celery.worker_requests import WorkerRequests
+from taskobs.internal.exceptions.handled import handled
 from taskobs.internal.guard import Guard
 from taskobs.model import ExternalOutcome, Outcome
 from taskobs.observers.context import state as context_state
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
+_SUCCEEDED: Final = Outcome.SUCCEEDED  # Python takes as long to read a member as for ten lines
 _UNENDED: Final = "its end was never reported"
 
 
@@ -99,7 +100,7 @@ class RunSignals:
                 # A worker begins no run inside another: the end of this one never came.
                 self._close_unended(outer)
             run = run_of(task, request, args, kwargs, self._clock())
-            if run.eager and context_state.in_use:
+            if not run.usual and run.eager and context_state.in_use:
                 run.context = context_values.values_of(None if outer is None else outer.run)
             if request.id == task_id:
                 begin_run(self._guard, self._calls, task, run)
@@ -131,9 +132,9 @@ class RunSignals:
             return
         # Celery is in its `except` block: there is the exception itself, with its frames,
         # where the signal has a copy that can be pickled.
-        handled = sys.exc_info()[1]
-        written = einfo.traceback if einfo is not None and handled is exception else None
-        self._fail(active, exception if handled is None else handled, written)
+        current = handled()
+        written = einfo.traceback if einfo is not None and current is exception else None
+        self._fail(active, exception if current is None else current, written)
 
     def _run_retried(self, *, request: Any, reason: BaseException | None = None, **_: Any) -> None:
         active = active_run(request.id)
@@ -148,10 +149,10 @@ class RunSignals:
             active = self._find_outer(task_id)
             if active is None:
                 return
-        run, error = active.run, sys.exc_info()[1]
+        run, error = active.run, handled()
         try:
             if state == "SUCCESS" and error is None and run.outcome is None:  # as nearly always
-                run.outcome = Outcome.SUCCEEDED
+                run.outcome = _SUCCEEDED
             else:
                 self._conclude(active, state, retval, error)
         finally:
@@ -255,7 +256,7 @@ class RunSignals:
             self._external_outcome(task, request, lost(None, error))
             return
         with self._guard:
-            self._run_and_fail(task, request, args, kwargs, sys.exc_info()[1] or error)
+            self._run_and_fail(task, request, args, kwargs, handled() or error)
 
     def _run_and_fail(
         self, task: Any, request: Any, args: Any, kwargs: Any, error: BaseException

@@ -53,8 +53,8 @@ class TaskMessage:
     expires: str | None = None
     priority: int | None = None
     broker: Broker = NOWHERE
-    stock: Callable[[], Mapping[str, object]] = dict
-    """The attributes that the stock instrumentation would set."""
+    stock: Callable[[], dict[str, object]] = dict
+    """Returns the attributes that the stock instrumentation would set; it may be added to."""
     context: ContextValues | None = None
     """The values that a publish is made with, or that a run's message carries."""
 

@@ -113,6 +113,9 @@ class Run(TaskMessage):
     """Seconds from the publish (or the ETA, if later) to the start; None when not known."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """The message's headers that are text of a sane length."""
+    usual: bool = False
+    """Whether it has a route, and no parent, group, ETA, expiry, context values, dead letter,
+    delivery count, schedule entry or chord links: asked once for all that most runs don't have."""
     batch: Sequence[Mapping[str, str]] = ()
     """The headers of each message, for a run that is for several."""
     pid: int = 0

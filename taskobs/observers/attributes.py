@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from taskobs import semconv
+from taskobs.model.attributes import Parts, SharedAttributes
 
 if TYPE_CHECKING:  # `celery call` describes its publish without OpenTelemetry
     from opentelemetry.trace import Span
@@ -58,36 +59,49 @@ def of_publish(publish: Publish) -> Attributes:
 def of_message(publish: Publish, *, stock: bool) -> Attributes:
     """Describe a publish once its message is routed."""
     found = _of_task_message(publish, stock=stock)
+    _add_rare(found, publish)
     _add_destination(found, publish)
     if publish.routing_key and publish.broker.system == "rabbitmq":
         found[semconv.MESSAGING_ROUTING_KEY] = publish.routing_key
     return found if _PLAIN.issuperset(map(type, found.values())) else plain(found)
 
 
-def of_run(run: Run, *, stock: bool) -> Attributes:
-    """Describe a run at its start."""
+def of_run(run: Run, stock: bool) -> Attributes | Parts:  # noqa: FBT001  # a partial with a keyword takes twice as long
+    """Describe a run at its start, apart from what it shares with others, if it can be."""
     found = _of_task_message(run, stock=stock)
     if run.origin:
         found[semconv.CELERY_ORIGIN] = run.origin
-    if run.schedule_entry:
-        found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
     if run.queue_latency is not None:
         found[semconv.CELERY_QUEUE_LATENCY] = run.queue_latency
-    if run.delivery_count is not None or run.dead_letter is not None:
-        found.update(_of_deaths(run))
-    if run.batch or run.context:
-        found.update(_of_messages(run))
+    if not run.usual:
+        _add_unusual(found, run)
     if not _PLAIN.issuperset(map(type, found.values())):
         found = plain(found)
     route = run.route
     common = cast("_Common | None", None if route is None else route.described)
     if common is None or common[0] != (stock, run.hostname, run.pid):
         common = _in_common(run, stock=stock)
-    found.update(common[1])
-    return found
+    shared = common[1]
+    if isinstance(shared, dict):
+        found.update(shared)
+        return found
+    if not run.usual and run.context:  # which the app has given keys
+        return {**found, **shared.attributes}
+    return shared, found
 
 
-_Common: TypeAlias = "tuple[tuple[bool, str | None, int], Attributes]"
+def _add_unusual(found: dict[str, Any], run: Run) -> None:
+    """Describe what a run that is ``usual`` has not."""
+    _add_rare(found, run)
+    if run.schedule_entry:
+        found[semconv.CELERY_SCHEDULE_ENTRY] = run.schedule_entry
+    if run.delivery_count is not None or run.dead_letter is not None:
+        found.update(_of_deaths(run))
+    if run.batch or run.context:
+        found.update(_of_messages(run))
+
+
+_Common: TypeAlias = "tuple[tuple[bool, str | None, int], SharedAttributes | Attributes]"
 
 
 def _in_common(run: Run, *, stock: bool) -> _Common:
@@ -105,10 +119,26 @@ def _in_common(run: Run, *, stock: bool) -> _Common:
     if run.hostname:
         found[semconv.CELERY_HOSTNAME] = run.hostname
     _add_broker(found, run.broker)
-    common: _Common = (stock, run.hostname, run.pid), plain(found)
-    if route is not None:
-        route.described = common
+    attributes = plain(found)
+    for_whom = stock, run.hostname, run.pid
+    if route is None:
+        return for_whom, attributes
+    common: _Common = for_whom, _shared(attributes) or attributes
+    route.described = common
     return common
+
+
+def _shared(attributes: Attributes) -> SharedAttributes | None:
+    """Return attributes as many spans can share them; None for what can't be packed."""
+    from taskobs.protocol.frames import pack  # here: a command's publish is sent without it
+    from taskobs.protocol.sanitize import UNEXPECTED
+
+    try:
+        shared = SharedAttributes(pack(attributes))
+    except UNEXPECTED:
+        return None
+    shared.attributes = attributes
+    return shared
 
 
 def _of_messages(run: Run) -> Attributes:
@@ -132,16 +162,19 @@ def _of_deaths(run: Run) -> Attributes:
 
 def _of_task_message(record: TaskMessage, *, stock: bool) -> dict[str, Any]:
     """Describe what no other message has."""
-    found: dict[str, Any] = {**record.stock()} if stock else {}
+    found: dict[str, Any] = record.stock() if stock else {}
     found[semconv.CELERY_ATTEMPT] = record.attempt
     if record.task_id:
         found[semconv.MESSAGING_MESSAGE_ID] = found[semconv.CELERY_TASK_ID] = record.task_id
     if record.root_id:
         found[semconv.CELERY_ROOT_ID] = record.root_id
+    return found
+
+
+def _add_rare(found: dict[str, Any], record: TaskMessage) -> None:
     rare = _rare(record)
     if rare != _NONE_OF_THEM:
         found.update(zip(_RARE, rare, strict=True))
-    return found
 
 
 def _add_destination(found: dict[str, Any], record: TaskMessage) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 from taskobs.internal.samplers import deciding
+from taskobs.model.attributes import Parts, whole
 from taskobs.observers.attributes import Attributes, SetUnchecked, add, never
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
     from opentelemetry.sdk.trace import Tracer as SdkTracer
 
-Describe = Callable[[], Attributes]
-StartDescribed = Callable[
-    [str, "Context | None", SpanContext, SpanKind, Describe, "int | None"],
-    "Span | None",
-]
+Describe: TypeAlias = "Callable[[], Attributes | Parts]"
+"""Returns the attributes of a span, perhaps in two parts: see ``whole``."""
+StartDescribed: TypeAlias = (
+    "Callable[[str, Context | None, SpanContext, SpanKind, Describe, int | None], Span | None]"
+)
 
 _SDK: Final = "opentelemetry.sdk.trace"
 _SAMPLERS: Final = "opentelemetry.sdk.trace.sampling"
@@ -93,14 +94,15 @@ class DeferredAttributes:
         # The SDK has not called this object's ``on_start`` if the span is of another provider,
         # to which the tracer leads since ours was replaced.
         if given and span.is_recording():
-            add(span, describe(), self._set_unchecked)
+            add(span, whole(describe()), self._set_unchecked)
         return span
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Describe a span that starts, then show it to the processors."""
         given = _given.get()
         if given:
-            attributes = given.pop()()  # taken off, as a processor may start a span, too
+            describe = given.pop()  # taken off, as a processor may start a span, too
+            attributes = whole(describe())
             if not self._set_unchecked(span, attributes):
                 span.set_attributes(attributes)
         self._processors.on_start(span, parent_context=parent_context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import (
+    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
@@ -23,6 +24,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from taskobs import semconv
+from taskobs.model import Publish
 
 # W3C Baggage, section "Limits": 8192 bytes in all, 64 members must be supported; 180 was the
 # limit of earlier drafts. https://www.w3.org/TR/baggage/#limits
@@ -41,10 +43,26 @@ _PUBLISH: Final = {semconv.LINK_KIND: semconv.LINK_PUBLISH}
 _TRACE_HEX: Final = 32
 _SPAN_HEX: Final = 16
 
+_new: Final = cast("Callable[..., Any]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
+_SPAN_KEYS: Final = tuple(trace.set_span_in_context(INVALID_SPAN, Context()))
+_SPAN_KEY: Final = _SPAN_KEYS[0]
+"""By which key a context holds its span: it has no public name."""
+_IS_KNOWN: Final = len(_SPAN_KEYS) == 1 and (
+    SpanContext(1, 2, is_remote=True) == (1, 2, True, 0, _NO_STATE, True)
+)
+"""Whether contexts are what is made here: those of spans a tuple, OpenTelemetry's a dict."""
+
 Headers = Mapping[str, object]
 """A message's headers; only those that are text are read."""
 PartsOf = Callable[[object], Iterable[object]]
 """Returns what a composite propagator consists of; nothing if that can't be told."""
+
+
+def with_span(span: Span, context: Context) -> Context:
+    """Return a context with a span as its current one, in half the time that the API takes."""
+    if not _IS_KNOWN:
+        return trace.set_span_in_context(span, context)
+    return Context({**context, _SPAN_KEY: span})
 
 
 class _TextGetter(Getter[Headers]):
@@ -91,20 +109,24 @@ class HeaderPropagator:
 
         It is added to the context ``within``. Without that, nothing of this process's own is in it.
         """
-        base = Context() if within is None else within
         propagator = propagate.get_global_textmap()
         traits = (
             self._traits if self._traits.propagator is propagator else self._read_traits(propagator)
         )
-        if traits.is_w3c and _TRACESTATE not in headers and _BAGGAGE not in headers:
+        if traits.is_w3c and _IS_KNOWN and _TRACESTATE not in headers and _BAGGAGE not in headers:
             # A ``traceparent`` that is all there is: read in half the time that a propagator takes.
-            found = _PLAIN_TRACEPARENT.fullmatch(str(headers.get(_TRACEPARENT, "")))
+            address = headers.get(_TRACEPARENT)
+            found = _PLAIN_TRACEPARENT.fullmatch(address) if type(address) is str else None
             if found is not None:
-                trace_id, span_id = int(found[1], 16), int(found[2], 16)
+                trace_hex, span_hex, flags = found.groups()
+                trace_id, span_id = int(trace_hex, 16), int(span_hex, 16)
                 if trace_id and span_id:
-                    flags = _FLAGS[found[3]]
-                    parent = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
-                    return trace.set_span_in_context(NonRecordingSpan(parent), base), parent
+                    parent: SpanContext = _new(
+                        SpanContext, (trace_id, span_id, True, _FLAGS[flags], _NO_STATE, True)
+                    )
+                    found_span = {_SPAN_KEY: NonRecordingSpan(parent)}
+                    return Context({**within, **found_span} if within else found_span), parent
+        base = Context() if within is None else within
         context = propagate.extract(headers, context=base, getter=_getter)
         return context, trace.get_current_span(context).get_span_context()
 
@@ -198,6 +220,18 @@ def address_of(context: SpanContext) -> str:
     else:
         trace_id, span_id, flags = context.trace_id, context.span_id, context.trace_flags
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+def links_to_send(publish: Publish, span: Span) -> list[tuple[str, str]]:
+    """Return the ``(kind, address)`` pairs of what the message of a publish is to be linked to."""
+    links: list[tuple[str, str]] = []
+    again = publish.retries
+    if again is not None and again.span is not None:
+        links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
+        links.append((semconv.LINK_PUBLISH, address_of(span.get_span_context())))
+    if publish.header_runs is not None:
+        links += [(semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.load()]
+    return links
 
 
 def write_links(links: Iterable[tuple[str, str]]) -> str:

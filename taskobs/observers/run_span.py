@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
-from opentelemetry.trace import Span, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, StatusCode
 
 from taskobs import semconv
 from taskobs.model import Outcome, Run
@@ -27,7 +27,8 @@ from taskobs.observers.attributes import (
 )
 from taskobs.observers.context import values as context_values
 
-_SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: Outcome.SUCCEEDED.value}
+_SUCCEEDED: Final = Outcome.SUCCEEDED  # Python takes as long to read a member as for ten lines
+_SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: _SUCCEEDED.value}
 _STATES: Final = {
     Outcome.SUCCEEDED: "SUCCESS",
     Outcome.FAILED: "FAILURE",
@@ -64,10 +65,14 @@ class RunEnds:
 
     def end(self, run: Run, span: Span) -> None:
         """Describe the end of a run, and end its span."""
-        outcome = run.outcome or Outcome.SUCCEEDED
+        outcome, started = run.outcome or _SUCCEEDED, run.started
+        here = run.ticks and started is None  # else it ran in another process
+        records = type(span) is not NonRecordingSpan
         try:
-            if (
-                outcome is Outcome.SUCCEEDED
+            if not records:
+                pass
+            elif (
+                outcome is _SUCCEEDED
                 and run.event_id is None
                 and run.exception is None
                 and run.context_now is None
@@ -79,13 +84,14 @@ class RunEnds:
             elif span.is_recording():
                 self._describe(run, outcome, span)
         finally:
-            by_wall = self._clock() - (run.started or run.began)
-            here = run.ticks and run.started is None  # else it ran in another process
-            seconds = time.monotonic() - run.ticks if here else max(0.0, by_wall)
-            if here and abs(by_wall - seconds) > _STEP:
-                span.end(int((run.began + seconds) * 1e9))
-            else:  # by the span's own clock, which is as exact as its start
-                span.end()
+            seconds = time.monotonic() - run.ticks if here else 0.0
+            if records or not here:
+                by_wall = self._clock() - (started or run.began)
+                if here and abs(by_wall - seconds) > _STEP:
+                    span.end(int((run.began + seconds) * 1e9))
+                else:  # by the span's own clock, which is as exact as its start
+                    span.end()
+                    seconds = seconds if here else max(0.0, by_wall)
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
             self._histogram.record(seconds, labels)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -15,6 +15,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     Link,
+    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
@@ -24,9 +25,9 @@ from opentelemetry.trace import (
 from taskobs import semconv
 from taskobs.internal import span_ids
 from taskobs.model import Broker, Canvas, Publish, Run, SpanAddress
+from taskobs.model.attributes import whole
 from taskobs.observers import outer_trace
 from taskobs.observers.attributes import (
-    Attributes,
     SetUnchecked,
     add,
     encodable,
@@ -39,12 +40,25 @@ from taskobs.observers.attributes import (
     record_error,
 )
 from taskobs.observers.base import NOTHING, Observer
+from taskobs.observers.deferred_attributes import Describe
 from taskobs.observers.own_traffic import suppressed_in
-from taskobs.observers.propagation import HeaderPropagator, address_of, read_links, write_links
+from taskobs.observers.propagation import (
+    HeaderPropagator,
+    links_to_send,
+    read_links,
+    with_span,
+    write_links,
+)
 from taskobs.observers.run_span import RunEnds, RunSpan
 from taskobs.observers.task_tracer import TaskTracer
 from taskobs.observers.untraced import UntracedSpan, is_untraced
 
+# Python takes as long to read a member of an enumeration as for ten lines.
+_CONSUMER: Final = SpanKind.CONSUMER
+_PRODUCER: Final = SpanKind.PRODUCER
+_SAMPLED: Final = int(TraceFlags.SAMPLED)
+# What a named tuple's class calls, by way of a function of its own.
+_new: Final = cast("Callable[..., Any]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 # Celery polls for the end of a chord by retrying this task, which is no work of the app's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
 
@@ -99,7 +113,7 @@ class SpanObserver(Observer):
         made = self._tracer if self._by_task is None else self._by_task[publish.task]
         task = publish.name
         name = semconv.PUBLISH_SPAN + (task if task.isascii() else encodable(task))
-        current, context = otel_context.get_current(), None  # the current one, as nearly always
+        current, context = otel_context.get_current(), None  # that one, as nearly always
         if publish.schedule is not None or publish.retries is not None:
             context = self._context_of_publish(publish)
         span_above = trace.get_current_span(current if context is None else context)
@@ -114,11 +128,11 @@ class SpanObserver(Observer):
             if context is not None:
                 above = trace.get_current_span(context).get_span_context()
         describe = partial(of_publish, publish)
-        span = made.start(name, context, above, SpanKind.PRODUCER, describe)
+        span = made.start(name, context, above, _PRODUCER, describe)
         publish.has_span = True
         # What a retry is a child of is not what its message carries.
         below = current if publish.retries or context is None else context
-        within = trace.set_span_in_context(span, below)
+        within = with_span(span, below)
         publish.opened = within, span
         return _Current(within, _end_publish, publish, span, publish.broker)
 
@@ -183,7 +197,7 @@ class SpanObserver(Observer):
             publish.traceparent = self._propagator.inject(headers, current, span)
         links = None
         if again is not None or publish.header_runs is not None:
-            links = _links_to_send(publish, span)
+            links = links_to_send(publish, span)
         if links:
             headers[semconv.HEADER_LINKS] = write_links(links)
         else:
@@ -199,33 +213,39 @@ class SpanObserver(Observer):
             return _Current(suppressed_in(carried), _nothing)
         span, carried, parent = self._start_run(run)
         # A fast span has its context as an attribute, too.
-        address = getattr(span, "fast_context", None) or span.get_span_context()
+        fast = None if type(span) is NonRecordingSpan else getattr(span, "fast_context", None)
+        address = fast or span.get_span_context()
         if type(address) is SpanContext:  # a tuple, which is read in a third of the time
             trace_id, span_id, _, flags, _, _ = address
         else:
             trace_id, span_id, flags = address.trace_id, address.span_id, address.trace_flags
-        run.span = SpanAddress(trace_id, span_id, bool(flags & TraceFlags.SAMPLED))
-        context = trace.set_span_in_context(span, carried)
+        run.span = _new(SpanAddress, (trace_id, span_id, bool(flags & _SAMPLED)))
+        context = with_span(span, carried)
         run.parent_span = carried if parent.is_valid else context
         return RunSpan(self._ends, run, span, context)
 
     def _start_run(self, run: Run) -> tuple[Span, Context, SpanContext]:
         """Return a run's span, the context that its message carries, and the span in that."""
         made = self._tracer if self._by_task is None else self._by_task[run.task]
-        carried, parent = self._context_of_run(run)
+        headers = run.headers
+        if usual := run.usual:
+            carried, parent = self._propagator.extract(headers)
+            if semconv.HEADER_SENTRY_TRACE in headers and not parent.is_valid:
+                carried, parent = self._join_sentry(run, carried, parent)
+        else:
+            carried, parent = self._context_of_run(run)
         name = semconv.RUN_SPAN + (run.name if run.name.isascii() else encodable(run.name))
         started = None if run.started is None else int(run.started * 1e9)
-        describe = partial(of_run, run, stock=self._stock)
+        describe = partial(of_run, run, self._stock)
         # In a pool child, the worker's main process has chosen the ids of the span.
-        chosen = None if run.eager else run.headers.get(semconv.HEADER_RUN_SPAN)
-        has_links = made.link or run.batch or semconv.HEADER_LINKS in run.headers
+        chosen = headers.get(semconv.HEADER_RUN_SPAN) if usual or not run.eager else None
+        has_links = made.link or semconv.HEADER_LINKS in headers or (not usual and run.batch)
         token = span = None
         try:
             if chosen is not None:
                 token = span_ids.NEXT.set(chosen)
             if made.start_described is not None and not has_links:  # as nearly always
-                kind = SpanKind.CONSUMER
-                span = made.start_described(name, carried, parent, kind, describe, started)
+                span = made.start_described(name, carried, parent, _CONSUMER, describe, started)
             if span is None:
                 span = self._start_with_links(made, run, name, carried, parent, describe, started)
         finally:
@@ -266,7 +286,7 @@ class SpanObserver(Observer):
         name: str,
         context: Context,
         parent: SpanContext,
-        describe: Callable[[], Attributes],
+        describe: Describe,
         started: int | None,
     ) -> Span:
         """Start the span of a run that has links, or that the tracer can't start described."""
@@ -280,26 +300,15 @@ class SpanObserver(Observer):
             context, parent = Context(), INVALID_SPAN_CONTEXT
         if made.deferred is not None:
             return made.deferred.start_span(
-                name, context, parent, SpanKind.CONSUMER, describe, links=links, start_time=started
+                name, context, parent, _CONSUMER, describe, links=links, start_time=started
             )
         # Most samplers do as the publish's did: what would not be recorded is not worked out.
         dropped = parent.is_valid and not parent.trace_flags.sampled
-        attributes = of_sampling(run) if dropped else describe()
-        span = made.tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, started)
+        attributes = of_sampling(run) if dropped else whole(describe())
+        span = made.tracer.start_span(name, context, _CONSUMER, attributes, links, started)
         if dropped and span.is_recording():
-            add(span, describe(), self._set_unchecked)
+            add(span, whole(describe()), self._set_unchecked)
         return span
-
-
-def _links_to_send(publish: Publish, span: Span) -> list[tuple[str, str]]:
-    links: list[tuple[str, str]] = []
-    again = publish.retries
-    if again is not None and again.span is not None:
-        links.append((semconv.LINK_RETRY_OF, again.span.traceparent))
-        links.append((semconv.LINK_PUBLISH, address_of(span.get_span_context())))
-    if publish.header_runs is not None:
-        links += [(semconv.LINK_CHORD_HEADER, address) for address in publish.header_runs.load()]
-    return links
 
 
 class _Current:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
 
+from taskobs.model.attributes import whole
 from taskobs.observers.deferred_attributes import DeferredAttributes, Describe, StartDescribed
 
 
@@ -30,7 +31,7 @@ class TaskTracer(NamedTuple):
     ) -> Span:
         """Start a span without links below its ``context``'s, the ``parent``."""
         if self.deferred is None:
-            return self.tracer.start_span(name, context, kind, describe())
+            return self.tracer.start_span(name, context, kind, whole(describe()))
         if self.start_described is not None:  # as nearly always
             span = self.start_described(name, context, parent, kind, describe, None)
             if span is not None:

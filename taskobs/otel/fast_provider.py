@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -39,13 +39,27 @@ from opentelemetry.trace import SpanContext
 
 from taskobs.internal.samplers import deciding
 from taskobs.otel._sdk_compat import can_be_switched_off
-from taskobs.otel.fast_spans import FastSpan, SpanSink
+from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.fast_tracer import BOTH, FastSpanTracer
 from taskobs.protocol.span_encoder import scope_row
 
 _log: Final = logging.getLogger("taskobs")
 _COUNTS_ITS_SPANS: Final = hasattr(sdk, "TracerMetrics")  # in 1.40 and 1.41
 _INTERNAL_METRICS: Final = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"  # since 1.42
+
+
+class SpanSink(Protocol):
+    """Receives fast spans."""
+
+    def fast_span_started(self, span: FastSpan) -> object:
+        """Receive a span that has started."""
+
+    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> object:
+        """Receive a span that has ended; its row holds all of it.
+
+        ``again`` says that an exception may have interrupted the first call, as a soft time
+        limit's signal does.
+        """
 
 
 class WatchedProcessors(SynchronousMultiSpanProcessor):
@@ -212,12 +226,37 @@ def has_internal_metrics() -> bool:
     return _COUNTS_ITS_SPANS or os.environ.get(_INTERNAL_METRICS, "").strip().lower() == "true"
 
 
+class SdkField:
+    """A field of the SDK's spans that a ``FastSpan`` has not made yet.
+
+    Once it is in the span's ``__dict__``, Python finds it there. A ``__getattr__`` would do the
+    same, but Python 3.11 and later can't read the attributes of its class at their usual speed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, span: FastSpan, kind: object = None) -> Any:  # noqa: ANN401  # the SDK's
+        span.complete()
+        try:
+            return vars(span)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    @classmethod
+    def install(cls, made: Span) -> None:
+        """Add the fields that a span of the SDK has."""
+        for name in vars(made):
+            if not hasattr(Span, name):
+                setattr(FastSpan, name, cls(name))
+
+
 def _try_out(tracer: FastSpanTracer) -> None:
     """Make a span's SDK fields once; raises if this release of the SDK makes them differently."""
     span = object.__new__(FastSpan)
     span.fast_tracer, span.fast_parent, span.fast_flags = tracer, None, BOTH
     span.fast_context = SpanContext(1, 1, is_remote=False)
     span.fast_row = ["x", b"", b"", None, False, 0, "", 0, 1, None, {}, [], (), 0, None]
-    span.complete()
+    SdkField.install(span.as_sdk_span())
     if (span.name, span.start_time, span.is_recording()) != ("x", 1, True):
         raise TypeError("a span's fields are not what it was made with")

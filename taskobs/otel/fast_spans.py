@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
+from taskobs.model.attributes import Parts, whole
 from taskobs.protocol.span_encoder import (
     ATTRIBUTES,
     END_NS,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from taskobs.otel.fast_tracer import FastSpanTracer
 
 Attributes = dict[str, AttributeValue]
+PackedStart: TypeAlias = "tuple[bytes, str, Attributes | Parts, int]"
+"""A span as it was packed when it started, and what tells whether that still holds: its name, its
+attributes, which were given more since or replaced, and how many of its own it had."""
 
 _PLAIN: Final = frozenset({str, bool, int, float})
 _STR: Final = frozenset({str})
@@ -45,20 +49,6 @@ _ENDED: Final = "fast_ended"
 _ASKED: Final = "fast_asked"
 _MADE: Final = "fast_made"
 _COMPLETE: Final = "fast_complete"
-
-
-class SpanSink(Protocol):
-    """Receives fast spans."""
-
-    def fast_span_started(self, span: FastSpan) -> object:
-        """Receive a span that has started."""
-
-    def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> object:
-        """Receive a span that has ended; its row holds all of it.
-
-        ``again`` says that an exception may have interrupted the first call, as a soft time
-        limit's signal does.
-        """
 
 
 class FastSpan(Span):
@@ -75,8 +65,8 @@ class FastSpan(Span):
     """
 
     __slots__ = (
-        *("fast_context", "fast_flags", "fast_key", "fast_parent", "fast_row", "fast_ticks"),
-        "fast_tracer",
+        *("fast_context", "fast_flags", "fast_key", "fast_parent", "fast_row", "fast_start"),
+        *("fast_ticks", "fast_tracer"),
     )
 
     fast_context: SpanContext
@@ -86,6 +76,8 @@ class FastSpan(Span):
     fast_key: bytes
     fast_row: list[Any]
     """What the span is packed as; see ``protocol.span_encoder``."""
+    fast_start: PackedStart | None
+    """What its sink was told of its start, for what it is told of its end."""
     fast_ticks: int
     """The monotonic clock at the start, in nanoseconds; 0 if the caller gave the start's time."""
     fast_tracer: FastSpanTracer
@@ -115,7 +107,9 @@ class FastSpan(Span):
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set an attribute."""
-        attributes = self.fast_row[ATTRIBUTES]
+        attributes: Attributes = self.fast_row[ATTRIBUTES]
+        if type(attributes) is not dict:
+            attributes = self._include_shared()
         if (
             type(value) in _PLAIN
             and type(key) is str
@@ -131,8 +125,9 @@ class FastSpan(Span):
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set several attributes."""
-        tracer, present = self.fast_tracer, self.fast_row[ATTRIBUTES]
+        tracer = self.fast_tracer
         if not self.__dict__:
+            present = self._include_shared()
             cleaned = clean(attributes, tracer.fast_limits)
             if (
                 cleaned is not None
@@ -148,11 +143,37 @@ class FastSpan(Span):
 
     def try_set_attributes(self, attributes: Attributes) -> bool:
         """Set attributes that need no check; False if ``set_attributes`` has to do it."""
-        present = self.fast_row[ATTRIBUTES]
-        if self.__dict__ or len(present) + len(attributes) > self.fast_tracer.fast_room:
+        present: Attributes = self.fast_row[ATTRIBUTES]
+        room = self.fast_tracer.fast_room
+        if type(present) is not dict:
+            shared, own = cast("Parts", present)
+            if shared.attributes.keys().isdisjoint(attributes):
+                present, room = own, room - len(shared.attributes)
+            else:
+                present = self._include_shared()
+        count = len(present) + len(attributes)
+        if self.__dict__ or count > room:
             return False
         present.update(attributes)
+        if len(present) != count:  # some have a new value, so what was packed no longer holds
+            self.fast_start = None
         return not self.__dict__
+
+    def _include_shared(self) -> Attributes:
+        """Have the row hold all attributes as the span's own, and return them.
+
+        The dict stays the same, so what other threads add to it meanwhile is not lost; and if a
+        signal's exception ends this, those that are already there are there twice, and the same.
+        """
+        row = self.fast_row
+        found: Attributes | Parts = row[ATTRIBUTES]
+        if isinstance(found, dict):
+            return found
+        shared, own = found
+        for key, value in shared.attributes.items():
+            own.setdefault(key, value)
+        row[ATTRIBUTES] = own
+        return own
 
     def add_event(
         self,
@@ -241,13 +262,7 @@ class FastSpan(Span):
             # can't make immutable (since 1.43). It would lose the span.
             self.fast_tracer.fast_processors.on_end(self)
 
-    # The SDK's fields.
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the SDK has there
-        if name.startswith("fast_"):  # a slot that is empty, as in a copy that is being made
-            raise AttributeError(name)
-        self.complete()
-        return super().__getattribute__(name)
+    # The SDK's fields: ``SdkField`` makes them when the first is read.
 
     def complete(self, attributes: Mapping[str, AttributeValue] | None = None) -> None:
         """Make the SDK's fields, unless they exist; ``attributes`` are added unchecked."""
@@ -282,7 +297,7 @@ class FastSpan(Span):
             parent=self.fast_parent,
             sampler=tracer.sampler,
             resource=self.resource,
-            attributes=dict(row[ATTRIBUTES]) if attributes is None else attributes,
+            attributes=dict(whole(row[ATTRIBUTES])) if attributes is None else attributes,
             kind=SpanKind(row[KIND]),
             span_processor=cast("Any", _QUIET if ended else tracer.fast_processors.after_start),
             instrumentation_info=tracer.instrumentation_info,

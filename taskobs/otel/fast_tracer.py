@@ -21,8 +21,9 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from taskobs.observers.deferred_attributes import Describe
 from taskobs.otel._sdk_compat import is_switched_on
-from taskobs.otel.fast_spans import Attributes, FastSpan, clean
+from taskobs.otel.fast_spans import FastSpan, clean
 from taskobs.protocol.span_encoder import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class FastSpanTracer(Tracer):
         context: Context | None,
         parent: SpanContext,
         kind: SpanKind,
-        describe: Callable[[], Attributes],
+        describe: Describe,
         start_time: int | None,
     ) -> trace.Span | None:
         """Start a span with unchecked attributes, if it is sampled; None if it can't be fast.
@@ -182,7 +183,7 @@ class FastSpanTracer(Tracer):
         span.fast_tracer = self
         span.fast_context = own
         span.fast_parent = parent if valid else None
-        span.fast_flags = BOTH
+        span.fast_flags, span.fast_start = BOTH, None
         trace_bytes, span_bytes = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
         span.fast_key = trace_bytes + span_bytes
         if start_time is None:

@@ -8,8 +8,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import Tracer, TracerProvider
 
-from taskobs.otel.fast_provider import FastSpanProvider
-from taskobs.otel.fast_spans import SpanSink
+from taskobs.otel.fast_provider import FastSpanProvider, SpanSink
 
 
 class OwnProvider(FastSpanProvider):

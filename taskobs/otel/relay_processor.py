@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from taskobs.internal.guard import Guard
+from taskobs.model.attributes import Parts
 from taskobs.otel._sdk_compat import quick_fields
-from taskobs.otel.fast_spans import FastSpan
+from taskobs.otel.fast_spans import Attributes, FastSpan, PackedStart
 from taskobs.protocol.frames import FrameKind, pack
 from taskobs.protocol.sanitize import UNEXPECTED, sanitize
 from taskobs.protocol.span_encoder import (
+    ATTRIBUTES,
+    END_NS,
+    EVENTS,
+    FIELDS,
     KEY_BYTES,
     MAX_SPAN,
     MAX_START,
+    NAME,
+    STATUS,
+    STATUS_DESCRIPTION,
     SURE,
     is_fit,
     key_of,
@@ -106,22 +115,26 @@ class RelayProcessor(SpanProcessor):
 
     def fast_span_started(self, span: FastSpan) -> None:
         """Send the start of a span, as ``on_start`` does."""
-        client = self._client
+        client, key = self._client, span.fast_key
         try:
             if client.unavailable:
                 return
             try:
-                payload = span.fast_key + pack(span.fast_row)
+                start = _pack_start(span.fast_row)
+                payload = key + start[0]
             except UNEXPECTED:  # a value that msgpack doesn't know, or half of a surrogate pair
                 payload = self._again(span, pack_start(span))
-            if len(payload) > SURE and not is_fit(payload, MAX_START):
-                payload = self._again(span, pack_start(span))
-            client.started(span.fast_key, payload)
+            else:
+                if len(payload) <= SURE or is_fit(payload, MAX_START):
+                    span.fast_start = start
+                else:
+                    payload = self._again(span, pack_start(span))
+            client.started(key, payload)
         except UNEXPECTED:
             with self._guard:
                 raise
         except BaseException:
-            client.forget(span.fast_key)
+            client.forget(key)
             raise
 
     def fast_span_ended(self, span: FastSpan, *, again: bool = False) -> None:
@@ -132,13 +145,14 @@ class RelayProcessor(SpanProcessor):
                 if not again:
                     self._direct.on_end(span.as_sdk_span())
             else:
+                key = span.fast_key
                 try:
-                    payload = span.fast_key + pack(span.fast_row)
+                    payload = key + _pack_end(span.fast_row, span.fast_start)
                 except UNEXPECTED:  # as above
                     payload = self._again(span, pack_end(span))
                 if len(payload) > SURE and not is_fit(payload, MAX_SPAN):
                     payload = self._again(span, pack_end(span))
-                client.ended(span.fast_key, payload)
+                client.ended(key, payload)
             if client.unavailable:
                 self._hand_over()
         except UNEXPECTED:
@@ -183,6 +197,28 @@ class RelayProcessor(SpanProcessor):
         """Return the packed resource of the spans."""
         hello = self._client.hello()
         return pack([sanitize(hello.get("resource")), sanitize(hello.get("schema_url"))])
+
+
+def _pack_start(row: list[Any]) -> PackedStart:
+    """Pack the row of a fast span that has started; raises as ``pack``."""
+    attributes: Attributes | Parts = row[ATTRIBUTES]
+    own = attributes if isinstance(attributes, dict) else attributes[1]
+    return pack(row), row[NAME], attributes, len(own)
+
+
+def _pack_end(row: list[Any], start: PackedStart | None) -> bytes:
+    """Pack the row of a fast span that has ended; raises as ``pack``.
+
+    What was packed at its start is not packed again: see ``unpack_row``.
+    """
+    if start is None or len(row) != FIELDS:  # with a mark, which is looked for in the outer list
+        return pack(row)
+    packed, name, attributes, count = start
+    if name is not row[NAME] or attributes is not row[ATTRIBUTES]:
+        return pack(row)
+    own = attributes if isinstance(attributes, dict) else attributes[1]
+    added = dict(islice(own.items(), count, None))  # the newest come last in a dict
+    return pack((packed, row[END_NS], added, row[EVENTS], row[STATUS], row[STATUS_DESCRIPTION]))
 
 
 def is_sampled(span: ReadableSpan) -> bool:

@@ -108,7 +108,7 @@ class SpanDecoder:
             MalformedError: one of them is malformed.
         """
         try:
-            row = frames.unpack(packed)
+            row = span_encoder.unpack_whole_row(packed)
             return self._span(row, self.resource(resource_blob))
         except MalformedError:
             raise

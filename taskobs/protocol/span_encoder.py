@@ -40,6 +40,7 @@ KIND: Final = 7
 START_NS: Final = 8
 END_NS: Final = 9
 ATTRIBUTES: Final = 10
+"""A map; or a list of the packed map that many spans share, and the map of its own."""
 EVENTS: Final = 11
 """Each: name, nanoseconds, attributes, dropped attributes."""
 LINKS: Final = 12
@@ -89,6 +90,37 @@ def pack_start(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
 def pack_end(span: ReadableSpan, fields: Fields = public_fields) -> bytes:
     """Return the payload of an END frame; never raises for a span of the SDK's."""
     return _packed(span, MAX_SPAN, fields)
+
+
+def unpack_row(packed: bytes) -> list[Any]:
+    """Return the fields of a packed span; its attributes may be in two parts.
+
+    That of a fast span that has ended may be a list of six: the span as it was packed when it
+    started, its end, and the attributes, events and status that it was given in between.
+
+    Raises:
+        ValueError, TypeError, AttributeError, LookupError: it is no packed span.
+    """
+    row: Any = frames.unpack(packed)
+    if type(row[0]) is bytes:
+        start, end_ns, added, events, status, description = row
+        row = frames.unpack(start, MAX_START)
+        attributes = row[ATTRIBUTES]
+        own: Any = cast("Any", attributes)[1] if type(attributes) is list else attributes
+        own.update(added)
+        row[END_NS], row[EVENTS] = end_ns, events
+        row[STATUS], row[STATUS_DESCRIPTION] = status, description
+    fields: list[Any] = row
+    return fields
+
+
+def unpack_whole_row(packed: bytes) -> list[Any]:
+    """Do the same, with all of its attributes in one map."""
+    row = unpack_row(packed)
+    if type(row[ATTRIBUTES]) is list:
+        shared, own = row[ATTRIBUTES]
+        row[ATTRIBUTES] = {**frames.unpack(shared, MAX_START), **own}
+    return row
 
 
 def is_fit(payload: bytes, limit: int) -> bool:

@@ -52,6 +52,7 @@ _COUNTED: Final = frozenset(int(kind) for kind in COUNTED)
 _END: Final = int(FrameKind.END)
 _FORGET: Final = int(FrameKind.FORGET)
 _LOG: Final = int(FrameKind.LOG)
+_RING_END: Final = RING_AT + RING
 _WRITE_TOKEN: Final = "writer"  # noqa: S105  # a key of a dict
 
 
@@ -166,7 +167,8 @@ class RingWriter:
         # A caller that stood still until the token was taken from it must not publish.
         if _WRITE_TOKEN not in writer or writer[_WRITE_TOKEN] is not me:
             return False
-        start, room = RING_AT + at % RING, RING - at % RING
+        start = RING_AT + at % RING
+        room = _RING_END - start
         if size <= room:
             self._map[start : start + size] = frame
         else:

@@ -24,7 +24,7 @@ _MOST: Final = 10_000
 def describe_batch(run: Run, app: App, task_id: str, args: object) -> None:
     """Complete the record of a run whose request has another id than its signals, or none."""
     run.task_id = task_id
-    run.route = None
+    run.route, run.usual = None, False
     messages = list(islice(_messages(args), _MOST))
     if not messages:
         return

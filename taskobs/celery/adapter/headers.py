@@ -31,6 +31,22 @@ _LONGEST_WAIT: Final = 366 * 86_400.0
 """Seconds: a clock that is further off than this is no clock."""
 
 
+_names: Final[dict[tuple[str, ...], tuple[str, ...]]] = {}
+"""Which fields of a request are headers, by all that it has: nearly always those of another."""
+_MOST: Final = 100
+_NAME_CHARS: Final = 2048
+"""Of the names of all fields: whoever publishes chooses them."""
+
+
+def _find_names(fields: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(name for name in fields if name not in _FIELDS)
+    if all(type(name) is str for name in fields) and sum(map(len, fields)) <= _NAME_CHARS:
+        if len(_names) >= _MOST:
+            _names.clear()
+        _names[fields] = found
+    return found
+
+
 def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
     """Return the headers of a message that are text of a sane length.
 
@@ -39,7 +55,11 @@ def texts_of(fields: Mapping[str, Any], nested: object) -> Mapping[str, str]:
     encode a header would raise on one.
     """
     found: dict[str, str] = {}
-    for name in fields.keys() - _FIELDS:
+    key = tuple(fields)
+    names = _names.get(key)
+    if names is None:
+        names = _find_names(key)
+    for name in names:
         value = fields[name]
         if (
             isinstance(value, str)

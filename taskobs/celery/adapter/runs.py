@@ -47,11 +47,12 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
     run.kwargs = kwargs or {}
     fields = vars(request)  # the message's flat headers are among them
     run.headers = headers = texts_of(fields, request.headers)
+    eta, usual = request.eta, False
     if request.is_eager:
         run.eager = True
         _read_route(run, request)
     else:
-        run.queue_latency = queue_latency(headers, request.eta, now)
+        run.queue_latency = queue_latency(headers, eta, now)
         run.route = route = route_of(task, task_name, request.delivery_info, headers)
         if route is None:
             _read_route(run, request)
@@ -60,17 +61,22 @@ def run_of(task: Task, request: Context, args: Any, kwargs: Any, now: float) -> 
             run.exchange, run.routing_key = route.exchange, route.routing_key
             run.priority, run.redelivered = route.priority, route.redelivered
             run.queue, run.broker = route.queue, route.broker
+            usual = True
             run.stock = partial(stock_attributes.of_message, request)
         if semconv.HEADER_CONTEXT in headers:
-            run.context = context_header.read(headers[semconv.HEADER_CONTEXT])
+            run.context, usual = context_header.read(headers[semconv.HEADER_CONTEXT]), False
         if "x-death" in fields or "x-delivery-count" in fields:
             add_deaths(run, fields)
+            usual = False
         if run.group_id or task_name == UNLOCK:
-            run.chord_links = chord_links_of(task, task_name, request)
-    if request.eta is not None or request.expires is not None:
-        run.eta, run.expires = text_of(request.eta), text_of(request.expires)
+            run.chord_links, usual = chord_links_of(task, task_name, request), False
+    expires = request.expires
+    if eta is not None or expires is not None:
+        run.eta, run.expires, usual = text_of(eta), text_of(expires), False
     if semconv.HEADER_SCHEDULE in headers:
         run.schedule_entry = headers[semconv.HEADER_SCHEDULE][:ENTRY_CHARS] or None
+        usual = False
+    run.usual = usual and run.parent_id is None and run.group_id is None
     return run
 
 

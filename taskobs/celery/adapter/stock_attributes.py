@@ -10,7 +10,6 @@ on purpose is listed in docs/recording.md, with the reason; a test compares all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from taskobs.celery.adapter.names import text_of
@@ -28,7 +27,7 @@ _RARE: Final = {
 """The attributes for fields of a request that it seldom has."""
 
 
-def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
+def of_publish(routing_key: str | None, declare: Any) -> dict[str, object]:
     """Return what stock sets on the span of a publish."""
     found: dict[str, object] = {"celery.action": "apply_async"}
     if routing_key:
@@ -39,12 +38,12 @@ def of_publish(routing_key: str | None, declare: Any) -> Mapping[str, object]:
     return found
 
 
-def of_run(routing_key: str | None, request: Any) -> Mapping[str, object]:
+def of_run(routing_key: str | None, request: Any) -> dict[str, object]:
     """Return what stock sets on the span of a run."""
     return {**of_route(routing_key, request.delivery_info), **of_message(request)}
 
 
-def of_route(routing_key: str | None, delivery_info: object) -> Mapping[str, object]:
+def of_route(routing_key: str | None, delivery_info: object) -> dict[str, object]:
     """Return the part of it that the route of a message decides."""
     found: dict[str, object] = {"celery.action": "run"}
     if routing_key:
@@ -57,7 +56,7 @@ def of_route(routing_key: str | None, delivery_info: object) -> Mapping[str, obj
     return found
 
 
-def of_message(request: Any) -> Mapping[str, object]:
+def of_message(request: Any) -> dict[str, object]:
     """Return the other part: what each message may have of its own."""
     found: dict[str, object] = {}
     if request.correlation_id:

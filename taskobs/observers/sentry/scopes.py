@@ -15,7 +15,8 @@ def fork(scope: Scope, prepare: Callable[[Scope], object] | None = None) -> Scop
 
     It is made at once for scopes of another class, such as those of Sentry 3.
     """
-    if type(scope) not in (Scope, DeferredFork):
+    kind = type(scope)
+    if kind is not Scope and kind is not DeferredFork:
         made = scope.fork()
         if prepare is not None:
             prepare(made)

@@ -6,7 +6,7 @@ without unpacking it. A span with a mark has no route: only spans of our own pro
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from taskobs.protocol import frames
 from taskobs.protocol.frames import FrameError
@@ -18,6 +18,7 @@ from taskobs.protocol.span_encoder import (
     NAME,
     START_NS,
     TRACE_FLAGS,
+    unpack_whole_row,
 )
 
 RUN_BYTES: Final = 8
@@ -72,14 +73,16 @@ def row_of(packed: bytes) -> list[Any]:
     Raises:
         FrameError: it is no packed span.
     """
-    row = frames.unpack(packed)
-    fields = cast("list[object]", row) if isinstance(row, list) else []
-    if len(fields) - FIELDS not in {0, 1, 2}:
+    try:
+        row = unpack_whole_row(packed)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise FrameError("no packed span") from error
+    if len(row) - FIELDS not in {0, 1, 2}:
         raise FrameError("no packed span")
     expected = (
         *((NAME, str), (TRACE_FLAGS, int), (KIND, int)),
         *((START_NS, int), (ATTRIBUTES, dict)),
     )
-    if not all(isinstance(fields[at], kind) for at, kind in expected):
+    if not all(isinstance(row[at], kind) for at, kind in expected):
         raise FrameError("no packed span")
-    return fields
+    return row

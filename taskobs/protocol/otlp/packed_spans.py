@@ -14,10 +14,9 @@ from taskobs.protocol.otlp.spans import (
     resource_frame,
     scope_frame,
 )
+from taskobs.protocol.span_encoder import SCOPE, unpack_row
 from taskobs.protocol.validation import MalformedError
 
-_SCOPE: Final = 15
-"""Where a row has its scope."""
 _CACHED: Final = 256
 """Resources and scopes that are kept: a worker has one resource a process, and some scopes."""
 
@@ -37,8 +36,8 @@ class SpanMessages:
         """
         try:
             resource = self._resources.get(resource_blob) or self._resource(resource_blob)
-            row = frames.unpack(packed)
-            return EncodedSpan(resource, self._scope(row[_SCOPE]), encode_span(row))
+            row = unpack_row(packed)
+            return EncodedSpan(resource, self._scope(row[SCOPE]), encode_span(row))
         except MalformedError:
             raise
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # FrameError as well

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskobs.protocol import validation
+from taskobs.protocol import frames, validation
 from taskobs.protocol.otlp.attributes import encode_attributes
 from taskobs.protocol.otlp.wire_format import (
     BYTES,
@@ -36,6 +36,7 @@ _PARENT_ID: Final = message(4, bytes(8))[:2]
 """What comes before ids, whose lengths are known."""
 _SPAN: Final = tag(2, BYTES)
 _KINDS: Final = {kind: number(6, kind + 1) for kind in range(5)}  # 0 is "unspecified" there
+_ATTRIBUTES: Final = 9
 _START, _END = 7 << 3 | FIXED64, 8 << 3 | FIXED64
 _pack_times: Final = struct.Struct("<BQBQ").pack
 _UNSET: Final = message(15, b"")
@@ -48,6 +49,11 @@ _ENCODED_AS_THEY_ARE: Final = frozenset({str, bool, int, float, bytes})
 _NAMES: Final = 1024
 """Short names that are kept encoded; emptied when full, as a name may have data in it."""
 _SHORT: Final = 128
+_PARTS: Final = frozenset({list, tuple})
+_SETS: Final = 1024
+"""Sets of shared attributes that are kept encoded: a process has one for each task and route."""
+_SHORT_SET: Final = 4096
+"""Bytes: a set of a usual task has less than a fourth of it."""
 _REST: Final = (3, 4, 5)
 """Fields after the scope: three counts of what was dropped, then perhaps a route or a mark."""
 
@@ -118,6 +124,10 @@ def encode_span(row: Sequence[Any]) -> bytes:
     """
     name, trace_id, span_id, parent_id, parent_is_remote, flags, state, kind, start, end = row[:10]
     attributes, events, links, code, description, _, *rest = row[10:]
+    shared = b""
+    if type(attributes) in _PARTS:
+        packed, attributes = attributes
+        shared = _shared.get(packed) or _encode_shared(packed)
     if len(rest) not in _REST or flags not in _TRACE_FLAGS:
         validation.wrong(f"{len(row)} fields, flags {flags}")
     if not _ENCODED_AS_THEY_ARE.issuperset(map(type, attributes.values())):
@@ -131,7 +141,8 @@ def encode_span(row: Sequence[Any]) -> bytes:
             _names[name],
             _KINDS[kind],
             _times(start, end),
-            encode_attributes(9, attributes),
+            shared,
+            encode_attributes(_ATTRIBUTES, attributes),
             *([_event(*event) for event in events] if events else ()),
             *([_link(*link) for link in links] if links else ()),
             b"" if dropped == _NONE_DROPPED else _dropped(*dropped),
@@ -139,6 +150,20 @@ def encode_span(row: Sequence[Any]) -> bytes:
             _SPAN_FLAGS[parent_id is not None and bool(parent_is_remote)],
         )
     )
+
+
+_shared: Final[dict[bytes, bytes]] = {}
+
+
+def _encode_shared(packed: bytes) -> bytes:
+    """Return attributes that many spans share as each ``Span`` message has them."""
+    attributes = validation.attributes(frames.unpack(packed))
+    found = encode_attributes(_ATTRIBUTES, attributes)
+    if len(packed) <= _SHORT_SET:
+        if len(_shared) >= _SETS:
+            _shared.clear()
+        _shared[packed] = found
+    return found
 
 
 def _times(start: int, end: int) -> bytes:

@@ -46,8 +46,14 @@ from taskobs.otel.fast_provider import FastSpanProvider, use_sampler
 from taskobs.otel.fast_spans import FastSpan
 from taskobs.otel.fast_tracer import FastSpanTracer
 from taskobs.otel.relay_processor import RelayProcessor
-from taskobs.protocol.frames import unpack
-from taskobs.protocol.span_encoder import ATTRIBUTES, END_NS, EVENTS, START_NS, split
+from taskobs.protocol.span_encoder import (
+    ATTRIBUTES,
+    END_NS,
+    EVENTS,
+    START_NS,
+    split,
+    unpack_whole_row,
+)
 from taskobs.relay_client.client import RelayClient
 from tests.support.counted_ids import Counted
 from tests.support.recording import Recorder
@@ -78,11 +84,11 @@ class RecordingClient:
 
     def started(self, key: bytes, payload: bytes) -> None:
         assert payload.startswith(key)
-        self.starts.append(unpack(split(payload)[1]))
+        self.starts.append(unpack_whole_row(split(payload)[1]))
 
     def ended(self, key: bytes, payload: bytes) -> None:
         assert payload.startswith(key)
-        self.ends.append(unpack(split(payload)[1]))
+        self.ends.append(unpack_whole_row(split(payload)[1]))
 
     def undelivered(self, *_: object) -> list[bytes]:
         return []

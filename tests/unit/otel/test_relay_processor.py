@@ -16,7 +16,7 @@ from taskobs.otel.relay_processor import RelayProcessor
 from taskobs.protocol import envelopes
 from taskobs.protocol.frames import MAX_FRAME, FrameKind, pack, unpack
 from taskobs.protocol.span_decoder import SpanDecoder
-from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split
+from taskobs.protocol.span_encoder import ATTRIBUTES, NAME, split, unpack_row
 from taskobs.relay_client import connection
 from taskobs.relay_client.client import RelayClient
 from taskobs.sentry.relay_transport import RelayTransport
@@ -95,7 +95,7 @@ def test_a_span_is_sent_at_its_start_and_at_its_end(
     end = split(relay.wait_for(FrameKind.END)[0].payload)
     assert start[0] == end[0]
     assert unpack(start[1])[ATTRIBUTES] == {"a": 1}
-    assert unpack(end[1])[ATTRIBUTES] == {"a": 1, "b": 2}
+    assert unpack_row(end[1])[ATTRIBUTES] == {"a": 1, "b": 2}
 
 
 def test_a_span_of_many_events_arrives(
@@ -316,4 +316,4 @@ def test_names_of_spans_arrive(peer: Peer, client: RelayClient, tracing: Tracing
     span.update_name("publish shop.pay")
     span.end()
     end = split(peer.accept().wait_for(FrameKind.END)[0].payload)[1]
-    assert unpack(end)[NAME] == "publish shop.pay"
+    assert unpack_row(end)[NAME] == "publish shop.pay"

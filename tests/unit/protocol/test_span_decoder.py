@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ from opentelemetry.trace import (
 )
 
 from taskobs.protocol import frames, span_encoder
+from taskobs.protocol.frames import FrameError
+from taskobs.protocol.held_spans.marks import row_of
+from taskobs.protocol.otlp.packed_spans import SpanMessages
 from taskobs.protocol.span_decoder import SpanDecoder
 from taskobs.protocol.validation import MalformedError
 
@@ -133,6 +137,12 @@ def test_an_attribute_that_is_nested_too_deep_becomes_a_text_inside() -> None:
 
 
 NOTHING: list[object] = []
+MALFORMED_PARTS: list[object] = [
+    *([frames.pack({})], [frames.pack({}), {}, {}], [{}, {}], [5, {}], [None, {}], [NOTHING, {}]),
+    *([frames.pack([1]), {}], [frames.pack({}), 5], [frames.pack({}), [1]], [b"", {}]),
+    *([b"\xc1", {}], [frames.pack({b"k": 1}), {}], [frames.pack({"k": 1}), None]),
+]
+"""What are no shared attributes, or none of a span's own beside them."""
 MALFORMED: list[tuple[int, object]] = [
     (span_encoder.NAME, 5),
     (span_encoder.NAME, b"bytes"),
@@ -149,6 +159,7 @@ MALFORMED: list[tuple[int, object]] = [
     (span_encoder.END_NS, None),
     (span_encoder.ATTRIBUTES, NOTHING),
     (span_encoder.ATTRIBUTES, {b"k": 1}),
+    *((span_encoder.ATTRIBUTES, value) for value in MALFORMED_PARTS),
     (span_encoder.EVENTS, 3),
     (span_encoder.EVENTS, [["name"]]),
     (span_encoder.EVENTS, [["name", None, None, 0]]),
@@ -168,6 +179,49 @@ def test_what_is_no_span_is_refused_in_one_way(at: int, value: object) -> None:
         SpanDecoder().span(unexpected(at, value), RESOURCE_BLOB)
 
 
+def ended_later(**other: object) -> bytes:
+    """Give the span of these tests as one that was packed when it started, but for one part."""
+    parts: dict[str, object] = {
+        "start": unexpected(span_encoder.END_NS, None),
+        "end": 6,
+        "added": {"a": 1},
+        "events": [],
+        "status": 0,
+        "description": None,
+        **other,
+    }
+    return frames.pack(list(parts.values()))
+
+
+MALFORMED_ENDS: list[dict[str, object]] = [
+    *({"start": start} for start in (b"", b"\xc1", frames.pack([]), frames.pack(5), b"x" * 70_000)),
+    {"start": unexpected(span_encoder.ATTRIBUTES, None)},
+    {"start": unexpected(span_encoder.ATTRIBUTES, [frames.pack({})])},
+    *({"start": unexpected(span_encoder.ATTRIBUTES, value)} for value in MALFORMED_PARTS),
+    {"start": frames.pack([unexpected(span_encoder.NAME, "x"), 6, {}, [], 0, None])},
+    *({"end": end} for end in (None, -1, "now")),
+    *({"added": added} for added in (None, 5, [1], {b"k": 1})),
+    *({"events": 3}, {"events": [["name"]]}, {"status": 3}, {"more": 1}),
+]
+
+
+def test_a_span_that_was_packed_when_it_started_is_read() -> None:
+    """The tests below change one part of a good span."""
+    span = SpanDecoder().span(ended_later(), RESOURCE_BLOB)
+    assert (span.start_time, span.end_time, dict(span.attributes or {})) == (5, 6, {"a": 1})
+
+
+@pytest.mark.parametrize("part", MALFORMED_ENDS)
+def test_what_is_no_span_that_was_packed_when_it_started_is_refused(
+    part: dict[str, object],
+) -> None:
+    """A client sends me rubbish in that form: the same."""
+    with pytest.raises(MalformedError):
+        SpanDecoder().span(ended_later(**part), RESOURCE_BLOB)
+    with pytest.raises(MalformedError):
+        SpanMessages().encode(ended_later(**part), RESOURCE_BLOB)
+
+
 @pytest.mark.parametrize("packed", [b"", b"\xc1", frames.pack([]), frames.pack({}), b"\x93" * 99])
 def test_what_is_no_list_of_fields_is_refused(packed: bytes) -> None:
     """The same, for what is not even the right number of fields."""
@@ -175,6 +229,22 @@ def test_what_is_no_list_of_fields_is_refused(packed: bytes) -> None:
         SpanDecoder().span(packed, RESOURCE_BLOB)
     with pytest.raises(MalformedError):
         SpanDecoder().resource(packed)
+    with pytest.raises(FrameError):
+        row_of(packed)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        *(unexpected(span_encoder.ATTRIBUTES, value) for value in MALFORMED_PARTS),
+        *(ended_later(start=start) for start in (b"", frames.pack([]), frames.pack(None))),
+        *(ended_later(added=added) for added in (None, 5, [1])),
+    ],
+)
+def test_a_span_that_is_no_span_is_not_taken_for_one_that_is_open(packed: bytes) -> None:
+    """The relay looks into spans itself: what is malformed there is refused as a frame is."""
+    with suppress(FrameError):
+        assert isinstance(row_of(packed)[span_encoder.ATTRIBUTES], dict)
 
 
 def test_the_caches_are_bounded() -> None:

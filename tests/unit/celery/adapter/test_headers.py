@@ -6,6 +6,7 @@ import pytest
 from celery.app.task import Context
 
 from taskobs import semconv
+from taskobs.celery.adapter import headers
 from taskobs.celery.adapter.headers import queue_latency, texts_of
 from taskobs.observers import propagation
 
@@ -23,6 +24,18 @@ def test_a_flat_header_goes_before_a_nested_one() -> None:
     nested: dict[Any, Any] = {"mine": "nested", "other": "x", 3: "y", "bad": 4}
     assert texts_of({"mine": "flat"}, nested) == {"mine": "flat", "other": "x"}
     assert texts_of({}, ["mine"]) == {}
+
+
+def test_names_of_strangers_fill_no_memory() -> None:
+    """Somebody publishes with ever other headers, or with long names: each is read."""
+    for number in range(1_000):
+        name = f"{number}".ljust(10 if number % 2 else 3_000, "x")
+        assert texts_of({"id": "1", name: "mine"}, None) == {name: "mine"}
+    odd: dict[Any, Any] = {"id": "1", 5: "five", "mine": "x"}
+    assert texts_of(odd, None)["mine"] == "x"
+    kept = headers._names  # pyright: ignore[reportPrivateUsage]
+    assert 0 < len(kept) <= 100
+    assert max(sum(map(len, names)) for names in kept) <= 2_048
 
 
 def test_what_can_not_be_encoded_is_no_header() -> None:

@@ -149,7 +149,7 @@ def test_a_record_is_the_same_the_usual_way_and_the_full_way(
 
     def record() -> dict[str, object]:
         run = runs.run_of(task, Context({**MESSAGE, **message}), (1,), {"a": 2}, 7.0)
-        left_out = {"route", "stock", "ticks"}
+        left_out = {"route", "stock", "ticks", "usual"}
         return {one.name: getattr(run, one.name) for one in fields(Run) if one.name not in left_out}
 
     runs.run_of(task, Context({**MESSAGE, "delivery_info": other}), (), {}, 1.0)

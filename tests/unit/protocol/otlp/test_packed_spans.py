@@ -207,6 +207,23 @@ def test_names_without_number_fill_no_memory() -> None:
     assert "n" * 500 not in spans_module._names  # pyright: ignore[reportPrivateUsage]
 
 
+def test_shared_attributes_without_number_fill_no_memory() -> None:
+    """Pool children come and go, each with its own: they are sent, and few are kept."""
+    shared = [frames.pack({"pid": number, "queue": "orders"}) for number in range(3_000)]
+    shared.append(frames.pack({"long": "x" * 5_000}))
+    items = [
+        (unexpected(span_encoder.ATTRIBUTES, [one, {"own": 1}]), RESOURCE_BLOB) for one in shared
+    ]
+    [scope] = request(*items).resource_spans[0].scope_spans
+    assert [
+        {attribute.key: attribute.value.int_value for attribute in span.attributes}["own"]
+        for span in scope.spans
+    ] == [1] * len(shared)
+    assert [span.attributes[0].value.int_value for span in scope.spans[:-1]] == list(range(3_000))
+    assert len(spans_module._shared) <= spans_module._SETS  # pyright: ignore[reportPrivateUsage]
+    assert shared[-1] not in spans_module._shared  # pyright: ignore[reportPrivateUsage]
+
+
 def test_long_keys_fill_no_memory() -> None:
     """A task takes whole texts as keys: they are sent, and not kept."""
     keys = [f"{number}" * 1_000 for number in range(1, 5)]
