@@ -91,10 +91,11 @@ def begun(
     provider = FastSpanProvider(
         shutdown_on_exit=False, id_generator=Counted(), span_limits=limits or SpanLimits()
     )
-    sink = to
-    if isinstance(to, RecordingClient):
-        sink = RelayProcessor(cast("RelayClient", to), SpanProcessor())
-    assert isinstance(sink, (RelayProcessor, Collected))
+    sink: RelayProcessor | Collected = (
+        to
+        if isinstance(to, Collected)
+        else RelayProcessor(cast("RelayClient", to), SpanProcessor())
+    )
     provider.add_span_processor(sink)
     provider.route_to(sink)
     tracer = provider.get_tracer("shop")
@@ -109,6 +110,17 @@ def looked_at(span: FastSpan) -> None:
     assert dict(span.attributes or {}) == {**SHARED, **OWN}
 
 
+def looked_at_and_added_to(span: FastSpan) -> None:
+    looked_at(span)
+    span.set_attribute("order", 5)
+
+
+def one_after_the_other(span: FastSpan) -> None:
+    assert span.try_set_attributes({"a": 1})
+    span.set_attribute("b", 2)
+    assert span.try_set_attributes({"c": 3})
+
+
 ACTS: dict[str, Act] = {
     "nothing": lambda _: None,
     "an attribute": lambda span: span.set_attribute("order", 5),
@@ -118,11 +130,7 @@ ACTS: dict[str, Act] = {
     "unchecked": lambda span: span.try_set_attributes({"outcome": "succeeded", "state": "SUCCESS"}),
     "unchecked, a shared one": lambda span: span.try_set_attributes({"celery.queue": "other"}),
     "unchecked, an own one": lambda span: span.try_set_attributes({"celery.attempt": 2, "x": 1}),
-    "one after the other": lambda span: (
-        span.try_set_attributes({"a": 1}),
-        span.set_attribute("b", 2),
-        span.try_set_attributes({"c": 3}),
-    ),
+    "one after the other": one_after_the_other,
     "no value": lambda span: span.set_attribute("bad", cast("Any", object())),
     "half a surrogate pair": lambda span: span.set_attribute("odd", "\ud800"),
     "too long a value": lambda span: span.set_attribute("long", "x" * 2_000_000),
@@ -130,7 +138,7 @@ ACTS: dict[str, Act] = {
     "an event": lambda span: span.add_event("cache miss", {"key": "k"}, 1_500),
     "a status": lambda span: span.set_status(Status(StatusCode.ERROR, "no funds")),
     "a look": looked_at,
-    "a look, then an attribute": lambda span: (looked_at(span), span.set_attribute("order", 5)),
+    "a look, then an attribute": looked_at_and_added_to,
 }
 
 
