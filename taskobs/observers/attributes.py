@@ -9,13 +9,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from taskobs import semconv
-from taskobs.model.attributes import Parts, SharedAttributes
 
 if TYPE_CHECKING:  # `celery call` describes its publish without OpenTelemetry
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
     from taskobs.model import Broker, Publish, Run, TaskMessage
+    from taskobs.model.attributes import Parts, SharedAttributes
 
 MESSAGE_CHARS: Final = 4_096
 _STACKTRACE_CHARS: Final = 32_768
@@ -130,7 +130,9 @@ def _in_common(run: Run, *, stock: bool) -> _Common:
 
 def _shared(attributes: Attributes) -> SharedAttributes | None:
     """Return attributes as many spans can share them; None for what can't be packed."""
-    from taskobs.protocol.frames import pack  # here: a command's publish is sent without it
+    # Here, as a command's publish is sent without these.
+    from taskobs.model.attributes import SharedAttributes
+    from taskobs.protocol.frames import pack
     from taskobs.protocol.sanitize import UNEXPECTED
 
     try:

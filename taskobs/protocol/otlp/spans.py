@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskobs.protocol import frames, validation
+from taskobs.protocol import validation
 from taskobs.protocol.otlp.attributes import encode_attributes
 from taskobs.protocol.otlp.wire_format import (
     BYTES,
@@ -157,6 +157,8 @@ _shared: Final[dict[bytes, bytes]] = {}
 
 def _encode_shared(packed: bytes) -> bytes:
     """Return attributes that many spans share as each ``Span`` message has them."""
+    from taskobs.protocol import frames  # here: a command's publish shares none
+
     attributes = validation.attributes(frames.unpack(packed))
     found = encode_attributes(_ATTRIBUTES, attributes)
     if len(packed) <= _SHORT_SET:

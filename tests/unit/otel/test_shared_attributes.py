@@ -91,13 +91,13 @@ def begun(
     provider = FastSpanProvider(
         shutdown_on_exit=False, id_generator=Counted(), span_limits=limits or SpanLimits()
     )
-    sink: RelayProcessor | Collected = (
+    receiver: RelayProcessor | Collected = (
         to
         if isinstance(to, Collected)
         else RelayProcessor(cast("RelayClient", to), SpanProcessor())
     )
-    provider.add_span_processor(sink)
-    provider.route_to(sink)
+    provider.add_span_processor(receiver)
+    provider.route_to(receiver)
     tracer = provider.get_tracer("shop")
     assert isinstance(tracer, FastSpanTracer)
     nobody, kind = INVALID_SPAN_CONTEXT, SpanKind.CONSUMER

@@ -31,8 +31,8 @@ def test_names_of_strangers_fill_no_memory() -> None:
     for number in range(1_000):
         name = f"{number}".ljust(10 if number % 2 else 3_000, "x")
         assert texts_of({"id": "1", name: "mine"}, None) == {name: "mine"}
-    odd: dict[Any, Any] = {"id": "1", 5: "five", "mine": "x"}
-    assert texts_of(odd, None)["mine"] == "x"
+    unusual: dict[Any, Any] = {"id": "1", 5: "five", "mine": "x"}
+    assert texts_of(unusual, None)["mine"] == "x"
     kept = headers._names  # pyright: ignore[reportPrivateUsage]
     assert 0 < len(kept) <= 100
     assert max(sum(map(len, names)) for names in kept) <= 2_048
