@@ -6,9 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 # Where PYTHONDONTWRITEBYTECODE is set, each of the processes that tests start would compile anew.
 COMPILE := $(BIN)/python -m compileall -q taskobs tests
-# Test processes: two for each core, as tests mostly wait for workers and sockets. Unit tests seldom
-# do, and each process imports all that they need: of these, one more than there are cores.
-UNIT_JOBS := $(or $(JOBS),$(shell echo $$((1 + $$(getconf _NPROCESSORS_ONLN)))))
+# Test processes: two for each core, as tests wait for workers, sockets and files.
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
@@ -79,7 +77,7 @@ test: $(VENV)/dev.stamp  ## run all tests that this machine can run; say what wa
 test-unit: export PYTHONDONTWRITEBYTECODE :=
 test-unit: $(VENV)/dev.stamp  ## run the unit tests alone, in under a minute
 	@$(COMPILE)
-	@$(BIN)/pytest -n $(UNIT_JOBS) -q tests/unit $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) -q tests/unit $(ARGS)
 
 lint: lint-style lint-types lint-layers  ## formatting, lint, types, the rules between modules
 
@@ -103,7 +101,7 @@ coverage: .coverage $(VENV)/dev.stamp  ## hold the last `make test` to the cover
 check: lint coverage  ## everything that CI checks beside the tests
 
 build: $(VENV)/dev.stamp  ## make wheel and sdist in dist/, and run the unit tests against that wheel
-	@$(BIN)/python tools/distribution.py --jobs $(UNIT_JOBS)
+	@$(BIN)/python tools/distribution.py --jobs $(JOBS)
 
 matrix: $(VENV)/dev.stamp  ## run the tests over Pythons and releases of Celery, OpenTelemetry, Sentry
 	@$(BIN)/python tools/matrix.py $(ARGS)
