@@ -127,7 +127,11 @@ def encode_span(row: Sequence[Any]) -> bytes:
     shared = b""
     if type(attributes) in _PARTS:
         packed, attributes = attributes
-        shared = _shared.get(packed) or _encode_shared(packed)
+        found = _shared.get(packed) or _encode_shared(packed)
+        if found.keys.isdisjoint(attributes):
+            shared = found.message
+        else:  # a signal or another thread came in between, see ``FastSpan``
+            attributes = {**found.attributes, **attributes}
     if len(rest) not in _REST or flags not in _TRACE_FLAGS:
         validation.wrong(f"{len(row)} fields, flags {flags}")
     if not _ENCODED_AS_THEY_ARE.issuperset(map(type, attributes.values())):
@@ -152,15 +156,24 @@ def encode_span(row: Sequence[Any]) -> bytes:
     )
 
 
-_shared: Final[dict[bytes, bytes]] = {}
+class _Shared(NamedTuple):
+    """Attributes that many spans share."""
+
+    attributes: Mapping[str, Any]
+    keys: frozenset[str]
+    message: bytes
+    """As each ``Span`` message has them."""
 
 
-def _encode_shared(packed: bytes) -> bytes:
-    """Return attributes that many spans share as each ``Span`` message has them."""
+_shared: Final[dict[bytes, _Shared]] = {}
+
+
+def _encode_shared(packed: bytes) -> _Shared:
     from taskobs.protocol import frames  # here: a command's publish shares none
 
     attributes = validation.attributes(frames.unpack(packed))
-    found = encode_attributes(_ATTRIBUTES, attributes)
+    message = encode_attributes(_ATTRIBUTES, attributes)
+    found = _Shared(attributes, frozenset(attributes), message)
     if len(packed) <= _SHORT_SET:
         if len(_shared) >= _SETS:
             _shared.clear()

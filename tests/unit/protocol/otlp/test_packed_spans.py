@@ -224,6 +224,14 @@ def test_shared_attributes_without_number_fill_no_memory() -> None:
     assert shared[-1] not in spans_module._shared  # pyright: ignore[reportPrivateUsage]
 
 
+def test_no_attribute_is_sent_twice() -> None:
+    """A time limit strikes while a span takes what it shares for its own: each is sent once."""
+    shared = frames.pack({"queue": "orders", "pid": 5})
+    parts = unexpected(span_encoder.ATTRIBUTES, [shared, {"own": 1, "pid": 6}])
+    whole = unexpected(span_encoder.ATTRIBUTES, {"queue": "orders", "pid": 6, "own": 1})
+    assert request((parts, RESOURCE_BLOB)) == request((whole, RESOURCE_BLOB))
+
+
 def test_long_keys_fill_no_memory() -> None:
     """A task takes whole texts as keys: they are sent, and not kept."""
     keys = [f"{number}" * 1_000 for number in range(1, 5)]
