@@ -22,8 +22,9 @@ import taskobs
 Job = Callable[[], object]
 
 PACKAGE = str(Path(taskobs.__file__).parent)
-INLINE = ("<listcomp>", "<dictcomp>", "<setcomp>")
-"""What is a call of its own before Python 3.12, and part of its function since."""
+INLINE = ("<listcomp>", "<dictcomp>", "<setcomp>", "handled")
+"""What is a call of its own before Python 3.12, and part of its function since; and what is a
+function of Python's own since 3.11."""
 
 _WARM = 20
 _COUNTED = 20
