@@ -109,7 +109,7 @@ class FastSpan(Span):
         """Set an attribute."""
         attributes: Attributes = self.fast_row[ATTRIBUTES]
         if type(attributes) is not dict:
-            attributes = self._include_shared()
+            attributes = _include_shared(self.fast_row)
         if (
             type(value) in _PLAIN
             and type(key) is str
@@ -127,7 +127,7 @@ class FastSpan(Span):
         """Set several attributes."""
         tracer = self.fast_tracer
         if not self.__dict__:
-            present = self._include_shared()
+            present = _include_shared(self.fast_row)
             cleaned = clean(attributes, tracer.fast_limits)
             if (
                 cleaned is not None
@@ -150,7 +150,7 @@ class FastSpan(Span):
             if shared.attributes.keys().isdisjoint(attributes):
                 present, room = own, room - len(shared.attributes)
             else:
-                present = self._include_shared()
+                present = _include_shared(self.fast_row)
         count = len(present) + len(attributes)
         if self.__dict__ or count > room:
             return False
@@ -158,22 +158,6 @@ class FastSpan(Span):
         if len(present) != count:  # some have a new value, so what was packed no longer holds
             self.fast_start = None
         return not self.__dict__
-
-    def _include_shared(self) -> Attributes:
-        """Have the row hold all attributes as the span's own, and return them.
-
-        The dict stays the same, so what other threads add to it meanwhile is not lost; and if a
-        signal's exception ends this, those that are already there are there twice, and the same.
-        """
-        row = self.fast_row
-        found: Attributes | Parts = row[ATTRIBUTES]
-        if isinstance(found, dict):
-            return found
-        shared, own = found
-        for key, value in shared.attributes.items():
-            own.setdefault(key, value)
-        row[ATTRIBUTES] = own
-        return own
 
     def add_event(
         self,
@@ -314,6 +298,22 @@ class FastSpan(Span):
                 span.add_event(name, given, timestamp)
             span.end(ended[0])
         return span
+
+
+def _include_shared(row: list[Any]) -> Attributes:
+    """Have a row hold all attributes as the span's own, and return them.
+
+    The dict stays the same, so what other threads add to it meanwhile is not lost; and if a
+    signal's exception ends this, those that are already there are there twice, and the same.
+    """
+    found: Attributes | Parts = row[ATTRIBUTES]
+    if isinstance(found, dict):
+        return found
+    shared, own = found
+    for key, value in shared.attributes.items():
+        own.setdefault(key, value)
+    row[ATTRIBUTES] = own
+    return own
 
 
 class _SdkSpan(Span):
