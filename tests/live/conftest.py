@@ -154,7 +154,11 @@ def each_shop(
     redis_server: services.Redis,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Generator[AuditedShop]:
-    """A worker with a pool that forks, and one without, over each real broker in turn."""
+    """A worker with a pool that forks, and one without, over each real broker in turn.
+
+    In one of those that fork, each run is described the full way: every row of the outcome table
+    that is about such a pool goes both ways, that of a run that died too, and looks the same.
+    """
     kind, _, pool = str(request.param).partition("-")
     url = redis_server.url()
     if kind == "rabbitmq":
@@ -163,4 +167,6 @@ def each_shop(
     folder, backend = tmp_path_factory.mktemp(request.param), redis_server.url()
     with Receiver() as receiver, LiveApp(folder, receiver.endpoint, receiver.dsn) as app:
         app.measured = True
+        if (kind, pool) == ("rabbitmq", "prefork"):
+            app.env["APP_FULL_WAY"] = "1"
         yield open_audited(app, Broker(kind, url, backend), receiver, pool)

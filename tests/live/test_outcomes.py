@@ -81,6 +81,14 @@ result = [sent.id, *moments]
     assert each_shop.events(task_id, 0) == []
 
 
+def test_runs_are_described_both_ways(each_shop: AuditedShop) -> None:
+    """Each row of this table on a pool that forks is tried the usual way and the full way."""
+    source = "sent = app.way.delay(); result = [sent.id, sent.get(timeout=90)]"
+    task_id, way = each_shop.run(source)
+    assert way == ("full" if "APP_FULL_WAY" in each_shop.live.env else "usual")
+    each_shop.spans(task_id, 2)
+
+
 @pytest.mark.row("exception")
 def test_exception(each_shop: AuditedShop) -> None:
     """I get one event, with every tag, that leads to the run's span, and is led to from there."""

@@ -40,6 +40,13 @@ app.conf.beat_schedule |= {
     for name, entry in json.loads(os.environ.get("APP_BEAT", "{}")).items()
 }
 session = taskobs.init(**json.loads(os.environ.get("APP_INIT", "{}")))
+if "APP_FULL_WAY" in os.environ:
+    # Nothing is known of what messages have in common, so each run is described the full way.
+    from taskobs.celery.adapter import runs
+
+    def unknown(*_: object) -> None: ...
+
+    setattr(runs, "route_of", unknown)  # noqa: B010  # mypy knows of no such name there
 
 
 class OutOfStockError(Exception):
@@ -50,6 +57,14 @@ class OutOfStockError(Exception):
 def add(x: int, y: int) -> int:
     """Succeed."""
     return x + y
+
+
+@app.task
+def way() -> str:
+    """Tell which way runs are described here."""
+    from taskobs.celery.adapter import routes, runs
+
+    return "usual" if vars(runs)["route_of"] is routes.route_of else "full"
 
 
 @app.task
