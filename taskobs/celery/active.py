@@ -96,9 +96,9 @@ def begin_run(guard: Guard, calls: ObserverCalls, task: Task, run: Run) -> Activ
     active = ActiveRun(guard, run, task, ACTIVE_RUN.get())
     ACTIVE_RUN.set(active)
     active.open(calls.run, run)
-    if run.usual:
+    if run.usual or run.chord_links is None:
         return active
-    if run.chord_links is not None and run.span is not None and run.span.sampled:
+    if run.span is not None and run.span.sampled:
         with guard:  # the backend may fail; the run is open all the same
             run.chord_links.save(run.span.traceparent)
     return active

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH: Final = 1_000
 """Eager runs inside each other: more than Python's stack has room for, so some have ended."""
-_SUCCEEDED: Final = Outcome.SUCCEEDED  # Python takes as long to read a member as for ten lines
+_SUCCEEDED: Final = Outcome.SUCCEEDED  # read once: an enumeration's members are slow to read
 _UNENDED: Final = "its end was never reported"
 
 

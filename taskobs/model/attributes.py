@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 
 class SharedAttributes(bytes):
-    """Attributes that many spans have, as packed for the relay once. Nobody changes them."""
+    """Attributes that many spans have, packed once. Nobody changes them."""
 
     attributes: Mapping[str, Any]
     """What is packed."""

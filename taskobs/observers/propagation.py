@@ -124,8 +124,8 @@ class HeaderPropagator:
                     parent: SpanContext = _new(
                         SpanContext, (trace_id, span_id, True, _FLAGS[flags], _NO_STATE, True)
                     )
-                    found_span = {_SPAN_KEY: NonRecordingSpan(parent)}
-                    return Context({**within, **found_span} if within else found_span), parent
+                    entry = {_SPAN_KEY: NonRecordingSpan(parent)}
+                    return Context({**within, **entry} if within else entry), parent
         base = Context() if within is None else within
         context = propagate.extract(headers, context=base, getter=_getter)
         return context, trace.get_current_span(context).get_span_context()

@@ -27,7 +27,7 @@ from taskobs.observers.attributes import (
 )
 from taskobs.observers.context import values as context_values
 
-_SUCCEEDED: Final = Outcome.SUCCEEDED  # Python takes as long to read a member as for ten lines
+_SUCCEEDED: Final = Outcome.SUCCEEDED  # read once: an enumeration's members are slow to read
 _SUCCESS: Final[Attributes] = {semconv.CELERY_OUTCOME: _SUCCEEDED.value}
 _STATES: Final = {
     Outcome.SUCCEEDED: "SUCCESS",
@@ -91,7 +91,8 @@ class RunEnds:
                     span.end(int((run.began + seconds) * 1e9))
                 else:  # by the span's own clock, which is as exact as its start
                     span.end()
-                    seconds = seconds if here else max(0.0, by_wall)
+                if not here:
+                    seconds = max(0.0, by_wall)
         if run.ran:
             labels = {"task": run.task, "worker": run.hostname or ""}
             self._histogram.record(seconds, labels)

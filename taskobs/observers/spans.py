@@ -53,11 +53,11 @@ from taskobs.observers.run_span import RunEnds, RunSpan
 from taskobs.observers.task_tracer import TaskTracer
 from taskobs.observers.untraced import UntracedSpan, is_untraced
 
-# Python takes as long to read a member of an enumeration as for ten lines.
+# Read once: an enumeration's members are slow to read.
 _CONSUMER: Final = SpanKind.CONSUMER
 _PRODUCER: Final = SpanKind.PRODUCER
 _SAMPLED: Final = int(TraceFlags.SAMPLED)
-# What a named tuple's class calls, by way of a function of its own.
+# What a named tuple's own ``__new__`` calls, without that call in Python.
 _new: Final = cast("Callable[..., Any]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 # Celery polls for the end of a chord by retrying this task, which is no work of the app's.
 _POLLS: Final = frozenset({"celery.chord_unlock"})
@@ -113,7 +113,7 @@ class SpanObserver(Observer):
         made = self._tracer if self._by_task is None else self._by_task[publish.task]
         task = publish.name
         name = semconv.PUBLISH_SPAN + (task if task.isascii() else encodable(task))
-        current, context = otel_context.get_current(), None  # that one, as nearly always
+        current, context = otel_context.get_current(), None  # the current one, as nearly always
         if publish.schedule is not None or publish.retries is not None:
             context = self._context_of_publish(publish)
         span_above = trace.get_current_span(current if context is None else context)
@@ -211,7 +211,7 @@ class SpanObserver(Observer):
             run.parent_span = carried
             return _Current(suppressed_in(carried), _nothing)
         span, carried, parent = self._start_run(run)
-        # Of a fast span, a call less.
+        # A fast span has its context as an attribute, too.
         fast = None if type(span) is NonRecordingSpan else getattr(span, "fast_context", None)
         address = fast or span.get_span_context()
         if type(address) is SpanContext:  # a tuple, which is read in a third of the time

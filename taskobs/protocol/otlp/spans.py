@@ -130,7 +130,7 @@ def encode_span(row: Sequence[Any]) -> bytes:
         found = _shared.get(packed) or _encode_shared(packed)
         if found.keys.isdisjoint(attributes):
             shared = found.message
-        else:  # a signal or another thread came in between, see ``FastSpan``
+        else:  # a signal's exception, or a thread, while a fast span took them for its own
             attributes = {**found.attributes, **attributes}
     if len(rest) not in _REST or flags not in _TRACE_FLAGS:
         validation.wrong(f"{len(row)} fields, flags {flags}")
