@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from itertools import count, product
@@ -51,11 +50,10 @@ from taskobs.protocol.span_encoder import (
     END_NS,
     EVENTS,
     START_NS,
-    split,
-    unpack_whole_row,
 )
 from taskobs.relay_client.client import RelayClient
 from tests.support.counted_ids import Counted
+from tests.support.fast_spans import NEEDS_FAST_SPANS, RecordingClient
 from tests.support.recording import Recorder
 
 REMOTE = SpanContext(
@@ -67,31 +65,7 @@ REMOTE = SpanContext(
 )
 Act = Callable[[Span], object]
 
-pytestmark = pytest.mark.skipif(
-    type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
-    reason="this release of the SDK makes its spans in another way",
-)
-
-
-class RecordingClient:
-    """Takes the place of the relay's client, and keeps what it receives."""
-
-    unavailable = False
-
-    def __init__(self) -> None:
-        self.starts: list[list[Any]] = []
-        self.ends: list[list[Any]] = []
-
-    def started(self, key: bytes, payload: bytes) -> None:
-        assert payload.startswith(key)
-        self.starts.append(unpack_whole_row(split(payload)[1]))
-
-    def ended(self, key: bytes, payload: bytes) -> None:
-        assert payload.startswith(key)
-        self.ends.append(unpack_whole_row(split(payload)[1]))
-
-    def undelivered(self, *_: object) -> list[bytes]:
-        return []
+pytestmark = NEEDS_FAST_SPANS
 
 
 def provider_for(
@@ -290,15 +264,6 @@ def test_threads_that_look_at_a_span_at_a_time_lose_nothing() -> None:
         in_threads(add)
         span.end()
     assert all(len(row[ATTRIBUTES]) == len(row[EVENTS]) == 4 for row in client.ends)
-
-
-@pytest.fixture
-def eager_threads() -> Generator[None]:
-    """Let threads take turns as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("eager_threads")

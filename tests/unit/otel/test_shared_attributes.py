@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -23,38 +22,17 @@ from taskobs.protocol.frames import pack, unpack
 from taskobs.protocol.otlp.packed_spans import SpanMessages
 from taskobs.protocol.otlp.spans import encode_request
 from taskobs.protocol.span_decoder import SpanDecoder
-from taskobs.protocol.span_encoder import ATTRIBUTES, split, unpack_whole_row
+from taskobs.protocol.span_encoder import ATTRIBUTES
 from taskobs.relay_client.client import RelayClient
 from tests.support.counted_ids import Counted
+from tests.support.fast_spans import NEEDS_FAST_SPANS, RecordingClient
 
 SHARED: dict[str, Any] = {"celery.queue": "orders", "server.port": 6379, "redelivered": False}
 OWN: dict[str, Any] = {"celery.task_id": "one", "celery.attempt": 1}
 RESOURCE = pack([{"service.name": "shop"}, ""])
 Act = Callable[[FastSpan], object]
 
-pytestmark = pytest.mark.skipif(
-    type(FastSpanProvider(shutdown_on_exit=False).get_tracer("")) is not FastSpanTracer,
-    reason="this release of the SDK makes its spans in another way",
-)
-
-
-class RecordingClient:
-    """Takes the place of the relay's client, and keeps the packed spans."""
-
-    unavailable = False
-
-    def __init__(self) -> None:
-        self.starts: list[bytes] = []
-        self.ends: list[bytes] = []
-
-    def started(self, _: bytes, payload: bytes) -> None:
-        self.starts.append(split(payload)[1])
-
-    def ended(self, _: bytes, payload: bytes) -> None:
-        self.ends.append(split(payload)[1])
-
-    def undelivered(self, *_: object) -> list[bytes]:
-        return []
+pytestmark = NEEDS_FAST_SPANS
 
 
 def parts() -> Parts:
@@ -161,15 +139,15 @@ def test_a_span_that_shares_attributes_exports_what_one_with_all_of_them_does(ac
         assert (type(span.fast_row[ATTRIBUTES]) is tuple) is (describe is parts)
         ACTS[act](span)
         span.end(2_000)
-    for packed, expected in zip(ours.starts + ours.ends, other.starts + other.ends, strict=True):
-        assert unpack_whole_row(packed) == unpack_whole_row(expected)
-        assert unpack_whole_row(packed)[ATTRIBUTES].keys() >= {*SHARED, *OWN}
-    [packed], [expected] = ours.ends, other.ends
+    for row, expected in zip(ours.starts + ours.ends, other.starts + other.ends, strict=True):
+        assert row == expected
+        assert row[ATTRIBUTES].keys() >= {*SHARED, *OWN}
+    [packed], [whole_packed] = ours.packed_ends, other.packed_ends
     assert message_in(encode_request([SpanMessages().encode(packed, RESOURCE)])) == message_in(
-        encode_request([SpanMessages().encode(expected, RESOURCE)])
+        encode_request([SpanMessages().encode(whole_packed, RESOURCE)])
     )
     decoded, whole = (
-        json.loads(SpanDecoder().span(one, RESOURCE).to_json()) for one in (packed, expected)
+        json.loads(SpanDecoder().span(one, RESOURCE).to_json()) for one in (packed, whole_packed)
     )
     assert decoded == whole
 
@@ -194,14 +172,8 @@ def test_what_was_packed_at_the_start_is_taken_over() -> None:
     span = begun(client, parts)
     assert span.try_set_attributes({"outcome": "succeeded"})
     span.end(2_000)
-    assert unpack(client.ends[0]) == [
-        client.starts[0],
-        2_000,
-        {"outcome": "succeeded"},
-        [],
-        0,
-        None,
-    ]
+    [start], [end] = client.packed_starts, client.packed_ends
+    assert unpack(end) == [start, 2_000, {"outcome": "succeeded"}, [], 0, None]
 
 
 def test_shared_attributes_count_for_my_limit() -> None:
@@ -215,18 +187,9 @@ def test_shared_attributes_count_for_my_limit() -> None:
             span.set_attribute(f"a{number}", number)
         assert not span.try_set_attributes({"outcome": "succeeded"})
         span.end(2_000)
-        ends.append(unpack_whole_row(client.ends[0])[ATTRIBUTES])
+        ends.append(client.ends[0][ATTRIBUTES])
     assert ends[0] == ends[1]
     assert len(ends[0]) == 64
-
-
-@pytest.fixture
-def eager_threads() -> Generator[None]:
-    """Let threads take turns as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("eager_threads")
@@ -245,7 +208,7 @@ def test_threads_that_add_to_a_run_at_a_time_lose_nothing() -> None:
         for thread in threads:
             thread.join()
         span.end(2_000)
-        found = unpack_whole_row(client.ends[0])[ATTRIBUTES]
+        found = client.ends[0][ATTRIBUTES]
         expected = {**SHARED, **OWN, "a0": 0, "a1": 1, "a2": 2, "b": 1}
         assert found == expected
         assert dict(cast("Span", span).attributes or {}) == expected
